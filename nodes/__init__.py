@@ -1,0 +1,33 @@
+"""ComfyUI nodes: each converts the host's types, calls `sounding` once and converts back."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .condition_nodes import SoundingEncodeImage, SoundingGroundMask, SoundingGroundText
+from .files import register_folder
+from .latent_nodes import SoundingDecode, SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler, SoundingVocode
+from .load_node import SoundingLoadModel
+from .object_node import SoundingThisObject
+
+NODES: list[type[io.ComfyNode]] = [
+    SoundingThisObject,
+    SoundingLoadModel,
+    SoundingEncodeImage,
+    SoundingGroundMask,
+    SoundingGroundText,
+    SoundingEmptyLatent,
+    SoundingSampler,
+    SoundingDecode,
+    SoundingVocode,
+    SoundingEncodeAudio,
+]
+
+
+class SoundingExtension(ComfyExtension):
+    """The pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes. The models folder is registered here, since old hosts never call `on_load`."""
+        register_folder()
+        return list(NODES)

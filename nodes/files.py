@@ -1,0 +1,55 @@
+"""Which checkpoint files the host offers, and the path of a chosen one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ..sounding.checkpoint import STARTER, CheckpointError, resolve
+
+FOLDER = "sounding"
+STARTER_LABEL = "starter (in the box)"
+
+
+def register_folder() -> None:
+    """Make `models/sounding` known, beside any folder that extra_model_paths.yaml gives; .safetensors only."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    folders, _ = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (folders, {".safetensors"})
+
+
+def checkpoint_names() -> list[str]:
+    """The starter, then the files in `models/sounding`."""
+    return [STARTER_LABEL, *folder_paths.get_filename_list(FOLDER)]
+
+
+def checkpoint_path(name: str) -> Path:
+    """Path of a name that `checkpoint_names` offers. Hosts do not check dropdowns, so this does.
+
+    Raises:
+        CheckpointError: no such file, another kind of file, or one outside of the models folder.
+    """
+    if name == STARTER_LABEL:
+        return resolve(STARTER)
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    where = " or ".join(map(str, folders))
+    if Path(name).is_absolute() or ".." in Path(name.replace("\\", "/")).parts or not name.endswith(".safetensors"):
+        raise CheckpointError(
+            f"checkpoint is {name!r}, but the name of a .safetensors file in {where} is expected; choose one from "
+            "the list."
+        )
+    for folder in folders:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(
+                f"{path} is a link to a place outside of {folder}, but a file inside is expected; copy it there, or "
+                f"name its folder under '{FOLDER}' in extra_model_paths.yaml."
+            )
+        return path
+    raise CheckpointError(
+        f"checkpoint is {name!r}, but there is no such file in {where}; put it there, or choose '{STARTER_LABEL}'."
+    )

@@ -1,0 +1,233 @@
+"""One `.safetensors` in, one out: the weights of all parts, with the configuration in the header.
+
+Tensor names carry their part (`unet.*`, `vae.*`, ...). Loading is strict and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .config import SoundingConfig
+from .files import replacing
+
+if TYPE_CHECKING:
+    from .model import SoundingModel
+
+CONFIG_KEY = "sounding.config"
+STARTER = "starter"
+
+
+class CheckpointError(ValueError):
+    """A file that is not a complete Sounding Objects checkpoint; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself without its weights being read."""
+
+    path: Path
+    config: SoundingConfig
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+
+def starter_path() -> Path:
+    """The checkpoint in the box.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    package = Path(__file__).parent
+    for path in (package.parent / "models" / "starter.safetensors", package / "starter.safetensors"):
+        if path.is_file():
+            return path
+    raise CheckpointError(
+        f"The starter is missing from {package.parent / 'models'}; reinstall the pack or name another checkpoint."
+    )
+
+
+def resolve(model: str | os.PathLike[str]) -> Path:
+    """ "starter" or a path to a checkpoint's path.
+
+    Raises:
+        CheckpointError: no such file.
+    """
+    if str(model) == STARTER:
+        return starter_path()
+    path = Path(model)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; give 'starter' or the path of a .safetensors checkpoint.")
+    return path
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read a checkpoint's configuration and tensor shapes.
+
+    Raises:
+        CheckpointError: unreadable, cut off, another kind of model, or from a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
+            dtypes = {name: str(piece.get_dtype()) for name, piece in slices.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable .safetensors file ({error}); it is cut off or another kind of file, so "
+            "download or export it again."
+        ) from None
+    if CONFIG_KEY not in metadata:
+        raise CheckpointError(
+            f"{path} is a .safetensors file of another kind of model (no {CONFIG_KEY} in its header); give a "
+            "Sounding Objects checkpoint, or make one with `python -m training.starter`."
+        )
+    try:
+        config = SoundingConfig.from_json(metadata[CONFIG_KEY])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return Header(path, config, metadata, shapes, dtypes)
+
+
+def load_model(
+    path: str | os.PathLike[str], *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> SoundingModel:
+    """Build the model a checkpoint describes and fill it.
+
+    Args:
+        path: the file.
+        dtype: of the weights in memory; float32 without it, whatever the file holds.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: see `read_header`; or a tensor is missing, foreign, of another shape or not finite.
+    """
+    from safetensors.torch import load_file
+
+    from .model import SoundingModel
+
+    header = read_header(path)
+    try:
+        with torch.device("meta"):
+            skeleton = SoundingModel(header.config).state_dict()
+    except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{header.path}: the model that its configuration describes cannot be built ({error}); the configuration "
+            "is damaged or edited, export the file again."
+        ) from None
+    _check_tensors(header, {name: tuple(value.shape) for name, value in skeleton.items()})
+    model = SoundingModel(header.config)
+    tensors = load_file(header.path)
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{header.path}: {name!r} is not finite; the file is damaged, export it again.")
+    model.load_state_dict(tensors)
+    return model.to(device=device, dtype=dtype or torch.float32).requires_grad_(False)
+
+
+def _check_tensors(header: Header, expected: dict[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes; a part that is missing as a whole is named as such."""
+    missing = sorted(expected.keys() - header.shapes.keys())
+    foreign = sorted(header.shapes.keys() - expected.keys())
+    parts = {name.split(".")[0] for name in missing}
+    gone = sorted(part for part in parts if not any(name.startswith(f"{part}.") for name in header.shapes))
+    if gone:
+        where = "; ".join(f"{part}: {header.config.absent.get(part, 'export it with its weights')}" for part in gone)
+        raise CheckpointError(f"{header.path} has no weights for {', '.join(gone)}, but they are needed ({where}).")
+    if missing:
+        raise CheckpointError(
+            f"{header.path} lacks {len(missing)} tensors, the first is {missing[0]!r}; the file is not complete, "
+            "export it again."
+        )
+    if foreign:
+        raise CheckpointError(
+            f"{header.path} has {len(foreign)} tensors that its configuration does not know, the first is "
+            f"{foreign[0]!r}; it was made for another version or edited, export it again."
+        )
+    for name, shape in expected.items():
+        if header.shapes[name] != shape:
+            raise CheckpointError(
+                f"{header.path}: {name!r} has shape {header.shapes[name]}, but {shape} is expected; weights and "
+                "configuration do not belong together."
+            )
+
+
+def save_model(
+    model: SoundingModel,
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float16,
+    title: str | None = None,
+    description: str = "",
+    licence: str = "",
+) -> None:
+    """Write a checkpoint in one step: a crash leaves the old file as it was.
+
+    Args:
+        dtype: of floating-point weights in the file.
+        title, description, licence: for the `modelspec.*` fields that ComfyUI users' tools show.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{name!r} is not finite as {dtype}, so nothing was written; save as float32.")
+    metadata = {
+        CONFIG_KEY: model.config.to_json(),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "sounding-objects",
+        "modelspec.implementation": "sounding-objects",
+        "modelspec.title": title or model.config.name,
+        "modelspec.description": description,
+        "modelspec.license": licence,
+        "modelspec.hash_sha256": _digest(tensors),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of all tensors, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return "0x" + digest.hexdigest()
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Parts, sizes and configuration of a checkpoint, for people and for `--json`.
+
+    Raises:
+        CheckpointError: see `read_header`.
+    """
+    header = read_header(path)
+    parts: dict[str, int] = {}
+    for name, shape in header.shapes.items():
+        part = name.split(".")[0]
+        parts[part] = parts.get(part, 0) + torch.Size(shape).numel()
+    return {
+        "path": str(header.path),
+        "bytes": header.path.stat().st_size,
+        "parameters": parts,
+        "dtypes": sorted(set(header.dtypes.values())),
+        "config": json.loads(json.dumps(dataclasses.asdict(header.config))),
+        "modelspec": {k: v for k, v in header.metadata.items() if k.startswith("modelspec.")},
+    }

@@ -1,0 +1,196 @@
+"""`sounding generate | info | demo`: the library from a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .diffusion import OnStep
+
+app = typer.Typer(
+    help="Select an object in a picture and hear it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Show what a person can mend as one sentence instead of a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"sounding: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def progress(label: str, quiet: bool) -> Iterator[OnStep | None]:
+    """A bar on standard error, as a callback for `on_step`."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda step, steps: bar.update(task, completed=step, total=steps)
+
+
+def mix_tracks(tracks: Tensor) -> Tensor:
+    """Sum tracks [B, 1, samples] to [1, samples], turned down only where the sum would clip."""
+    total = tracks.sum(dim=0)
+    return total / max(1.0, float(total.abs().max()))
+
+
+def numbered(path: Path, number: int) -> Path:
+    """`sound.wav` -> `sound_1.wav`."""
+    return path.with_name(f"{path.stem}_{number}{path.suffix}")
+
+
+@app.command()
+def generate(
+    image: Annotated[Path, typer.Option(help="The picture.")],
+    out: Annotated[Path, typer.Option(help="Sound file to write (.wav, .flac, .ogg).")],
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="White where the object is. Several make several tracks and their mix. Without mask "
+            "and text the whole picture sounds."
+        ),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="What to listen for, instead of a mask.")] = None,
+    model: ModelOption = "starter",
+    seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 5.0,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 25,
+    cfg: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
+    scheduler: Annotated[str, typer.Option(help="ddim, dpm++ or 'dpm++ karras'.")] = "dpm++",
+    batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
+    device: DeviceOption = "auto",
+    attention_map: Annotated[Path | None, typer.Option(help="Picture of what was listened to.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the sound of what a mask or a text selects in a picture."""
+    with plain_errors():
+        import torch
+
+        from .audio import write_audio
+        from .model import load
+        from .pictures import overlay, read_image, read_mask, write_image
+
+        started = time.monotonic()
+        if mask and text is not None:
+            raise ValueError("Both --mask and --text came, but one is expected; leave one of them out.")
+        if batch > 1 and mask and len(mask) > 1:
+            raise ValueError("--batch came with several masks, but one is expected; leave --batch out or use one mask.")
+        picture = read_image(image)
+        masks = [read_mask(path) for path in mask or []]
+        selection = None if text is not None else _same_size(masks, picture)
+        loaded = load(model, device=device)
+        condition = loaded.ground(
+            loaded.see(picture), mask=selection, text=text, image_size=(picture.shape[1], picture.shape[2])
+        )
+        noise = loaded.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
+        with progress("sampling", as_json) as on_step:
+            latents = loaded.sample(condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, on_step=on_step)
+        tracks = loaded.vocode(loaded.decode(latents), seconds).cpu()
+        rate = loaded.config.audio.sample_rate
+        files = [out] if len(tracks) == 1 else [numbered(out, i + 1) for i in range(len(tracks))]
+        for path, track in zip(files, tracks, strict=True):
+            write_audio(path, track, rate)
+        report: dict[str, object] = {
+            "files": [str(path) for path in files],
+            "model": loaded.config.name,
+            "sample_rate": rate,
+            "samples": tracks.shape[-1],
+            "seed": seed,
+        }
+        written = list(files)
+        if len(condition) > 1:
+            write_audio(out, mix_tracks(tracks), rate)
+            written.append(out)
+            report["mix"] = str(out)
+        if attention_map is not None:
+            maps = condition.attention_map((picture.shape[1], picture.shape[2]))
+            write_image(attention_map, torch.cat(list(overlay(picture, maps)), dim=1))
+            written.append(attention_map)
+            report["attention_map"] = str(attention_map)
+        report["elapsed"] = round(time.monotonic() - started, 3)
+        typer.echo(json.dumps(report) if as_json else "\n".join(str(path) for path in written))
+
+
+def _same_size(masks: list[Tensor], picture: Tensor) -> Tensor:
+    """Masks of any sizes as one batch of the picture's size; a white one if there are none."""
+    import torch
+
+    size = (picture.shape[1], picture.shape[2])
+    if not masks:
+        return torch.ones(1, *size)
+    resized = [
+        torch.nn.functional.interpolate(one[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+        for one in masks
+    ]
+    return torch.cat(resized)
+
+
+@app.command()
+def info(
+    file: Annotated[str, typer.Argument(help="'starter' or the path of a checkpoint.")] = "starter",
+    as_json: JsonOption = False,
+) -> None:
+    """Show a checkpoint's parts, sizes and configuration."""
+    with plain_errors():
+        from .checkpoint import describe, resolve
+
+        described = describe(resolve(file))
+        if as_json:
+            typer.echo(json.dumps(described))
+            return
+        parts = described["parameters"]
+        typer.echo(f"{described['path']}  {described['bytes'] / 1e6:.1f} MB  {', '.join(described['dtypes'])}")
+        for part, count in parts.items():
+            typer.echo(f"  {part:<10} {count / 1e6:8.2f} M")
+        typer.echo(f"  {'total':<10} {sum(parts.values()) / 1e6:8.2f} M")
+        typer.echo(json.dumps(described["config"], indent=2))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    model: ModelOption = "starter",
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
+) -> None:
+    """One picture, two objects, two sounds: pictures and .wav files to look at and hear."""
+    with plain_errors():
+        from .demo import OBJECTS, write_demo
+        from .model import load
+
+        loaded = load(model, device=device)
+        with progress("sampling", quiet=not sys.stderr.isatty()) as on_step:
+            overview = write_demo(loaded, out, seed=seed, on_step=on_step)
+        for name in OBJECTS:
+            typer.echo(f"{name}: {out / name}.wav, with {name}_mask.png, {name}_attention.png and {name}_mel.png")
+        typer.echo(f"All at a glance: {overview.resolve()}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,134 @@
+"""Sampling latents: diffusers' schedulers under the paper's schedule and guidance (sections 3.1 and 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .config import DiffusionConfig
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
+
+SAMPLERS = ("ddim", "dpm++", "dpm++ karras")
+OnStep = Callable[[int, int], None]
+
+
+class Denoiser(Protocol):
+    """What predicts noise: diffusers' U-Net, or a closed form in tests."""
+
+    def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Any:
+        """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample`."""
+
+
+def _schedule(config: DiffusionConfig) -> dict[str, Any]:
+    return {
+        "num_train_timesteps": config.train_steps,
+        "beta_start": config.beta_start,
+        "beta_end": config.beta_end,
+        "beta_schedule": config.beta_schedule,
+        "prediction_type": config.prediction,
+    }
+
+
+def build_noise_schedule(config: DiffusionConfig) -> DDPMScheduler:
+    """The forward process that training adds noise with."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(**_schedule(config))
+
+
+def build_scheduler(config: DiffusionConfig, name: str) -> Any:
+    """The sampler `name`: "ddim" (eta 0, leading steps), "dpm++" (2M, trailing) or "dpm++ karras" (2M, Karras).
+
+    Raises:
+        ValueError: another name.
+    """
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    if name == "ddim":
+        return DDIMScheduler(**_schedule(config), clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    if name == "dpm++":
+        return DPMSolverMultistepScheduler(**_schedule(config), timestep_spacing="trailing")
+    if name == "dpm++ karras":
+        return DPMSolverMultistepScheduler(**_schedule(config), use_karras_sigmas=True)
+    raise ValueError(f"scheduler is {name!r}, but one of {', '.join(SAMPLERS)} is expected.")
+
+
+def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
+    """Noise [len(seeds), *shape], drawn on the CPU, one generator an item: an item does not depend on its batch."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def guided_noise(
+    denoiser: Denoiser, noisy: Tensor, step: Tensor, condition: Tensor, null: Tensor, cfg: float
+) -> Tensor:
+    """Equation 2, `cfg * e_cond + (1 - cfg) * e_null`, both halves as one batch; at cfg 1 only the first runs."""
+    if cfg == 1.0:
+        return denoiser(noisy, step, encoder_hidden_states=condition).sample
+    both = denoiser(torch.cat([noisy, noisy]), step, encoder_hidden_states=torch.cat([condition, null])).sample
+    conditional, unconditional = both.chunk(2)
+    return cfg * conditional + (1 - cfg) * unconditional
+
+
+def sample_latents(
+    denoiser: Denoiser,
+    noise: Tensor,
+    condition: Tensor,
+    null: Tensor,
+    config: DiffusionConfig,
+    *,
+    steps: int,
+    cfg: float,
+    scheduler: str,
+    denoise: float = 1.0,
+    latents: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Run the sampler.
+
+    Args:
+        denoiser: the U-Net.
+        noise: [B, C, T, F] float32 standard normal.
+        condition: [B, N, D]; `null` likewise.
+        steps: sampling steps over the whole noise range.
+        cfg: guidance scale; 1 is none.
+        denoise: with `latents`, the share of the noise range to go through (1 forgets them).
+        latents: [B, C, T, F] to start from, scaled as the U-Net sees them.
+        on_step: called as `on_step(done, steps)` after each step; may raise to cancel.
+
+    Returns:
+        [B, C, T, F] float32 on the condition's device.
+
+    Raises:
+        ValueError: steps, cfg or denoise out of range, or an unknown scheduler.
+    """
+    if not 1 <= steps < config.train_steps:
+        raise ValueError(f"steps is {steps}, but 1 to {config.train_steps - 1} is expected.")
+    if not 0 <= cfg < float("inf"):
+        raise ValueError(f"cfg is {cfg}, but a number of 0 or more is expected; the paper uses 2.")
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise is {denoise}, but more than 0 and at most 1 is expected.")
+    sampler = build_scheduler(config, scheduler)
+    sampler.set_timesteps(steps, device=condition.device)
+    first = 0
+    noise = noise.to(condition.device, torch.float32)
+    if latents is not None and denoise < 1:
+        first = min(steps - 1, steps - max(1, round(steps * denoise)))
+        # Multistep solvers look their step up by this index; DDIM has no such state.
+        if hasattr(sampler, "set_begin_index"):
+            sampler.set_begin_index(first)
+        noisy = sampler.add_noise(latents.to(noise), noise, sampler.timesteps[first : first + 1])
+    else:
+        noisy = noise * sampler.init_noise_sigma
+    total = steps - first
+    for done, step in enumerate(sampler.timesteps[first:], start=1):
+        scaled = sampler.scale_model_input(noisy, step).to(condition.dtype)
+        predicted = guided_noise(denoiser, scaled, step, condition, null, cfg).float()
+        noisy = sampler.step(predicted, step, noisy).prev_sample
+        if on_step is not None:
+            on_step(done, total)
+    return noisy

@@ -1,0 +1,148 @@
+"""The paper's core (section 3.2): a query asks the patches, or a mask answers in its place.
+
+Training: `weights = softmax(Q K^T / sqrt(d_k))`, `condition = MLP(weights V)` (equations 3 and 4). Generation:
+the weights are the object's mask, brought to the mean and variance that attention weights have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .config import GroundingConfig
+
+
+def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
+    """Shift and scale a mask on the patch grid to attention's statistics ("matching the mean and variance").
+
+    Args:
+        coverage: [B, P] share of each patch that the mask covers, or any score; not all zero.
+        std: standard deviation that attention weights had in training, a number or [B, 1].
+        clamp: cut negative weights off and renormalise the rest to sum 1 (changes the moments).
+
+    Returns:
+        [B, P] weights with mean 1/P and that (population) deviation; 1/P everywhere for a constant mask.
+
+    Raises:
+        ValueError: a mask is empty.
+    """
+    coverage = coverage.float()
+    patches = coverage.shape[-1]
+    if (coverage.amax(dim=-1) <= 0).any():
+        raise ValueError(
+            "mask is empty, but it should cover the object that is to sound; paint or select something (a white "
+            "mask selects the whole picture)."
+        )
+    centred = coverage - coverage.mean(dim=-1, keepdim=True)
+    spread = centred.square().mean(dim=-1, keepdim=True).sqrt()
+    # Rounding leaves a constant mask with a spread of 1e-8 or so; scaling that up would make noise of it.
+    scaled = torch.where(spread > 1e-6, centred / spread.clamp(min=1e-6) * std, torch.zeros_like(centred))
+    weights = scaled + 1 / patches
+    if clamp:
+        weights = weights.clamp(min=0)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the U-Net attends to, and the weights it came from."""
+
+    tokens: Tensor  # [B, N, D]
+    weights: Tensor  # [B, P]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def attention_map(self, size: tuple[int, int]) -> Tensor:
+        """Weights as a picture: [B, *size], bilinear between patches, each scaled to 0..1 (figure 4)."""
+        side = round(self.weights.shape[-1] ** 0.5)
+        grid = self.weights.float().cpu().unflatten(-1, (side, side))[:, None]
+        full = nn.functional.interpolate(grid, size, mode="bilinear", align_corners=False)[:, 0]
+        low, high = full.amin(dim=(1, 2), keepdim=True), full.amax(dim=(1, 2), keepdim=True)
+        return (full - low) / (high - low).clamp(min=1e-8)
+
+
+class Grounding(nn.Module):
+    """Attention of one query over patches, with every variant of the paper's ablations (table 3)."""
+
+    weight_std: Tensor
+    weight_count: Tensor
+
+    def __init__(self, config: GroundingConfig, width: int, patches: int):
+        super().__init__()
+        if config.key_width % config.heads:
+            raise ValueError(
+                f"grounding.key_width is {config.key_width}, but a multiple of heads ({config.heads}) is expected."
+            )
+        self.config = config
+        self.to_query = nn.Linear(width, config.key_width, bias=False)
+        self.to_key = nn.Linear(width, config.key_width, bias=False)
+        self.to_value = nn.Linear(width, config.key_width, bias=False)
+        if config.positions:
+            self.key_positions = nn.Parameter(torch.randn(patches, width) * 0.02)
+            self.value_positions = nn.Parameter(torch.randn(patches, width) * 0.02)
+        if config.scoring == "additive":
+            self.score = nn.Linear(config.key_width // config.heads, 1, bias=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.key_width, config.mlp_width),
+            nn.GELU(),
+            nn.Linear(config.mlp_width, config.condition_width),
+        )
+        self.null = nn.Parameter(torch.randn(1, config.condition_width) * 0.02)  # the dropped condition, eq. 2
+        # Running statistics of attention in training; 1/P is what a mask on a fresh model gets.
+        self.register_buffer("weight_std", torch.tensor(1.0 / patches))
+        self.register_buffer("weight_count", torch.tensor(0))
+
+    def attend(self, query: Tensor, patches: Tensor) -> Tensor:
+        """Attention weights of queries [B, L] over patches [B, P, L]: [B, heads, P], each row sums to 1 (eq. 4)."""
+        heads = self.config.heads
+        keys = patches + self.key_positions if self.config.positions else patches
+        q = self.to_query(query).unflatten(-1, (heads, -1))  # [B, heads, d]
+        k = self.to_key(keys).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, heads, P, d]
+        if self.config.scoring == "additive":  # Bahdanau's form: a learned vector over tanh(q + k)
+            scores = self.score(torch.tanh(q[:, :, None] + k))[..., 0]
+        else:
+            scores = (q[:, :, None] * k).sum(-1) / q.shape[-1] ** 0.5
+        return scores.float().softmax(dim=-1)
+
+    def gather(self, weights: Tensor, patches: Tensor) -> Tensor:
+        """MLP(weights V): weights [B, heads, P] (or [B, 1, P] for all heads alike) -> condition [B, 1, D]."""
+        values = patches + self.value_positions if self.config.positions else patches
+        v = self.to_value(values).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)  # [B, heads, P, d]
+        gathered = (weights.to(v.dtype)[..., None] * v).sum(dim=2)  # [B, heads, d]
+        return cast(Tensor, self.mlp(gathered.flatten(1)))[:, None]
+
+    def by_query(self, query: Tensor, patches: Tensor) -> Condition:
+        """Condition by attention: query [B, L], patches [B, P, L]. `weights` is the mean over heads."""
+        weights = self.attend(query, patches)
+        if self.training:
+            self._observe(weights)
+        return Condition(self.gather(weights, patches), weights.mean(dim=1))
+
+    def by_mask(self, coverage: Tensor, patches: Tensor, *, clamp: bool | None = None) -> Condition:
+        """Condition by mask: coverage [B, P] of `mask_to_grid`, patches [B, P, L].
+
+        Args:
+            clamp: overrides the configuration's `clamp_weights`.
+
+        Raises:
+            ValueError: an empty mask.
+        """
+        cut = self.config.clamp_weights if clamp is None else clamp
+        weights = match_moments(coverage.to(patches.device), self.weight_std.float(), clamp=cut)
+        return Condition(self.gather(weights[:, None], patches), weights)
+
+    def null_condition(self, batch: int) -> Tensor:
+        """[batch, 1, D]: what replaces a dropped condition."""
+        return self.null.expand(batch, 1, -1)
+
+    @torch.no_grad()
+    def _observe(self, weights: Tensor) -> None:
+        """Keep the running mean of the weights' standard deviation over patches."""
+        std = weights.float().std(dim=-1, unbiased=False).mean()
+        self.weight_count += 1
+        self.weight_std += (std - self.weight_std) * torch.clamp(1 / self.weight_count, min=0.001)

@@ -1,0 +1,248 @@
+"""The parts together: see a picture, ground a selection, sample, decode, vocode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from . import audio, vision
+from .checkpoint import load_model, resolve
+from .config import SoundingConfig
+from .diffusion import OnStep, draw_noise, sample_latents
+from .grounding import Condition, Grounding
+from .networks import build_unet, build_vae, build_vocoder
+from .text import ClapQuery, OpenClipQuery, build_query_encoder
+
+PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
+OnUse = Callable[[tuple[str, ...]], None]
+
+
+def load(
+    model: str | os.PathLike[str] = "starter",
+    *,
+    device: torch.device | str = "auto",
+    dtype: torch.dtype | None = None,
+) -> SoundingModel:
+    """Load a checkpoint.
+
+    Args:
+        model: "starter" or the path of a .safetensors file.
+        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+        dtype: of the weights; without it float16 on CUDA, else float32.
+
+    Raises:
+        CheckpointError: the file is missing, broken or of another kind.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if dtype is None:
+        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+    return load_model(resolve(model), device=device, dtype=dtype)
+
+
+class SoundingModel(nn.Module):
+    """All parts of one checkpoint. Each stage runs where, and in what precision, its own part lies."""
+
+    def __init__(self, config: SoundingConfig):
+        super().__init__()
+        self.config = config
+        self.patches = vision.PatchEncoder(config.patches)
+        self.query: ClapQuery | OpenClipQuery = build_query_encoder(config.query)
+        self.grounding = Grounding(config.grounding, config.patches.width, config.patches.grid**2)
+        self.unet = build_unet(config)
+        self.vae = build_vae(config)
+        self.vocoder = build_vocoder(config)
+        self.eval()
+
+    @torch.inference_mode()
+    def see(self, image: Tensor) -> Tensor:
+        """Patch embeddings of a picture, once a picture: [B, H, W, 3] 0..1 -> [B, P, L].
+
+        Raises:
+            ValueError: not a picture.
+        """
+        return cast(Tensor, self.patches(image))
+
+    @torch.inference_mode()
+    def ground(
+        self,
+        patches: Tensor,
+        *,
+        mask: Tensor | None = None,
+        text: str | list[str] | None = None,
+        image_size: tuple[int, int] | None = None,
+        clamp: bool | None = None,
+    ) -> Condition:
+        """Condition of one selection a row, by mask or by text, once a selection.
+
+        Args:
+            patches: [B, P, L] of `see`. One picture serves any number of masks or texts.
+            mask: [B, H, W] 0..1, any resolution; takes attention's place (section 3.2).
+            text: one sentence, or one a row; attention does its own work.
+            image_size: (H, W) of the picture, which crop and pad geometries need to place a mask of another size.
+            clamp: overrides the checkpoint's setting, see `grounding.match_moments`.
+
+        Raises:
+            ValueError: neither or both of mask and text; an empty mask; numbers of rows that do not fit.
+        """
+        if (mask is None) == (text is None):
+            raise ValueError("ground got both or neither of mask and text, but one is expected; give one of them.")
+        side = next(self.grounding.parameters())
+        patches = patches.to(side)
+        if mask is not None:
+            mask = vision.check_mask(mask)
+            size = image_size or (mask.shape[-2], mask.shape[-1])
+            coverage = vision.mask_to_grid(mask, size, self.config.patches)
+            patches, coverage = _pair(patches, coverage, "masks")
+            return self.grounding.by_mask(coverage, patches, clamp=clamp)
+        if self.config.grounding.query != "text":
+            raise ValueError("This checkpoint was trained with audio queries, so text cannot ground it; use a mask.")
+        query = self.query.encode([text] if isinstance(text, str) else list(text or []))
+        patches, query = _pair(patches, query.to(side), "texts")
+        return self.grounding.by_query(query, patches)
+
+    def noise(self, seconds: float, seeds: list[int]) -> Tensor:
+        """[len(seeds), 8, T/4, 16] standard normal noise that covers `seconds`, one generator a seed."""
+        shape = (
+            self.config.vae.latent_channels,
+            self.config.latent_frames(seconds),
+            self.config.latent_bands,
+        )
+        return draw_noise(shape, seeds)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        condition: Condition,
+        noise: Tensor,
+        *,
+        steps: int = 25,
+        cfg: float = 2.0,
+        scheduler: str = "dpm++",
+        denoise: float = 1.0,
+        latents: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Latents [B, 8, T/4, 16] for a condition; see `diffusion.sample_latents`.
+
+        Condition and noise of one row serve any number of the other.
+        """
+        like = next(self.unet.parameters())
+        tokens = condition.tokens.to(like)
+        batch = max(len(tokens), len(noise))
+        if len(tokens) not in (1, batch) or len(noise) not in (1, batch):
+            raise ValueError(
+                f"There are {len(tokens)} conditions and {len(noise)} noises, but equal numbers (or one of either) "
+                "are expected."
+            )
+        tokens = tokens.expand(batch, -1, -1)
+        null = self.grounding.null_condition(batch).to(like).expand_as(tokens)
+        return sample_latents(
+            self.unet,
+            noise.expand(batch, -1, -1, -1),
+            tokens,
+            null,
+            self.config.diffusion,
+            steps=steps,
+            cfg=cfg,
+            scheduler=scheduler,
+            denoise=denoise,
+            latents=latents,
+            on_step=on_step,
+        )
+
+    @torch.inference_mode()
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Waveform [B, samples] at the model's rate -> latents [B, 8, T/4, 16], T padded with silence as needed."""
+        settings, like = self.config.audio, next(self.vae.parameters())
+        frames = self.config.latent_frames(waveform.shape[-1] / settings.sample_rate) * self.config.vae.stride
+        fitted = audio.fit_length(audio.normalize(waveform.float()), frames * settings.hop)
+        mel = audio.MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
+        vae = self.config.vae
+        normal = ((mel - vae.mel_mean) / vae.mel_std)[:, None].to(like)
+        return cast(Tensor, self.vae.encode(normal).latent_dist.mean.float() * vae.scale)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
+        vae = self.config.vae
+        normal = self.vae.decode((latents / vae.scale).to(next(self.vae.parameters()))).sample[:, 0]
+        return cast(Tensor, normal.float() * vae.mel_std + vae.mel_mean)
+
+    @torch.inference_mode()
+    def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
+        """Log-mel [B, T, 64] -> waveform [B, 1, samples] float32, cut to `seconds` if given."""
+        settings = self.config.audio
+        samples = mel.shape[1] * settings.hop
+        if seconds is not None:
+            samples = min(samples, round(seconds * settings.sample_rate))
+        waveform = self.vocoder(mel.to(next(self.vocoder.parameters()))).float()
+        return cast(Tensor, waveform[:, None, :samples])
+
+    def generate(
+        self,
+        *,
+        image: Tensor,
+        mask: Tensor | None = None,
+        text: str | list[str] | None = None,
+        seconds: float = 5.0,
+        steps: int = 25,
+        cfg: float = 2.0,
+        seed: int = 0,
+        batch: int = 1,
+        scheduler: str = "dpm++",
+        clamp: bool | None = None,
+        on_step: OnStep | None = None,
+        on_use: OnUse | None = None,
+    ) -> Tensor:
+        """Picture and selection to sound, the whole main path.
+
+        Args:
+            image: [1, H, W, 3] 0..1 (or one picture a mask).
+            mask: [B, H, W] 0..1; each row is a sound of its own.
+            text: instead of a mask, what to listen for.
+            seconds: length of the sound.
+            seed: item `i` of the result is drawn from `seed + i`, whatever the size of the batch.
+            batch: sounds a selection; only with a single one.
+            on_step: progress, `on_step(done, steps)`; may raise to cancel.
+            on_use: called with names of parts before they are used; hosts that manage memory load them there.
+
+        Returns:
+            [B, 1, samples] float32 at `config.audio.sample_rate`.
+
+        Raises:
+            ValueError: bad input; the message says what came, what was expected and what to do.
+        """
+        use = on_use or (lambda parts: None)
+        image = vision.check_image(image)
+        use(("patches",))
+        patches = self.see(image)
+        use(("grounding",) if text is None else ("query", "grounding"))
+        condition = self.ground(patches, mask=mask, text=text, image_size=(image.shape[1], image.shape[2]), clamp=clamp)
+        if batch < 1 or (batch > 1 and len(condition) > 1):
+            raise ValueError(
+                f"batch is {batch} with {len(condition)} selections, but several sounds need a single selection; "
+                "use batch 1 or one mask."
+            )
+        noise = self.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
+        use(("grounding", "unet"))
+        latents = self.sample(condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, on_step=on_step)
+        use(("vae",))
+        mel = self.decode(latents)
+        use(("vocoder",))
+        return self.vocode(mel, seconds)
+
+
+def _pair(patches: Tensor, others: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Repeat one row to match many."""
+    rows = max(len(patches), len(others))
+    if len(patches) not in (1, rows) or len(others) not in (1, rows):
+        raise ValueError(
+            f"There are {len(patches)} pictures and {len(others)} {name}, but equal numbers (or one of either) are "
+            "expected."
+        )
+    return patches.expand(rows, -1, -1), others.expand(rows, -1)

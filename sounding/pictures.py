@@ -1,0 +1,100 @@
+"""Pictures of mel spectrograms, masks and attention maps, and reading pictures from files."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .files import write_atomic
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Anchors of a dark-to-light colour scale that keeps its order in greyscale.
+_SCALE = ((4, 3, 18), (60, 15, 110), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
+
+
+def colour(values: Tensor) -> Tensor:
+    """[...] 0..1 -> [..., 3] 0..1 on a perceptually ordered scale."""
+    anchors = torch.tensor(_SCALE, device=values.device, dtype=torch.float32) / 255
+    position = values.float().clamp(0, 1) * (len(anchors) - 1)
+    low = position.floor().long().clamp(max=len(anchors) - 2)
+    share = (position - low)[..., None]
+    return anchors[low] * (1 - share) + anchors[low + 1] * share
+
+
+def mel_picture(mel: Tensor, *, height: int = 256, floor: float = -11.0, ceiling: float = 2.0) -> Tensor:
+    """Log-mel [B, T, bands] -> pictures [B, height, W, 3] 0..1: time to the right, low notes at the bottom."""
+    image = ((mel.detach().float().cpu() - floor) / (ceiling - floor)).clamp(0, 1).transpose(1, 2).flip(1)
+    scale = height / image.shape[1]
+    width = max(1, round(image.shape[2] * scale / 2))
+    resized = torch.nn.functional.interpolate(image[:, None], (height, width), mode="bilinear", align_corners=False)
+    return colour(resized[:, 0])
+
+
+def overlay(image: Tensor, values: Tensor, *, strength: float = 0.65) -> Tensor:
+    """Lay a map or mask [B, h, w] 0..1 over pictures [B, H, W, 3]: the higher, the more it glows.
+
+    One picture serves any number of maps.
+    """
+    image = image.detach().float().cpu()
+    full = torch.nn.functional.interpolate(
+        values.detach().float().cpu()[:, None], image.shape[1:3], mode="bilinear", align_corners=False
+    ).clamp(0, 1)[:, 0]
+    share = (strength * full)[..., None]
+    dimmed = image * (0.45 + 0.55 * full[..., None])
+    return (dimmed * (1 - share) + colour(0.35 + 0.65 * full) * share).clamp(0, 1)
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """A picture file as [1, H, W, 3] float 0..1; transparent parts are laid on white.
+
+    Raises:
+        ValueError: the file cannot be read as a picture.
+    """
+    picture = _open(path).convert("RGBA")
+    pixels = np.asarray(picture, np.float32) / 255
+    alpha = pixels[..., 3:]
+    return torch.from_numpy(pixels[..., :3] * alpha + 1 - alpha)[None]
+
+
+def read_mask(path: str | os.PathLike[str]) -> Tensor:
+    """A mask file as [1, H, W] float 0..1: white selects; a picture with transparency selects what is opaque.
+
+    Raises:
+        ValueError: the file cannot be read as a picture.
+    """
+    picture = _open(path)
+    alpha = np.asarray(picture.convert("RGBA").getchannel("A"), np.float32) / 255
+    grey = np.asarray(picture.convert("L"), np.float32) / 255
+    return torch.from_numpy(grey if alpha.min() == 1 else alpha)[None]
+
+
+def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
+    """Write [H, W, 3] or [H, W] 0..1 atomically as PNG or JPEG, by the ending of `path`."""
+    from PIL import Image
+
+    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
+    buffer = io.BytesIO()
+    name = "JPEG" if Path(path).suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    Image.fromarray(pixels).save(buffer, name, **({"quality": 88} if name == "JPEG" else {}))
+    write_atomic(path, buffer.getvalue())
+
+
+def _open(path: str | os.PathLike[str]) -> Image:
+    import PIL.Image
+    from PIL import ImageOps, UnidentifiedImageError
+
+    try:
+        with PIL.Image.open(path) as picture:
+            picture.load()
+            shown = ImageOps.exif_transpose(picture)
+            return shown.convert("RGBA") if shown.mode in ("P", "LA", "PA") else shown
+    except (UnidentifiedImageError, OSError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP.") from None

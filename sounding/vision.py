@@ -1,0 +1,153 @@
+"""Pictures and masks to the patch grid: one transform for both, and the open_clip patch encoders (section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import PatchConfig
+
+
+def check_image(image: Tensor) -> Tensor:
+    """Check a picture and give it as [B, H, W, 3] float; a fourth (alpha) channel is dropped.
+
+    Raises:
+        ValueError: not [B, H, W, 3 or 4] or [H, W, 3 or 4], or not finite.
+    """
+    if image.ndim == 3:
+        image = image[None]
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
+        raise ValueError(
+            f"image has shape {tuple(image.shape)}, but [B, H, W, 3] is expected; give an RGB picture "
+            "(ComfyUI's IMAGE)."
+        )
+    if not torch.isfinite(image).all():
+        raise ValueError("image has values that are not finite, but 0..1 is expected; check the node before.")
+    return image[..., :3].float()
+
+
+def check_mask(mask: Tensor) -> Tensor:
+    """Check a mask and give it as [B, H, W] float.
+
+    Raises:
+        ValueError: not [B, H, W] or [H, W], or not finite, or outside 0..1.
+    """
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, but [B, H, W] is expected; give one number a pixel (ComfyUI's MASK)."
+        )
+    mask = mask.float()
+    if not torch.isfinite(mask).all() or mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
+        raise ValueError(
+            f"mask has values {mask.min():.3g}..{mask.max():.3g}, but 0..1 is expected; scale it, or put raw "
+            "logits through a sigmoid."
+        )
+    return mask.clamp(0, 1)
+
+
+def to_square(pixels: Tensor, size: int, geometry: str) -> Tensor:
+    """Bring [B, C, H, W] to [B, C, size, size]; the picture and its mask go through here alike.
+
+    "squeeze" keeps all of it and gives up the aspect ratio, "crop" keeps the middle, "pad" adds black.
+    """
+    height, width = pixels.shape[-2:]
+    if geometry == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        pixels = pixels[..., top : top + side, left : left + side]
+    elif geometry == "pad":
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        pixels = functional.pad(pixels, (left, side - width - left, top, side - height - top))
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    return functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def mask_to_grid(mask: Tensor, image_size: tuple[int, int], config: PatchConfig) -> Tensor:
+    """Share of each patch that the mask covers: [B, H, W] -> [B, P], 0..1.
+
+    A mask of another size than the picture is first stretched over it, as ComfyUI's own nodes do. Cells are
+    area averages, so a soft or thin mask keeps its weight.
+    """
+    mask = check_mask(mask)[:, None]
+    if mask.shape[-2:] != image_size and config.geometry != "squeeze":
+        mask = functional.interpolate(mask, image_size, mode="bilinear", antialias=True, align_corners=False)
+    if config.geometry != "squeeze":
+        mask = to_square(mask, config.image_size, config.geometry)
+    # Squeezing is a stretch of each axis by itself, so its area averages can be taken from the mask directly.
+    return functional.adaptive_avg_pool2d(mask, config.grid).flatten(1)
+
+
+class PatchEncoder(nn.Module):
+    """Patch embeddings of a picture by an open_clip image tower, in the tower's joint embedding space."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: PatchConfig):
+        super().__init__()
+        self.config = config
+        self.tower: Any = _build_vit(config) if config.tower == "vit" else _build_timm(config)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """[B, H, W, 3] 0..1 -> normalised [B, 3, S, S]."""
+        pixels = check_image(image).movedim(-1, 1).to(self.mean.device)
+        square = to_square(pixels, self.config.image_size, self.config.geometry).clamp(0, 1)
+        return (square - self.mean.float()) / self.std.float()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, H, W, 3] 0..1 -> patches [B, P, L], row by row from the top left."""
+        return self.encode_pixels(self.preprocess(image))
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Normalised [B, 3, S, S] -> patches [B, P, L]."""
+        pixels = pixels.to(next(self.tower.parameters()).dtype)
+        if self.config.tower == "vit":
+            # ln_post is applied to all tokens by the tower, the visual projection to the class token only.
+            _, tokens = self.tower(pixels)  # [B, P, width]
+            return cast(Tensor, tokens @ self.tower.proj)
+        features = self.tower.trunk.forward_features(pixels)  # [B, C, h, w]
+        return cast(Tensor, self.tower.head(features.flatten(2).transpose(1, 2)))
+
+
+def _build_vit(config: PatchConfig) -> nn.Module:
+    import open_clip
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
+    described = open_clip.get_model_config(config.model)
+    if described is None or not described["vision_cfg"].get("patch_size"):
+        raise ValueError(f"patches.model is {config.model!r}, but an open_clip ViT such as 'ViT-B-32' is expected.")
+    vision = described["vision_cfg"]
+    if described["embed_dim"] != config.width or config.image_size // vision["patch_size"] != config.grid:
+        raise ValueError(
+            f"patches say width {config.width} and grid {config.grid}, but {config.model} has width "
+            f"{described['embed_dim']} and grid {config.image_size // vision['patch_size']}; use those."
+        )
+    return VisionTransformer(
+        image_size=config.image_size,
+        patch_size=vision["patch_size"],
+        width=vision["width"],
+        layers=vision["layers"],
+        heads=vision["width"] // vision.get("head_width", 64),
+        mlp_ratio=vision.get("mlp_ratio", 4.0),
+        output_dim=config.width,
+        act_layer=QuickGELU if config.quick_gelu else nn.GELU,
+        output_tokens=True,
+    ).eval()
+
+
+def _build_timm(config: PatchConfig) -> nn.Module:
+    import timm
+    from open_clip.timm_model import TimmModel
+
+    if not timm.is_model(config.model):  # "hf-hub:..." would look for a network
+        raise ValueError(f"patches.model is {config.model!r}, but a timm model such as 'resnet18' is expected.")
+    return TimmModel(config.model, config.width, config.image_size, pool="avg", proj="linear").eval()

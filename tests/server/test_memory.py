@@ -1,0 +1,76 @@
+"""The model handle against the host's real memory management, without a server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).parent.parent.parent
+
+PROBE = """
+import gc, importlib.util, sys, weakref
+from pathlib import Path
+
+import torch
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import comfy.model_management as host
+
+root, checkpoint = Path(sys.argv[1]), Path(sys.argv[2])
+spec = importlib.util.spec_from_file_location("pack", root / "__init__.py", submodule_search_locations=[str(root)])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.handle import load_handle
+from pack.sounding.model import PARTS
+
+def loaded(handle):
+    return [patcher.loaded_size() == patcher.model_size() for patcher in handle.patchers.values()]
+
+def generate(handle):
+    picture, mask = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 8, 8)
+    mask[:, :4] = 0
+    return handle.model.generate(image=picture, mask=mask, seconds=0.5, steps=2, on_use=handle.use)
+
+with torch.inference_mode():
+    handle = load_handle(checkpoint, "auto")
+    assert not any(loaded(handle))
+    first = generate(handle)
+    handle.use(PARTS)
+    assert all(loaded(handle))
+    # As the host acts under --novram on a GPU: it never loads plain layers, not even for force_full_load.
+    host.vram_state, host.is_device_cpu = host.VRAMState.NO_VRAM, lambda device: False
+    host.unload_all_models()
+    assert not any(loaded(handle))
+    host.load_models_gpu(list(handle.patchers.values()), force_full_load=True)
+    assert not all(loaded(handle)), "the host loads all by itself now: ModelHandle.use need not help"
+    assert torch.equal(first, generate(handle))
+    handle.use(PARTS)
+    assert all(loaded(handle))
+    assert len(host.current_loaded_models) == len(PARTS)
+
+watched = weakref.ref(handle.model)
+del handle
+gc.collect()
+host.cleanup_models()
+assert watched() is None, "the model is kept after the last handle is gone"
+assert not host.current_loaded_models
+print("fine")
+"""
+
+
+def test_parts_are_whole_when_used_and_gone_with_the_handle(comfyui, tiny_checkpoint):
+    ran = subprocess.run(
+        [sys.executable, "-c", PROBE, str(ROOT), str(tiny_checkpoint)],
+        cwd=comfyui,
+        env={**os.environ, "PYTHONPATH": str(comfyui), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.endswith("fine\n"), ran.stderr

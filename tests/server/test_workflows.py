@@ -1,0 +1,113 @@
+"""The workflows for the page and the same for the API may not drift apart; the real page agrees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.server
+
+WORKFLOWS = Path(__file__).parent.parent.parent / "example_workflows"
+UI = sorted(WORKFLOWS.glob("*.json"))
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+ONLY_ON_THE_PAGE = {"MarkdownNote", "Note"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
+def api_of(path: Path) -> dict[str, Any]:
+    return read(WORKFLOWS / "api" / path.name)
+
+
+def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    """What the page would send: widgets by the order of the schema, links by name."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    graph = {}
+    for node in workflow["nodes"]:
+        if node["type"] in ONLY_ON_THE_PAGE:
+            continue
+        values = list(node.get("widgets_values", []))
+        inputs: dict[str, Any] = {}
+        info = object_info[node["type"]]["input"]
+        for name, spec in [pair for group in ("required", "optional") for pair in info.get(group, {}).items()]:
+            if not isinstance(spec[0], list) and spec[0] not in WIDGET_TYPES:
+                continue
+            inputs[name] = values.pop(0)
+            options = spec[1] if len(spec) > 1 else {}
+            if options.get("control_after_generate"):
+                assert values.pop(0) == "fixed", "examples should repeat"
+        # Upload buttons come last, after all widgets of the schema.
+        assert values in ([], ["image"]), f"{node['type']} has widget values too many: {values}"
+        inputs |= {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot.get("link") is not None}
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return graph
+
+
+def plain(graph: dict[str, Any]) -> dict[str, Any]:
+    """A graph without titles, and without what only the page's own players add."""
+    return {
+        name: {
+            "class_type": node["class_type"],
+            "inputs": {key: value for key, value in node["inputs"].items() if key != "audioUI"},
+        }
+        for name, node in graph.items()
+    }
+
+
+def test_there_are_three_with_both_forms():
+    assert [path.stem for path in UI] == ["one_object", "text_grounded", "two_objects_tracks_and_mix"]
+    assert {path.name for path in (WORKFLOWS / "api").glob("*.json")} == {path.name for path in UI}
+
+
+@pytest.mark.parametrize("path", UI, ids=lambda path: path.stem)
+def test_page_and_api_forms_agree(path, object_info):
+    assert to_api(read(path), object_info) == plain(api_of(path))
+
+
+@pytest.mark.parametrize("path", UI, ids=lambda path: path.stem)
+def test_page_form_is_sound(path):
+    workflow = read(path)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert workflow["last_node_id"] == max(nodes)
+    for number, source, output, target, slot, kind in workflow["links"]:
+        assert number in nodes[source]["outputs"][output]["links"]
+        assert nodes[source]["outputs"][output]["type"] == kind
+        assert nodes[target]["inputs"][slot]["link"] == number
+    for node in nodes.values():
+        if node["type"].startswith("Sounding"):
+            assert node["properties"]["cnr_id"] == "sounding-objects"
+            assert node["properties"]["ver"]
+    images = [node["widgets_values"][0] for node in nodes.values() if node["type"] in ("LoadImage", "LoadImageMask")]
+    assert images
+    assert all((WORKFLOWS / "input" / image).is_file() for image in images)
+
+
+def test_the_real_page_sends_the_api_form(server):
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=flags)
+        page = browser.new_page()
+        page.goto(server.url, wait_until="domcontentloaded", timeout=120_000)
+        page.wait_for_function(
+            "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingSampler", timeout=120_000
+        )
+        for path in UI:
+            sent = page.evaluate(
+                "async (workflow) => { await window.app.loadGraphData(workflow);"
+                " return (await window.app.graphToPrompt()).output; }",
+                read(path),
+            )
+            assert plain(sent) == plain(api_of(path)), path.name
+        browser.close()

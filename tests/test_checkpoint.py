@@ -1,0 +1,267 @@
+"""Checkpoints: exact round trips, and one sentence for each way that a file can be broken."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import sounding
+from sounding.checkpoint import (
+    CONFIG_KEY,
+    CheckpointError,
+    describe,
+    load_model,
+    read_header,
+    resolve,
+    save_model,
+    starter_path,
+)
+from sounding.config import SoundingConfig
+from sounding.model import PARTS, SoundingModel
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def test_round_trip_is_bit_exact(tiny_model: SoundingModel, tiny_checkpoint: Path) -> None:
+    loaded = load_model(tiny_checkpoint)
+    assert loaded.config == tiny_model.config
+    assert not loaded.training
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+    before, after = tiny_model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+
+
+def test_a_loaded_model_makes_the_same_sound(tiny_model: SoundingModel, tiny_checkpoint: Path) -> None:
+    loaded = sounding.load(tiny_checkpoint, device="cpu")
+    inputs = {"image": torch.rand(1, 40, 40, 3), "mask": torch.ones(1, 40, 40), "seconds": 0.3, "steps": 2}
+    assert torch.equal(loaded.generate(**inputs), tiny_model.generate(**inputs))
+
+
+def test_half_precision_halves_the_file(tiny_model: SoundingModel, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    save_model(tiny_model, path)
+    weights = sum(value.numel() * value.element_size() for value in load_file(path).values())
+    full = sum(value.numel() * value.element_size() for value in load_file(tiny_checkpoint).values())
+    assert weights == pytest.approx(full / 2, rel=0.01)
+    loaded = load_model(path)
+    for name, value in tiny_model.state_dict().items():
+        expected = value.half().float() if value.is_floating_point() else value
+        assert torch.equal(loaded.state_dict()[name], expected), name
+    assert load_model(path, dtype=torch.float16).grounding.null.dtype == torch.float16
+
+
+def test_header_has_what_tools_show(tiny_model: SoundingModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(tiny_model, path, title="A title", description="What it is", licence="CC0")
+    metadata = metadata_of(path)
+    assert SoundingConfig.from_json(metadata[CONFIG_KEY]) == tiny_model.config
+    assert metadata["modelspec.sai_model_spec"] == "1.0.0"
+    assert metadata["modelspec.architecture"] == "sounding-objects"
+    assert metadata["modelspec.title"] == "A title"
+    assert metadata["modelspec.description"] == "What it is"
+    assert metadata["modelspec.license"] == "CC0"
+    assert {name.split(".")[0] for name in load_file(path)} == set(PARTS)
+
+
+def test_hash_follows_the_weights(tiny_model: SoundingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = []
+    for value in (0.5, 0.5, 0.25):
+        monkeypatch.setattr(tiny_model.grounding.weight_std, "data", torch.tensor(value))
+        save_model(tiny_model, tmp_path / "model.safetensors", title=str(len(hashes)))
+        hashes.append(metadata_of(tmp_path / "model.safetensors")["modelspec.hash_sha256"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_describe_counts_each_part(tiny_model: SoundingModel, tiny_checkpoint: Path) -> None:
+    described = describe(tiny_checkpoint)
+    json.dumps(described)  # what `--json` prints
+    for part in PARTS:
+        expected = sum(value.numel() for value in getattr(tiny_model, part).state_dict().values())
+        assert described["parameters"][part] == expected  # type: ignore[index]
+    assert described["bytes"] == os.path.getsize(tiny_checkpoint)
+
+
+# Ways to break a file: each gets a good checkpoint's path and the path to write to.
+
+
+def rewrite(good: Path, bad: Path, config: str | None = None, **tensors: torch.Tensor | None) -> None:
+    """Copy `good` with its configuration or tensors changed; None takes a tensor out."""
+    weights, metadata = load_file(good), metadata_of(good)
+    for name, value in tensors.items():
+        weights.pop(name, None)
+        if value is not None:
+            weights[name] = value
+    save_file(weights, bad, {**metadata, CONFIG_KEY: metadata[CONFIG_KEY] if config is None else config})
+
+
+def edited(good: Path, **changes: object) -> str:
+    return json.dumps({**json.loads(metadata_of(good)[CONFIG_KEY]), **changes})
+
+
+def truncated(share: float) -> Callable[[Path, Path], None]:
+    def cut(good: Path, bad: Path) -> None:
+        data = good.read_bytes()
+        bad.write_bytes(data[: int(len(data) * share)])
+
+    return cut
+
+
+def without_part(good: Path, bad: Path) -> None:
+    names = [name for name in load_file(good) if name.startswith("query.")]
+    rewrite(good, bad, edited(good, absent={"query": "from example.org"}), **dict.fromkeys(names))
+
+
+def with_section(name: str, **changes: object) -> Callable[[Path, Path], None]:
+    def change(good: Path, bad: Path) -> None:
+        section = json.loads(metadata_of(good)[CONFIG_KEY])[name]
+        rewrite(good, bad, edited(good, **{name: {**section, **changes}}))
+
+    return change
+
+
+NULL = "grounding.null"
+BROKEN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "empty": (truncated(0), "not a readable .safetensors file"),
+    "cut in the header": (truncated(0.001), "not a readable .safetensors file"),
+    "cut in the weights": (truncated(0.9), "not a readable .safetensors file"),
+    "text": (lambda good, bad: bad.write_text("version https://git-lfs.github.com/spec/v1\n"), "not a readable"),
+    "pickle": (lambda good, bad: torch.save({"a": torch.zeros(3)}, bad), "not a readable"),
+    "other model": (lambda good, bad: save_file({"w": torch.zeros(3)}, bad), "of another kind of model"),
+    "other model with metadata": (
+        lambda good, bad: save_file({"w": torch.zeros(3)}, bad, {"modelspec.title": "SDXL"}),
+        "of another kind of model",
+    ),
+    "missing part": (without_part, "no weights for query.*query: from example.org"),
+    "missing tensor": (lambda good, bad: rewrite(good, bad, **{NULL: None}), f"lacks 1 tensors.*'{NULL}'"),
+    "foreign tensor": (lambda good, bad: rewrite(good, bad, extra=torch.zeros(1)), "1 tensors.*'extra'"),
+    "wrong shape": (lambda good, bad: rewrite(good, bad, **{NULL: torch.zeros(1, 3)}), rf"'{NULL}' has shape \(1, 3\)"),
+    "not finite": (
+        lambda good, bad: rewrite(good, bad, **{NULL: torch.full((1, 16), torch.nan)}),
+        f"'{NULL}' is not finite",
+    ),
+    "newer version": (lambda good, bad: rewrite(good, bad, edited(good, version=99)), "version 99.*update"),
+    "unknown key": (lambda good, bad: rewrite(good, bad, edited(good, colour=1)), "Unknown key 'colour'"),
+    "no JSON": (lambda good, bad: rewrite(good, bad, "{nonsense"), "not JSON"),
+    "ill-typed": (lambda good, bad: rewrite(good, bad, edited(good, name=7)), "name is 7"),
+    "two widths": (with_section("patches", width=8), "patches.width is 8 and query.width is 16"),
+    "heads that do not divide": (with_section("grounding", heads=3), "key_width is 16"),
+    "norm that does not divide": (with_section("unet", norm_groups=7), "cannot be built"),
+    "unknown tower": (with_section("patches", model="no_such_tower"), "no_such_tower"),
+    "tower from a network": (
+        with_section("patches", model="hf-hub:timm/resnet18"),
+        "'hf-hub:timm/resnet18', but a timm",
+    ),
+    "other size": (with_section("unet", channels=[16, 48]), "has shape"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_file_gets_one_sentence(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    damage, words = BROKEN[kind]
+    bad = tmp_path / "bad.safetensors"
+    damage(tiny_checkpoint, bad)
+    with pytest.raises(CheckpointError, match=words) as error:
+        sounding.load(bad, device="cpu")
+    message = str(error.value)
+    assert str(bad) in message
+    assert "\n" not in message
+    assert len(message) < 600
+    assert error.value.__cause__ is None or error.value.__suppress_context__
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.safetensors", tmp_path):
+        with pytest.raises(CheckpointError, match="is not a file; give 'starter' or the path"):
+            sounding.load(path)
+        with pytest.raises(CheckpointError):
+            read_header(path)
+
+
+def test_starter_is_looked_for_in_the_box(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sounding.checkpoint as checkpoint
+
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "sounding" / "checkpoint.py"))
+    with pytest.raises(CheckpointError, match="starter is missing"):
+        resolve("starter")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "starter.safetensors").touch()
+    assert resolve("starter") == starter_path() == tmp_path / "models" / "starter.safetensors"
+
+
+def test_a_crash_leaves_the_old_file(
+    tiny_model: SoundingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(tiny_model, path)
+    before = path.read_bytes()
+
+    def half(tensors: dict, filename: Path, metadata: dict) -> None:
+        Path(filename).write_bytes(before[:1000])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", half)
+    with pytest.raises(OSError, match="No space"):
+        save_model(tiny_model, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_weights_that_half_cannot_hold_are_not_written(
+    tiny_model: SoundingModel, tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_model.grounding.null, "data", torch.full((1, 16), value))
+    with pytest.raises(CheckpointError, match=r"'grounding.null' is not finite as torch.float16"):
+        save_model(tiny_model, tmp_path / "model.safetensors")
+    assert os.listdir(tmp_path) == []
+
+
+def test_permissions_are_those_of_any_new_file(tiny_model: SoundingModel, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    save_model(tiny_model, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def unpickling(source: str) -> list[str]:
+    """Calls and imports in `source` that could run code from a file."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
+            safe = any(
+                keyword.arg == "weights_only"
+                and isinstance(keyword.value, ast.Constant)
+                and keyword.value.value is True
+                for keyword in node.keywords
+            )
+            if isinstance(node.func.value, ast.Name) and node.func.value.id in ("torch", "pickle") and not safe:
+                found.append(f"line {node.lineno}: {node.func.value.id}.load")
+        names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        module = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        found += [name for name in names + module if name.split(".")[0] in ("pickle", "cloudpickle", "dill", "joblib")]
+    return found
+
+
+def test_nothing_is_unpickled() -> None:
+    assert unpickling("import torch\ntorch.load('x')")
+    assert unpickling("torch.load('x', weights_only=False)")
+    assert unpickling("from pickle import loads")
+    assert not unpickling("torch.load('x', weights_only=True)")
+    package = Path(sounding.__file__).parent
+    sources = sorted(package.rglob("*.py"))
+    assert len(sources) > 5
+    for path in sources:
+        assert unpickling(path.read_text()) == [], path

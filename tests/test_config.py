@@ -1,0 +1,128 @@
+"""The configuration: what it says, how it is read back, and the sizes that follow from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, asdict, replace
+from typing import Any
+
+import pytest
+import torch
+
+from sounding.config import (
+    CONFIG_VERSION,
+    DiffusionConfig,
+    GroundingConfig,
+    PatchConfig,
+    QueryConfig,
+    SoundingConfig,
+    UnetConfig,
+    VaeConfig,
+    from_dict,
+)
+from sounding.model import SoundingModel
+
+FULL = SoundingConfig()
+
+
+def test_json_round_trip(tiny_config: SoundingConfig) -> None:
+    unlike = replace(
+        tiny_config,
+        absent={"query": "laion/clap-htsat-unfused"},
+        grounding=GroundingConfig(heads=4, scoring="additive", query="audio", positions=False, clamp_weights=True),
+        diffusion=DiffusionConfig(prediction="v_prediction"),
+    )
+    for config in (FULL, tiny_config, unlike):
+        assert SoundingConfig.from_json(config.to_json()) == config
+    assert json.loads(FULL.to_json())["unet"]["channels"] == [128, 256, 384, 640]
+
+
+def test_whole_numbers_serve_as_floats() -> None:
+    assert from_dict(PatchConfig, {"mean": [0, 0, 0]}).mean == (0.0, 0.0, 0.0)
+    config = SoundingConfig.from_json('{"train_seconds": 5}')
+    assert config.train_seconds == 5.0
+    assert isinstance(config.train_seconds, float)
+
+
+def test_what_a_file_leaves_out_has_its_default() -> None:
+    assert SoundingConfig.from_json("{}") == FULL
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"colour": 1}, "Unknown key 'colour'"),
+        ({"unet": {"chanels": [1]}}, r"Unknown key 'unet\.chanels'; UnetConfig has .*channels"),
+        ({"unet": {"layers": "2"}}, r"unet\.layers is '2', but int is expected"),
+        ({"unet": {"layers": True}}, r"unet\.layers is True"),
+        ({"unet": {"channels": [64, "128"]}}, r"unet\.channels is '128'"),
+        ({"unet": 5}, "unet is 5, but UnetConfig is expected"),
+        ({"patches": {"mean": [0.5, 0.5]}}, r"patches\.mean has 2 values, but 3 are expected"),
+        ({"patches": {"geometry": "stretch"}}, r"patches\.geometry is 'stretch', but one of squeeze, crop, pad"),
+        ({"grounding": {"positions": 1}}, r"grounding\.positions is 1"),
+        ({"vae": {"scale": None}}, r"vae\.scale is None"),
+        ({"name": 3}, "name is 3"),
+    ],
+)
+def test_errors_name_the_key(data: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SoundingConfig.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("", "not JSON"),
+        ("[1]", "is a list, but an object is expected"),
+        (json.dumps({"version": CONFIG_VERSION + 1}), f"version {CONFIG_VERSION + 1}.*update Sounding Objects"),
+        ('{"version": "1"}', "has version 1"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SoundingConfig.from_json(text)
+
+
+def test_patches_and_query_share_a_width() -> None:
+    with pytest.raises(ValueError, match=r"patches\.width is 256 and query\.width is 512"):
+        SoundingConfig(patches=PatchConfig(width=256))
+    assert SoundingConfig(patches=PatchConfig(width=256), query=QueryConfig(width=256)).patches.width == 256
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        FULL.unet.layers = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frames"), [(10.24, 256), (5.12, 128), (5.0, 128), (0.32, 8), (0.321, 16), (0.001, 8), (30, 752)]
+)
+def test_latent_frames_cover_the_seconds(seconds: float, frames: int) -> None:
+    assert FULL.latent_frames(seconds) == frames
+    assert frames * 4 * 160 / 16_000 >= seconds - 1e-9
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_bad_lengths_are_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"seconds is .* positive length"):
+        FULL.latent_frames(seconds)
+
+
+def test_derived_sizes() -> None:
+    assert FULL.vae.stride == 4
+    assert FULL.latent_bands == 16
+    assert VaeConfig(channels=(8, 8)).stride == 2
+    assert replace(FULL, unet=UnetConfig(channels=(32, 64))).latent_frames(0.01) == 2
+
+
+def test_the_full_size_is_the_papers() -> None:
+    """Each part's parameters, counted on the meta device, against what its authors publish."""
+    with torch.device("meta"):
+        model = SoundingModel(FULL)
+    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()}
+    assert millions["unet"] == pytest.approx(181, rel=0.01)  # AudioLDM-S has 181 M; this is 180.7 M
+    assert millions["patches"] == pytest.approx(87.85, rel=1e-3)  # CLIP ViT-B/32's image tower
+    assert millions["vae"] == pytest.approx(55.4, rel=0.01)
+    assert millions["vocoder"] == pytest.approx(55.3, rel=0.01)
+    assert asdict(FULL)["diffusion"]["beta_schedule"] == "scaled_linear"

@@ -1,0 +1,155 @@
+"""Scenes: one to four cut-outs on a background, some of them sounding, a caption that names those.
+
+A scene follows from (split, index) alone. Training and held-out scenes never share a random stream; they do
+share objects, since every object has a single picture and a single recording.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageFilter
+from torch import Tensor
+
+from .stamps import Stamps, fill, mix
+
+Split = Literal["train", "held-out"]
+SPLIT_SEEDS: dict[Split, int] = {"train": 11, "held-out": 12}
+TEMPLATES = ("{}", "{}", "the sound of {}", "{} making a sound", "a picture of {}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with what is in it. `masks[i]` is what can be seen of object `labels[i]`."""
+
+    image: np.ndarray  # [H, W, 3] uint8
+    masks: np.ndarray  # [k, H, W] uint8
+    labels: tuple[int, ...]
+    sounding: tuple[int, ...]  # positions in `labels`
+    gains_db: tuple[float, ...]  # one a sounding object
+
+
+def scene_rng(split: Split, index: int) -> np.random.Generator:
+    """The random stream of one scene."""
+    return np.random.default_rng([SPLIT_SEEDS[split], index])
+
+
+def make_scene(
+    data: Stamps,
+    rng: np.random.Generator,
+    *,
+    size: tuple[int, int] = (224, 224),
+    labels: tuple[int, ...] | None = None,
+) -> Scene:
+    """Draw a scene of `size` (width, height), with the given objects or one to four random ones."""
+    if labels is None:
+        count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.2, 0.15]))
+        labels = tuple(int(i) for i in rng.choice(len(data), count, replace=False))
+    for attempt in range(8):
+        canvas = background(rng, size).convert("RGB")
+        masks = [np.zeros(size[::-1], np.uint8) for _ in labels]
+        whole = []
+        for place, label in enumerate(labels):
+            cutout, corner = _placed(data.cutouts[label], rng, size, len(labels), attempt)
+            layer = Image.new("L", size)
+            layer.paste(cutout.getchannel("A"), corner)
+            canvas.paste(cutout.convert("RGB"), corner, cutout.getchannel("A"))
+            alpha = np.asarray(layer)
+            for below in range(place):  # what is painted later hides what was there
+                masks[below] = (masks[below].astype(np.uint16) * (255 - alpha) // 255).astype(np.uint8)
+            masks[place] = alpha
+            whole.append(max(1, int(alpha.sum())))
+        seen = [int(mask.sum()) / full for mask, full in zip(masks, whole, strict=True)]
+        if min(seen) > 0.5:
+            break
+    sounding = rng.permutation(len(labels))[: int(rng.integers(1, len(labels) + 1))]
+    gains = rng.uniform(-6, 6, len(sounding))
+    return Scene(
+        _lit(canvas, rng),
+        np.stack(masks),
+        labels,
+        tuple(int(i) for i in sounding),
+        tuple(float(g) for g in gains),
+    )
+
+
+def scene_caption(data: Stamps, scene: Scene, rng: np.random.Generator) -> str:
+    """A sentence with the sounding objects, in random order and one of a few forms."""
+    names = [data.stamps[scene.labels[i]].caption for i in rng.permutation(scene.sounding)]
+    listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    return str(rng.choice(TEMPLATES)).format(listed)
+
+
+def scene_sound(data: Stamps, scene: Scene, samples: int, rng: np.random.Generator) -> Tensor:
+    """[samples]: the mix of the sounding objects."""
+    clips = [fill(data.recordings[scene.labels[i]], samples, rng) for i in scene.sounding]
+    return mix(clips, list(scene.gains_db))
+
+
+def as_tensors(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Picture [1, H, W, 3] and masks [k, H, W], float 0..1."""
+    return torch.from_numpy(scene.image / np.float32(255))[None], torch.from_numpy(scene.masks / np.float32(255))
+
+
+def _placed(
+    cutout: Image.Image, rng: np.random.Generator, size: tuple[int, int], count: int, attempt: int
+) -> tuple[Image.Image, tuple[int, int]]:
+    """A cut-out scaled, flipped, lit and somewhere in the frame; later attempts make crowded scenes smaller."""
+    largest = {1: 0.95, 2: 0.7, 3: 0.6, 4: 0.5}.get(count, 0.4) * 0.93**attempt
+    side = rng.uniform(0.5 * largest, largest) * min(size)
+    stretch = float(rng.uniform(0.8, 1.25))
+    width, height = cutout.width * stretch**0.5, cutout.height / stretch**0.5
+    scale = side / max(width, height)
+    cutout = cutout.resize((max(4, round(width * scale)), max(4, round(height * scale))), Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        cutout = cutout.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    cutout = cutout.rotate(float(rng.uniform(-12, 12)), Image.Resampling.BICUBIC, expand=True)
+    alpha = cutout.getchannel("A")
+    lit = ImageEnhance.Brightness(cutout.convert("RGB")).enhance(float(rng.uniform(0.75, 1.25)))
+    lit = ImageEnhance.Color(lit).enhance(float(rng.uniform(0.7, 1.3)))
+    lit.putalpha(alpha)
+    free = (size[0] - lit.width, size[1] - lit.height)
+    x, y = (int(rng.integers(min(0, f), max(0, f) + 1)) for f in free)
+    return lit, (x, y)
+
+
+def _lit(canvas: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    """The whole picture's exposure, tint, blur and grain."""
+    pixels = np.asarray(canvas, np.float64)
+    pixels = pixels * rng.uniform(0.8, 1.2) * rng.uniform(0.93, 1.07, 3) + rng.uniform(-12, 12)
+    if rng.random() < 0.5:
+        pixels = pixels + rng.normal(0, rng.uniform(1, 8), pixels.shape)
+    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    if rng.random() < 0.25:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.0))))
+    return np.asarray(picture)
+
+
+def background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """A plain colour, a gradient, smooth random texture, or part of a photograph."""
+    kind = rng.choice(["plain", "gradient", "texture", "photograph"], p=[0.15, 0.2, 0.2, 0.45])
+    if kind == "photograph":
+        photographs = background_photographs()
+        photograph = photographs[int(rng.integers(len(photographs)))]
+        side = float(rng.uniform(0.3, 1.0)) * min(photograph.size)
+        x, y = (float(rng.uniform(0, extent - side)) for extent in photograph.size)
+        return photograph.resize(size, Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
+    cells = {"plain": 1, "gradient": 2, "texture": int(rng.integers(4, 28))}[str(kind)]
+    base = rng.uniform(20, 235, 3)
+    colours = base + (rng.normal(0, 45, (cells, cells, 3)) if cells > 1 else 0) * np.ones((cells, cells, 1))
+    return Image.fromarray(colours.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+
+
+@lru_cache(maxsize=1)
+def background_photographs() -> list[Image.Image]:
+    """Photographs without any of our objects, from scikit-image and scikit-learn (see the model card)."""
+    from skimage import data as pictures
+    from sklearn.datasets import load_sample_images
+
+    arrays = [pictures.grass(), pictures.gravel(), pictures.brick(), pictures.moon(), pictures.coffee()]
+    arrays += load_sample_images().images
+    return [Image.fromarray(array).convert("RGB") for array in arrays]

@@ -1,0 +1,100 @@
+"""A small audio classifier over the data set's objects: the judge of generated sounds.
+
+It is trained on real recordings alone, with strong augmentation, and never takes part in training a generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sounding.audio import MelSpectrogram, resample
+from sounding.config import AudioConfig
+
+from ..data.stamps import SAMPLE_RATE, Stamps, fill
+from ..loop import LoopConfig, run
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """Settings of `train_classifier`."""
+
+    loop: LoopConfig
+    seconds: float = 2.56
+    smoothing: float = 0.1
+
+
+class Classifier(nn.Module):
+    """Log-mel [B, T, 64] -> logits [B, classes]; any length, pooled over time by mean and maximum."""
+
+    def __init__(self, classes: int, width: int = 48):
+        super().__init__()
+        widths = (width, 2 * width, 3 * width, 4 * width)
+        layers: list[nn.Module] = []
+        before = 1
+        for channels in widths:
+            layers += [
+                nn.Conv2d(before, channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            before = channels
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * before * 4, classes))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Logits of log-mels; the level is taken out, so loudness does not count."""
+        peak = mel.amax(dim=(1, 2), keepdim=True)
+        maps = self.body(((mel - peak).clamp(min=-9) / 3 + 1)[:, None])  # [B, C, T/16, 4]
+        pooled = torch.cat([maps.mean(dim=2), maps.amax(dim=2)], dim=1).flatten(1)
+        return self.head(pooled)
+
+
+def augment(clip: Tensor, samples: int, rng: np.random.Generator) -> Tensor:
+    """[any] -> [samples]: other speed, colour, noise, level, echo."""
+    rate = int(SAMPLE_RATE * rng.choice([0.9, 0.95, 1.0, 1.0, 1.05, 1.1]))
+    clip = resample(clip, rate, SAMPLE_RATE)
+    clip = functional.pad(clip, (0, max(0, samples - len(clip))))[:samples]
+    spectrum = torch.fft.rfft(clip)
+    curve = torch.from_numpy(np.interp(np.linspace(0, 7, len(spectrum)), np.arange(8), rng.normal(0, 4, 8)))
+    clip = torch.fft.irfft(spectrum * 10 ** (curve / 20), n=samples).float()
+    if rng.random() < 0.3:
+        delay = int(rng.integers(200, 3000))
+        clip = clip + float(rng.uniform(0.1, 0.4)) * functional.pad(clip, (delay, 0))[:samples]
+    noise = torch.from_numpy(rng.normal(0, 1, samples)).float()
+    return clip + noise * clip.abs().max() * 10 ** float(rng.uniform(-4, -1.7))
+
+
+def real_crops(data: Stamps, labels: list[int], samples: int, rng: np.random.Generator, *, strong: bool) -> Tensor:
+    """[len(labels), samples]: random cuts of real recordings, augmented if `strong`."""
+    if not strong:
+        return torch.stack([fill(data.recordings[label], samples, rng) for label in labels])
+    return torch.stack([augment(fill(data.recordings[label], samples * 5 // 4, rng), samples, rng) for label in labels])
+
+
+def train_classifier(recipe: ClassifierRecipe, data: Stamps, folder: Path) -> Classifier:
+    """Train, or load what `folder` holds from an earlier run."""
+    torch.manual_seed(recipe.loop.seed)
+    judge, to_mel = Classifier(len(data)), MelSpectrogram(AudioConfig())
+    samples = round(recipe.seconds * SAMPLE_RATE)
+
+    def losses(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        labels = rng.integers(0, len(data), recipe.loop.batch).tolist()
+        mel = to_mel(real_crops(data, labels, samples, rng, strong=True))
+        for row in mel:  # time and frequency masks
+            start, low = int(rng.integers(0, mel.shape[1] - 30)), int(rng.integers(0, 56))
+            row[start : start + int(rng.integers(0, 30))] = mel.min()
+            row[:, low : low + int(rng.integers(0, 8))] = mel.min()
+        logits = judge(mel).float()
+        target = torch.tensor(labels)
+        loss = functional.cross_entropy(logits, target, label_smoothing=recipe.smoothing)
+        return {"loss": loss, "top1": (logits.argmax(-1) == target).float().mean()}
+
+    judge.load_state_dict(run(judge, losses, recipe.loop, folder / "classifier.state"))
+    return judge.eval()

@@ -1,0 +1,133 @@
+"""Train the starter, all stages in order: `python -m training.starter --data data/stamps --out runs/starter`.
+
+Every stage keeps its state in the output folder: an interrupted run goes on where it was, a finished stage is
+only read. The last stage writes `starter.safetensors` there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sounding.checkpoint import save_model
+from sounding.config import SoundingConfig
+from sounding.files import replacing
+from sounding.model import SoundingModel
+
+from .data.stamps import LICENCE, Stamps
+from .encoders import EncodersRecipe, train_encoders
+from .grounded import GroundedRecipe, train_grounded
+from .recipe import RECIPES, read_model, read_recipe
+from .vae import VaeRecipe, latent_scale, train_vae
+from .vocoder import VocoderRecipe, train_vocoder
+
+T = TypeVar("T")
+STAGES = ("vae", "vocoder", "encoders", "grounded", "vocoder_restored", "export")
+
+# Stages that train one part name its tensors without the part.
+PREFIXES = {"vae": "vae.", "vocoder": "vocoder.", "vocoder_restored": "vocoder."}
+
+DESCRIPTION = (
+    "The small Sounding Objects model in the box: about 80 animals, instruments and things, from photographic "
+    "cut-outs and recordings of tuxpaint-stamps-default. See MODEL_CARD.md."
+)
+
+
+class StarterRun:
+    """Stages of one training, each of which needs the weights of those before it."""
+
+    def __init__(self, data: Stamps, recipes: Path, folder: Path):
+        self.data, self.recipes, self.folder = data, recipes, folder
+        self.base = read_model(recipes / "model.yaml")
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def weights(self, stage: str) -> dict[str, Tensor]:
+        """A stage's weights, trained now if its file is not there yet."""
+        file = self.folder / f"{stage}.safetensors"
+        if not file.is_file():
+            trained: dict[str, Callable[[], dict[str, Tensor]]] = {
+                "vae": lambda: train_vae(self.base, self.recipe("vae", VaeRecipe), self.data, self.folder),
+                "vocoder": lambda: train_vocoder(
+                    self.base, self.recipe("vocoder", VocoderRecipe), self.data, self.folder
+                ),
+                "encoders": lambda: train_encoders(
+                    self.base, self.recipe("encoders", EncodersRecipe), self.data, self.folder
+                ),
+                "grounded": self._grounded,
+                "vocoder_restored": lambda: train_vocoder(
+                    self.base,
+                    self.recipe("vocoder_restored", VocoderRecipe),
+                    self.data,
+                    self.folder,
+                    state="vocoder_restored",
+                    start=self.weights("vocoder"),
+                    vae_weights=self.weights("vae"),
+                ),
+            }
+            result = trained[stage]()
+            with replacing(file) as temporary:
+                save_file({name: value.contiguous() for name, value in result.items()}, temporary)
+        return load_file(file)
+
+    def recipe(self, name: str, cls: type[T]) -> T:
+        """The recipe file of a stage."""
+        return read_recipe(self.recipes / f"{name}.yaml", cls)
+
+    def config(self) -> SoundingConfig:
+        """The model's configuration with what is only known once the VAE is trained: the latents' scale."""
+        model = SoundingModel(self.base)
+        model.vae.load_state_dict(self.weights("vae"))
+        scale = round(latent_scale(self.base, model.vae, self.data), 4)
+        return dataclasses.replace(self.base, vae=dataclasses.replace(self.base.vae, scale=scale))
+
+    def assemble(self, *stages: str) -> SoundingModel:
+        """A model holding the weights of the given stages; other parts stay random."""
+        model = SoundingModel(self.config()).requires_grad_(False)
+        own = model.state_dict()
+        for stage in stages:
+            part = PREFIXES.get(stage, "")
+            for name, value in self.weights(stage).items():
+                if f"{part}{name}" not in own:
+                    raise KeyError(f"{stage} has {name!r}, which the model does not; remove the stage's files.")
+                own[f"{part}{name}"] = value
+        model.load_state_dict(own)
+        return model
+
+    def _grounded(self) -> dict[str, Tensor]:
+        model = self.assemble("vae", "encoders")
+        return train_grounded(model, self.recipe("grounded", GroundedRecipe), self.data, self.folder)
+
+    def export(self) -> Path:
+        """Write the checkpoint with all parts."""
+        path = self.folder / "starter.safetensors"
+        model = self.assemble("vae", "encoders", "grounded", "vocoder_restored")
+        save_model(model, path, title="Sounding Objects starter", description=DESCRIPTION, licence=LICENCE)
+        return path
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
+    parser.add_argument("--out", type=Path, default=Path("runs/starter"))
+    parser.add_argument("--recipes", type=Path, default=RECIPES / "starter", help="folder of the stages' recipes")
+    parser.add_argument("--stage", choices=STAGES, action="append", help="only these; all without it")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    training = StarterRun(Stamps(arguments.data), arguments.recipes, arguments.out)
+    for stage in arguments.stage or STAGES:
+        if stage == "export":
+            print(training.export())
+        else:
+            training.weights(stage)
+
+
+if __name__ == "__main__":
+    main()
