@@ -97,6 +97,20 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
     return resample(torch.from_numpy(np.ascontiguousarray(data.mean(axis=1))), rate, sample_rate)
 
 
+def audio_format(path: str | os.PathLike[str]) -> str:
+    """The format that the ending of `path` names, to be checked before long work.
+
+    Raises:
+        ValueError: the ending is not a format that soundfile writes.
+    """
+    import soundfile
+
+    name = Path(path).suffix[1:].upper()
+    if name not in soundfile.available_formats():
+        raise ValueError(f"{path} ends in {Path(path).suffix!r}, but .wav, .flac or .ogg is expected.")
+    return name
+
+
 def write_audio(path: str | os.PathLike[str], waveform: Tensor, sample_rate: int) -> None:
     """Write [channels, samples] or [samples] atomically; the ending of `path` names the format.
 
@@ -107,9 +121,7 @@ def write_audio(path: str | os.PathLike[str], waveform: Tensor, sample_rate: int
     """
     import soundfile
 
-    name = Path(path).suffix[1:].upper()
-    if name not in soundfile.available_formats():
-        raise ValueError(f"{path} ends in {Path(path).suffix!r}, but .wav, .flac or .ogg is expected.")
+    name = audio_format(path)
     samples = waveform.detach().float().cpu().clamp(-1, 1).reshape(-1, waveform.shape[-1]).T.numpy()
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format=name)

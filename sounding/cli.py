@@ -92,7 +92,7 @@ def generate(
     with plain_errors():
         import torch
 
-        from .audio import write_audio
+        from .audio import audio_format, write_audio
         from .model import load
         from .pictures import overlay, read_image, read_mask, write_image
 
@@ -101,6 +101,7 @@ def generate(
             raise ValueError("Both --mask and --text came, but one is expected; leave one of them out.")
         if batch > 1 and mask and len(mask) > 1:
             raise ValueError("--batch came with several masks, but one is expected; leave --batch out or use one mask.")
+        audio_format(out)
         picture = read_image(image)
         masks = [read_mask(path) for path in mask or []]
         selection = None if text is not None else _same_size(masks, picture)

@@ -160,9 +160,9 @@ class SoundingConfig:
         """Latent frames that cover `seconds`, a multiple of what the U-Net's levels divide by.
 
         Raises:
-            ValueError: `seconds` is not a positive finite number.
+            ValueError: `seconds` is shorter than one mel frame, or not a finite number.
         """
-        if not 0 < seconds < float("inf"):
+        if not self.audio.hop / self.audio.sample_rate <= seconds < float("inf"):
             raise ValueError(f"seconds is {seconds}, but a positive length is expected; ask for 0.1 or more.")
         frames = seconds * self.audio.sample_rate / (self.audio.hop * self.vae.stride)
         step = 2 ** (len(self.unet.channels) - 1)

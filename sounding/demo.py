@@ -55,12 +55,12 @@ def write_demo(model: SoundingModel, out: Path, *, seed: int = 0, on_step: OnSte
         write_image(out / f"{name}_attention.png", attention[i])
         write_image(out / f"{name}_mel.png", spectrograms[i])
         write_audio(out / f"{name}.wav", sounds[i], model.config.audio.sample_rate)
-    rows = [_row([picture[0], covered[i], attention[i], spectrograms[i]]) for i in range(len(OBJECTS))]
+    rows = [frame_row([picture[0], covered[i], attention[i], spectrograms[i]]) for i in range(len(OBJECTS))]
     write_image(out / "overview.jpg", torch.cat(rows))
     return out / "overview.jpg"
 
 
-def _row(pictures: list[Tensor], height: int = 256, gap: int = 8) -> Tensor:
+def frame_row(pictures: list[Tensor], height: int = 256, gap: int = 8) -> Tensor:
     """Pictures [H, W, 3] beside each other at one height, framed in white."""
     framed = []
     for picture in pictures:

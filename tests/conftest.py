@@ -22,6 +22,12 @@ from sounding.model import SoundingModel
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random inputs, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> SoundingConfig:
     return SoundingConfig(

@@ -90,6 +90,12 @@ def test_ddim_visits_the_base_models_steps() -> None:
     assert sampler.timesteps.tolist() == list(range(996, 0, -5))
 
 
+def test_dpm_solver_visits_trailing_steps() -> None:
+    sampler = build_scheduler(CONFIG, "dpm++")
+    sampler.set_timesteps(25)
+    assert sampler.timesteps.tolist() == list(range(999, 0, -40))
+
+
 @pytest.mark.parametrize("step", [1, 500])
 def test_one_ddim_step_by_hand(step: int) -> None:
     """Eta 0: x' = a' (x - sigma e) / a + sigma' e, with leading steps of 1000 / steps."""
@@ -199,7 +205,7 @@ def test_denoise_starts_from_the_noised_latents(scheduler: str) -> None:
     first = denoiser.steps[0]
     start = ALPHAS[first] ** 0.5 * clean.double() + (1 - ALPHAS[first]) ** 0.5 * noise
     expected = exact(start, first, ALPHAS[0]) if scheduler == "ddim" else with_last_jump(start, denoiser.steps)
-    torch.testing.assert_close(sample.double(), expected, atol=0.03, rtol=0)
+    torch.testing.assert_close(sample.double(), expected, atol=0.05, rtol=0)
     assert not torch.allclose(sample.double(), exact(noise, first, ALPHAS[0]), atol=0.1)  # the latents matter
 
 

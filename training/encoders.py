@@ -77,11 +77,21 @@ def attention_loss(query: Tensor, patches: Tensor, coverage: Tensor) -> Tensor:
     return -(target * scores.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def train_encoders(config: SoundingConfig, recipe: EncodersRecipe, data: Stamps, folder: Path) -> dict[str, Tensor]:
-    """Train and return the weights of both encoders (`patches.*`, `query.*`)."""
+def train_encoders(
+    config: SoundingConfig,
+    recipe: EncodersRecipe,
+    data: Stamps,
+    folder: Path,
+    *,
+    start: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Train from `start` (from ImageNet without) and return both encoders' weights (`patches.*`, `query.*`)."""
     torch.manual_seed(recipe.loop.seed)
     encoders = Encoders(config)
-    load_imagenet(encoders.patches)
+    if start is not None:
+        encoders.load_state_dict(start)
+    else:
+        load_imagenet(encoders.patches)
     trunk = encoders.patches.tower.trunk
     for frozen in (trunk.conv_stem, trunk.bn1, *trunk.blocks[: recipe.frozen_blocks]):
         frozen.requires_grad_(False)

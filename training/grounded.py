@@ -111,14 +111,26 @@ def build_cache(model: SoundingModel, recipe: GroundedRecipe, data: Stamps, file
 
 
 def train_grounded(
-    model: SoundingModel, recipe: GroundedRecipe, data: Stamps, folder: Path, *, state: str = "grounded"
+    model: SoundingModel,
+    recipe: GroundedRecipe,
+    data: Stamps,
+    folder: Path,
+    *,
+    start: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Train with `model`'s frozen encoders and VAE; returns weights of `grounding.*` and `unet.*`."""
+    """Train from `start` (from scratch without) with `model`'s frozen encoders and VAE.
+
+    Returns:
+        Weights of `grounding.*` and `unet.*`.
+    """
     torch.manual_seed(recipe.loop.seed)
     config = model.config
-    cache = build_cache(model, recipe, data, folder / f"{state}_scenes.safetensors")
+    cache = build_cache(model, recipe, data, folder / "grounded_scenes.safetensors")
     learning = Grounded(config)
-    start_from_encoders(learning.grounding)
+    if start is not None:
+        learning.load_state_dict(start)
+    else:
+        start_from_encoders(learning.grounding)
     schedule = build_noise_schedule(config.diffusion)
     snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
     weight = snr.clamp(max=recipe.snr_gamma) / snr if recipe.snr_gamma else torch.ones_like(snr)
@@ -152,4 +164,4 @@ def train_grounded(
             "weight_std": learning.grounding.weight_std.clone(),
         }
 
-    return run(learning, losses, recipe.loop, folder / f"{state}.state")
+    return run(learning, losses, recipe.loop, folder / "grounded.state")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,40 +40,56 @@ DESCRIPTION = (
 
 
 class StarterRun:
-    """Stages of one training, each of which needs the weights of those before it."""
+    """Stages of one training, each of which needs the weights of those before it.
 
-    def __init__(self, data: Stamps, recipes: Path, folder: Path):
+    `start` is a checkpoint to begin from instead of from scratch, of the same sizes.
+    """
+
+    def __init__(self, data: Stamps, recipes: Path, folder: Path, start: Path | None = None):
         self.data, self.recipes, self.folder = data, recipes, folder
         self.base = read_model(recipes / "model.yaml")
+        self.start = load_file(start) if start is not None else {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def weights(self, stage: str) -> dict[str, Tensor]:
         """A stage's weights, trained now if its file is not there yet."""
         file = self.folder / f"{stage}.safetensors"
         if not file.is_file():
-            trained: dict[str, Callable[[], dict[str, Tensor]]] = {
-                "vae": lambda: train_vae(self.base, self.recipe("vae", VaeRecipe), self.data, self.folder),
-                "vocoder": lambda: train_vocoder(
-                    self.base, self.recipe("vocoder", VocoderRecipe), self.data, self.folder
-                ),
-                "encoders": lambda: train_encoders(
-                    self.base, self.recipe("encoders", EncodersRecipe), self.data, self.folder
-                ),
-                "grounded": self._grounded,
-                "vocoder_restored": lambda: train_vocoder(
-                    self.base,
-                    self.recipe("vocoder_restored", VocoderRecipe),
-                    self.data,
-                    self.folder,
-                    state="vocoder_restored",
-                    start=self.weights("vocoder"),
-                    vae_weights=self.weights("vae"),
-                ),
-            }
-            result = trained[stage]()
+            result = self._train(stage)
             with replacing(file) as temporary:
                 save_file({name: value.contiguous() for name, value in result.items()}, temporary)
         return load_file(file)
+
+    def _train(self, stage: str) -> dict[str, Tensor]:
+        base, data, folder = self.base, self.data, self.folder
+        if stage == "vae":
+            return train_vae(base, self.recipe(stage, VaeRecipe), data, folder, start=self._started("vae."))
+        if stage == "encoders":
+            start = self._started("patches.", "query.")
+            return train_encoders(base, self.recipe(stage, EncodersRecipe), data, folder, start=start)
+        if stage == "grounded":
+            model, start = self.assemble("vae", "encoders"), self._started("grounding.", "unet.")
+            return train_grounded(model, self.recipe(stage, GroundedRecipe), data, folder, start=start)
+        restored = stage == "vocoder_restored"
+        return train_vocoder(
+            base,
+            self.recipe(stage, VocoderRecipe),
+            data,
+            folder,
+            state=stage,
+            start=self.weights("vocoder") if restored else self._started("vocoder."),
+            vae_weights=self.weights("vae") if restored else None,
+        )
+
+    def _started(self, *prefixes: str) -> dict[str, Tensor] | None:
+        """The parts of `start` under the names that their trainer uses, in float32."""
+        cut = len(prefixes[0]) if len(prefixes) == 1 else 0
+        found = {
+            name[cut:]: value.float() if value.is_floating_point() else value
+            for name, value in self.start.items()
+            if name.startswith(prefixes)
+        }
+        return found or None
 
     def recipe(self, name: str, cls: type[T]) -> T:
         """The recipe file of a stage."""
@@ -100,10 +115,6 @@ class StarterRun:
         model.load_state_dict(own)
         return model
 
-    def _grounded(self) -> dict[str, Tensor]:
-        model = self.assemble("vae", "encoders")
-        return train_grounded(model, self.recipe("grounded", GroundedRecipe), self.data, self.folder)
-
     def export(self) -> Path:
         """Write the checkpoint with all parts."""
         path = self.folder / "starter.safetensors"
@@ -118,10 +129,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/stamps"))
     parser.add_argument("--out", type=Path, default=Path("runs/starter"))
     parser.add_argument("--recipes", type=Path, default=RECIPES / "starter", help="folder of the stages' recipes")
+    parser.add_argument("--start", type=Path, help="a checkpoint to begin from, such as models/starter.safetensors")
     parser.add_argument("--stage", choices=STAGES, action="append", help="only these; all without it")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    training = StarterRun(Stamps(arguments.data), arguments.recipes, arguments.out)
+    training = StarterRun(Stamps(arguments.data), arguments.recipes, arguments.out, arguments.start)
     for stage in arguments.stage or STAGES:
         if stage == "export":
             print(training.export())

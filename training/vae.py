@@ -32,10 +32,19 @@ class VaeRecipe:
     difference: float = 0.5
 
 
-def train_vae(config: SoundingConfig, recipe: VaeRecipe, data: Stamps, folder: Path) -> dict[str, Tensor]:
-    """Train from scratch and return the VAE's weights; the state is kept in `folder`."""
+def train_vae(
+    config: SoundingConfig,
+    recipe: VaeRecipe,
+    data: Stamps,
+    folder: Path,
+    *,
+    start: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Train from `start` (from scratch without) and return the VAE's weights; the state is kept in `folder`."""
     torch.manual_seed(recipe.loop.seed)
     vae = build_vae(config)
+    if start is not None:
+        vae.load_state_dict(start)
     to_mel = MelSpectrogram(config.audio)
 
     def losses(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:

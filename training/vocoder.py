@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sounding.audio import MelSpectrogram
 from sounding.config import SoundingConfig
@@ -23,7 +23,9 @@ from .loop import LoopConfig, run
 
 @dataclass(frozen=True)
 class VocoderRecipe:
-    """Settings of `train_vocoder`; `restored` is the share of batches whose mel went through the VAE."""
+    """Settings of `train_vocoder`; `restored` is the share of batches whose mel went through the VAE,
+    `plain` the share of crops from single recordings as they are (see `sounding_crops`).
+    """
 
     loop: LoopConfig
     frames: int = 50
@@ -32,6 +34,7 @@ class VocoderRecipe:
     mel_weight: float = 1.0
     resolutions: tuple[int, ...] = (128, 256, 512, 1024, 2048)
     restored: float = 0.0
+    plain: float = 0.0
 
 
 def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -45,6 +48,15 @@ def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
         )
         total = total + (a - b).norm() / b.norm() + (a.log() - b.log()).abs().mean()
     return total / len(sizes)
+
+
+def fold_weight_norm(module: nn.Module) -> None:
+    """Turn weight-normed layers into plain ones. transformers' own `remove_weight_norm` knows only the hooks
+    of older torch versions, while its `apply_weight_norm` makes parametrizations.
+    """
+    for layer in module.modules():
+        if nn.utils.parametrize.is_parametrized(layer, "weight"):
+            nn.utils.parametrize.remove_parametrizations(layer, "weight")
 
 
 def train_vocoder(
@@ -86,7 +98,7 @@ def train_vocoder(
 
     def losses(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         frames = recipe.frames // 4 * 4
-        real = sounding_crops(data.recordings, recipe.loop.batch, frames * config.audio.hop, rng)
+        real = sounding_crops(data.recordings, recipe.loop.batch, frames * config.audio.hop, rng, plain=recipe.plain)
         mel = to_mel(real)  # [B, T, 64]
         seen = through_vae(mel) if rng.random() < recipe.restored else mel
         made = vocoder(seen).float()[:, : real.shape[1]]  # HiFi-GAN of these kernels ends 32 samples late
@@ -96,5 +108,5 @@ def train_vocoder(
 
     weights = run(vocoder, losses, recipe.loop, folder / f"{state}.state")
     vocoder.load_state_dict(weights)
-    vocoder.remove_weight_norm()
+    fold_weight_norm(vocoder)
     return {name: value.detach().clone() for name, value in vocoder.state_dict().items()}

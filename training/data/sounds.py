@@ -19,17 +19,22 @@ def random_clip(recordings: list[Tensor], samples: int, rng: np.random.Generator
     return clip * float(10 ** (-rng.uniform(0, 12) / 20))
 
 
-def sounding_crops(recordings: list[Tensor], batch: int, samples: int, rng: np.random.Generator) -> Tensor:
+def sounding_crops(
+    recordings: list[Tensor], batch: int, samples: int, rng: np.random.Generator, *, plain: float = 0.0
+) -> Tensor:
     """[batch, samples] cut around a place where there is sound, so that batches are not mostly gaps.
 
-    A third is played faster or slower (0.8 to 1.25 times): more pitches than the recordings have.
+    A share `plain` comes from single recordings as they are. Of the rest, mixes at many levels, a third is
+    played faster or slower (0.8 to 1.25 times): more pitches than the recordings have.
     """
     crops = []
     for _ in range(batch):
-        clip = random_clip(recordings, 2 * samples, rng)
-        if rng.random() < 1 / 3:
-            rate = int(SAMPLE_RATE * rng.choice([0.8, 0.9, 1.1, 1.25]))
-            clip = resample(clip, rate, SAMPLE_RATE)
+        if rng.random() < plain:
+            clip = fill(recordings[int(rng.integers(len(recordings)))], 2 * samples, rng)
+        else:
+            clip = random_clip(recordings, 2 * samples, rng)
+            if rng.random() < 1 / 3:
+                clip = resample(clip, int(SAMPLE_RATE * rng.choice([0.8, 0.9, 1.1, 1.25])), SAMPLE_RATE)
         loud = (clip.abs() > 0.02 * clip.abs().max()).nonzero()[:, 0]
         centre = int(loud[int(rng.integers(len(loud)))])
         start = min(max(0, centre - samples // 2), len(clip) - samples)

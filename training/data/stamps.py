@@ -1,4 +1,4 @@
-"""Photographic cut-outs with real recordings from Debian's `tuxpaint-stamps-default` (GPL-2).
+"""Photographic cut-outs with real recordings from Debian's `tuxpaint-stamps-default` (GPL-2.0-or-later).
 
 Get the package with `apt-get install tuxpaint-stamps-default`, or without root:
 `apt-get download tuxpaint-stamps-default && dpkg -x tuxpaint-stamps-default_*.deb FOLDER`.
@@ -24,7 +24,7 @@ from sounding.audio import normalize, read_audio, write_audio
 from sounding.files import write_atomic
 
 SAMPLE_RATE = 16_000
-LICENCE = "GPL-2 (tuxpaint-stamps, Copyright 2002-2022 Bill Kendrick and contributors)"
+LICENCE = "GPL-2.0-or-later (tuxpaint-stamps, Copyright 2002-2022 Bill Kendrick and contributors)"
 
 # Stamps that have a sound but are no photograph of what makes it: drawings, signs, spoken words, music cues.
 NOT_PHOTOGRAPHS = {
