@@ -1,0 +1,67 @@
+"""The checkpoint in the box does what the README shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import sounding
+from sounding.checkpoint import describe, starter_path
+from sounding.pictures import read_image, read_mask
+from sounding.vision import mask_to_grid
+
+INPUT = Path(__file__).parent.parent / "example_workflows" / "input"
+NAMES = ("dog", "cow")
+
+
+@pytest.fixture(scope="module")
+def starter() -> sounding.SoundingModel:
+    return sounding.load("starter", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture() -> Tensor:
+    return read_image(INPUT / "farm.png")
+
+
+@pytest.fixture(scope="module")
+def masks() -> Tensor:
+    return torch.cat([read_mask(INPUT / f"farm_mask_{name}.png") for name in NAMES])
+
+
+def test_it_is_small_and_says_what_it_is() -> None:
+    described = describe(starter_path())
+    assert described["bytes"] <= 40e6
+    assert described["dtypes"] == ["F16", "I64"] or described["dtypes"] == ["F16"]
+    assert "GPL-2.0-or-later" in described["modelspec"]["modelspec.license"]
+
+
+def test_a_name_finds_its_object(starter, picture, masks) -> None:
+    condition = starter.ground(starter.see(picture), text=[f"a {name}" for name in NAMES])
+    coverage = mask_to_grid(masks, (picture.shape[1], picture.shape[2]), starter.config.patches)  # [2, P]
+    # An even attention would put an object's share of the picture on it: about a tenth here.
+    on = condition.weights @ coverage.T  # [named, object]
+    assert (on.diagonal() > 3 * coverage.mean(dim=1)).all()
+    assert on[0, 0] > 3 * on[0, 1]
+    assert on[1, 1] > 3 * on[1, 0]
+
+
+def test_what_a_mask_covers_is_recognised(starter, picture, masks) -> None:
+    patches = starter.see(picture)[0]
+    coverage = mask_to_grid(masks, (picture.shape[1], picture.shape[2]), starter.config.patches)
+    pooled = torch.nn.functional.normalize(coverage @ patches, dim=-1)
+    names = ["a dog", "a cow", "a rooster", "a violin", "a fire truck", "an elephant"]
+    queries = torch.nn.functional.normalize(starter.query.encode(names), dim=-1)
+    assert (pooled @ queries.T).argmax(dim=-1).tolist() == [0, 1]
+
+
+def test_the_mask_decides_the_sound_and_the_seed_repeats_it(starter, picture, masks) -> None:
+    settings = {"image": picture, "seconds": 1.0, "steps": 8, "seed": 3}
+    dog, again, cow = (starter.generate(mask=masks[i : i + 1], **settings) for i in (0, 0, 1))
+    assert torch.equal(dog, again)
+    assert dog.shape == (1, 1, 16_000)
+    assert min(dog.abs().max(), cow.abs().max()) > 0.01
+    assert (dog - cow).abs().max() > 0.01
