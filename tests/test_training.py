@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from training.data import scenes, stamps
 from training.data.sounds import sounding_crops
 from training.data.stamps import Stamps, fill, find_stamps, mix, trim
 from training.encoders import attention_loss
-from training.evaluate.recognise import score
+from training.evaluate.classifier import Classifier
+from training.evaluate.recognise import Judge, evaluate, score
 from training.grounded import start_from_encoders
 from training.loop import LoopConfig, rate_at, run
 from training.recipe import RECIPES, read_model, read_recipe
@@ -275,6 +277,26 @@ def test_score_counts_ranks() -> None:
     logits = torch.tensor([[3.0, 1, 2, 0, -1, -2], [0, 5, 4, 3, 2, 1], [9, 8, 7, 6, 5, 4]])
     result = score(logits, torch.tensor([0, 0, 4]))
     assert (result.top1, result.top5, result.count) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 3)
+
+
+def test_evaluation_hears_every_object(data: Stamps, tiny_model: SoundingModel) -> None:
+    class Oracle(Judge):
+        """Knows the real tones by their loudest frequency, and says "the first object" of all else."""
+
+        def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+            loudest = torch.fft.rfft(waveform).abs().argmax(dim=1) * 16_000 / waveform.shape[1]
+            tones = torch.tensor([TONES[stamp.name] for stamp in data.stamps])
+            near = (loudest[:, None] - tones).abs() < 20
+            return torch.cat([near.any(1, keepdim=True).logical_not(), near[:, 1:]], 1).float() + 2.0 * near
+
+    settings = Namespace(seconds=0.64, steps=2, cfg=2.0, scheduler="dpm++", batch=4, per_object=2, pairs=3)
+    figures = evaluate(tiny_model, data, Oracle(Classifier(len(data))), settings)
+    assert figures["real"] == {"top1": 1.0, "top5": 1.0, "count": 6}
+    assert figures["chance"]["top1"] == pytest.approx(1 / 3)
+    assert figures["masked"]["count"] == figures["text"]["count"] == figures["copies"]["count"] == 6
+    assert figures["masked"]["top1"] < 1  # a random model does not sing
+    assert figures["masked_rank_by_object"].keys() == set(TONES)
+    assert figures["pairs"]["count"] == 3
 
 
 def test_moments_of_a_mask_meet_those_of_attention_in_training(tiny_config: SoundingConfig) -> None:

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from sounding.audio import MelSpectrogram, resample
+from sounding.config import AudioConfig
 from sounding.files import write_atomic
+from sounding.grounding import Condition
 from sounding.model import SoundingModel, load
 
 from ..data.scenes import as_tensors, make_scene, scene_rng
@@ -49,19 +51,12 @@ class Judge:
 
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
-        self.to_mel = MelSpectrogram(load_audio_config())
+        self.to_mel = MelSpectrogram(AudioConfig())  # whatever mel the model under test uses
 
     @torch.no_grad()
     def __call__(self, waveform: Tensor) -> Tensor:
         """[B, samples] -> [B, classes]."""
         return self.classifier(self.to_mel(waveform)).log_softmax(dim=-1)
-
-
-def load_audio_config():  # type: ignore[no-untyped-def]
-    """The judge always hears AudioLDM's mel, whatever the model under test uses."""
-    from sounding.config import AudioConfig
-
-    return AudioConfig()
 
 
 def score(logits: Tensor, labels: Tensor) -> Score:
@@ -79,7 +74,7 @@ def copies(model: SoundingModel, waveform: Tensor) -> Tensor:
 def generated(
     model: SoundingModel,
     data: Stamps,
-    scenes: list[tuple[int, tuple[int, ...] | None]],
+    scenes: list[tuple[int, tuple[int, ...]]],
     settings: argparse.Namespace,
     *,
     by: str,
@@ -97,8 +92,10 @@ def generated(
             else:
                 conditions.append(model.ground(patches, text=data.stamps[scene.labels[0]].caption))
             labels.append(scene.labels)
-        tokens = torch.cat([condition.tokens for condition in conditions])
-        together = type(conditions[0])(tokens, torch.cat([condition.weights for condition in conditions]))
+        together = Condition(
+            torch.cat([condition.tokens for condition in conditions]),
+            torch.cat([condition.weights for condition in conditions]),
+        )
         noise = model.noise(settings.seconds, [index for index, _ in scenes[first : first + settings.batch]])
         latents = model.sample(together, noise, steps=settings.steps, cfg=settings.cfg, scheduler=settings.scheduler)
         waveform = model.vocode(model.decode(latents), settings.seconds)[:, 0]
@@ -122,22 +119,22 @@ def evaluate(model: SoundingModel, data: Stamps, judge: Judge, settings: argpars
     }
     log.info("%s", figures)
     # Held-out scenes of one to four objects: the objects' numbers are drawn by the scene's own generator.
-    scenes: list[tuple[int, tuple[int, ...] | None]] = []
+    scenes: list[tuple[int, tuple[int, ...]]] = []
     for n, label in enumerate(every):
         rng = np.random.default_rng([98, n])
         count = int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.2, 0.15]))
-        others = rng.choice([i for i in range(len(data)) if i != label], count, replace=False)
+        others = rng.choice([i for i in range(len(data)) if i != label], min(count, len(data) - 1), replace=False)
         scenes.append((n, (label, *(int(i) for i in others))))
-    for by in ("mask", "text"):
-        sounds, _ = generated(model, data, scenes, settings, by=by)
-        figures["masked" if by == "mask" else "text"] = vars(score(judge(sounds), labels))
+    for by, name in (("mask", "masked"), ("text", "text")):
+        logits = judge(generated(model, data, scenes, settings, by=by)[0])
+        figures[name] = vars(score(logits, labels))
+        log.info("%s %s", name, figures[name])
         if by == "mask":
-            ranks = (judge(sounds) > judge(sounds).gather(1, labels[:, None])).sum(dim=1)
+            ranks = (logits > logits.gather(1, labels[:, None])).sum(dim=1)
             figures["masked_rank_by_object"] = {
-                data.stamps[label].name: int(ranks[labels == label].float().median()) + 1 for label in range(len(data))
+                stamp.name: int(ranks[labels == stamp.label].float().median()) + 1 for stamp in data.stamps
             }
-        log.info("%s", figures["masked" if by == "mask" else "text"])
-    pairs: list[tuple[int, tuple[int, ...] | None]] = []
+    pairs: list[tuple[int, tuple[int, ...]]] = []
     for n in range(settings.pairs):
         rng = np.random.default_rng([97, n])
         pairs.append((100_000 + n, tuple(int(i) for i in rng.choice(len(data), 2, replace=False))))
