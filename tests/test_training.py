@@ -241,7 +241,7 @@ def test_recipe_errors_name_file_and_key(tmp_path: Path) -> None:
 def test_vae_and_vocoder_learn(
     data: Stamps, tiny_config: SoundingConfig, tiny_model: SoundingModel, tmp_path: Path
 ) -> None:
-    loop = LoopConfig(steps=60, batch=4, lr=3e-3, warmup=5, log_every=10, bf16=False)
+    loop = LoopConfig(steps=80, batch=4, lr=3e-3, warmup=5, log_every=10, bf16=False)
     seen: dict[str, list[float]] = {}
 
     import training.vae
@@ -250,7 +250,7 @@ def test_vae_and_vocoder_learn(
     def spying(module, losses, loop, file):
         def spy(step, rng, generator):
             named = losses(step, rng, generator)
-            seen.setdefault(file.stem, []).append(named["loss"].item())
+            seen.setdefault(file.stem, []).append(named["l1" if "l1" in named else "mel"].item())
             return named
 
         return run(module, spy, loop, file)
@@ -267,10 +267,8 @@ def test_vae_and_vocoder_learn(
             start=tiny_model.vocoder.state_dict(),  # from scratch it stays too quiet for so few steps
             vae_weights=vae,
         )
-    print({name: (np.mean(losses[:5]), np.mean(losses[-15:])) for name, losses in seen.items()})
-    # Chance moves these means by some 3 %.
-    assert np.mean(seen["vae"][-5:]) < 0.8 * np.mean(seen["vae"][:5])
-    assert np.mean(seen["vocoder"][-5:]) < 0.9 * np.mean(seen["vocoder"][:5])
+    for distances in seen.values():
+        assert np.mean(distances[-10:]) < 0.7 * np.mean(distances[:10])
 
 
 def test_score_counts_ranks() -> None:
@@ -308,7 +306,7 @@ def test_moments_of_a_mask_meet_those_of_attention_in_training(tiny_config: Soun
     for _ in range(20):
         condition = grounding.by_query(torch.randn(8, 16) * 20, torch.randn(8, 25, 16))
         stds.append(condition.weights.std(dim=-1, unbiased=False).mean())
-    assert float(grounding.weight_std) == pytest.approx(float(torch.stack(stds).mean()), rel=1e-4)
+    assert float(grounding.weight_std) == pytest.approx(float(torch.stack(stds).mean().detach()), rel=1e-4)
     matched = match_moments((torch.rand(1, 25) > 0.5).float(), grounding.weight_std)
     assert float(matched.std(unbiased=False)) == pytest.approx(float(grounding.weight_std), rel=1e-4)
 
