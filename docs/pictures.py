@@ -52,8 +52,7 @@ def thumbnail(model: sounding.SoundingModel, graph: dict[str, dict[str, Any]]) -
         condition = model.ground(patches, mask=shown, image_size=size)
     noise = model.noise(seconds, [settings["seed"] + i for i in range(len(condition))])
     mel = model.decode(model.sample(condition, noise, steps=settings["steps"], cfg=settings["cfg"]))
-    frames = round(seconds * model.config.audio.sample_rate / model.config.audio.hop)
-    spectrograms = mel_picture(mel[:, :frames])
+    spectrograms = mel_picture(mel[:, : model.config.mel_frames(seconds)])
     rows = [frame_row([selected, sound]) for selected, sound in zip(overlay(picture, shown), spectrograms, strict=True)]
     return torch.cat(rows)
 

@@ -156,6 +156,10 @@ class SoundingConfig:
         """Height of the latent in mel direction (16 for 64 bands)."""
         return self.audio.mel_bands // self.vae.stride
 
+    def mel_frames(self, seconds: float) -> int:
+        """Mel frames in `seconds`, to the nearest."""
+        return round(seconds * self.audio.sample_rate / self.audio.hop)
+
     def latent_frames(self, seconds: float) -> int:
         """Latent frames that cover `seconds`, a multiple of what the U-Net's levels divide by.
 

@@ -44,11 +44,10 @@ def write_demo(model: SoundingModel, out: Path, *, seed: int = 0, on_step: OnSte
     noise = model.noise(SECONDS, [seed + i for i in range(len(OBJECTS))])
     mel = model.decode(model.sample(condition, noise, on_step=on_step))
     sounds = model.vocode(mel, SECONDS)
-    frames = round(SECONDS * model.config.audio.sample_rate / model.config.audio.hop)
 
     covered = overlay(picture, masks)
     attention = overlay(picture, asked.attention_map(size))
-    spectrograms = mel_picture(mel[:, :frames])
+    spectrograms = mel_picture(mel[:, : model.config.mel_frames(SECONDS)])
     write_image(out / "picture.png", picture[0])
     for i, name in enumerate(OBJECTS):
         write_image(out / f"{name}_mask.png", covered[i])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sounding.checkpoint import save_model
 from sounding.config import SoundingConfig
-from sounding.files import replacing
+from sounding.files import replacing, write_atomic
 from sounding.model import SoundingModel
 
 from .data.stamps import LICENCE, Stamps
@@ -96,11 +97,18 @@ class StarterRun:
         return read_recipe(self.recipes / f"{name}.yaml", cls)
 
     def config(self) -> SoundingConfig:
-        """The model's configuration with what is only known once the VAE is trained: the latents' scale."""
-        model = SoundingModel(self.base)
-        model.vae.load_state_dict(self.weights("vae"))
-        scale = round(latent_scale(self.base, model.vae, self.data), 4)
-        return dataclasses.replace(self.base, vae=dataclasses.replace(self.base.vae, scale=scale))
+        """The model's configuration with what is only known once the VAE is trained: the latents' scale.
+
+        It is measured once: the U-Net has to be given at export what it was trained with.
+        """
+        file = self.folder / "latent_scale.json"
+        if not file.is_file():
+            model = SoundingModel(self.base)
+            model.vae.load_state_dict(self.weights("vae"))
+            scale = round(latent_scale(self.base, model.vae, self.data), 4)
+            write_atomic(file, json.dumps(scale).encode())
+        vae = dataclasses.replace(self.base.vae, scale=json.loads(file.read_text()))
+        return dataclasses.replace(self.base, vae=vae)
 
     def assemble(self, *stages: str) -> SoundingModel:
         """A model holding the weights of the given stages; other parts stay random."""

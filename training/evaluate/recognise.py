@@ -59,9 +59,14 @@ class Judge:
         return self.classifier(self.to_mel(waveform)).log_softmax(dim=-1)
 
 
+def ranks_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes of [N, classes] are ranked above the labels [N]: [N]."""
+    return (logits > logits.gather(1, labels[:, None])).sum(dim=1)
+
+
 def score(logits: Tensor, labels: Tensor) -> Score:
     """Top-1 and top-5 of [N, classes] against [N]."""
-    ranks = (logits > logits.gather(1, labels[:, None])).sum(dim=1)
+    ranks = ranks_of(logits, labels)
     return Score(float((ranks < 1).float().mean()), float((ranks < 5).float().mean()), len(labels))
 
 
@@ -130,7 +135,7 @@ def evaluate(model: SoundingModel, data: Stamps, judge: Judge, settings: argpars
         figures[name] = vars(score(logits, labels))
         log.info("%s %s", name, figures[name])
         if by == "mask":
-            ranks = (logits > logits.gather(1, labels[:, None])).sum(dim=1)
+            ranks = ranks_of(logits, labels)
             figures["masked_rank_by_object"] = {
                 stamp.name: int(ranks[labels == stamp.label].float().median()) + 1 for stamp in data.stamps
             }
