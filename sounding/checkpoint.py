@@ -93,7 +93,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     if CONFIG_KEY not in metadata:
         raise CheckpointError(
             f"{path} is a .safetensors file of another kind of model (no {CONFIG_KEY} in its header); give a "
-            "Sounding Objects checkpoint, or make one with `python -m training.starter`."
+            "Sounding Objects checkpoint, or make one with `python -m training run`."
         )
     try:
         config = SoundingConfig.from_json(metadata[CONFIG_KEY])

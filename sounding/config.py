@@ -202,9 +202,13 @@ def from_dict(cls: type, data: dict[str, Any], where: str = "") -> Any:
     """Build the dataclass `cls` from nested dictionaries, checking names and types.
 
     Raises:
-        ValueError: naming the key that is unknown or has the wrong type.
+        ValueError: naming the key that is unknown, missing or has the wrong type.
     """
     hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        needed = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if needed and item.name not in data:
+            raise ValueError(f"The key {where + item.name!r} is missing, but {cls.__name__} needs it; give it a value.")
     values = {}
     for key, value in data.items():
         name = f"{where}{key}"

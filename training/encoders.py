@@ -1,4 +1,4 @@
-"""Train patch and query encoders against each other, from ImageNet weights.
+"""Patch and query encoders against each other, for models that bring no CLIP and CLAP (section 3.3).
 
 Three contrastive terms (equation 5's form): a patch-level one, in which a sentence must put its attention on
 the objects it names; a region-level one, patches pooled by an object's mask against every object's caption;
@@ -8,48 +8,67 @@ and a scene-level one, all patches pooled against the captions of the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sounding.config import SoundingConfig
-from sounding.text import build_query_encoder
+from sounding.model import SoundingModel
 from sounding.vision import PatchEncoder, mask_to_grid
 
 from .data.scenes import TEMPLATES, as_tensors, make_scene, scene_caption, scene_rng
 from .data.stamps import Stamps
-from .loop import LoopConfig, run
+from .learner import Objective
+from .loader import Item
+
+MOST_OBJECTS = 4
 
 
 @dataclass(frozen=True)
-class EncodersRecipe:
-    """Settings of `train_encoders`; `frozen_blocks` of the tower keep their ImageNet weights."""
+class EncodersSettings:
+    """`imagenet` starts the patch tower from published weights; `frozen_blocks` of it then stay as they are."""
 
-    loop: LoopConfig
+    imagenet: bool = False
     frozen_blocks: int = 3
     temperature: float = 0.05
     region_weight: float = 1.0
     scene_weight: float = 0.25
 
 
-class Encoders(nn.Module):
-    """The two encoders that are trained together, named as in a SoundingModel."""
+class SceneItems:
+    """Scenes of stamps, each drawn anew: the set has no end, `count` only names an epoch."""
 
-    def __init__(self, config: SoundingConfig):
-        super().__init__()
-        self.patches = PatchEncoder(config.patches)
-        self.query = build_query_encoder(config.query)
+    def __init__(self, stamps: Stamps, model: SoundingModel, count: int = 100_000):
+        self.stamps, self.config, self.count = stamps, model.config, count
 
-    def train(self, mode: bool = True) -> Encoders:
-        """Batch statistics stay ImageNet's: batches are small and scenes are not what users will show."""
-        super().train(mode)
-        for module in self.patches.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
+    def __len__(self) -> int:
+        return self.count
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """picture [H, W, 3], grids [4, P] and labels [4] of up to four objects (label -1: none), sounding [4],
+        caption, and a sentence form for the objects' own names.
+        """
+        patches = self.config.patches
+        size = (patches.image_size, patches.image_size)
+        scene = make_scene(self.stamps, scene_rng("train", index), size=size)
+        image, masks = as_tensors(scene)
+        grids = torch.zeros(MOST_OBJECTS, patches.grid**2)
+        grids[: len(masks)] = mask_to_grid(masks, size, patches)
+        labels = torch.full((MOST_OBJECTS,), -1)
+        labels[: len(masks)] = torch.tensor(scene.labels)
+        sounding = torch.zeros(MOST_OBJECTS, dtype=torch.bool)
+        sounding[list(scene.sounding)] = True
+        return {
+            "id": f"scene {index}",
+            "picture": image[0],
+            "grids": grids,
+            "labels": labels,
+            "sounding": sounding,
+            "caption": scene_caption(self.stamps, scene, rng),
+            "form": str(rng.choice(TEMPLATES)),
+        }
 
 
 def load_imagenet(patches: PatchEncoder) -> None:
@@ -77,56 +96,86 @@ def attention_loss(query: Tensor, patches: Tensor, coverage: Tensor) -> Tensor:
     return -(target * scores.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def train_encoders(
-    config: SoundingConfig,
-    recipe: EncodersRecipe,
-    data: Stamps,
-    folder: Path,
-    *,
-    start: dict[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """Train from `start` (from ImageNet without) and return both encoders' weights (`patches.*`, `query.*`)."""
-    torch.manual_seed(recipe.loop.seed)
-    encoders = Encoders(config)
-    if start is not None:
-        encoders.load_state_dict(start)
-    else:
-        load_imagenet(encoders.patches)
-    trunk = encoders.patches.tower.trunk
-    for frozen in (trunk.conv_stem, trunk.bn1, *trunk.blocks[: recipe.frozen_blocks]):
-        frozen.requires_grad_(False)
-    size = config.patches.image_size
+class EncodersObjective(Objective):
+    """Learns the model's patch and query encoders in place."""
 
-    def losses(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        first = step * recipe.loop.batch
-        scenes = [make_scene(data, scene_rng("train", first + i), size=(size, size)) for i in range(recipe.loop.batch)]
-        drawn = [as_tensors(scene) for scene in scenes]
-        patches = encoders.patches(torch.cat([image for image, _ in drawn]))  # [B, P, L]
-        grids = [mask_to_grid(masks, (size, size), config.patches) for _, masks in drawn]  # [k, P] each
-        everything = encoders.query.encode(
-            [str(rng.choice(TEMPLATES)).format(stamp.caption) for stamp in data.stamps]
-        )  # [classes, L]
-        captions = encoders.query.encode([scene_caption(data, scene, rng) for scene in scenes])  # [B, L]
+    def __init__(self, model: SoundingModel, settings: EncodersSettings, names: list[str]):
+        super().__init__()
+        self.settings, self.names = settings, names
+        self.patches, self.query = model.patches, model.query
+        self.requires_grad_(True)
+        if settings.imagenet:
+            load_imagenet(self.patches)
+        if model.config.patches.tower == "timm":
+            trunk = self.patches.tower.trunk
+            for frozen in (trunk.conv_stem, trunk.bn1, *trunk.blocks[: settings.frozen_blocks]):
+                frozen.requires_grad_(False)
 
-        owner = torch.tensor([i for i, scene in enumerate(scenes) for _ in scene.labels])
-        labels = torch.tensor([label for scene in scenes for label in scene.labels])
-        cover = torch.cat(grids)  # [objects, P]
-        seen = cover.sum(dim=-1) > 0.2  # nearly hidden objects teach nothing
-        owner, labels, cover = owner[seen], labels[seen], cover[seen]
+    def train(self, mode: bool = True) -> EncodersObjective:
+        """Batch statistics stay as they came: batches are small, and scenes are not what users will show."""
+        super().train(mode)
+        for module in self.patches.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
-        named = torch.stack([grid[list(scene.sounding)].amax(dim=0) for grid, scene in zip(grids, scenes, strict=True)])
+    def example(self, device: torch.device) -> dict[str, Any]:
+        """A batch of one."""
+        side, cells = self.patches.config.image_size, self.patches.config.grid**2
+        return {
+            "picture": torch.zeros(1, side, side, 3, device=device),
+            "grids": torch.ones(1, MOST_OBJECTS, cells, device=device),
+            "labels": torch.zeros(1, MOST_OBJECTS, dtype=torch.long, device=device),
+            "sounding": torch.ones(1, MOST_OBJECTS, dtype=torch.bool, device=device),
+            "caption": [self.names[0]],
+            "form": [TEMPLATES[0]],
+        }
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of `SceneItems`; top1 is the share of objects whose caption is nearest to their patches."""
+        patches = self.patches(batch["picture"]).float()  # [B, P, L]
+        captions = self.query.encode(batch["caption"]).float()  # [B, L]
+        forms = [batch["form"][i % len(batch["form"])] for i in range(len(self.names))]
+        everything = self.query.encode([form.format(name) for form, name in zip(forms, self.names, strict=True)])
+        everything = everything.float()  # [classes, L]
+
+        # Objects of all processes together: how many a process has varies, and the loss is a mean over all.
+        patches, captions = gather(patches), gather(captions)
+        grids, labels, sounding = (gather(batch[name]) for name in ("grids", "labels", "sounding"))
+        named = (grids * sounding[..., None]).amax(dim=1)  # [B, P]
+        seen = (labels >= 0) & (grids.sum(dim=-1) > 0.2)  # nearly hidden objects teach nothing
+        owner, cover, labels = seen.nonzero()[:, 0], grids[seen], labels[seen]
+
         attention = attention_loss(everything[labels], patches[owner], cover) + attention_loss(
             captions, patches, named + 1e-6
         )
-        pooled = (patches[owner].float() * cover[..., None]).sum(1) / cover.sum(-1, keepdim=True)  # [objects, L]
-        similar = functional.normalize(pooled, dim=-1) @ functional.normalize(everything.float(), dim=-1).T
-        region = functional.cross_entropy(similar / recipe.temperature, labels)
-        whole = functional.normalize(patches.float().mean(1), dim=-1)
-        pairs = whole @ functional.normalize(captions.float(), dim=-1).T / recipe.temperature
-        same = torch.arange(len(scenes))
-        scene = (functional.cross_entropy(pairs, same) + functional.cross_entropy(pairs.T, same)) / 2
-        total = attention + recipe.region_weight * region + recipe.scene_weight * scene
+        pooled = (patches[owner] * cover[..., None]).sum(1) / cover.sum(-1, keepdim=True)  # [objects, L]
+        similar = functional.normalize(pooled, dim=-1) @ functional.normalize(everything, dim=-1).T
+        region = functional.cross_entropy(similar / self.settings.temperature, labels)
+        scene = contrastive_loss(patches.mean(dim=1), captions, self.settings.temperature)
+        total = attention + self.settings.region_weight * region + self.settings.scene_weight * scene
         right = (similar.argmax(-1) == labels).float().mean()
         return {"loss": total, "attention": attention, "region": region, "scene": scene, "top1": right}
 
-    return run(encoders, losses, recipe.loop, folder / "encoders.state")
+
+def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Symmetric InfoNCE of pairs [B, L] (equation 5): every row's partner among all rows, both ways."""
+    pairs = functional.normalize(first, dim=-1) @ functional.normalize(second, dim=-1).T / temperature
+    same = torch.arange(len(pairs), device=pairs.device)
+    return (functional.cross_entropy(pairs, same) + functional.cross_entropy(pairs.T, same)) / 2
+
+
+def gather(rows: Tensor) -> Tensor:
+    """[B, ...] of this process -> [processes * B, ...] of all, with gradients."""
+    if not torch.distributed.is_initialized():
+        return rows
+    from torch.distributed.nn import functional as distributed
+
+    parts = distributed.all_gather(rows.contiguous()) if rows.is_floating_point() else _all_gather(rows)
+    return torch.cat(list(parts))
+
+
+def _all_gather(rows: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, rows.contiguous())
+    return parts

@@ -1,121 +1,169 @@
-"""The loop that every trainer shares: schedule, precision, clipping, logging, and resuming where it stopped."""
+"""The loop that every trainer shares, on one process or many: steps, averaging, states, reports.
+
+A run stopped at any moment goes on to the very weights of an unbroken one: items and their noise follow from
+seed and step (see `loader`), and a state holds everything else.
+"""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from sounding.files import replacing
+from .discriminators import Critic
+from .learner import Learner, LoopConfig, Objective, backward, build_accelerator, rate_at
+from .loader import Items, Order, build_loader
+from .report import Report
+from .states import States
 
 log = logging.getLogger("training")
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast. The learning rate warms up and then falls as a cosine to 2 % of its peak."""
-
-    steps: int
-    batch: int
-    lr: float
-    warmup: int = 100
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    seed: int = 0
-    bf16: bool = True
-    ema: float = 0.0  # 0 keeps no running average of the weights
-    save_minutes: float = 3.0
-    log_every: int = 100
-
-
-StepFunction = Callable[[int, np.random.Generator, torch.Generator], dict[str, Tensor]]
-
-
-def step_randomness(seed: int, step: int) -> tuple[np.random.Generator, torch.Generator]:
-    """The random numbers of one step depend on seed and step alone, so a resumed run draws the same ones."""
-    return np.random.default_rng([seed, step]), torch.Generator().manual_seed(seed * 1_000_003 + step)
-
-
-def rate_at(step: int, loop: LoopConfig) -> float:
-    """Learning rate of `step`."""
-    if step < loop.warmup:
-        return loop.lr * (step + 1) / loop.warmup
-    done = (step - loop.warmup) / max(1, loop.steps - loop.warmup)
-    return loop.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def run(module: nn.Module, losses: StepFunction, loop: LoopConfig, state_file: Path) -> dict[str, Tensor]:
-    """Train `module` in place and return the weights to keep (the running average if there is one).
+def train(
+    objective: Objective,
+    items: Items,
+    loop: LoopConfig,
+    folder: Path,
+    *,
+    workers: int = 0,
+    critic: Critic | None = None,
+    preview: Callable[[int, Report], None] | None = None,
+    preview_every: int = 0,
+    accelerator: Accelerator | None = None,
+) -> None:
+    """Train `objective` in place; it ends in evaluation mode with the weights to keep (the running average if any).
 
     Args:
-        module: everything that learns.
-        losses: `losses(step, rng, generator)` gives named scalar losses; "loss" is minimised.
-        loop: the settings.
-        state_file: where the state is kept; a run that finds one goes on from it.
+        items: the training set.
+        folder: gets `states/` and what `Report` writes. A run that finds states there goes on from the last one.
+        workers: processes that draw items.
+        critic: discriminators, trained against the objective's "made".
+        preview: `preview(step, report)` is called on the first process every `preview_every` steps, with the
+            weights to keep in place.
 
     Raises:
-        FloatingPointError: the loss is not finite; the last saved state is left as it was.
+        FloatingPointError: loss or gradient is not finite; names the items and the last state.
+        ValueError: settings that do not fit the data or the processes.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay)
-    average = {k: v.detach().clone() for k, v in module.state_dict().items()} if loop.ema else {}
-    first = 0
-    if state_file.is_file():
-        state = torch.load(state_file, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, first = state["average"], state["step"]
-        log.info("%s: going on from step %d", state_file.stem, first)
+    accelerator = accelerator or build_accelerator(loop)
+    main, steps = accelerator.is_main_process, loop.length(len(items))
+    learner = Learner(objective, loop, accelerator)
+    objective.place(accelerator.device)
+    rival = Learner(critic, loop, accelerator) if critic is not None else None
+    average = EMAModel(learner.parameters, decay=loop.ema, foreach=True) if loop.ema else None
+    states, first = States(folder / "states", loop.keep), 0
+    if (state := states.latest()) is not None:
+        first = state["step"]
+        learner.load(state["learner"])
+        if rival is not None:
+            rival.load(state["critic"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+            average.to(accelerator.device)
+        log.info("%s goes on from step %d", folder, first)
 
     def save(step: int) -> None:
-        with replacing(state_file) as temporary:
-            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            torch.save(state | {"step": step}, temporary)
+        if main:
+            parts = {
+                "learner": learner.state(),
+                "critic": rival.state() if rival else None,
+                "average": average.state_dict() if average else None,
+            }
+            states.save(step, parts)
 
-    device = parameters[0].device.type
-    module.train()
-    saved = logged = time.monotonic()
-    sums: dict[str, float] = {}
-    summed = 0
-    for step in range(first, loop.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, loop)
-        with torch.autocast(device, torch.bfloat16, enabled=loop.bf16):
-            named = losses(step, *step_randomness(loop.seed, step))
-        if not torch.isfinite(named["loss"]):
-            raise FloatingPointError(f"{state_file.stem}: loss is {named['loss'].item()} at step {step}.")
-        optimizer.zero_grad(set_to_none=True)
-        named["loss"].backward()
-        nn.utils.clip_grad_norm_(parameters, loop.clip)
-        optimizer.step()
-        if loop.ema:
-            decay = min(loop.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, value in module.state_dict().items():
-                    kept = average[name]
-                    kept.lerp_(value, 1 - decay) if kept.is_floating_point() else kept.copy_(value)
-        for name, value in named.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-        summed += 1
-        if (step + 1) % loop.log_every == 0:
-            seconds, logged = time.monotonic() - logged, time.monotonic()
-            shown = "  ".join(f"{name} {total / summed:.4f}" for name, total in sums.items())
-            left = (loop.steps - step - 1) * seconds / summed / 60
-            sums, summed = {}, 0
-            log.info("%s %d/%d  %s  %.1f min left", state_file.stem, step + 1, loop.steps, shown, left)
-        if time.monotonic() - saved > loop.save_minutes * 60:
-            save(step + 1)
-            saved = time.monotonic()
-    if first < loop.steps:
-        save(loop.steps)
-    module.eval()
-    return average or {k: v.detach().clone() for k, v in module.state_dict().items()}
+    order = Order(
+        len(items),
+        batch=loop.batch,
+        steps=steps,
+        first=first,
+        seed=loop.seed,
+        accumulate=loop.accumulate,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    batches = iter(build_loader(items, order, workers=workers, pin=accelerator.device.type == "cuda"))
+    check = _FiniteCheck(states)
+    saved = time.monotonic()
+    with Report(folder, steps, loop.batch, folder.name, log_every=loop.log_every, quiet=not main) as report:
+        for step in range(first, steps):
+            objective.train()
+            ids: list[str] = []
+            sums: dict[str, Tensor] = {}
+            for micro in range(loop.accumulate):
+                with report.waiting():
+                    batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
+                ids += batch["id"]
+                last = micro == loop.accumulate - 1
+                with nullcontext() if last else accelerator.no_sync(learner.model):
+                    for name, value in backward(learner, rival, batch, loop.accumulate, accelerator).items():
+                        sums[name] = sums.get(name, 0) + value / loop.accumulate
+            rate = rate_at(step, steps, loop)
+            sums["gradient"] = learner.step(rate)
+            if rival is not None:
+                rival.step(rate)
+            if average is not None:
+                average.step(learner.parameters)
+            if accelerator.num_processes > 1:
+                stacked = accelerator.reduce(torch.stack([value.float() for value in sums.values()]), "mean")
+                sums = dict(zip(sums, stacked, strict=True))
+            check(step, sums["loss"] + sums["gradient"], ids)
+            report.step(step + 1, {**sums, "rate": rate})
+
+            due = time.monotonic() - saved > loop.save_minutes * 60
+            if due or (loop.save_steps and (step + 1) % loop.save_steps == 0) or step + 1 == steps:
+                check.now()
+                save(step + 1)
+                saved = time.monotonic()
+            if preview is not None and main and preview_every and (step + 1) % preview_every == 0:
+                objective.eval()
+                with _averaged(average, learner.parameters):
+                    preview(step + 1, report)
+    accelerator.wait_for_everyone()
+    if average is not None:
+        average.copy_to(learner.parameters)
+    objective.eval()
+
+
+class _FiniteCheck:
+    """Stops at a loss or gradient that is not finite. Looks one step late, so that no step waits for the device."""
+
+    def __init__(self, states: States):
+        self.states = states
+        self.pending: tuple[int, Tensor, list[str]] | None = None
+
+    def __call__(self, step: int, value: Tensor, ids: list[str]) -> None:
+        self.now()
+        self.pending = (step, value, ids)
+
+    def now(self) -> None:
+        """Look at what is pending."""
+        if self.pending is None:
+            return
+        (step, value, ids), self.pending = self.pending, None
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"Loss or gradient is not finite at step {step}, with the items {', '.join(ids)}. "
+                f"{self.states.last_word()} Lower loop.lr, or look at those items."
+            )
+
+
+@contextmanager
+def _averaged(average: EMAModel | None, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """The running average in place of the weights."""
+    if average is None:
+        yield
+        return
+    average.store(parameters)
+    average.copy_to(parameters)
+    try:
+        yield
+    finally:
+        average.restore(parameters)

@@ -1,75 +1,101 @@
-"""Train the mel VAE: L1 of the normalised log-mel, of its differences in time and frequency, and a small KL."""
+"""The mel VAE: L1 of the normalised log-mel and of its slopes, a small KL, and if wanted a patch discriminator."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sounding.audio import MelSpectrogram
-from sounding.config import SoundingConfig
-from sounding.networks import build_vae
+from sounding.model import SoundingModel
 
-from .data.sounds import sounding_crops
-from .data.stamps import Stamps
-from .loop import LoopConfig, run
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+from .data.sounds import Clips
+from .learner import Objective
+from .loader import Item
 
 
 @dataclass(frozen=True)
-class VaeRecipe:
-    """Settings of `train_vae`; `frames` is the crop length in mel frames."""
+class VaeSettings:
+    """`frames` is the crop's length in mel frames, `kl` and `slope` weigh their terms against the L1.
 
-    loop: LoopConfig
+    `critic` scales the widths of a patch discriminator (0: none, 1: the published ones), weighed by `adversarial`.
+    """
+
     frames: int = 128
     kl: float = 1e-3
-    difference: float = 0.5
+    slope: float = 0.5
+    critic: float = 0.0
+    adversarial: float = 0.1
 
 
-def train_vae(
-    config: SoundingConfig,
-    recipe: VaeRecipe,
-    data: Stamps,
-    folder: Path,
-    *,
-    start: dict[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """Train from `start` (from scratch without) and return the VAE's weights; the state is kept in `folder`."""
-    torch.manual_seed(recipe.loop.seed)
-    vae = build_vae(config)
-    if start is not None:
-        vae.load_state_dict(start)
-    to_mel = MelSpectrogram(config.audio)
+class VaeItems:
+    """Crops of sounds, as waveforms [samples] with the noise that samples the posterior."""
 
-    def losses(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        waveform = sounding_crops(data.recordings, recipe.loop.batch, recipe.frames * config.audio.hop, rng)
-        mel = (to_mel(waveform)[:, None] - config.vae.mel_mean) / config.vae.mel_std  # [B, 1, T, 64]
-        posterior = vae.encode(mel).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        restored = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+    def __init__(self, clips: Clips, model: SoundingModel, settings: VaeSettings):
+        self.clips, self.config = clips, model.config
+        self.frames = settings.frames
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """waveform [frames * hop], noise [8, frames/4, 16]."""
+        vae = self.config.vae
+        shape = (vae.latent_channels, self.frames // vae.stride, self.config.latent_bands)
+        return {
+            "waveform": self.clips.crop(index, self.frames * self.config.audio.hop, rng),
+            "noise": torch.from_numpy(rng.standard_normal(shape, np.float32)),
+        }
+
+
+class VaeObjective(Objective):
+    """Learns the model's VAE in place."""
+
+    def __init__(self, model: SoundingModel, settings: VaeSettings):
+        super().__init__()
+        self.settings, self.config = settings, model.config.vae
+        self.vae, self.bands = model.vae, model.config.latent_bands
+        self.requires_grad_(True)
+        self.to_mel = MelSpectrogram(model.config.audio)
+        self.adversarial_weight, self.matching_weight = settings.adversarial, 0.0
+
+    def normal_mel(self, waveform: Tensor) -> Tensor:
+        """[B, samples] -> [B, 1, T, 64] as the VAE takes it."""
+        return ((self.to_mel(waveform) - self.config.mel_mean) / self.config.mel_std)[:, None]
+
+    def example(self, device: torch.device) -> dict[str, Any]:
+        """A batch of one."""
+        shape = (self.config.latent_channels, self.settings.frames // self.config.stride, self.bands)
+        samples = self.settings.frames * self.to_mel.config.hop
+        return {"waveform": torch.zeros(1, samples, device=device), "noise": torch.zeros(1, *shape, device=device)}
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of `VaeItems`; l1 is in nats of the log-mel."""
+        mel = self.normal_mel(batch["waveform"])
+        posterior = self.vae.encode(mel).latent_dist
+        restored = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample.float()
         error = restored - mel
         l1 = error.abs().mean()
         slope = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        return {
-            "loss": l1 + recipe.difference * slope + recipe.kl * kl,
-            "l1": l1 * config.vae.mel_std,
+        losses = {
+            "loss": l1 + self.settings.slope * slope + self.settings.kl * kl,
+            "l1": l1 * self.config.mel_std,
             "kl": kl,
         }
+        return losses | {"real": mel, "made": restored} if self.settings.critic else losses
 
-    return run(vae, losses, recipe.loop, folder / "vae.state")
-
-
-@torch.no_grad()
-def latent_scale(config: SoundingConfig, vae: AutoencoderKL, data: Stamps, clips: int = 64) -> float:
-    """1 / standard deviation of the latents of random clips: what brings them to unit variance."""
-    rng = np.random.default_rng(0)
-    waveform = sounding_crops(data.recordings, clips, 256 * config.audio.hop, rng)
-    mel = (MelSpectrogram(config.audio)(waveform)[:, None] - config.vae.mel_mean) / config.vae.mel_std
-    return 1.0 / float(vae.encode(mel).latent_dist.mean.std())
+    @torch.no_grad()
+    def measure_scale(self, model: SoundingModel, items: VaeItems, clips: int = 64) -> None:
+        """Set the latents' scale in `model.config`: 1 / standard deviation over random clips (unit variance)."""
+        rows = [items.item(i % len(items), np.random.default_rng([0, 2, i]))["waveform"] for i in range(clips)]
+        device = next(self.vae.parameters()).device
+        means = [
+            self.vae.encode(self.normal_mel(part.to(device))).latent_dist.mean for part in torch.stack(rows).split(16)
+        ]
+        vae = dataclasses.replace(model.config.vae, scale=round(1.0 / float(torch.cat(means).std()), 4))
+        model.config = dataclasses.replace(model.config, vae=vae)

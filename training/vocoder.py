@@ -1,44 +1,50 @@
-"""Train the HiFi-GAN generator by mel and multi-resolution STFT distances.
-
-The starter's copies need no discriminators to be recognisable; adversarial training belongs to larger runs.
-"""
+"""HiFi-GAN (Kong et al. 2020): mel and multi-resolution STFT distances, and its discriminators where wanted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sounding.audio import MelSpectrogram
-from sounding.config import SoundingConfig
-from sounding.networks import build_vae, build_vocoder
+from sounding.model import SoundingModel
+from sounding.networks import build_vocoder
 
-from .data.sounds import sounding_crops
-from .data.stamps import Stamps
-from .loop import LoopConfig, run
+from .data.sounds import Clips
+from .learner import Objective
+from .loader import Item
+
+QUIET = 0.005  # -46 dB
 
 
 @dataclass(frozen=True)
-class VocoderRecipe:
-    """Settings of `train_vocoder`; `restored` is the share of batches whose mel went through the VAE,
-    `plain` the share of crops from single recordings as they are (see `sounding_crops`).
+class VocoderSettings:
+    """`restored` is the share of items whose mel went through the VAE, which the vocoder so learns to undo.
+
+    `critic` scales the widths of the multi-period and multi-scale discriminators (0: none, 1: the published
+    ones). With them, mel 45 and stft 0 is the published loss.
     """
 
-    loop: LoopConfig
-    frames: int = 50
-    mel_mean: float = -4.6
-    mel_std: float = 2.2
-    mel_weight: float = 1.0
-    resolutions: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+    frames: int = 48
+    mel: float = 1.0
+    stft: float = 1.0
+    resolutions: tuple[int, ...] = (256, 512, 1024, 2048)
     restored: float = 0.0
-    plain: float = 0.0
+    critic: float = 0.0
+    adversarial: float = 1.0
+    matching: float = 2.0
+    mel_mean: float = -4.6  # for a vocoder that normalises its input and starts from scratch
+    mel_std: float = 2.2
 
 
 def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Spectral convergence plus log-magnitude L1, averaged over FFT sizes. Both [B, samples]."""
+    """Spectral convergence plus log-magnitude L1 (Yamamoto et al. 2020), averaged over FFT sizes and items.
+
+    Both [B, samples].
+    """
     total = made.new_zeros(())
     for size in sizes:
         window = torch.hann_window(size, device=made.device)
@@ -46,8 +52,85 @@ def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
             torch.stft(x, size, size // 4, window=window, return_complex=True).abs().clamp(min=1e-5)
             for x in (made, real)
         )
-        total = total + (a - b).norm() / b.norm() + (a.log() - b.log()).abs().mean()
+        # Near silence the ratio would grow without bounds: nothing counts as quieter than noise at an RMS of QUIET.
+        quiet = QUIET * (3 / 8 * size * a[0].numel()) ** 0.5
+        convergence = (a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1).clamp(min=quiet)
+        total = total + convergence.mean() + (a.log() - b.log()).abs().mean()
     return total / len(sizes)
+
+
+class VocoderItems:
+    """Crops of sounds, as waveforms [samples]; `restored` says whether the mel is to go through the VAE."""
+
+    def __init__(self, clips: Clips, model: SoundingModel, settings: VocoderSettings):
+        self.clips, self.restored = clips, settings.restored
+        stride = model.config.vae.stride
+        self.samples = settings.frames // stride * stride * model.config.audio.hop
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """waveform [samples] and restored."""
+        crop = self.clips.crop(index, self.samples, rng)
+        return {"waveform": crop, "restored": bool(rng.random() < self.restored)}
+
+
+class VocoderObjective(Objective):
+    """Learns a weight-normed copy of the model's vocoder; `install` folds it back."""
+
+    def __init__(self, model: SoundingModel, settings: VocoderSettings, *, fresh: bool):
+        super().__init__()
+        self.settings, self.config = settings, model.config
+        self.generator = build_vocoder(model.config)
+        self.generator.load_state_dict(model.vocoder.state_dict())
+        if fresh and model.config.vocoder.normalize:
+            self.generator.mean.fill_(settings.mel_mean)
+            self.generator.scale.fill_(settings.mel_std)
+        self.generator.apply_weight_norm()  # without it small generators do not get anywhere
+        self.requires_grad_(True)
+        self.to_mel = MelSpectrogram(model.config.audio)
+        self.adversarial_weight, self.matching_weight = settings.adversarial, settings.matching
+        # Frozen and not learnt, so it is no child: neither state nor processes need to know of it.
+        self._vae = [model.vae] if settings.restored else []
+
+    @torch.no_grad()
+    def through_vae(self, mel: Tensor) -> Tensor:
+        """Mel [B, T, 64] as the VAE gives it back."""
+        (vae,), config = self._vae, self.config.vae
+        if next(vae.parameters()).device != mel.device:
+            vae.to(mel.device)
+        normal = (mel[:, None] - config.mel_mean) / config.mel_std
+        restored = vae.decode(vae.encode(normal).latent_dist.mean).sample[:, 0].float()
+        return restored * config.mel_std + config.mel_mean
+
+    def example(self, device: torch.device) -> dict[str, Any]:
+        """A batch of one."""
+        samples = self.settings.frames * self.config.audio.hop
+        restored = torch.zeros(1, dtype=torch.bool, device=device)
+        return {"waveform": torch.zeros(1, samples, device=device), "restored": restored}
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of `VocoderItems`; mel is in nats of the log-mel."""
+        real = batch["waveform"]
+        mel = self.to_mel(real)  # [B, T, 64]
+        seen, rows = mel, batch["restored"]
+        if rows.any():
+            seen = mel.clone()
+            seen[rows] = self.through_vae(mel[rows])
+        made = self.generator(seen).float()[:, : real.shape[1]]  # some kernels end a few samples late
+        mel_l1 = (self.to_mel(made) - mel).abs().mean()
+        stft = stft_distance(made, real, self.settings.resolutions)
+        losses = {"loss": self.settings.mel * mel_l1 + self.settings.stft * stft, "mel": mel_l1, "stft": stft}
+        return losses | {"real": real, "made": made} if self.settings.critic else losses
+
+    def install(self, model: SoundingModel) -> None:
+        """Give the model what was learnt, as plain weights."""
+        folded = build_vocoder(model.config)
+        folded.apply_weight_norm()
+        folded.load_state_dict(self.generator.state_dict())
+        fold_weight_norm(folded)
+        model.vocoder.load_state_dict(folded.state_dict())
 
 
 def fold_weight_norm(module: nn.Module) -> None:
@@ -57,56 +140,3 @@ def fold_weight_norm(module: nn.Module) -> None:
     for layer in module.modules():
         if nn.utils.parametrize.is_parametrized(layer, "weight"):
             nn.utils.parametrize.remove_parametrizations(layer, "weight")
-
-
-def train_vocoder(
-    config: SoundingConfig,
-    recipe: VocoderRecipe,
-    data: Stamps,
-    folder: Path,
-    *,
-    state: str = "vocoder",
-    start: dict[str, Tensor] | None = None,
-    vae_weights: dict[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """Train and return the generator's weights, weight norm folded in.
-
-    Args:
-        state: name of the state file in `folder`.
-        start: weights to begin with; from scratch without.
-        vae_weights: needed where `recipe.restored` is above 0: the vocoder then also learns to undo what the
-            VAE does to a mel.
-    """
-    torch.manual_seed(recipe.loop.seed)
-    vocoder = build_vocoder(config)
-    if start is not None:
-        vocoder.load_state_dict(start)
-    else:
-        vocoder.mean.fill_(recipe.mel_mean)
-        vocoder.scale.fill_(recipe.mel_std)
-    vocoder.apply_weight_norm()  # without it the generator does not get anywhere at this size
-    to_mel = MelSpectrogram(config.audio)
-    vae = build_vae(config)
-    if vae_weights is not None:
-        vae.load_state_dict(vae_weights)
-
-    @torch.no_grad()
-    def through_vae(mel: Tensor) -> Tensor:
-        normal = (mel[:, None] - config.vae.mel_mean) / config.vae.mel_std
-        restored = vae.decode(vae.encode(normal).latent_dist.mean).sample[:, 0].float()
-        return restored * config.vae.mel_std + config.vae.mel_mean
-
-    def losses(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        frames = recipe.frames // 4 * 4
-        real = sounding_crops(data.recordings, recipe.loop.batch, frames * config.audio.hop, rng, plain=recipe.plain)
-        mel = to_mel(real)  # [B, T, 64]
-        seen = through_vae(mel) if rng.random() < recipe.restored else mel
-        made = vocoder(seen).float()[:, : real.shape[1]]  # HiFi-GAN of these kernels ends 32 samples late
-        mel_l1 = (to_mel(made) - mel).abs().mean()
-        stft = stft_distance(made, real, recipe.resolutions)
-        return {"loss": recipe.mel_weight * mel_l1 + stft, "mel": mel_l1, "stft": stft}
-
-    weights = run(vocoder, losses, recipe.loop, folder / f"{state}.state")
-    vocoder.load_state_dict(weights)
-    fold_weight_norm(vocoder)
-    return {name: value.detach().clone() for name, value in vocoder.state_dict().items()}

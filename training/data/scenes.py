@@ -48,7 +48,7 @@ def make_scene(
     """Draw a scene of `size` (width, height), with the given objects or one to four random ones."""
     if labels is None:
         count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.2, 0.15]))
-        labels = tuple(int(i) for i in rng.choice(len(data), count, replace=False))
+        labels = tuple(int(i) for i in rng.choice(len(data), min(count, len(data)), replace=False))
     for attempt in range(8):
         canvas = background(rng, size).convert("RGB")
         masks = [np.zeros(size[::-1], np.uint8) for _ in labels]

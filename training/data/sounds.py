@@ -1,42 +1,78 @@
-"""Random training clips from recordings: one object or a mix of several, as the scenes have them."""
+"""Random training clips of sounds: cut from long recordings, or mixed from single objects as scenes have them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Protocol
+
 import numpy as np
-import torch
 from torch import Tensor
 
-from sounding.audio import resample
+from sounding.audio import fit_length, normalize, resample
 
-from .stamps import SAMPLE_RATE, fill, mix
-
-
-def random_clip(recordings: list[Tensor], samples: int, rng: np.random.Generator) -> Tensor:
-    """[samples]: half the time one recording, else a mix of two or three; peak 0.5 turned down by 0 to 12 dB."""
-    count = int(rng.choice([1, 1, 2, 3]))
-    chosen = rng.choice(len(recordings), count, replace=False)
-    clip = mix([fill(recordings[i], samples, rng) for i in chosen], list(rng.uniform(-6, 6, count)))
-    return clip * float(10 ** (-rng.uniform(0, 12) / 20))
+from .shards import Shards
+from .stamps import SAMPLE_RATE, Stamps, fill, mix
 
 
-def sounding_crops(
-    recordings: list[Tensor], batch: int, samples: int, rng: np.random.Generator, *, plain: float = 0.0
-) -> Tensor:
-    """[batch, samples] cut around a place where there is sound, so that batches are not mostly gaps.
+class Clips(Protocol):
+    """Sounds by number; `crop` gives `samples` of one at 16 kHz, whatever is random drawn from `rng`."""
 
-    A share `plain` comes from single recordings as they are. Of the rest, mixes at many levels, a third is
-    played faster or slower (0.8 to 1.25 times): more pitches than the recordings have.
+    def __len__(self) -> int: ...
+
+    def crop(self, index: int, samples: int, rng: np.random.Generator) -> Tensor:
+        """[samples] float."""
+        ...
+
+
+class ShardClips:
+    """Crops of the recordings in shards, each brought to AudioLDM's training level."""
+
+    def __init__(self, folder: Path):
+        self.shards = Shards(folder, ("id", "waveform"))
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def crop(self, index: int, samples: int, rng: np.random.Generator) -> Tensor:
+        """[samples] around a place where there is sound."""
+        return cut_where_sounding(normalize(self.shards[index]["waveform"]), samples, rng)
+
+
+class StampClips:
+    """The stamps' recordings, single and mixed.
+
+    A share `plain` of the crops comes from single recordings as they are. Of the rest, mixes at many levels, a
+    third is played faster or slower (0.8 to 1.25 times): more pitches than the recordings have.
     """
-    crops = []
-    for _ in range(batch):
-        if rng.random() < plain:
-            clip = fill(recordings[int(rng.integers(len(recordings)))], 2 * samples, rng)
-        else:
-            clip = random_clip(recordings, 2 * samples, rng)
-            if rng.random() < 1 / 3:
-                clip = resample(clip, int(SAMPLE_RATE * rng.choice([0.8, 0.9, 1.1, 1.25])), SAMPLE_RATE)
-        loud = (clip.abs() > 0.02 * clip.abs().max()).nonzero()[:, 0]
-        centre = int(loud[int(rng.integers(len(loud)))])
-        start = min(max(0, centre - samples // 2), len(clip) - samples)
-        crops.append(clip[start : start + samples])
-    return torch.stack(crops)
+
+    def __init__(self, stamps: Stamps, plain: float = 0.5):
+        self.recordings, self.plain = stamps.recordings, plain
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def crop(self, index: int, samples: int, rng: np.random.Generator) -> Tensor:
+        """[samples] in which recording `index` sounds, alone or with others."""
+        if rng.random() < self.plain:
+            return cut_where_sounding(fill(self.recordings[index], 2 * samples, rng), samples, rng)
+        clip = self.mixed(index, 2 * samples, rng)
+        if rng.random() < 1 / 3:
+            clip = resample(clip, int(SAMPLE_RATE * rng.choice([0.8, 0.9, 1.1, 1.25])), SAMPLE_RATE)
+        return cut_where_sounding(clip, samples, rng)
+
+    def mixed(self, index: int, samples: int, rng: np.random.Generator) -> Tensor:
+        """[samples]: half the time the one recording, else with one or two others; peak 0.5, 0 to 12 dB down."""
+        others = [i for i in range(len(self.recordings)) if i != index]
+        count = min(int(rng.choice([0, 0, 1, 2])), len(others))
+        chosen = [index, *(int(i) for i in rng.choice(others, count, replace=False))] if count else [index]
+        clip = mix([fill(self.recordings[i], samples, rng) for i in chosen], list(rng.uniform(-6, 6, len(chosen))))
+        return clip * float(10 ** (-rng.uniform(0, 12) / 20))
+
+
+def cut_where_sounding(clip: Tensor, samples: int, rng: np.random.Generator) -> Tensor:
+    """[any] -> [samples] around a random place that is not silent, so that batches are not mostly gaps."""
+    clip = fit_length(clip, max(samples, len(clip)))
+    loud = (clip.abs() > 0.02 * clip.abs().max()).nonzero()[:, 0]
+    centre = int(loud[int(rng.integers(len(loud)))]) if len(loud) else samples // 2
+    start = min(max(0, centre - samples // 2), len(clip) - samples)
+    return clip[start : start + samples]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from sounding.audio import MelSpectrogram, resample
 from sounding.config import AudioConfig
 
 from ..data.stamps import SAMPLE_RATE, Stamps, fill
-from ..loop import LoopConfig, run
+from ..learner import LoopConfig, Objective
+from ..loader import Item
+from ..loop import train
 
 
 @dataclass(frozen=True)
@@ -78,23 +81,40 @@ def real_crops(data: Stamps, labels: list[int], samples: int, rng: np.random.Gen
     return torch.stack([augment(fill(data.recordings[label], samples * 5 // 4, rng), samples, rng) for label in labels])
 
 
+class _Items:
+    """Augmented cuts of real recordings as masked log-mels, with their labels."""
+
+    def __init__(self, data: Stamps, samples: int):
+        self.data, self.samples = data, samples
+        self.to_mel = MelSpectrogram(AudioConfig())
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        mel = self.to_mel(real_crops(self.data, [index], self.samples, rng, strong=True))[0]
+        start, low = int(rng.integers(0, len(mel) - 30)), int(rng.integers(0, 56))
+        silence = mel.min()
+        mel[start : start + int(rng.integers(0, 30))] = silence
+        mel[:, low : low + int(rng.integers(0, 8))] = silence
+        return {"mel": mel, "label": index}
+
+
+class _Objective(Objective):
+    def __init__(self, judge: Classifier, smoothing: float):
+        super().__init__()
+        self.judge, self.smoothing = judge, smoothing
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        logits = self.judge(batch["mel"]).float()
+        loss = functional.cross_entropy(logits, batch["label"], label_smoothing=self.smoothing)
+        return {"loss": loss, "top1": (logits.argmax(-1) == batch["label"]).float().mean()}
+
+
 def train_classifier(recipe: ClassifierRecipe, data: Stamps, folder: Path) -> Classifier:
     """Train, or load what `folder` holds from an earlier run."""
     torch.manual_seed(recipe.loop.seed)
-    judge, to_mel = Classifier(len(data)), MelSpectrogram(AudioConfig())
-    samples = round(recipe.seconds * SAMPLE_RATE)
-
-    def losses(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        labels = rng.integers(0, len(data), recipe.loop.batch).tolist()
-        mel = to_mel(real_crops(data, labels, samples, rng, strong=True))
-        for row in mel:  # time and frequency masks
-            start, low = int(rng.integers(0, mel.shape[1] - 30)), int(rng.integers(0, 56))
-            row[start : start + int(rng.integers(0, 30))] = mel.min()
-            row[:, low : low + int(rng.integers(0, 8))] = mel.min()
-        logits = judge(mel).float()
-        target = torch.tensor(labels)
-        loss = functional.cross_entropy(logits, target, label_smoothing=recipe.smoothing)
-        return {"loss": loss, "top1": (logits.argmax(-1) == target).float().mean()}
-
-    judge.load_state_dict(run(judge, losses, recipe.loop, folder / "classifier.state"))
-    return judge.eval()
+    judge = Classifier(len(data))
+    items = _Items(data, round(recipe.seconds * SAMPLE_RATE))
+    train(_Objective(judge, recipe.smoothing), items, recipe.loop, folder / "classifier")
+    return judge.cpu().eval()

@@ -1,0 +1,135 @@
+"""Recipes: what extends what, overrides, errors, and that all of ours say what they should."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sounding.model import SoundingModel
+from training.__main__ import app
+from training.evaluate.classifier import ClassifierRecipe
+from training.recipe import RECIPES, Recipe, parse_overrides, read_recipe, read_yaml
+from training.starter import stage_recipes
+
+WHOLE = sorted(path for path in RECIPES.rglob("*.yaml") if path.stem not in ("base", "classifier"))
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_every_recipe_reads_and_reads_back(path: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.loop.length(1000) > 0
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert read_recipe(tmp_path / "again.yaml") == recipe
+
+
+def test_the_papers_settings() -> None:
+    """Section 4.1."""
+    loop = read_recipe(RECIPES / "paper.yaml").loop
+    assert (loop.batch, loop.lr, loop.epochs, loop.betas) == (64, 1e-4, 300, (0.95, 0.999))
+    assert (loop.eps, loop.weight_decay) == (1e-6, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "value"),
+    [
+        ("frozen", "grounded.frozen", True),
+        ("multi_head", "model.grounding.heads", 8),
+        ("additive", "model.grounding.scoring", "additive"),
+        ("audio_query", "model.grounding.query", "audio"),
+        ("mask_training", "model.grounding.mask_training", 1.0),
+        ("no_positions", "model.grounding.positions", False),
+    ],
+)
+def test_an_ablation_is_its_difference_alone(name: str, where: str, value: object) -> None:
+    path = RECIPES / "ablations" / f"{name}.yaml"
+    changed, paper = (dataclasses.asdict(read_recipe(p)) for p in (path, RECIPES / "paper.yaml"))
+    found = changed
+    for key in where.split(".")[:-1]:
+        found = found[key]
+    assert found[where.rsplit(".", maxsplit=1)[-1]] == value
+    for recipe in (changed, paper):
+        del recipe["name"]
+        inner = recipe
+        for key in where.split(".")[:-1]:
+            inner = inner[key]
+        del inner[where.rsplit(".", maxsplit=1)[-1]]
+    if name != "audio_query":  # its queries are features of their own
+        assert changed == paper
+
+
+def test_the_starter_is_small_enough_and_its_stages_follow_each_other(tmp_path: Path) -> None:
+    stages = stage_recipes(Path("data/stamps"), tmp_path)
+    for before, stage in itertools.pairwise(stages):
+        assert stage.start["all"] == str(before.result)
+    assert len({stage.model.to_json() for stage in stages}) == 1
+    with torch.device("meta"):
+        weights = sum(value.numel() for value in SoundingModel(stages[0].model).state_dict().values())
+    assert 2 * weights < 40e6
+    assert read_recipe(RECIPES / "starter" / "classifier.yaml", ClassifierRecipe).loop.steps > 0
+
+
+def test_mappings_merge_and_the_rest_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("a: {x: 1, y: [1, 2]}\nb: 2\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\na: {y: [3]}\nc: 1e-4\n")
+    assert read_yaml(tmp_path / "top.yaml") == {"a": {"x": 1, "y": [3]}, "b": 2, "c": 1e-4}
+
+
+def test_overrides_are_typed_and_nested(tmp_path: Path) -> None:
+    assert parse_overrides(["loop.lr=2e-4", "loop.batch=8", "name=mine", "start={all: starter}"]) == {
+        "loop": {"lr": 2e-4, "batch": 8},
+        "name": "mine",
+        "start": {"all": "starter"},
+    }
+    recipe = read_recipe(RECIPES / "paper.yaml", overrides=["loop.lr=2e-4", "model.grounding.heads=4"])
+    assert (recipe.loop.lr, recipe.loop.batch, recipe.model.grounding.heads) == (2e-4, 64, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("loop: {steps: 1, batch: 1, lr: 0.1, stepz: 3}", r"vae\.yaml: Unknown key 'loop\.stepz'"),
+        ("loop: {steps: 1, batch: many, lr: 0.1}", r"loop\.batch is 'many'"),
+        ("loop: {steps: 1, batch: 1}", "loop"),
+        ("task: dance", "task is 'dance', but one of grounded"),
+        ("extends: vae.yaml", "extends itself"),
+        ("extends: gone.yaml", r"gone\.yaml cannot be read"),
+        ("- a\n- b", "holds a list"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "vae.yaml"
+    start = "" if text.startswith(("extends", "-", "a:", "task")) else "task: vae\nname: x\n"
+    file.write_text(start + text + ("\nname: x\nloop: {batch: 1, lr: 1}" if text.startswith("task") else "") + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_recipe(file, Recipe)
+
+
+def test_what_a_recipe_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_text("task: vae\nname: x\n")
+    with pytest.raises(ValueError, match=r"short\.yaml: The key 'loop' is missing"):
+        read_recipe(tmp_path / "short.yaml")
+    with pytest.raises(ValueError, match="'lr' is no override"):
+        parse_overrides(["lr"])
+
+
+def test_a_dry_run_says_what_a_run_would_take() -> None:
+    path = RECIPES / "starter" / "grounded.yaml"
+    result = CliRunner().invoke(app, ["run", str(path), "loop.batch=2", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    read = [line for line in result.output.splitlines() if line.startswith("unet")]
+    assert "M learn" in read[0]
+    assert "batch: 2" in result.output
+    assert "GFLOP" in result.output
+
+
+def test_a_bad_recipe_is_one_sentence_on_the_terminal(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "none.yaml")])
+    assert result.exit_code == 1
+    assert "none.yaml cannot be read" in result.output
+    assert "Traceback" not in result.output

@@ -1,0 +1,310 @@
+"""Every trainer through recipes, on the tests' own stamps: what they learn, and that the result loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import sounding
+from sounding.checkpoint import save_model
+from sounding.config import SoundingConfig
+from sounding.grounding import Grounding, match_moments
+from sounding.model import SoundingModel
+from training.data.features import FeatureSource
+from training.data.making import make_shards
+from training.data.scene_shards import StampSource
+from training.data.sounds import StampClips
+from training.data.stamps import Stamps
+from training.encoders import EncodersObjective, EncodersSettings, SceneItems, attention_loss, contrastive_loss, gather
+from training.grounded import GroundedItems, GroundedObjective, GroundedSettings, start_from_encoders
+from training.learner import LoopConfig
+from training.loader import Order, build_loader
+from training.previews import Preview, PreviewItem
+from training.recipe import DataConfig, Recipe
+from training.run import begin, build, run
+from training.vae import VaeSettings
+from training.vocoder import VocoderSettings, stft_distance
+
+
+def losses_of(recipe: Recipe) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (recipe.folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def features(stamps_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of a few scenes, as the tiny model sees and hears them."""
+    out = tmp_path_factory.mktemp("shards")
+    scenes = StampSource(stamps_folder, scenes=6, split="train", seconds=1.28, size=160, captions=2)
+    make_shards(scenes, out / "scenes", shard_size=4)
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    make_shards(FeatureSource(out / "scenes", model), out / "features", shard_size=4)
+    return out / "features"
+
+
+def recipe_of(task: Any, config: SoundingConfig, out: Path, **more: Any) -> Recipe:
+    loop = LoopConfig(steps=80, batch=4, lr=3e-3, warmup=5, log_every=10, precision="fp32")
+    return Recipe(
+        **{"task": task, "name": task, "loop": loop, "out": str(out), "model": config, "dtype": "fp32"} | more
+    )
+
+
+def test_vae_learns_and_its_latents_scale_is_measured(
+    tiny_config: SoundingConfig, stamps_folder: Path, tmp_path: Path
+) -> None:
+    data = DataConfig(stamps=str(stamps_folder))
+    recipe = recipe_of("vae", tiny_config, tmp_path, data=data, vae=VaeSettings(frames=32))
+    model = sounding.load(run(recipe), device="cpu")
+    logged = losses_of(recipe)
+    assert logged[-1]["l1"] < 0.7 * logged[0]["l1"]
+    clips = StampClips(Stamps(stamps_folder))
+    sounds = torch.stack([clips.crop(i % 3, 5120, np.random.default_rng(i)) for i in range(24)])
+    deviation = float(torch.cat([model.encode(part) for part in sounds.split(8)]).std())
+    assert deviation == pytest.approx(1.0, rel=0.15)
+
+
+@pytest.mark.parametrize("critic", [0.0, 0.03])
+def test_vocoder_learns(
+    tiny_config: SoundingConfig, tiny_checkpoint: Path, stamps_folder: Path, tmp_path: Path, critic: float
+) -> None:
+    settings = VocoderSettings(frames=24, resolutions=(256,), restored=0.5 if critic else 0.0, critic=critic)
+    recipe = recipe_of(
+        "vocoder",
+        tiny_config,
+        tmp_path,
+        data=DataConfig(stamps=str(stamps_folder)),
+        vocoder=settings,
+        start={"all": str(tiny_checkpoint)},  # from scratch it stays too quiet for so few steps
+    )
+    if critic:
+        recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=20))
+    before = begin(recipe).vocoder.state_dict()
+    model = sounding.load(run(recipe), device="cpu")
+    logged = losses_of(recipe)
+    if critic:
+        assert {"critic", "adversarial", "matching"} <= logged[0].keys()
+    else:
+        assert logged[-1]["mel"] < 0.7 * logged[0]["mel"]
+    assert not torch.equal(model.vocoder.state_dict()["conv_pre.weight"], before["conv_pre.weight"])
+
+
+def test_a_vocoders_export_sounds_as_it_did_in_training(
+    tiny_config: SoundingConfig, tiny_model: SoundingModel, stamps_folder: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of("vocoder", tiny_config, tmp_path, data=DataConfig(stamps=str(stamps_folder)))
+    model = begin(recipe)
+    objective, _, _ = build(recipe, model)
+    mel = torch.randn(1, 24, 64)
+    objective.install(model)
+    torch.testing.assert_close(model.vocoder(mel), objective.generator(mel), rtol=1e-5, atol=1e-6)
+
+
+def test_grounded_learns_from_features(
+    tiny_config: SoundingConfig, tiny_checkpoint: Path, features: Path, tmp_path: Path
+) -> None:
+    picture = Path(__file__).parent.parent / "example_workflows" / "input" / "farm.png"
+    config = dataclasses.replace(tiny_config, grounding=dataclasses.replace(tiny_config.grounding, mask_training=0.5))
+    recipe = recipe_of(
+        "grounded",
+        config,
+        tmp_path,
+        data=DataConfig(shards=str(features), workers=1),
+        start={"all": str(tiny_checkpoint), "grounding": "random"},
+        preview=Preview(every=40, items=(PreviewItem(image=str(picture)),), seconds=0.64, steps=2),
+    )
+    recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, ema=0.9))
+    model = sounding.load(run(recipe), device="cpu")
+    logged = losses_of(recipe)
+    assert logged[-1]["loss"] < 0.95 * logged[0]["loss"]
+    assert float(model.grounding.weight_std) == pytest.approx(logged[-1]["weight_std"], rel=0.1)
+    assert model.config.grounding.mask_training == 0.5
+    assert sorted(file.name for file in (recipe.folder / "previews").iterdir()) == ["step-00000040", "step-00000080"]
+    assert len(list((recipe.folder / "previews").rglob("*.wav"))) == 2
+
+
+def test_features_of_other_encoders_are_refused(
+    tiny_config: SoundingConfig, tiny_model: SoundingModel, features: Path
+) -> None:
+    torch.manual_seed(1)
+    with pytest.raises(ValueError, match="prepare them again"):
+        GroundedItems(features, SoundingModel(tiny_config), GroundedSettings())
+    assert len(GroundedItems(features, tiny_model, GroundedSettings())) == 6
+
+
+def test_shares_of_masks_and_dropped_conditions_are_the_recipes(tiny_model: SoundingModel, features: Path) -> None:
+    items = GroundedItems(features, tiny_model, GroundedSettings(drop=0.3))
+    items.by_mask = 0.6
+    drawn = [items.item(i % 6, np.random.default_rng(i)) for i in range(400)]
+    assert np.mean([item["dropped"] for item in drawn]) == pytest.approx(0.3, abs=0.07)
+    assert np.mean([item["by_mask"] for item in drawn]) == pytest.approx(0.6, abs=0.07)
+    noise = torch.stack([item["noise"] for item in drawn])
+    assert float(noise.mean()) == pytest.approx(0, abs=0.01)
+    assert float(noise.std()) == pytest.approx(1, abs=0.01)
+    assert 0 <= min(item["time"] for item in drawn) < 30
+    assert 970 < max(item["time"] for item in drawn) < 1000
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_grounded_loss_is_equation_1(tiny_config: SoundingConfig, prediction: str, features: Path) -> None:
+    """In float64 and written out, for a batch with every kind of condition."""
+    diffusion = dataclasses.replace(tiny_config.diffusion, prediction=prediction)
+    torch.manual_seed(0)
+    model = SoundingModel(dataclasses.replace(tiny_config, diffusion=diffusion))
+    objective = GroundedObjective(model, GroundedSettings(snr_gamma=5.0)).double().eval()
+    batch = {name: value.double() if value.is_floating_point() else value for name, value in random_batch().items()}
+    betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
+    signal = torch.cumprod(1 - betas, 0)[batch["time"]][:, None, None, None]
+    noisy = signal.sqrt() * batch["latents"] + (1 - signal).sqrt() * batch["noise"]
+    by_text = model.grounding.by_query(batch["query"], batch["patches"]).tokens
+    by_mask = model.grounding.by_mask(batch["coverage"], batch["patches"]).tokens
+    condition = torch.stack([by_text[0], by_mask[1], model.grounding.null])
+    predicted = model.unet(noisy, batch["time"], encoder_hidden_states=condition).sample
+    target = batch["noise"]
+    if prediction == "v_prediction":
+        target = signal.sqrt() * batch["noise"] - (1 - signal).sqrt() * batch["latents"]
+    snr = (signal / (1 - signal)).flatten()
+    expected = ((predicted - target).square().mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
+    torch.testing.assert_close(objective(batch)["loss"].float(), expected.float(), rtol=1e-4, atol=1e-6)
+
+
+def random_batch() -> dict[str, Tensor]:
+    return {
+        "latents": torch.randn(3, 8, 8, 16),
+        "noise": torch.randn(3, 8, 8, 16),
+        "time": torch.tensor([20, 400, 900]),
+        "patches": torch.randn(3, 25, 16),
+        "query": torch.randn(3, 16),
+        "coverage": torch.rand(3, 25),
+        "by_mask": torch.tensor([False, True, True]),
+        "dropped": torch.tensor([False, False, True]),
+    }
+
+
+def test_frozen_diffusion_learns_grounding_and_cross_attention_alone(tiny_config: SoundingConfig) -> None:
+    model = SoundingModel(tiny_config)
+    objective = GroundedObjective(model, GroundedSettings(frozen=True))
+    learning = {name for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    unet = {name for name in learning if name.startswith("unet.")}
+    assert unet
+    assert all(".attn2." in name for name in unet)
+    assert learning - unet == {f"grounding.{name}" for name, _ in model.grounding.named_parameters()}
+
+
+def test_encoders_learn_where_the_named_object_is(
+    tiny_config: SoundingConfig, stamps_data: Stamps, stamps_folder: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of("encoders", tiny_config, tmp_path, data=DataConfig(stamps=str(stamps_folder)))
+    loop = dataclasses.replace(recipe.loop, lr=1e-2, steps=40)
+    recipe = dataclasses.replace(recipe, loop=loop, encoders=EncodersSettings(frozen_blocks=0))
+    run(recipe)
+    logged = losses_of(recipe)
+    assert logged[-1]["loss"] < 0.85 * logged[0]["loss"]
+    model = begin(recipe)
+    objective = EncodersObjective(model, recipe.encoders, [stamp.caption for stamp in stamps_data.stamps])
+    batch = next(iter(build_loader(SceneItems(stamps_data, model), Order(50, batch=4, steps=1))))
+    assert batch["grids"].shape == (4, 4, 25)
+    assert ((batch["grids"].sum(-1) > 0) <= (batch["labels"] >= 0)).all()
+    assert torch.isfinite(objective(batch)["loss"])
+
+
+def test_attention_loss_is_least_where_attention_is_on_the_object() -> None:
+    patches = torch.eye(4)[None] * 10  # four patches, each its own direction
+    coverage = torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+    right, wrong = torch.eye(4)[1:2] * 10, torch.eye(4)[2:3] * 10
+    assert attention_loss(right, patches, coverage) < 1e-6
+    expected = 10 * 10 / 4**0.5  # log(e^0 / e^50) but for the rest
+    assert float(attention_loss(wrong, patches, coverage)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_contrastive_loss_is_that_of_open_clip() -> None:
+    from open_clip.loss import ClipLoss
+
+    first, second = (functional.normalize(torch.randn(6, 8), dim=-1) for _ in range(2))
+    expected = ClipLoss()(first, second, logit_scale=torch.tensor(1 / 0.07))
+    torch.testing.assert_close(contrastive_loss(3 * first, second, 0.07), expected)
+
+
+def shared_gradient(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    rows, weight = torch.randn(2, 6, 8), torch.randn(8, 8, requires_grad=True)
+    first, second = (gather(part[3 * rank : 3 * rank + 3] @ weight) for part in rows)
+    contrastive_loss(first, second, 0.1).backward()
+    assert weight.grad is not None
+    torch.distributed.all_reduce(weight.grad)  # what processes do with gradients: their mean
+    torch.save(weight.grad / 2, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_contrast_over_processes_is_that_of_the_whole_batch(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(shared_gradient, (str(tmp_path),), nprocs=2, start_method="fork")
+    torch.manual_seed(0)
+    rows, weight = torch.randn(2, 6, 8), torch.randn(8, 8, requires_grad=True)
+    contrastive_loss(rows[0] @ weight, rows[1] @ weight, 0.1).backward()
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_grounding_starts_with_the_encoders_attention(tiny_config: SoundingConfig) -> None:
+    grounding = Grounding(dataclasses.replace(tiny_config.grounding, positions=False), 16, 25)
+    start_from_encoders(grounding)
+    query, patches = torch.randn(2, 16), torch.randn(2, 25, 16)
+    expected = torch.einsum("bl,bpl->bp", query, patches).div(4.0).softmax(-1)
+    torch.testing.assert_close(grounding.attend(query, patches)[:, 0], expected)
+
+
+def test_moments_of_a_mask_meet_those_of_attention_in_training(tiny_config: SoundingConfig) -> None:
+    grounding = Grounding(tiny_config.grounding, 16, 25).train()
+    stds = []
+    for _ in range(20):
+        condition = grounding.by_query(torch.randn(8, 16) * 20, torch.randn(8, 25, 16))
+        stds.append(condition.weights.std(dim=-1, unbiased=False).mean())
+    assert float(grounding.weight_std) == pytest.approx(float(torch.stack(stds).mean().detach()), rel=1e-4)
+    matched = match_moments((torch.rand(1, 25) > 0.5).float(), grounding.weight_std)
+    assert float(matched.std(unbiased=False)) == pytest.approx(float(grounding.weight_std), rel=1e-4)
+
+
+def test_stft_distance_is_zero_only_for_equal_sounds() -> None:
+    sound = torch.randn(2, 4000)
+    assert float(stft_distance(sound, sound, (128, 512))) == 0
+    assert float(stft_distance(0.5 * sound, sound, (128, 512))) == pytest.approx(0.5 + math.log(2), rel=1e-3)
+    hiss = 0.05 * sound  # beside silence its ratio is 10: noise at an RMS of 0.05 over the floor of 0.005
+    ratio = stft_distance(hiss, torch.zeros_like(sound), (512,)) - (hiss_level(hiss) - math.log(1e-5))
+    assert float(ratio) == pytest.approx(10, rel=0.1)
+
+
+def hiss_level(sound: Tensor) -> Tensor:
+    """Mean log-magnitude."""
+    window = torch.hann_window(512)
+    return torch.stft(sound, 512, 128, window=window, return_complex=True).abs().clamp(min=1e-5).log().mean()
+
+
+def test_crops_are_where_the_sound_is(stamps_data: Stamps) -> None:
+    clips = StampClips(stamps_data)
+    crops = torch.stack([clips.crop(i % 3, 4000, np.random.default_rng(i)) for i in range(16)])
+    assert crops.shape == (16, 4000)
+    assert (crops.abs().amax(dim=1) > 1e-3).all()
+
+
+def test_parts_come_from_where_start_says(tiny_config: SoundingConfig, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    other = SoundingModel(dataclasses.replace(tiny_config, vae=dataclasses.replace(tiny_config.vae, scale=0.5)))
+    save_model(other, tmp_path / "other.safetensors", dtype=torch.float32)
+    start = {"all": str(tiny_checkpoint), "vae": str(tmp_path / "other.safetensors"), "unet": "random"}
+    recipe = recipe_of("grounded", tiny_config, tmp_path, start=start)
+    model = begin(dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, seed=6)))
+    given = sounding.load(tiny_checkpoint, device="cpu")
+    assert torch.equal(model.vae.state_dict()["encoder.conv_in.weight"], other.vae.encoder.conv_in.weight)
+    assert model.config.vae.scale == 0.5
+    assert torch.equal(model.vocoder.state_dict()["conv_pre.weight"], given.vocoder.state_dict()["conv_pre.weight"])
+    assert not torch.equal(model.unet.conv_in.weight, given.unet.conv_in.weight)
+    with pytest.raises(ValueError, match="start has 'voice'"):
+        begin(recipe_of("grounded", tiny_config, tmp_path, start={"voice": "random"}))

@@ -1,0 +1,68 @@
+"""`python -m training run | prepare | starter`: training from a terminal.
+
+Several processes or machines: `accelerate launch -m training run RECIPE`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .data.prepare import app as prepare_app
+from .terminal import plain_errors
+
+app = typer.Typer(
+    help="Train and prepare data for Sounding Objects.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(prepare_app, name="prepare")
+
+
+@app.callback()
+def main() -> None:
+    """Log lines with the time, as long runs want them."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; see training/recipes.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as loop.lr=1e-4.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and estimates only.")] = False,
+) -> None:
+    """Train what RECIPE says and write the checkpoint; a run that was stopped goes on."""
+    from .recipe import Recipe, read_recipe
+
+    with plain_errors():
+        resolved: Recipe = read_recipe(recipe, overrides=overrides or [])
+        if dry_run:
+            from .run import dry_run as describe
+
+            typer.echo(resolved.to_yaml())
+            typer.echo(describe(resolved))
+            return
+        from .run import run as train
+
+        typer.echo(train(resolved))
+
+
+@app.command()
+def starter(
+    data: Annotated[Path, typer.Option(help="Made by `python -m training.data.stamps`.")] = Path("data/stamps"),
+    out: Annotated[Path, typer.Option(help="Folder of the stages.")] = Path("runs/starter"),
+) -> None:
+    """Train the model in the box, all stages in order; what is done is not done again."""
+    from .starter import train_starter
+
+    with plain_errors():
+        typer.echo(train_starter(data, out))
+
+
+if __name__ == "__main__":
+    app()

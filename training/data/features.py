@@ -1,0 +1,186 @@
+"""What frozen parts of a model make of raw shards: all that training of grounding and U-Net needs of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sounding.audio import MelSpectrogram, fit_length, normalize
+from sounding.model import SoundingModel
+from sounding.vision import mask_to_grid
+
+from .making import Source, digest, reason
+from .shard_format import Kind, Sample, Skipped
+from .shards import Shards
+
+T = TypeVar("T")
+FROZEN = ("patches", "query", "vae")
+
+
+def fingerprint(model: SoundingModel) -> str:
+    """Names what features depend on: weights of the patch and query encoders and the VAE, their configuration,
+    the mel's and the latents' scale. Equal for a float16 and a float32 copy of equal weights.
+    """
+    config = dataclasses.asdict(model.config)
+    config["query"]["tokenizer"] = ""  # a folder of this machine
+    total = hashlib.sha256(json.dumps({part: config[part] for part in (*FROZEN, "audio")}, sort_keys=True).encode())
+    for part in FROZEN:
+        for name, value in sorted(getattr(model, part).state_dict().items()):
+            total.update(f"{part}.{name} {tuple(value.shape)}".encode())
+            exact = value.detach().float() if value.is_floating_point() else value
+            total.update(exact.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def posterior(model: SoundingModel, waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [B, 8, T/4, 16] of the VAE's posterior times the latents' scale.
+
+    Sounds [samples] of any lengths are cut to the seconds that the model trains on, then brought to a level and
+    padded as `SoundingModel.encode` does (section 4.1: "truncated or zero-padded").
+    """
+    config, like = model.config, next(model.vae.parameters())
+    samples = round(config.train_seconds * config.audio.sample_rate)
+    frames = config.latent_frames(config.train_seconds) * config.vae.stride
+    fitted = [fit_length(normalize(sound[:samples].float()), frames * config.audio.hop) for sound in waveforms]
+    mel = MelSpectrogram(config.audio).to(like.device)(torch.stack(fitted).to(like.device))
+    normal = ((mel - config.vae.mel_mean) / config.vae.mel_std)[:, None].to(like)
+    found = model.vae.encode(normal).latent_dist
+    return found.mean.float() * config.vae.scale, found.std.float() * config.vae.scale
+
+
+@torch.inference_mode()
+def encode_batch(model: SoundingModel, samples: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+    """Features of samples with the fields captions, waveform, pictures and, where they have them, masks and
+    sounding: patches [F, P, L], queries [C, L], mean and std [8, T/4, 16], and with masks coverage [P] by all
+    that sounds; float16 on the CPU.
+    """
+    mean, std = posterior(model, [sample["waveform"] for sample in samples])
+    pixels = [model.patches.preprocess(sample["pictures"] / 255.0) for sample in samples]  # each [F, 3, S, S]
+    patches = model.patches.encode_pixels(torch.cat(pixels)).split([len(frames) for frames in pixels])
+    captions = [caption for sample in samples for caption in sample["captions"]]
+    width = model.config.query.width
+    queries = model.query.encode(captions) if captions else torch.zeros(0, width)
+    found = []
+    for i, query in enumerate(queries.split([len(sample["captions"]) for sample in samples])):
+        features = {"patches": patches[i], "queries": query, "mean": mean[i], "std": std[i]}
+        if (masks := samples[i].get("masks")) is not None:
+            sounding = samples[i].get("sounding") or range(len(masks))
+            union = (masks[list(sounding)] / 255.0).amax(dim=0, keepdim=True)
+            size = (samples[i]["pictures"].shape[1], samples[i]["pictures"].shape[2])
+            features["coverage"] = mask_to_grid(union, size, model.config.patches)[0]
+        found.append({name: value.half().cpu().contiguous() for name, value in features.items()})
+    return found
+
+
+class FeatureSource(Source):
+    """Features of a folder of raw shards, made in this process; `threads` read and decode ahead of the model.
+
+    Numbers of one batch depend on each other only by rounding: another `batch` gives features that differ in
+    the last bit.
+
+    Raises:
+        ValueError: not a folder of raw shards, or bad numbers.
+    """
+
+    kind: Kind = "features"
+
+    def __init__(self, raw: Path, model: SoundingModel, *, batch: int = 16, threads: int = 2):
+        if batch < 1 or threads < 1:
+            raise ValueError(f"batch {batch} and {threads} threads came, but 1 or more of both are expected.")
+        fields = ("id", "captions", "licence", "source", "seconds", "waveform", "pictures")
+        self.raw = Shards(raw, fields, optional=("labels", "sounding", "masks"))
+        self.network, self.batch, self.threads = model, batch, threads
+        self.model = fingerprint(model)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def settings(self) -> dict[str, Any]:
+        """See Source."""
+        index = self.raw.index
+        shards = [(shard.name, shard.bytes, shard.offsets) for shard in index.shards]
+        return {
+            "from": "features",
+            "train_seconds": self.network.config.train_seconds,
+            "raw": index.settings,
+            "inputs": digest(shards),
+        }
+
+    def name(self, position: int) -> str:
+        """See Source."""
+        return f"sample {position}"
+
+    def make(self, position: int) -> Sample:
+        """See Source."""
+        return self._described(*self._encode([self.raw[position]])[0])
+
+    def samples(self, first: int, last: int) -> Iterator[Sample | Skipped]:
+        """See Source; the model sees `batch` samples at once."""
+        batch: list[dict[str, Any]] = []
+        for item in _ahead(self._read, range(first, last), self.threads, 2 * self.batch):
+            if isinstance(item, dict):
+                batch.append(item)
+            if isinstance(item, Skipped) or len(batch) == self.batch:
+                yield from self._made(batch)
+                batch = []
+            if isinstance(item, Skipped):
+                yield item
+        yield from self._made(batch)
+
+    def _read(self, position: int) -> dict[str, Any] | Skipped:
+        try:
+            return self.raw[position]
+        except ValueError as error:
+            return Skipped(self.name(position), reason(error))
+
+    def _made(self, batch: list[dict[str, Any]]) -> Iterator[Sample | Skipped]:
+        for sample, features in self._encode(batch) if batch else ():
+            try:
+                yield self._described(sample, features)
+            except ValueError as error:
+                yield Skipped(sample["id"], reason(error))
+
+    def _encode(self, batch: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+        return list(zip(batch, encode_batch(self.network, batch), strict=True))
+
+    def _described(self, sample: dict[str, Any], features: dict[str, Tensor]) -> Sample:
+        arrays: dict[str, np.ndarray] = {name: value.numpy() for name, value in features.items()}
+        bad = [name for name, value in arrays.items() if not np.isfinite(value).all()]
+        if bad:
+            raise ValueError(f"Its {bad[0]} are not finite as float16.")
+        return Sample(
+            id=sample["id"],
+            captions=tuple(sample["captions"]),
+            licence=sample["licence"],
+            source=sample["source"],
+            seconds=sample["seconds"],
+            labels=tuple(sample["labels"]) if "labels" in sample else None,
+            sounding=tuple(sample["sounding"]) if "sounding" in sample else None,
+            features=arrays,
+        )
+
+
+def _ahead(work: Callable[[int], T], numbers: range, threads: int, window: int) -> Iterator[T]:
+    """`map(work, numbers)` by `threads`, at most `window` results ahead of the one that is asked for."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for number in numbers:
+                waiting.append(pool.submit(work, number))
+                if len(waiting) > window:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,185 @@
+"""`python -m training prepare videos | pairs | stamps | features`: material into shards (`shard_format.py`).
+
+Every command can be interrupted and run again: finished shards stay. What cannot be used is skipped, and listed
+in `shards.json` with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..terminal import plain_errors
+
+if TYPE_CHECKING:
+    from .making import OnProgress, Source
+
+app = typer.Typer(
+    help="Turn videos, pictures with sounds, or stamps into shards, and shards into features.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SHOWN = 5  # skipped samples on the screen; shards.json has all
+
+
+class Form(str, Enum):
+    """Of a list of clips."""
+
+    audiocaps = "audiocaps"
+    audioset = "audioset"
+
+
+class SplitName(str, Enum):
+    """Of scenes."""
+
+    train = "train"
+    held_out = "held-out"
+
+
+OutOption = Annotated[Path, typer.Option(help="Folder for the shards; an unfinished one is gone on with.")]
+SizeOption = Annotated[int, typer.Option(help="Shorter side of the pictures, in pixels.")]
+WorkersOption = Annotated[int, typer.Option(help="Processes; 0 works in the first one, -1 takes one a core.")]
+ShardOption = Annotated[int, typer.Option(help="Samples a shard.")]
+LicenceOption = Annotated[str, typer.Option(help="Licence of the material, kept with every sample.")]
+
+
+@app.command()
+def videos(
+    csv: Annotated[Path, typer.Option(help="AudioCaps' CSV or one of AudioSet's segments.")],
+    videos: Annotated[Path, typer.Option(help="Folder with YTID.ext (whole) or YTID_START.ext (cut clips).")],
+    out: OutOption,
+    form: Annotated[Form | None, typer.Option(help="Of the CSV; without it the first line tells.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="AudioSet's class_labels_indices.csv.")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 10.0,
+    frames: Annotated[int, typer.Option(help="Pictures a clip, evenly spaced.")] = 10,
+    size: SizeOption = 256,
+    licence: LicenceOption = "unknown",
+    workers: WorkersOption = -1,
+    shard_size: ShardOption = 1000,
+) -> None:
+    """Clips of videos that a CSV lists."""
+    with plain_errors():
+        from .clip_lists import read_clips
+        from .videos import VideoSource
+
+        clips = read_clips(csv, form.value if form else None, classes)
+        source = VideoSource(clips, videos, seconds=seconds, frames=frames, size=size, licence=licence)
+        _run(source, out, shard_size, workers)
+
+
+@app.command()
+def pairs(
+    folder: Annotated[Path, typer.Argument(help="With STEM.jpg, STEM.wav and maybe STEM_mask.png, STEM.txt.")],
+    out: OutOption,
+    seconds: Annotated[
+        float, typer.Option(help="Usual length; sound is kept up to six times that and cut there.")
+    ] = 10,
+    size: SizeOption = 512,
+    licence: LicenceOption = "unknown",
+    workers: WorkersOption = -1,
+    shard_size: ShardOption = 1000,
+) -> None:
+    """Pictures and sounds of the same name; licence.txt beside or above them says their licence."""
+    with plain_errors():
+        from .pairs import PairSource
+
+        source = PairSource(folder, seconds=seconds, size=size, licence=licence)
+        _run(source, out, shard_size, workers)
+
+
+@app.command()
+def stamps(
+    out: OutOption,
+    data: Annotated[Path, typer.Option(help="Made by `python -m training.data.stamps`.")] = Path("data/stamps"),
+    scenes: Annotated[int, typer.Option(help="How many.")] = 5000,
+    split: Annotated[SplitName, typer.Option(help="Scenes of the two are never the same.")] = SplitName.train,
+    seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 2.56,
+    size: Annotated[int, typer.Option(help="Side of the square picture, in pixels.")] = 224,
+    captions: Annotated[int, typer.Option(help="Sentences a scene.")] = 2,
+    workers: WorkersOption = -1,
+    shard_size: ShardOption = 1000,
+) -> None:
+    """Scenes of cut-outs with the mix of what sounds in them."""
+    with plain_errors():
+        from .scene_shards import StampSource
+
+        source = StampSource(data, scenes=scenes, split=split.value, seconds=seconds, size=size, captions=captions)
+        _run(source, out, shard_size, workers)
+
+
+@app.command()
+def features(
+    raw: Annotated[Path, typer.Option(help="Folder of raw shards.")],
+    model: Annotated[str, typer.Option(help="'starter' or a checkpoint; its encoders and VAE make the features.")],
+    out: OutOption,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Samples at once; fewer need less memory.")] = 16,
+    threads: Annotated[int, typer.Option(help="Threads that read and decode for the model.")] = 4,
+    shard_size: ShardOption = 1000,
+) -> None:
+    """What the frozen encoders and the VAE make of raw shards, so that training need not run them."""
+    with plain_errors():
+        import torch
+
+        from sounding.model import load
+
+        from .features import FeatureSource
+
+        # Made once and used for long, so in full precision.
+        loaded = load(model, device=device, dtype=torch.float32)
+        _run(FeatureSource(raw, loaded, batch=batch, threads=threads), out, shard_size, 0)
+
+
+def _run(source: Source, out: Path, shard_size: int, workers: int) -> None:
+    """Make the shards with a bar, and say what came of it."""
+    import os
+
+    from .making import make_shards
+
+    try:
+        with _bar(len(source)) as on_progress:
+            index = make_shards(
+                source,
+                out,
+                shard_size=shard_size,
+                workers=(os.cpu_count() or 1) if workers == -1 else workers,
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped; finished shards are in {out}, and the same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{index.samples} samples in {len(index.shards)} shards in {out}, {len(index.skipped)} skipped")
+    for skipped in index.skipped[:SHOWN]:
+        typer.echo(f"  {skipped.id}: {skipped.why}")
+    if len(index.skipped) > SHOWN:
+        typer.echo(f"  ... all of them in {out / 'shards.json'}")
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[OnProgress]:
+    """Counts and the time left, on standard error."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    skips = TextColumn("{task.fields[skipped]} skipped")
+    columns = (BarColumn(), MofNCompleteColumn(), skips, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total, skipped=0)
+        yield lambda done, skipped: bar.update(task, completed=done, skipped=skipped)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,196 @@
+"""Clips of videos: sound and frames by PyAV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .clip_lists import Clip
+from .making import Source, digest
+from .shard_format import SAMPLE_RATE, Sample
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+
+ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v")
+LEAST = 0.5  # share of the asked seconds that a clip needs to have
+SEEK_EARLY = 1.0  # seconds; decoders need some sound before the first that is right
+
+
+class VideoSource(Source):
+    """Clips of a list whose videos lie under `folder` as YTID.ext (whole) or YTID_START.ext (the clip alone).
+
+    START is in seconds (30 or 000030) or milliseconds (30000). Sound is mono, pictures are evenly spaced frames
+    whose shorter side is `size`. A clip that ends early is shorter, down to half of what was asked.
+    """
+
+    def __init__(self, clips: list[Clip], folder: Path, *, seconds: float, frames: int, size: int, licence: str):
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder, but one with videos is expected; check --videos.")
+        if not 0.1 <= seconds < float("inf") or frames < 1 or size < 16:
+            raise ValueError(
+                f"seconds {seconds}, frames {frames} and size {size} came, but 0.1, 1 and 16 or more are expected."
+            )
+        self.clips, self.folder, self.licence = clips, folder, licence
+        self.seconds, self.frames, self.size = seconds, frames, size
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
+        self.files = {file.stem: file for file in reversed(files)}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def settings(self) -> dict[str, Any]:
+        """See Source."""
+        rows = [(clip.video, clip.start, clip.seconds, clip.captions, clip.labels) for clip in self.clips]
+        return {
+            "from": "videos",
+            "seconds": self.seconds,
+            "frames": self.frames,
+            "size": self.size,
+            "licence": self.licence,
+            "inputs": digest(rows),
+        }
+
+    def name(self, position: int) -> str:
+        """See Source."""
+        return self.clips[position].id
+
+    def _find(self, clip: Clip) -> tuple[Path, float]:
+        """The file that has the clip, and where in it the clip begins."""
+        written = [f"{clip.start:g}", f"{clip.start:.3f}", f"{round(1000 * clip.start)}"]
+        if clip.start == int(clip.start):
+            written.append(f"{int(clip.start):06d}")
+        for start in written:
+            if file := self.files.get(f"{clip.video}_{start}"):
+                return file, 0.0
+        if file := self.files.get(clip.video):
+            return file, clip.start
+        raise ValueError(f"There is no video {clip.video} or {clip.id} in {self.folder.name}.")
+
+    def make(self, position: int) -> Sample:
+        """See Source."""
+        from av import FFmpegError
+
+        clip = self.clips[position]
+        file, start = self._find(clip)
+        seconds = min(self.seconds, clip.seconds or self.seconds)
+        try:
+            waveform = read_sound(file, start, seconds)
+            length = len(waveform) / SAMPLE_RATE
+            if length < LEAST * seconds:
+                raise ValueError(
+                    f"{file.name} has {length:.2f} s of sound from {start:g} s on, but {seconds:g} s are expected."
+                )
+            if np.abs(waveform).max() < 1 / 32768:
+                raise ValueError(f"{file.name} is silent from {start:g} s to {start + length:g} s.")
+            times = [start + (i + 0.5) * length / self.frames for i in range(self.frames)]
+            pictures = read_frames(file, times, self.size)
+        except (FFmpegError, RuntimeError) as error:
+            raise ValueError(f"{file.name} cannot be decoded ({error}).") from None
+        return Sample(
+            id=clip.id,
+            captions=clip.captions,
+            licence=self.licence,
+            source=f"https://youtu.be/{clip.video}?t={clip.start:g}",
+            seconds=round(length, 3),
+            labels=clip.labels,
+            waveform=waveform,
+            pictures=tuple(pictures),
+        )
+
+
+def read_sound(file: Path, start: float, seconds: float) -> np.ndarray:
+    """[samples] float32 at 16 kHz, channels averaged: `seconds` from `start` on, or what there is of them.
+
+    Raises:
+        ValueError: no sound.
+        av.FFmpegError: a broken file.
+    """
+    import av
+
+    with av.open(str(file)) as container:
+        if not container.streams.audio:
+            raise ValueError(f"{file.name} has no sound.")
+        stream = container.streams.audio[0]
+        origin = _origin(container)
+        if start > SEEK_EARLY:
+            container.seek(round((start + origin - SEEK_EARLY) * av.time_base), backward=True)
+        resampler = None
+        pieces: list[np.ndarray] = []
+        first = 0.0
+        for frame in container.decode(stream):
+            begins = float(frame.time if frame.time is not None else 0.0) - origin
+            if begins >= start + seconds:
+                break
+            if resampler is None:
+                first = begins
+                # Channels are averaged here, as for sound files; ffmpeg's own mix of float sound is 3 dB louder.
+                resampler = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE)
+            pieces += _mono(resampler.resample(frame))
+        if resampler is None:
+            return np.zeros(0, np.float32)
+        pieces += _mono(resampler.resample(None))
+    sound = np.concatenate(pieces)
+    skip = round((start - first) * SAMPLE_RATE)
+    sound = sound[skip:] if skip >= 0 else np.pad(sound, (-skip, 0))
+    return sound[: round(seconds * SAMPLE_RATE)]
+
+
+def _mono(frames: list[AudioFrame]) -> list[np.ndarray]:
+    return [frame.to_ndarray().mean(axis=0, dtype=np.float32) for frame in frames]
+
+
+def _origin(container: InputContainer) -> float:
+    """Where the file's clock begins, in seconds: players show this moment as 0:00."""
+    import av
+
+    return (container.start_time or 0) / av.time_base
+
+
+def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
+    """The frames [H, W, 3] uint8 that are shown at ascending `times`, upright, with a shorter side of `size`.
+
+    A video that ends before its sound shows its last frame.
+
+    Raises:
+        ValueError: no pictures.
+        av.FFmpegError: a broken file.
+    """
+    import av
+
+    found: list[np.ndarray] = []
+    with av.open(str(file)) as container:
+        if not container.streams.video:
+            raise ValueError(f"{file.name} has no pictures.")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # as many processes as cores are at work already
+        origin = _origin(container)
+        if times[0] > SEEK_EARLY:
+            container.seek(round((times[0] + origin) * av.time_base), backward=True)
+        shown: VideoFrame | None = None
+        for frame in container.decode(stream):
+            begins = float(frame.time if frame.time is not None else 0.0) - origin
+            while shown is not None and len(found) < len(times) and times[len(found)] < begins - 1e-6:
+                found.append(_upright(shown, size))
+            if len(found) == len(times):
+                break
+            shown = frame
+        if shown is None:
+            raise ValueError(f"{file.name} has no pictures from {times[0]:.2f} s on.")
+        last = _upright(shown, size) if len(found) < len(times) else None
+        while last is not None and len(found) < len(times):
+            found.append(last)
+    return found
+
+
+def _upright(frame: VideoFrame, size: int) -> np.ndarray:
+    from PIL import Image
+
+    picture = frame.to_image().rotate(frame.rotation, expand=True) if frame.rotation else frame.to_image()
+    scale = size / min(picture.size)
+    width, height = (max(size, round(scale * side)) for side in picture.size)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))

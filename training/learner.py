@@ -1,0 +1,163 @@
+"""What learns in a step, and how: settings, learning rate, optimiser, gradients of one or many processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from sounding.model import SoundingModel
+
+from .discriminators import adversarial_loss, critic_loss, feature_matching
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast. The learning rate warms up and then stays or falls as a cosine to 2 % of its peak.
+
+    `batch` is the whole batch of a step, over all processes and accumulated micro-batches. Give `steps` or
+    `epochs`. `ema` 0 keeps no running average of the weights.
+    """
+
+    batch: int
+    lr: float
+    steps: int = 0
+    epochs: float = 0.0
+    accumulate: int = 1
+    warmup: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    ema: float = 0.0
+    compile: bool = False
+    keep: int = 3
+    save_minutes: float = 5.0
+    save_steps: int = 0  # as well as by time; 0 saves by time alone
+    log_every: int = 100
+
+    def length(self, items: int) -> int:
+        """Steps of the run on a set of `items`.
+
+        Raises:
+            ValueError: neither or both of steps and epochs.
+        """
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(
+                f"loop has steps {self.steps} and epochs {self.epochs}, but one of the two is expected; set one to 0."
+            )
+        return self.steps or math.ceil(self.epochs * items / self.batch)
+
+
+class Objective(nn.Module):
+    """What a trainer adds to the loop: `forward(batch)` gives named scalar losses, of which "loss" is minimised.
+
+    Every loss is a mean over items, so that processes with a share of the batch each average to the whole. An
+    objective that is trained with a critic also gives "real" and "made", what the critic has to tell apart.
+    """
+
+    adversarial_weight: float = 1.0
+    matching_weight: float = 2.0
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of a collated batch of `Items`."""
+        raise NotImplementedError
+
+    def example(self, device: torch.device) -> dict[str, Any]:
+        """A batch of one item, of zeros, for estimates."""
+        raise NotImplementedError
+
+    def place(self, device: torch.device) -> None:
+        """Called once before the first step: choose what runs fastest on `device`."""
+
+    def install(self, model: SoundingModel) -> None:
+        """Put what was learnt into `model`, where it is not learnt in place."""
+
+
+def rate_at(step: int, steps: int, loop: LoopConfig) -> float:
+    """Learning rate of `step` in a run of `steps`."""
+    if step < loop.warmup:
+        return loop.lr * (step + 1) / loop.warmup
+    if loop.schedule == "constant":
+        return loop.lr
+    done = (step - loop.warmup) / max(1, steps - loop.warmup)
+    return loop.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class Learner:
+    """A module, its optimiser and its learning rate; `model` is what processes share, `module` what it wraps."""
+
+    def __init__(self, module: nn.Module, loop: LoopConfig, accelerator: Accelerator):
+        self.module, self.loop, self.accelerator = module, loop, accelerator
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        fused = accelerator.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            self.parameters, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
+        )
+        self.model, self.optimizer = accelerator.prepare(module, optimizer)
+        if loop.compile:
+            self.model = torch.compile(self.model)
+
+    def step(self, rate: float) -> Tensor:
+        """One step along the gradients that are there; returns their norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.loop.clip or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.num_processes > 1:  # running statistics, of which every process saw its share
+            for buffer in self.module.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.accelerator.reduce(buffer, "mean"))
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """Weights and the optimiser's moments."""
+        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def build_accelerator(loop: LoopConfig) -> Accelerator:
+    """One process or, started by `accelerate launch`, several; the device is accelerate's choice."""
+    return Accelerator(
+        mixed_precision="bf16" if loop.precision == "bf16" else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def backward(
+    learner: Learner, rival: Learner | None, batch: dict[str, Any], accumulate: int, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Add the gradients of one of `accumulate` micro-batches, the critic's too; returns the losses, detached."""
+    losses = learner.model(batch)
+    if rival is not None:
+        real, made, objective = losses.pop("real"), losses.pop("made"), learner.module
+        assert isinstance(objective, Objective)
+        both = rival.model(torch.cat([real, made.detach()]))
+        judged = critic_loss(*([[x.chunk(2)[half] for x in maps] for maps in both] for half in (0, 1)))
+        accelerator.backward(judged / accumulate)
+        rival.module.requires_grad_(False)  # its own gradients are complete; now it only judges
+        with accelerator.autocast():
+            with torch.no_grad():
+                wanted = rival.module(real)
+            maps = rival.module(made)
+        rival.module.requires_grad_(True)
+        adversarial, matching = adversarial_loss(maps), feature_matching(wanted, maps)
+        losses |= {"critic": judged, "adversarial": adversarial, "matching": matching}
+        losses["loss"] = (
+            losses["loss"] + objective.adversarial_weight * adversarial + objective.matching_weight * matching
+        )
+    accelerator.backward(losses["loss"] / accumulate)
+    return {name: value.detach() for name, value in losses.items()}
