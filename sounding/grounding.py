@@ -29,18 +29,22 @@ def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False)
     Raises:
         ValueError: a mask is empty.
     """
-    coverage = coverage.float()
-    patches = coverage.shape[-1]
     if (coverage.amax(dim=-1) <= 0).any():
         raise ValueError(
             "mask is empty, but it should cover the object that is to sound; paint or select something (a white "
             "mask selects the whole picture)."
         )
+    return shift_and_scale(coverage, std, clamp=clamp)
+
+
+def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
+    """`match_moments` without its checks, which wait for the device: for training."""
+    coverage = coverage.float()
     centred = coverage - coverage.mean(dim=-1, keepdim=True)
     spread = centred.square().mean(dim=-1, keepdim=True).sqrt()
     # Rounding leaves a constant mask with a spread of 1e-8 or so; scaling that up would make noise of it.
     scaled = torch.where(spread > 1e-6, centred / spread.clamp(min=1e-6) * std, torch.zeros_like(centred))
-    weights = scaled + 1 / patches
+    weights = scaled + 1 / coverage.shape[-1]
     if clamp:
         weights = weights.clamp(min=0)
         weights = weights / weights.sum(dim=-1, keepdim=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sounding.diffusion import build_noise_schedule
-from sounding.grounding import Grounding
+from sounding.grounding import Grounding, shift_and_scale
 from sounding.model import SoundingModel
 
 from .data.features import fingerprint
@@ -95,6 +95,10 @@ class GroundedItems:
 class GroundedObjective(Objective):
     """Noise prediction under the condition; learns the model's grounding and U-Net in place."""
 
+    signal: Tensor  # of 1000 times, sqrt(alpha_bar)
+    noise: Tensor  # sqrt(1 - alpha_bar)
+    weight: Tensor  # of a time's squared error
+
     def __init__(self, model: SoundingModel, settings: GroundedSettings):
         super().__init__()
         self.config = model.config
@@ -105,11 +109,12 @@ class GroundedObjective(Objective):
                 parameter.requires_grad_(".attn2." in name)
         if settings.attention_start:
             start_from_encoders(self.grounding)
-        self.schedule = build_noise_schedule(self.config.diffusion)
-        snr = self.schedule.alphas_cumprod / (1 - self.schedule.alphas_cumprod)
+        signal = build_noise_schedule(self.config.diffusion).alphas_cumprod
+        snr = signal / (1 - signal)
         weight = snr.clamp(max=settings.snr_gamma) / snr if settings.snr_gamma else torch.ones_like(snr)
-        self.weight: Tensor
-        self.register_buffer("weight", weight, persistent=False)
+        # Buffers, so that a step moves nothing to the device (the scheduler's own `add_noise` does every time).
+        for name, value in (("signal", signal.sqrt()), ("noise", (1 - signal).sqrt()), ("weight", weight)):
+            self.register_buffer(name, value, persistent=False)
         self.velocity = self.config.diffusion.prediction == "v_prediction"
 
     def place(self, device: torch.device) -> None:
@@ -141,16 +146,18 @@ class GroundedObjective(Objective):
         """Losses of `GroundedItems`; also the share of attention on the sounding objects."""
         patches, coverage, times = batch["patches"], batch["coverage"], batch["time"]
         # The mask first: it takes the running deviation as it was before this batch, on every process alike.
-        masked = self.grounding.by_mask(coverage, patches)
+        weights = shift_and_scale(coverage, self.grounding.weight_std, clamp=self.config.grounding.clamp_weights)
+        masked = self.grounding.gather(weights[:, None], patches)
         attended = self.grounding.by_query(batch["query"], patches)
-        condition = torch.where(batch["by_mask"][:, None, None], masked.tokens, attended.tokens)
+        condition = torch.where(batch["by_mask"][:, None, None], masked, attended.tokens)
         null = self.grounding.null_condition(len(patches))
         condition = torch.where(batch["dropped"][:, None, None], null, condition)
 
         latents, noise = batch["latents"], batch["noise"]
-        noisy = self.schedule.add_noise(latents, noise, times)
+        signal, deviation = (values[times][:, None, None, None] for values in (self.signal, self.noise))
+        noisy = signal * latents + deviation * noise
         predicted = self.unet(noisy, times, encoder_hidden_states=condition).sample.float()
-        target = self.schedule.get_velocity(latents, noise, times) if self.velocity else noise
+        target = signal * noise - deviation * latents if self.velocity else noise
         errors = functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
         on_target = (attended.weights * (coverage > 0.3)).sum(-1).mean()
         return {
