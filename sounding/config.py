@@ -164,7 +164,8 @@ class SoundingConfig:
             )
         if self.unet.heads and len(self.unet.heads) != len(self.unet.channels):
             raise ValueError(
-                f"unet.heads has {len(self.unet.heads)} values, but {len(self.unet.channels)} are expected, one a level."
+                f"unet.heads has {len(self.unet.heads)} values, but {len(self.unet.channels)} are expected; give one a "
+                "level."
             )
 
     @property

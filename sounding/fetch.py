@@ -74,7 +74,9 @@ def _hub(repository: str, *paths: str) -> tuple[File, ...]:
         if "." in Path(path).name:
             files.append(File(url, path))
         else:
-            legacy = path.removesuffix("model") + "pytorch_model" if path.endswith("/model") or path == "model" else path
+            legacy = (
+                path.removesuffix("model") + "pytorch_model" if path.endswith("/model") or path == "model" else path
+            )
             old = f"{HUB}/{repository}/resolve/main/{legacy}.bin"
             files.append(File(f"{url}.safetensors", f"{path}.safetensors", instead=(old, f"{legacy}.bin")))
     return tuple(files)
@@ -211,7 +213,8 @@ def download(file: File, folder: Path, on_bytes: OnBytes | None = None) -> Path:
             if error.code == 404 and position + 1 < len(choices):
                 continue
             raise FetchError(
-                f"{mirrored(url)} answers {error.code} ({error.reason}); check the address or set a mirror (HF_ENDPOINT)."
+                f"{mirrored(url)} answers {error.code} ({error.reason}); check the address, or set a mirror "
+                "(HF_ENDPOINT)."
             ) from None
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

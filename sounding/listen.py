@@ -50,7 +50,8 @@ class ClapAudioQuery(nn.Module):
                 projection_dim=config.width,
             )
         ).eval()
-        filters = melscale_fbanks(FFT // 2 + 1, F_MIN, F_MAX, BANDS, RATE, norm="slaney", mel_scale="slaney")
+        with torch.device("cpu"):  # a model is first sketched on the meta device, where these cannot be computed
+            filters = melscale_fbanks(FFT // 2 + 1, F_MIN, F_MAX, BANDS, RATE, norm="slaney", mel_scale="slaney")
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
 

@@ -14,8 +14,8 @@ from .checkpoint import load_model, resolve
 from .config import SoundingConfig
 from .diffusion import OnStep, draw_noise, sample_latents
 from .grounding import Condition, Grounding
-from .networks import build_unet, build_vae, build_vocoder
 from .listen import ClapAudioQuery
+from .networks import build_unet, build_vae, build_vocoder
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
@@ -53,9 +53,7 @@ class SoundingModel(nn.Module):
         self.config = config
         self.patches = vision.PatchEncoder(config.patches)
         self.query: ClapQuery | OpenClipQuery | ClapAudioQuery = build_query_encoder(config.query)
-        self.grounding = Grounding(
-            config.grounding, config.patches.width, config.patches.grid**2, config.query.width
-        )
+        self.grounding = Grounding(config.grounding, config.patches.width, config.patches.grid**2, config.query.width)
         self.unet = build_unet(config)
         self.vae = build_vae(config)
         self.vocoder = build_vocoder(config)
@@ -113,7 +111,9 @@ class SoundingModel(nn.Module):
         wants = self.config.grounding.query
         if (sound is None) != (wants == "text"):
             came = "text" if sound is None else "sound"
-            raise ValueError(f"This checkpoint was trained with {wants} queries, so {came} cannot ground it; use a mask.")
+            raise ValueError(
+                f"This checkpoint was trained with {wants} queries, so {came} cannot ground it; use a mask."
+            )
         if sound is None and not isinstance(self.query, ClapAudioQuery):
             return self.query.encode([text] if isinstance(text, str) else list(text or []))
         if sound is not None and isinstance(self.query, ClapAudioQuery):

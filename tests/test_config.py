@@ -14,7 +14,6 @@ from sounding.config import (
     DiffusionConfig,
     GroundingConfig,
     PatchConfig,
-    QueryConfig,
     SoundingConfig,
     UnetConfig,
     VaeConfig,

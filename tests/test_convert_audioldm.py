@@ -160,7 +160,7 @@ def test_mask_and_text_work_on_the_result(tiny_clip: Path, tmp_path: Path) -> No
 
 
 def test_text_alone_needs_the_film_slot(tiny_model: sounding.SoundingModel) -> None:
-    with pytest.raises(ValueError, match="text alone cannot condition it.*--condition film"):
+    with pytest.raises(ValueError, match=r"text alone cannot condition it.*--condition film"):
         tiny_model.condition_by_text("a dog")
 
 
@@ -179,7 +179,12 @@ def test_folders_of_2023_with_old_names_of_attention(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "vae" / "diffusion_pytorch_model.safetensors"
     old = {}
     for name, value in load_file(path).items():
-        for new, before in ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")):
+        for new, before in (
+            (".to_q.", ".query."),
+            (".to_k.", ".key."),
+            (".to_v.", ".value."),
+            (".to_out.0.", ".proj_attn."),
+        ):
             name = name.replace(new, before)
         old[name] = value
     assert old.keys() != expected.keys()

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import sounding
-from sounding.checkpoint import CheckpointError, read_header
+from sounding.checkpoint import CheckpointError
 from sounding.cli import app
 from sounding.convert.archive import ArchiveError, follow
 from sounding.convert.read import ConvertError, read_state
@@ -159,7 +159,7 @@ def test_numbers_and_settings_beside_weights_are_left_alone(tmp_path: Path) -> N
     path = tmp_path / "weights.pt"
     beside = {"epoch": numpy.float64(3.5), "options": argparse.Namespace(lr=0.1), "names": {"a", "b"}, "t": (1, None)}
     torch.save({"state_dict": weights, **beside}, path)
-    with pytest.raises(Exception, match="(?i)weights"):
+    with pytest.raises(Exception, match=r"(?i)weights"):
         torch.load(path, weights_only=True)
     got = read_state(path)
     assert got.keys() == weights.keys()
@@ -171,7 +171,7 @@ def test_numbers_and_settings_beside_weights_are_left_alone(tmp_path: Path) -> N
 class Inner(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.linear = torch.nn.Linear(3, 2)
+        self.linear = torch.nn.Linear(3, 3)
         self.register_buffer("count", torch.tensor(7))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -191,8 +191,10 @@ def test_torchscript_is_read_without_running_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_values_are_followed_in_every_protocol(protocol: int) -> None:
-    shared = [1, -5, 2**40, 2**80, 1.5, "wörd", b"bytes", None, True, False]
+    shared = [1, -5, 2**40, 2**80, 1.5, "wörd", None, True, False]
     value = {"a": shared, "b": (shared, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)), "c": {}, "d": [], 5: {"x": "y"}}
+    if protocol > 2:  # before, bytes are a call
+        shared.append(b"bytes")
     assert follow(pickle.dumps(value, protocol=protocol)) == value
 
 
@@ -203,7 +205,7 @@ def test_damaged_archives_get_one_sentence(tmp_path: Path) -> None:
     with zipfile.ZipFile(good) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     draw = random.Random(0)
-    refused = 0
+    refused: list[str] = []
     for _ in range(200):
         bad = tmp_path / "bad.pt"
         with zipfile.ZipFile(bad, "w") as archive:
@@ -216,9 +218,9 @@ def test_damaged_archives_get_one_sentence(tmp_path: Path) -> None:
         try:
             read_state(bad)
         except ConvertError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused > 50
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert not any("\n" in message for message in refused)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,7 @@ def test_damaged_archives_get_one_sentence(tmp_path: Path) -> None:
         (b"\x80\x02c__builtin__\ngetattr\n.", "names __builtin__.getattr"),
         (b"\x80\x02]q\x00h\x07.", "damaged"),
         (b"\x80\x02}", "cut off|damaged"),
-        (b"(ios\nsystem\n.", "instruction INST|names os|damaged"),
+        (b"(ios\nsystem\n.", "instruction INST"),
     ],
 )
 def test_what_weights_do_not_need_is_named(data: bytes, words: str) -> None:
@@ -295,24 +297,20 @@ def test_mutated_headers_get_one_sentence(tmp_path: Path, tiny_checkpoint: Path)
             sounding.load(bad, device="cpu")
         assert "\n" not in str(error.value), number
         assert str(bad) in str(error.value)
-        try:
-            read_header(bad)
-        except CheckpointError as found:
-            assert "\n" not in str(found)
 
 
 def test_mutated_weights_of_others_get_one_sentence(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
     save_file({f"w{i}": torch.randn(i + 1, 3) for i in range(6)}, good)
-    refused = 0
+    refused: list[str] = []
     for data in mutations(good.read_bytes()):
         bad.write_bytes(data)
         try:
             read_state(bad)  # a header can be changed into another good one
         except ConvertError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused >= 90
+            refused.append(str(error))
+    assert len(refused) >= 90
+    assert not any("\n" in message for message in refused)
 
 
 @pytest.mark.parametrize("name", ["missing.pt", "folder"])

@@ -110,7 +110,7 @@ def test_broken_off_transfers_go_on(publisher: Publisher, tmp_path: Path) -> Non
 
 def test_a_later_run_goes_on_where_the_first_gave_up(publisher: Publisher, tmp_path: Path) -> None:
     publisher.breaks = fetching.TRIES
-    with pytest.raises(FetchError, match="broke off 5 times.*goes on where it stopped"):
+    with pytest.raises(FetchError, match=r"broke off 5 times.*goes on where it stopped"):
         download(File(f"{publisher.url}/a", "a", SHA), tmp_path)
     assert not (tmp_path / "a").exists()
     have = (tmp_path / "a.part").stat().st_size
@@ -169,7 +169,7 @@ def test_nobody_there(tmp_path: Path, publisher: Publisher) -> None:
     url = publisher.url
     publisher.shutdown()
     publisher.server_close()
-    with pytest.raises(FetchError, match="broke off 5 times.*check the connection"):
+    with pytest.raises(FetchError, match=r"broke off 5 times.*check the connection"):
         download(File(f"{url}/a", "a"), tmp_path)
 
 
@@ -195,7 +195,7 @@ def test_full_disk(publisher: Publisher, tmp_path: Path, monkeypatch: pytest.Mon
         return Full(file) if path.suffix == ".part" and "r" not in mode else file
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(FetchError, match="is full; make room.*goes on where it stopped"):
+    with pytest.raises(FetchError, match=r"is full; make room.*goes on where it stopped"):
         download(File(f"{publisher.url}/a", "a", SHA), tmp_path)
     assert (tmp_path / "a.part").stat().st_size == 1000
     monkeypatch.undo()

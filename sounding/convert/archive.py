@@ -37,6 +37,12 @@ HARMLESS = {
     "__torch__", "_codecs", "argparse", "collections", "lightning", "lightning_fabric", "numpy", "omegaconf",
     "pytorch_lightning", "torch", "typing",
 }  # fmt: skip
+# Instructions that push a number, a text or bytes.
+CONSTANTS = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8",
+}  # fmt: skip
 PLAIN_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "int", "float", "bool", "str", "bytes", "complex"}
 
 
@@ -178,14 +184,14 @@ def _step(machine: _Machine, name: str, argument: Any) -> None:
         stack.append(_storage(reference))
     elif name == "POP":
         machine.pop(1)
-    elif argument is not None:  # every other instruction of these formats pushes a number, a text or bytes
+    elif name in CONSTANTS:
         stack.append(argument)
     else:
         raise ArchiveError(f"uses the pickle instruction {name}, which weights do not need")
 
 
 def _known(module: str, name: str) -> Name:
-    root = module.split(".")[0]
+    root = module.split(".", maxsplit=1)[0]
     builtin = module in ("builtins", "__builtin__") and name in PLAIN_BUILTINS
     if not builtin and root not in HARMLESS:
         raise ArchiveError(f"names {module}.{name}, which weights do not need")

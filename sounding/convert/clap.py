@@ -28,7 +28,15 @@ RENAMED = {  # HTS-AT -> transformers, in this order
     "_projection.2.": "_projection.linear2.",
 }
 # Heads for classifying, LAION's second embedding, and what transformers computes instead of storing.
-DROPPED = ("tscam_conv", ".head.", "spectrogram_extractor", "logmel_extractor", "attn_mask", "_transform.", "logit_scale")
+DROPPED = (
+    "tscam_conv",
+    ".head.",
+    "spectrogram_extractor",
+    "logmel_extractor",
+    "attn_mask",
+    "_transform.",
+    "logit_scale",
+)
 OWN_BUFFERS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
 
 
@@ -48,9 +56,7 @@ def read_clap(path: Path, kind: str = "text") -> Converted:
     return clap_from_state(read_state(path), path, kind)
 
 
-def clap_from_state(
-    state: dict[str, Tensor], path: Path, kind: str, config: dict[str, Any] | None = None
-) -> Converted:
+def clap_from_state(state: dict[str, Tensor], path: Path, kind: str, config: dict[str, Any] | None = None) -> Converted:
     """A query encoder from named tensors in LAION's or transformers' naming; see `read_clap`."""
     if any(name.startswith((f"{kind}_branch.", f"{kind}_projection.0.")) for name in state):
         state = from_laion(state)
@@ -132,7 +138,9 @@ def read_tokenizer(folder: Path) -> Tensor:
         if whole.is_file():
             tokenizer = Tokenizer.from_file(str(whole))
         elif all(part.is_file() for part in parts):
-            tokenizer = _roberta(*parts)
+            from transformers import RobertaTokenizerFast
+
+            tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
         else:
             raise ConvertError(
                 f"{folder} has neither tokenizer.json nor vocab.json with merges.txt; run `sounding fetch "
@@ -141,20 +149,8 @@ def read_tokenizer(folder: Path) -> Tensor:
     except ConvertError:
         raise
     except Exception as error:  # the library raises bare exceptions
-        raise ConvertError(f"{folder} holds a damaged tokenizer ({error}); get its files again.") from None
+        said = " ".join(str(error).split())
+        raise ConvertError(f"{folder} holds a damaged tokenizer ({said}); get its files again.") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return torch.frombuffer(bytearray(tokenizer.to_str().encode()), dtype=torch.uint8)
-
-
-def _roberta(vocab: Path, merges: Path) -> Any:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-
-    tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("</s>", "<s>")]
-    tokenizer.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=False)
-    # The mask token takes the space before it, as RoBERTa's published tokenizer has it.
-    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)])
-    return tokenizer

@@ -43,7 +43,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         safe = path.suffix == ".safetensors" or not _pickled(path)
         state = _read_safetensors(path) if safe else _read_pickled(path)
     except OSError as error:
-        raise ConvertError(f"{path} cannot be read ({error.strerror or error}); check the disk and permissions.") from None
+        raise ConvertError(
+            f"{path} cannot be read ({error.strerror or error}); check the disk and permissions."
+        ) from None
     if not state:
         raise ConvertError(f"{path} has no tensors, but weights are expected; {MEND}.")
     if all(name.startswith("module.") for name in state):  # saved by a data-parallel trainer
@@ -95,7 +97,9 @@ def _is_torchscript(path: Path) -> bool:
 def _unwrap(data: Any) -> dict[str, Tensor]:
     """The tensors of a checkpoint, out of what trainers wrap around them."""
     for _ in range(len(WRAPPERS)):
-        inner = next((data[key] for key in WRAPPERS if isinstance(data, dict) and isinstance(data.get(key), dict)), None)
+        inner = next(
+            (data[key] for key in WRAPPERS if isinstance(data, dict) and isinstance(data.get(key), dict)), None
+        )
         if inner is None:
             break
         data = inner
