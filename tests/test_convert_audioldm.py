@@ -226,6 +226,7 @@ def reshape_tensor(folder: Path) -> None:
         (lose_weights, "has neither diffusion_pytorch_model.safetensors nor"),
         (lose_tensor, "lacks tensor 'conv_in.weight'"),
         (reshape_tensor, r"'conv_in.bias' has shape \(3,\), but \(32,\) is expected"),
+        (lambda folder: (folder / "vae" / "config.json").write_text("{}"), r"not laid out as .*KeyError"),
         (lambda folder: (folder / "model_index.json").write_text("{"), "cannot be read as JSON"),
     ],
 )

@@ -19,7 +19,7 @@ from .audioldm import AudioLDM, fold_film, read_audioldm
 from .clap import OWN_BUFFERS, read_clap, read_tokenizer
 from .clip import read_clip
 from .hifigan import read_hifigan
-from .read import Converted, ConvertError
+from .read import Converted, ConvertError, laid_out
 
 Condition = Literal["attention", "film"]
 UNTRAINED = (
@@ -81,13 +81,17 @@ def convert(
     if out.suffix != ".safetensors":
         raise ConvertError(f"{out} ends in {out.suffix!r}, but .safetensors is expected; name the result so.")
     sources = {"audioldm": Path(audioldm), "clip": Path(clip)}
-    ldm = read_audioldm(sources["audioldm"], ema=ema)
-    patches = read_clip(sources["clip"], quick_gelu=quick_gelu)
-    queries, query_source = _queries(ldm, sources["audioldm"], Path(clap) if clap else None, query, condition)
+    with laid_out(sources["audioldm"]):
+        ldm = read_audioldm(sources["audioldm"], ema=ema)
+        null = empty_sentence(ldm.text)
+        unet = ldm.unet if condition == "film" else fold_film(ldm.unet, null)
+    with laid_out(sources["clip"]):
+        patches = read_clip(sources["clip"], quick_gelu=quick_gelu)
+    with laid_out(Path(clap or audioldm)):
+        queries, query_source = _queries(ldm, sources["audioldm"], Path(clap) if clap else None, query, condition)
+    with laid_out(Path(vocoder or audioldm)):
+        voice = read_hifigan(Path(vocoder)) if vocoder else ldm.vocoder
     tokens = read_tokenizer(Path(tokenizer)) if tokenizer else ldm.tokenizer
-    voice = read_hifigan(Path(vocoder)) if vocoder else ldm.vocoder
-    null = empty_sentence(ldm.text)
-    unet = ldm.unet if condition == "film" else fold_film(ldm.unet, null)
     config = SoundingConfig(
         name=name or f"{sources['audioldm'].stem}-{sources['clip'].stem}",
         patches=patches.config,
@@ -99,7 +103,8 @@ def convert(
         diffusion=ldm.diffusion,
     )
     torch.manual_seed(seed)
-    model = SoundingModel(config).requires_grad_(False)
+    with laid_out(sources["audioldm"]):
+        model = SoundingModel(config).requires_grad_(False)
     _fill(model.patches, patches, sources["clip"])
     _fill(model.query, queries, query_source, tokens if config.query.tokenizer_bytes else None)
     _fill(model.vae, ldm.vae, sources["audioldm"])

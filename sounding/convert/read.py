@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,25 @@ class Converted:
 
     config: Any
     tensors: dict[str, Tensor]
+
+
+@contextmanager
+def laid_out(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with configurations and tensors of unexpected layout into one sentence.
+
+    Raises:
+        ConvertError: from any error of that kind inside.
+    """
+    try:
+        yield
+    except ConvertError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ConvertError(
+            f"{path} is not laid out as its publisher's weights are ({type(error).__name__}: {said}); give a supported "
+            "model (docs/models.md), complete and unedited."
+        ) from None
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -84,7 +104,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
             if not is_zip:
                 raise ArchiveError("holds more than weights, or is damaged") from None
             data = read_archive(path)
-    except ArchiveError as error:
+    except (ArchiveError, zipfile.BadZipFile) as error:
         raise ConvertError(f"{path} {error}, so it was not opened; {MEND}.") from None
     return _unwrap(data)
 
