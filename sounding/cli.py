@@ -1,21 +1,20 @@
-"""`sounding generate | info | demo`: the library from a terminal."""
+"""`sounding generate | info | demo | convert | fetch`: the library from a terminal."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_weights import convert, fetch
+from .terminal import JsonOption, plain_errors, progress
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .diffusion import OnStep
 
 app = typer.Typer(
     help="Select an object in a picture and hear it.",
@@ -26,32 +25,6 @@ app = typer.Typer(
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line.")]
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Show what a person can mend as one sentence instead of a traceback."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"sounding: {error}", err=True)
-        raise typer.Exit(1) from None
-
-
-@contextmanager
-def progress(label: str, quiet: bool) -> Iterator[OnStep | None]:
-    """A bar on standard error, as a callback for `on_step`."""
-    if quiet:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda step, steps: bar.update(task, completed=step, total=steps)
 
 
 def mix_tracks(tracks: Tensor) -> Tensor:
@@ -192,6 +165,9 @@ def demo(
             typer.echo(f"{name}: {out / name}.wav, with {name}_mask.png, {name}_attention.png and {name}_mel.png")
         typer.echo(f"All at a glance: {overview.resolve()}")
 
+
+app.command()(convert)
+app.command()(fetch)
 
 if __name__ == "__main__":
     app()

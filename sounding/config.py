@@ -50,15 +50,20 @@ class PatchConfig:
 
 @dataclass(frozen=True)
 class QueryConfig:
-    """Query encoder: "clap" (transformers, at CLAP's published size) or "open_clip" (a text tower, sized here)."""
+    """Query encoder: "clap" (transformers' CLAP text tower), "open_clip" (a text tower) or "clap_audio" (HTS-AT).
 
-    tower: Literal["clap", "open_clip"] = "clap"
+    For "clap_audio", `hidden` and `heads` are the first level's and `depths` says the blocks of each level.
+    """
+
+    tower: Literal["clap", "open_clip", "clap_audio"] = "clap"
     width: int = 512  # L
     layers: int = 12
     heads: int = 12
     hidden: int = 768
     context_length: int = 77
+    depths: tuple[int, ...] = (2, 2, 6, 2)
     tokenizer: str = "laion/clap-htsat-unfused"  # folder or cached name with the CLAP tokenizer's files
+    tokenizer_bytes: int = 0  # length of the tokenizer that travels in the checkpoint; 0 is none
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,18 @@ class VaeConfig:
 
 @dataclass(frozen=True)
 class UnetConfig:
-    """`diffusers.UNet2DConditionModel`; attention at every level but the first."""
+    """`diffusers.UNet2DConditionModel`; attention at every level but the first.
+
+    `film_width` 0 is the paper's: the U-Net attends to the condition. Otherwise the condition, of that width, is
+    added to the time embedding as in AudioLDM as published, and the second attention attends to the latents.
+    """
 
     channels: tuple[int, ...] = (128, 256, 384, 640)
     layers: int = 2
     head_width: int = 32
+    heads: tuple[int, ...] = ()  # heads of each level, where they do not all have `head_width`
     norm_groups: int = 32
+    film_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,10 +156,16 @@ class SoundingConfig:
     absent: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.patches.width != self.query.width:
+        film = self.unet.film_width
+        if film and film != self.grounding.condition_width:
             raise ValueError(
-                f"patches.width is {self.patches.width} and query.width is {self.query.width}, but one "
-                "embedding width is expected; give both the same number."
+                f"unet.film_width is {film} and grounding.condition_width is {self.grounding.condition_width}, but "
+                "one width is expected; give both the same number."
+            )
+        if self.unet.heads and len(self.unet.heads) != len(self.unet.channels):
+            raise ValueError(
+                f"unet.heads has {len(self.unet.heads)} values, but {len(self.unet.channels)} are expected; give one a "
+                "level."
             )
 
     @property

@@ -76,14 +76,15 @@ class Grounding(nn.Module):
     weight_std: Tensor
     weight_count: Tensor
 
-    def __init__(self, config: GroundingConfig, width: int, patches: int):
+    def __init__(self, config: GroundingConfig, width: int, patches: int, query_width: int | None = None):
+        """For patches [B, `patches`, `width`] and queries [B, `query_width`], `width` too without it."""
         super().__init__()
         if config.key_width % config.heads:
             raise ValueError(
                 f"grounding.key_width is {config.key_width}, but a multiple of heads ({config.heads}) is expected."
             )
         self.config = config
-        self.to_query = nn.Linear(width, config.key_width, bias=False)
+        self.to_query = nn.Linear(query_width or width, config.key_width, bias=False)
         self.to_key = nn.Linear(width, config.key_width, bias=False)
         self.to_value = nn.Linear(width, config.key_width, bias=False)
         if config.positions:

@@ -14,8 +14,9 @@ from .checkpoint import load_model, resolve
 from .config import SoundingConfig
 from .diffusion import OnStep, draw_noise, sample_latents
 from .grounding import Condition, Grounding
+from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
-from .text import ClapQuery, OpenClipQuery, build_query_encoder
+from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
 OnUse = Callable[[tuple[str, ...]], None]
@@ -51,8 +52,8 @@ class SoundingModel(nn.Module):
         super().__init__()
         self.config = config
         self.patches = vision.PatchEncoder(config.patches)
-        self.query: ClapQuery | OpenClipQuery = build_query_encoder(config.query)
-        self.grounding = Grounding(config.grounding, config.patches.width, config.patches.grid**2)
+        self.query: ClapQuery | OpenClipQuery | ClapAudioQuery = build_query_encoder(config.query)
+        self.grounding = Grounding(config.grounding, config.patches.width, config.patches.grid**2, config.query.width)
         self.unet = build_unet(config)
         self.vae = build_vae(config)
         self.vocoder = build_vocoder(config)
@@ -74,23 +75,25 @@ class SoundingModel(nn.Module):
         *,
         mask: Tensor | None = None,
         text: str | list[str] | None = None,
+        sound: Tensor | None = None,
         image_size: tuple[int, int] | None = None,
         clamp: bool | None = None,
     ) -> Condition:
-        """Condition of one selection a row, by mask or by text, once a selection.
+        """Condition of one selection a row, by mask, by text or by sound, once a selection.
 
         Args:
             patches: [B, P, L] of `see`. One picture serves any number of masks or texts.
             mask: [B, H, W] 0..1, any resolution; takes attention's place (section 3.2).
             text: one sentence, or one a row; attention does its own work.
+            sound: [B, samples] at the model's rate, for a checkpoint trained with audio queries; likewise.
             image_size: (H, W) of the picture, which crop and pad geometries need to place a mask of another size.
             clamp: overrides the checkpoint's setting, see `grounding.match_moments`.
 
         Raises:
-            ValueError: neither or both of mask and text; an empty mask; numbers of rows that do not fit.
+            ValueError: none or several of mask, text and sound; an empty mask; numbers of rows that do not fit.
         """
-        if (mask is None) == (text is None):
-            raise ValueError("ground got both or neither of mask and text, but one is expected; give one of them.")
+        if sum(one is not None for one in (mask, text, sound)) != 1:
+            raise ValueError("ground got several or none of mask, text and sound, but one is expected; give one.")
         side = next(self.grounding.parameters())
         patches = patches.to(side)
         if mask is not None:
@@ -99,11 +102,42 @@ class SoundingModel(nn.Module):
             coverage = vision.mask_to_grid(mask, size, self.config.patches)
             patches, coverage = _pair(patches, coverage, "masks")
             return self.grounding.by_mask(coverage, patches, clamp=clamp)
-        if self.config.grounding.query != "text":
-            raise ValueError("This checkpoint was trained with audio queries, so text cannot ground it; use a mask.")
-        query = self.query.encode([text] if isinstance(text, str) else list(text or []))
-        patches, query = _pair(patches, query.to(side), "texts")
+        query = self._ask(text, sound)
+        patches, query = _pair(patches, query.to(side), "texts" if sound is None else "sounds")
         return self.grounding.by_query(query, patches)
+
+    def _ask(self, text: str | list[str] | None, sound: Tensor | None) -> Tensor:
+        """The query [B, L] of texts or sounds, whichever the checkpoint was trained with."""
+        wants = self.config.grounding.query
+        if (sound is None) != (wants == "text"):
+            came = "text" if sound is None else "sound"
+            raise ValueError(
+                f"This checkpoint was trained with {wants} queries, so {came} cannot ground it; use a mask."
+            )
+        if sound is None and not isinstance(self.query, ClapAudioQuery):
+            return self.query.encode([text] if isinstance(text, str) else list(text or []))
+        if sound is not None and isinstance(self.query, ClapAudioQuery):
+            return self.query.encode(sound, self.config.audio.sample_rate)
+        raise ValueError(
+            f"grounding.query is {wants!r}, but the query tower is {self.config.query.tower!r}; the checkpoint's "
+            "configuration contradicts itself, export it again."
+        )
+
+    @torch.inference_mode()
+    def condition_by_text(self, text: str | list[str]) -> Condition:
+        """Sentences alone as conditions, without a picture, as AudioLDM has it: one row a sentence.
+
+        Raises:
+            ValueError: the U-Net has no FiLM slot, so it was trained to hear about pictures only.
+        """
+        if not self.config.unet.film_width:
+            raise ValueError(
+                "This checkpoint's U-Net attends to pictures, so text alone cannot condition it; give a picture, or "
+                "convert AudioLDM with --condition film."
+            )
+        query = self._ask(check_texts([text] if isinstance(text, str) else list(text)), None)
+        places = self.config.patches.grid**2
+        return Condition(query[:, None], query.new_full((len(query), places), 1 / places))
 
     def noise(self, seconds: float, seeds: list[int]) -> Tensor:
         """[len(seeds), 8, T/4, 16] standard normal noise that covers `seconds`, one generator a seed."""

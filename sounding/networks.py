@@ -31,11 +31,19 @@ def build_vae(config: SoundingConfig) -> AutoencoderKL:
 
 
 def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
-    """Noise predictor over [B, 8, T/4, 16], cross-attending to the condition [B, N, D] (section 4.1)."""
+    """Noise predictor over [B, 8, T/4, 16], cross-attending to the condition [B, N, D] (section 4.1).
+
+    With `unet.film_width` it is AudioLDM's own U-Net, called in the same way.
+    """
     from diffusers import UNet2DConditionModel
 
     unet, attended = config.unet, len(config.unet.channels) - 1
-    return UNet2DConditionModel(
+    film = unet.film_width > 0
+    if film:
+        from .film import FilmUNet as kind
+    else:
+        kind = UNet2DConditionModel
+    return kind(
         in_channels=config.vae.latent_channels,
         out_channels=config.vae.latent_channels,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * attended,
@@ -43,9 +51,12 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         block_out_channels=unet.channels,
         layers_per_block=unet.layers,
         norm_num_groups=unet.norm_groups,
-        cross_attention_dim=config.grounding.condition_width,
+        cross_attention_dim=unet.channels if film else config.grounding.condition_width,
         # diffusers' `attention_head_dim` is the number of heads (its own note says so); widths are 32 here.
-        attention_head_dim=tuple(channels // unet.head_width for channels in unet.channels),
+        attention_head_dim=unet.heads or tuple(channels // unet.head_width for channels in unet.channels),
+        class_embed_type="simple_projection" if film else None,
+        projection_class_embeddings_input_dim=unet.film_width or None,
+        class_embeddings_concat=film,
     ).eval()
 
 

@@ -14,7 +14,6 @@ from sounding.config import (
     DiffusionConfig,
     GroundingConfig,
     PatchConfig,
-    QueryConfig,
     SoundingConfig,
     UnetConfig,
     VaeConfig,
@@ -84,10 +83,17 @@ def test_what_is_no_configuration_is_refused(text: str, words: str) -> None:
         SoundingConfig.from_json(text)
 
 
-def test_patches_and_query_share_a_width() -> None:
-    with pytest.raises(ValueError, match=r"patches\.width is 256 and query\.width is 512"):
-        SoundingConfig(patches=PatchConfig(width=256))
-    assert SoundingConfig(patches=PatchConfig(width=256), query=QueryConfig(width=256)).patches.width == 256
+def test_patches_and_query_may_have_widths_of_their_own() -> None:
+    """CLIP ViT-L/14 has 768, CLAP 512."""
+    assert SoundingConfig(patches=PatchConfig(width=768)).query.width == 512
+
+
+def test_film_and_condition_share_a_width() -> None:
+    with pytest.raises(ValueError, match=r"film_width is 256 and grounding\.condition_width is 512"):
+        SoundingConfig(unet=UnetConfig(film_width=256))
+    assert SoundingConfig(unet=UnetConfig(film_width=512)).unet.film_width == 512
+    with pytest.raises(ValueError, match=r"heads has 2 values, but 4 are expected"):
+        SoundingConfig(unet=UnetConfig(heads=(8, 8)))
 
 
 def test_configurations_are_frozen() -> None:

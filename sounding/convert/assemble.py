@@ -1,0 +1,212 @@
+"""The main path of conversion: read published parts, put them into one model, write one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import save_model
+from ..config import GroundingConfig, QueryConfig, SoundingConfig
+from ..model import SoundingModel
+from ..text import ClapQuery
+from .audioldm import AudioLDM, fold_film, read_audioldm
+from .clap import OWN_BUFFERS, read_clap, read_tokenizer
+from .clip import read_clip
+from .hifigan import read_hifigan
+from .read import Converted, ConvertError, laid_out
+
+Condition = Literal["attention", "film"]
+UNTRAINED = (
+    "The grounding is new: train it (python -m training) before the model listens to pictures, masks or texts about "
+    "pictures."
+)
+EMPTY_SENTENCE = (0, 2)  # <s></s> in RoBERTa's vocabulary: AudioLDM's unconditional condition
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did, for people and for `--json`."""
+
+    path: Path
+    used: dict[str, str]  # part -> where its weights came from
+    anew: dict[str, int]  # what started from random numbers -> its parameters
+    notes: tuple[str, ...]
+
+
+def convert(
+    out: str | os.PathLike[str],
+    *,
+    audioldm: str | os.PathLike[str],
+    clip: str | os.PathLike[str],
+    clap: str | os.PathLike[str] | None = None,
+    vocoder: str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    condition: Condition = "attention",
+    query: Literal["text", "audio"] = "text",
+    ema: bool = True,
+    quick_gelu: bool | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float16,
+    name: str | None = None,
+) -> Report:
+    """Make one checkpoint of published weights.
+
+    Args:
+        out: the .safetensors to write, in one step.
+        audioldm: AudioLDM's diffusers folder or original .ckpt: U-Net, VAE, vocoder and CLAP.
+        clip: CLIP's image tower, see `clip.read_clip`.
+        clap: another CLAP for the queries than AudioLDM's, see `clap.read_clap`.
+        vocoder: another HiFi-GAN, see `hifigan.read_hifigan`.
+        tokenizer: folder with CLAP's tokenizer, where `audioldm` brings none.
+        condition: "attention" is the paper's U-Net: AudioLDM's FiLM slot is folded in at its unconditional value
+            and cross-attention starts anew, silent. "film" keeps AudioLDM exactly as published.
+        query: what asks the patches in training.
+        ema: take an original checkpoint's averaged U-Net.
+        quick_gelu: CLIP's activation, where its file does not say.
+        seed: of what starts anew.
+        dtype: of the weights in the file.
+        name: of the model in the file's header.
+
+    Raises:
+        ConvertError: a source that cannot be read or does not fit; nothing is written.
+        CheckpointError: weights that `dtype` cannot hold; nothing is written.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise ConvertError(f"{out} ends in {out.suffix!r}, but .safetensors is expected; name the result so.")
+    sources = {"audioldm": Path(audioldm), "clip": Path(clip)}
+    with laid_out(sources["audioldm"]):
+        ldm = read_audioldm(sources["audioldm"], ema=ema)
+        null = empty_sentence(ldm.text)
+        unet = ldm.unet if condition == "film" else fold_film(ldm.unet, null)
+    with laid_out(sources["clip"]):
+        patches = read_clip(sources["clip"], quick_gelu=quick_gelu)
+    with laid_out(Path(clap or audioldm)):
+        queries, query_source = _queries(ldm, sources["audioldm"], Path(clap) if clap else None, query, condition)
+    with laid_out(Path(vocoder or audioldm)):
+        voice = read_hifigan(Path(vocoder)) if vocoder else ldm.vocoder
+    tokens = read_tokenizer(Path(tokenizer)) if tokenizer else ldm.tokenizer
+    config = SoundingConfig(
+        name=name or f"{sources['audioldm'].stem}-{sources['clip'].stem}",
+        patches=patches.config,
+        query=_query_config(queries.config, tokens),
+        grounding=GroundingConfig(query=query, condition_width=ldm.unet.config.film_width),
+        vae=ldm.vae.config,
+        unet=unet.config,
+        vocoder=voice.config,
+        diffusion=ldm.diffusion,
+    )
+    torch.manual_seed(seed)
+    with laid_out(sources["audioldm"]):
+        model = SoundingModel(config).requires_grad_(False)
+    _fill(model.patches, patches, sources["clip"])
+    _fill(model.query, queries, query_source, tokens if config.query.tokenizer_bytes else None)
+    _fill(model.vae, ldm.vae, sources["audioldm"])
+    _fill(model.vocoder, voice, Path(vocoder or audioldm))
+    anew = _start_unet(model, unet, sources["audioldm"], condition)
+    if condition == "film":
+        model.grounding.null.copy_(null[None])
+    save_model(model, out, dtype=dtype, description="Converted from published weights; the grounding is untrained.")
+    used = {
+        "patches": str(clip),
+        "query": str(query_source),
+        "unet": str(audioldm),
+        "vae": str(audioldm),
+        "vocoder": str(vocoder or audioldm),
+    }
+    anew = {"grounding": sum(weight.numel() for weight in model.grounding.parameters()), **anew}
+    return Report(out, used, anew, _notes(config, condition))
+
+
+def _queries(
+    ldm: AudioLDM, ldm_path: Path, clap: Path | None, query: str, condition: Condition
+) -> tuple[Converted, Path]:
+    """The query encoder and where it came from.
+
+    Raises:
+        ConvertError: AudioLDM as published listens to its own CLAP only; or there is no audio tower.
+    """
+    if condition == "film" and (clap or query == "audio"):
+        raise ConvertError(
+            "AudioLDM's FiLM slot was trained with AudioLDM's own CLAP text tower, but another query encoder was asked "
+            "for; leave out --clap and --query, or convert with --condition attention."
+        )
+    if clap is not None:
+        return read_clap(clap, query), clap
+    if query == "text":
+        return ldm.text, ldm_path
+    if ldm.audio is None:
+        raise ConvertError(
+            f"{ldm_path} has no CLAP audio tower, but --query audio needs one; add --clap with a transformers folder "
+            "or LAION's .pt."
+        )
+    return ldm.audio, ldm_path
+
+
+def _query_config(config: QueryConfig, tokens: Tensor | None) -> QueryConfig:
+    carried = len(tokens) if tokens is not None and config.tower == "clap" else 0
+    return dataclasses.replace(config, tokenizer_bytes=carried)
+
+
+@torch.inference_mode()
+def empty_sentence(text: Converted) -> Tensor:
+    """[L] CLAP's embedding of "", which AudioLDM's guidance calls unconditional; its tokens need no tokenizer."""
+    tower = ClapQuery(text.config)
+    _fill(tower, text, Path("CLAP"))
+    return tower(torch.tensor([EMPTY_SENTENCE]))[0].clone()
+
+
+def _fill(part: nn.Module, converted: Converted, source: Path, tokens: Tensor | None = None) -> None:
+    """Load a part strictly; what the library computes for itself is taken from the module.
+
+    Raises:
+        ConvertError: a tensor is missing, foreign or of another shape.
+    """
+    own = part.state_dict()
+    tensors = {name: value for name, value in own.items() if name.endswith(OWN_BUFFERS)} | converted.tensors
+    if tokens is not None:
+        tensors["tokenizer"] = tokens
+    for kind, names in (("lacks", own.keys() - tensors.keys()), ("has an unknown", tensors.keys() - own.keys())):
+        if names:
+            raise ConvertError(
+                f"{source} {kind} tensor {min(names)!r} ({len(names)} in all) for the {type(part).__name__} that its "
+                "sizes describe; give the complete weights of a supported model (docs/models.md)."
+            )
+    for name, value in tensors.items():
+        if value.shape != own[name].shape:
+            raise ConvertError(
+                f"{source}: {name!r} has shape {tuple(value.shape)}, but {tuple(own[name].shape)} is expected; give "
+                "the weights of a supported model (docs/models.md)."
+            )
+    part.load_state_dict(tensors)
+
+
+def _start_unet(model: SoundingModel, unet: Converted, source: Path, condition: Condition) -> dict[str, int]:
+    """Fill the U-Net; its cross-attention, if it is new, starts silent so that nothing learned is disturbed."""
+    if condition == "film":
+        _fill(model.unet, unet, source)
+        return {}
+    fresh = {name: value for name, value in model.unet.state_dict().items() if ".attn2." in name}
+    for name, value in fresh.items():
+        if ".to_out." in name:
+            value.zero_()
+    _fill(model.unet, Converted(unet.config, unet.tensors | fresh), source)
+    return {"unet cross-attention": sum(value.numel() for value in fresh.values())}
+
+
+def _notes(config: SoundingConfig, condition: Condition) -> tuple[str, ...]:
+    notes = [UNTRAINED]
+    if condition == "film":
+        notes.append("Text alone works now, as in AudioLDM: SoundingModel.condition_by_text.")
+    if config.query.tower == "clap" and not config.query.tokenizer_bytes:
+        notes.append(
+            "No tokenizer travels in this file, so text will look for one on the machine; convert again with "
+            "--tokenizer FOLDER (`sounding fetch clap-tokenizer` gets it)."
+        )
+    return tuple(notes)

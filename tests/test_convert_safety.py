@@ -1,0 +1,320 @@
+"""Files that want to run code, and files that are broken: no code runs, and one sentence says what to do."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import sounding
+from sounding.checkpoint import CheckpointError
+from sounding.cli import app
+from sounding.convert.archive import ArchiveError, follow
+from sounding.convert.read import ConvertError, read_state
+
+SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".pkl", "")
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+class Executed:
+    """Unpickled, it runs a line of code."""
+
+    def __init__(self, marker: Path):
+        self.code = f"open({str(marker)!r}, 'w').close()"
+
+    def __reduce__(self) -> tuple:
+        return exec, (self.code,)
+
+
+def as_pickle(path: Path, marker: Path) -> None:
+    path.write_bytes(pickle.dumps(Executed(marker)))
+
+
+def as_zip(path: Path, marker: Path) -> None:
+    torch.save({"state_dict": {"visual.proj": torch.zeros(2, 2)}, "optimizer": Executed(marker)}, path)
+
+
+def as_legacy(path: Path, marker: Path) -> None:
+    torch.save({"a": Payload(marker), "w": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+
+
+def as_torchscript(path: Path, marker: Path) -> None:
+    """What `torch.jit.load` takes for a model: a pickle among other parts."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", pickle.dumps(Executed(marker), protocol=2))
+        archive.writestr("model/constants.pkl", pickle.dumps((Executed(marker),), protocol=2))
+        archive.writestr("model/version", "3\n")
+
+
+FORMS = {"pickle": as_pickle, "zip": as_zip, "legacy": as_legacy, "torchscript": as_torchscript}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_payloads_would_run(form: str, tmp_path: Path) -> None:
+    """The bait works where a file is unpickled, so that its silence below means something."""
+    marker, path = tmp_path / "marker", tmp_path / "bait"
+    FORMS[form](path, marker)
+    if form == "torchscript":
+        pickle.loads(zipfile.ZipFile(path).read("model/data.pkl"))
+    elif form == "pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_in_a_file_runs(form: str, suffix: str, tmp_path: Path) -> None:
+    marker, path = tmp_path / "marker", tmp_path / f"weights{suffix}"
+    FORMS[form](path, marker)
+    with pytest.raises(ConvertError) as error:
+        read_state(path)
+    assert not marker.exists()
+    assert "from its publisher" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    assert "weights_only" not in str(error.value)  # torch's own advice is to switch safety off
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_command_runs_what_is_in_a_file(suffix: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    marker, picture = tmp_path / "marker", tmp_path / "picture.png"
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(picture)
+    out = str(tmp_path / "out.safetensors")
+    for form, make in FORMS.items():
+        bait = tmp_path / f"{form}{suffix}"
+        make(bait, marker)
+        folder = tmp_path / f"folder-{form}{suffix}"
+        for part in ("unet", "vae", "text_encoder", "vocoder", "tokenizer", "scheduler"):
+            (folder / part).mkdir(parents=True)
+            (folder / part / "config.json").write_text("{}")
+            for name in ("model", "pytorch_model", "diffusion_pytorch_model", "open_clip_model"):
+                shutil.copy(bait, folder / part / f"{name}.bin")
+                shutil.copy(bait, folder / f"{name}.bin")
+        (folder / "config.json").write_text("{}")
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
+        for source in (str(bait), str(folder)):
+            commands = [
+                ["convert", "--out", out, "--audioldm", source, "--clip", source],
+                ["info", source],
+                ["generate", "--image", str(picture), "--out", str(tmp_path / "a.wav"), "--model", source],
+                ["demo", "--out", str(tmp_path / "demo"), "--model", source],
+            ]
+            for command in commands:
+                result = CliRunner().invoke(app, command)
+                assert result.exit_code == 1, (command, result.output, result.exception)
+                assert result.output.startswith("sounding: ")
+                assert result.output.count("\n") == 1
+                assert not marker.exists(), command
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_source_of_a_conversion_is_unpickled(form: str, tmp_path: Path) -> None:
+    """Each reader by itself, since a conversion stops at the first that refuses."""
+    from sounding.convert.audioldm import read_audioldm
+    from sounding.convert.clap import read_clap, read_tokenizer
+    from sounding.convert.clip import read_clip
+    from sounding.convert.hifigan import read_hifigan
+
+    marker, bait = tmp_path / "marker", tmp_path / "bait.pt"
+    FORMS[form](bait, marker)
+    shutil.copy(bait, tmp_path / "tokenizer.json")
+    for reader in (read_audioldm, read_clap, read_clip, read_hifigan):
+        with pytest.raises(ConvertError):
+            reader(bait)
+    with pytest.raises(ConvertError, match="damaged tokenizer"):
+        read_tokenizer(tmp_path)
+    assert not marker.exists()
+
+
+def test_numbers_and_settings_beside_weights_are_left_alone(tmp_path: Path) -> None:
+    """LAION's files carry NumPy numbers, AudioLDM's a trainer's settings; torch's safe loading refuses both."""
+    import argparse
+
+    import numpy
+
+    weights = {"a": torch.randn(3, 2), "half": torch.randn(4).half(), "turned": torch.randn(2, 5).T}
+    path = tmp_path / "weights.pt"
+    beside = {"epoch": numpy.float64(3.5), "options": argparse.Namespace(lr=0.1), "names": {"a", "b"}, "t": (1, None)}
+    torch.save({"state_dict": weights, **beside}, path)
+    with pytest.raises(Exception, match=r"(?i)weights"):
+        torch.load(path, weights_only=True)
+    got = read_state(path)
+    assert got.keys() == weights.keys()
+    for name, value in weights.items():
+        assert torch.equal(got[name], value)
+        assert got[name].dtype == value.dtype
+
+
+class Inner(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+        self.register_buffer("count", torch.tensor(7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+def test_torchscript_is_read_without_running_it(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(Inner(), torch.nn.ReLU(), Inner()).half()
+    torch.jit.save(torch.jit.trace(module, torch.zeros(1, 3).half()), tmp_path / "model.pt")
+    got = read_state(tmp_path / "model.pt")
+    expected = module.state_dict()
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(got[name], value)
+        assert got[name].dtype == value.dtype
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_values_are_followed_in_every_protocol(protocol: int) -> None:
+    shared = [1, -5, 2**40, 2**80, 1.5, "wörd", None, True, False]
+    value = {"a": shared, "b": (shared, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)), "c": {}, "d": [], 5: {"x": "y"}}
+    if protocol > 2:  # before, bytes are a call
+        shared.append(b"bytes")
+    assert follow(pickle.dumps(value, protocol=protocol)) == value
+
+
+def test_damaged_archives_get_one_sentence(tmp_path: Path) -> None:
+    """A zip of PyTorch with bytes of its pickle changed: read, or refused in a sentence."""
+    good = tmp_path / "good.pt"
+    torch.save({"state_dict": {"a": torch.randn(3)}, "x": Payload.__mro__[1].__name__}, good)
+    with zipfile.ZipFile(good) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    draw = random.Random(0)
+    refused: list[str] = []
+    for _ in range(200):
+        bad = tmp_path / "bad.pt"
+        with zipfile.ZipFile(bad, "w") as archive:
+            for name, data in parts.items():
+                if name.endswith("data.pkl"):
+                    data = bytearray(data)
+                    for _ in range(draw.randint(1, 3)):
+                        data[draw.randrange(len(data))] = draw.randrange(256)
+                archive.writestr(name, bytes(data))
+        try:
+            read_state(bad)
+        except ConvertError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert not any("\n" in message for message in refused)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "cut off|damaged"),
+        (b"\x80\x02cos\nsystem\n.", "names os.system"),
+        (b"\x80\x02cbuiltins\neval\n.", "names builtins.eval"),
+        (b"\x80\x02c__builtin__\ngetattr\n.", "names __builtin__.getattr"),
+        (b"\x80\x02]q\x00h\x07.", "damaged"),
+        (b"\x80\x02}", "cut off|damaged"),
+        (b"(ios\nsystem\n.", "instruction INST"),
+    ],
+)
+def test_what_weights_do_not_need_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(ArchiveError, match=words):
+        follow(data)
+
+
+def test_tensors_outside_their_storage_are_refused(tmp_path: Path) -> None:
+    good = tmp_path / "good.pt"
+    torch.save({"a": torch.arange(4.0), "x": Inner}, good)  # the class keeps torch's own loading out
+    with zipfile.ZipFile(good) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "bad.pt", "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data[:8] if "/data/" in name else data.replace(b"cpublished", b"cpublished"))
+    with pytest.raises(ConvertError):
+        read_state(tmp_path / "bad.pt")
+
+
+def header_of(data: bytes) -> tuple[int, bytes]:
+    (length,) = struct.unpack("<Q", data[:8])
+    return length, data[8 : 8 + length]
+
+
+def mutations(data: bytes) -> list[bytes]:
+    """100 files whose header is wrong in some way: lengths, offsets, types, shapes, letters."""
+    draw = random.Random(1)
+    length, header = header_of(data)
+    body = data[8 + length :]
+    made = [struct.pack("<Q", n) + data[8:] for n in (0, 1, length - 1, length + 1, 2**31, 2**63, 2**64 - 1)]
+    fields = json.loads(header)
+    names = [name for name in fields if name != "__metadata__"]
+    for number in range(53):
+        changed = json.loads(header)
+        entry = changed[draw.choice(names)]
+        what = number % 5
+        if what == 0:
+            entry["data_offsets"] = [entry["data_offsets"][0] - draw.randint(1, 99), entry["data_offsets"][1]]
+        elif what == 1:
+            entry["data_offsets"][1] += draw.randint(1, 10**12)
+        elif what == 2:
+            entry["dtype"] = draw.choice(["F64", "I8", "Q7", "", 5, None])
+        elif what == 3:
+            entry["shape"] = draw.choice([[2**40, 2**40], [-1], ["a"], None, [1, 1, 1, 7]])
+        else:
+            del entry[draw.choice(sorted(entry))]
+        text = json.dumps(changed).encode()
+        made.append(struct.pack("<Q", len(text)) + text + body)
+    while len(made) < 100:
+        damaged = bytearray(header)
+        for _ in range(20):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        made.append(struct.pack("<Q", length) + bytes(damaged) + body)
+    return made
+
+
+def test_mutated_headers_get_one_sentence(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    bad = tmp_path / "bad.safetensors"
+    for number, data in enumerate(mutations(tiny_checkpoint.read_bytes())):
+        bad.write_bytes(data)
+        with pytest.raises(CheckpointError) as error:
+            sounding.load(bad, device="cpu")
+        assert "\n" not in str(error.value), number
+        assert str(bad) in str(error.value)
+
+
+def test_mutated_weights_of_others_get_one_sentence(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
+    save_file({f"w{i}": torch.randn(i + 1, 3) for i in range(6)}, good)
+    refused: list[str] = []
+    for data in mutations(good.read_bytes()):
+        bad.write_bytes(data)
+        try:
+            read_state(bad)  # a header can be changed into another good one
+        except ConvertError as error:
+            refused.append(str(error))
+    assert len(refused) >= 90
+    assert not any("\n" in message for message in refused)
+
+
+@pytest.mark.parametrize("name", ["missing.pt", "folder"])
+def test_what_is_no_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConvertError, match="is not a file"):
+        read_state(tmp_path / name)
