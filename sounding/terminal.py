@@ -15,12 +15,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-read
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(program: str = "sounding") -> Iterator[None]:
     """Show what a person can mend as one sentence instead of a traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"sounding: {error}", err=True)
+    except (ValueError, OSError, FloatingPointError) as error:
+        typer.echo(f"{program}: {error}", err=True)
         raise typer.Exit(1) from None
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import sounding
 from sounding.checkpoint import save_model
-from sounding.config import SoundingConfig
+from sounding.config import QueryConfig, SoundingConfig
 from sounding.grounding import Grounding, match_moments
 from sounding.model import SoundingModel
 from training.data.features import FeatureSource
@@ -213,6 +213,24 @@ def test_encoders_learn_where_the_named_object_is(
     assert batch["grids"].shape == (4, 4, 25)
     assert ((batch["grids"].sum(-1) > 0) <= (batch["labels"] >= 0)).all()
     assert torch.isfinite(objective(batch)["loss"])
+
+
+def test_encoders_learn_from_what_a_scene_sounds_like(
+    tiny_config: SoundingConfig, stamps_folder: Path, tmp_path: Path
+) -> None:
+    query = QueryConfig(tower="clap_audio", width=16, hidden=8, heads=1, depths=(1, 1, 1, 1), tokenizer="")
+    grounding = dataclasses.replace(tiny_config.grounding, query="audio")
+    config = dataclasses.replace(tiny_config, query=query, grounding=grounding)
+    recipe = recipe_of("encoders", config, tmp_path, data=DataConfig(stamps=str(stamps_folder)))
+    loop = dataclasses.replace(recipe.loop, lr=3e-3, steps=12, log_every=3)
+    model = sounding.load(
+        run(dataclasses.replace(recipe, loop=loop, encoders=EncodersSettings(frozen_blocks=0))), device="cpu"
+    )
+    logged = losses_of(recipe)
+    assert logged[-1]["attention"] < logged[0]["attention"]
+    assert "region" not in logged[0]
+    condition = model.ground(torch.randn(1, 25, 16), sound=torch.randn(1, 16_000))
+    assert condition.tokens.shape == (1, 1, 16)
 
 
 def test_attention_loss_is_least_where_attention_is_on_the_object() -> None:

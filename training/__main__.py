@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
+from sounding.terminal import plain_errors
+
 from .data.prepare import app as prepare_app
-from .terminal import plain_errors
 
 app = typer.Typer(
     help="Train and prepare data for Sounding Objects.",
@@ -39,7 +40,7 @@ def run(
     """Train what RECIPE says and write the checkpoint; a run that was stopped goes on."""
     from .recipe import Recipe, read_recipe
 
-    with plain_errors():
+    with plain_errors("training"):
         resolved: Recipe = read_recipe(recipe, overrides=overrides or [])
         if dry_run:
             from .run import dry_run as describe
@@ -60,7 +61,7 @@ def starter(
     """Train the model in the box, all stages in order; what is done is not done again."""
     from .starter import train_starter
 
-    with plain_errors():
+    with plain_errors("training"):
         typer.echo(train_starter(data, out))
 
 

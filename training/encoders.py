@@ -1,8 +1,9 @@
 """Patch and query encoders against each other, for models that bring no CLIP and CLAP (section 3.3).
 
-Three contrastive terms (equation 5's form): a patch-level one, in which a sentence must put its attention on
-the objects it names; a region-level one, patches pooled by an object's mask against every object's caption;
-and a scene-level one, all patches pooled against the captions of the batch.
+Three contrastive terms (equation 5's form): a patch-level one, in which a query must put its attention on the
+objects that it is of; a region-level one, patches pooled by an object's mask against every object's caption; and a
+scene-level one, all patches pooled against the queries of the batch. Queries are sentences or, for a model that is
+asked by sound (table 3, v), what a scene sounds like; then there is no region-level term.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sounding.listen import ClapAudioQuery
 from sounding.model import SoundingModel
 from sounding.vision import PatchEncoder, mask_to_grid
 
-from .data.scenes import TEMPLATES, as_tensors, make_scene, scene_caption, scene_rng
+from .data.scenes import TEMPLATES, as_tensors, make_scene, scene_caption, scene_rng, scene_sound
 from .data.stamps import Stamps
 from .learner import Objective
 from .loader import Item
@@ -42,13 +44,15 @@ class SceneItems:
 
     def __init__(self, stamps: Stamps, model: SoundingModel, count: int = 100_000):
         self.stamps, self.config, self.count = stamps, model.config, count
+        self.samples = round(model.config.train_seconds * model.config.audio.sample_rate)
+        self.heard = isinstance(model.query, ClapAudioQuery)
 
     def __len__(self) -> int:
         return self.count
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """picture [H, W, 3], grids [4, P] and labels [4] of up to four objects (label -1: none), sounding [4],
-        caption, and a sentence form for the objects' own names.
+        caption, and a sentence form for the objects' own names; waveform [samples] where queries are sounds.
         """
         patches = self.config.patches
         size = (patches.image_size, patches.image_size)
@@ -60,6 +64,7 @@ class SceneItems:
         labels[: len(masks)] = torch.tensor(scene.labels)
         sounding = torch.zeros(MOST_OBJECTS, dtype=torch.bool)
         sounding[list(scene.sounding)] = True
+        sound = {"waveform": scene_sound(self.stamps, scene, self.samples, rng)} if self.heard else {}
         return {
             "id": f"scene {index}",
             "picture": image[0],
@@ -68,6 +73,7 @@ class SceneItems:
             "sounding": sounding,
             "caption": scene_caption(self.stamps, scene, rng),
             "form": str(rng.choice(TEMPLATES)),
+            **sound,
         }
 
 
@@ -102,7 +108,7 @@ class EncodersObjective(Objective):
     def __init__(self, model: SoundingModel, settings: EncodersSettings, names: list[str]):
         super().__init__()
         self.settings, self.names = settings, names
-        self.patches, self.query = model.patches, model.query
+        self.patches, self.query, self.config = model.patches, model.query, model.config
         self.requires_grad_(True)
         if settings.imagenet:
             load_imagenet(self.patches)
@@ -129,33 +135,43 @@ class EncodersObjective(Objective):
             "sounding": torch.ones(1, MOST_OBJECTS, dtype=torch.bool, device=device),
             "caption": [self.names[0]],
             "form": [TEMPLATES[0]],
+            "waveform": torch.zeros(1, round(self.config.train_seconds * self.config.audio.sample_rate), device=device),
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `SceneItems`; top1 is the share of objects whose caption is nearest to their patches."""
-        patches = self.patches(batch["picture"]).float()  # [B, P, L]
-        captions = self.query.encode(batch["caption"]).float()  # [B, L]
-        forms = [batch["form"][i % len(batch["form"])] for i in range(len(self.names))]
-        everything = self.query.encode([form.format(name) for form, name in zip(forms, self.names, strict=True)])
-        everything = everything.float()  # [classes, L]
-
+        patches = gather(self.patches(batch["picture"]).float())  # [B, P, L], of all processes
+        asked = gather(self._queries(batch))  # [B, L]
         # Objects of all processes together: how many a process has varies, and the loss is a mean over all.
-        patches, captions = gather(patches), gather(captions)
         grids, labels, sounding = (gather(batch[name]) for name in ("grids", "labels", "sounding"))
         named = (grids * sounding[..., None]).amax(dim=1)  # [B, P]
-        seen = (labels >= 0) & (grids.sum(dim=-1) > 0.2)  # nearly hidden objects teach nothing
-        owner, cover, labels = seen.nonzero()[:, 0], grids[seen], labels[seen]
+        attention = attention_loss(asked, patches, named + 1e-6)
+        scene = contrastive_loss(patches.mean(dim=1), asked, self.settings.temperature)
+        losses = {"attention": attention, "scene": scene}
+        if not isinstance(self.query, ClapAudioQuery):
+            seen = (labels >= 0) & (grids.sum(dim=-1) > 0.2)  # nearly hidden objects teach nothing
+            everything = self._names(batch["form"])  # [classes, L]
+            owner, cover, labels = seen.nonzero()[:, 0], grids[seen], labels[seen]
+            losses["attention"] = attention + attention_loss(everything[labels], patches[owner], cover)
+            pooled = (patches[owner] * cover[..., None]).sum(1) / cover.sum(-1, keepdim=True)  # [objects, L]
+            similar = functional.normalize(pooled, dim=-1) @ functional.normalize(everything, dim=-1).T
+            losses["region"] = functional.cross_entropy(similar / self.settings.temperature, labels)
+            losses["top1"] = (similar.argmax(-1) == labels).float().mean()
+        weights = {"attention": 1.0, "region": self.settings.region_weight, "scene": self.settings.scene_weight}
+        total = sum((weights[name] * losses[name] for name in weights if name in losses), torch.zeros_like(scene))
+        return {"loss": total, **losses}
 
-        attention = attention_loss(everything[labels], patches[owner], cover) + attention_loss(
-            captions, patches, named + 1e-6
-        )
-        pooled = (patches[owner] * cover[..., None]).sum(1) / cover.sum(-1, keepdim=True)  # [objects, L]
-        similar = functional.normalize(pooled, dim=-1) @ functional.normalize(everything, dim=-1).T
-        region = functional.cross_entropy(similar / self.settings.temperature, labels)
-        scene = contrastive_loss(patches.mean(dim=1), captions, self.settings.temperature)
-        total = attention + self.settings.region_weight * region + self.settings.scene_weight * scene
-        right = (similar.argmax(-1) == labels).float().mean()
-        return {"loss": total, "attention": attention, "region": region, "scene": scene, "top1": right}
+    def _queries(self, batch: dict[str, Any]) -> Tensor:
+        """[B, L] of the batch's sounds or captions."""
+        if isinstance(self.query, ClapAudioQuery):
+            return self.query.encode(batch["waveform"], self.config.audio.sample_rate).float()
+        return self.query.encode(batch["caption"]).float()
+
+    def _names(self, forms: list[str]) -> Tensor:
+        """[classes, L] of every object's own name, each in one of the batch's sentence forms."""
+        assert not isinstance(self.query, ClapAudioQuery)
+        sentences = [forms[i % len(forms)].format(name) for i, name in enumerate(self.names)]
+        return self.query.encode(sentences).float()
 
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..terminal import plain_errors
+from sounding.terminal import plain_errors
 
 if TYPE_CHECKING:
     from .making import OnProgress, Source
@@ -65,7 +65,7 @@ def videos(
     shard_size: ShardOption = 1000,
 ) -> None:
     """Clips of videos that a CSV lists."""
-    with plain_errors():
+    with plain_errors("training"):
         from .clip_lists import read_clips
         from .videos import VideoSource
 
@@ -87,7 +87,7 @@ def pairs(
     shard_size: ShardOption = 1000,
 ) -> None:
     """Pictures and sounds of the same name; licence.txt beside or above them says their licence."""
-    with plain_errors():
+    with plain_errors("training"):
         from .pairs import PairSource
 
         source = PairSource(folder, seconds=seconds, size=size, licence=licence)
@@ -107,7 +107,7 @@ def stamps(
     shard_size: ShardOption = 1000,
 ) -> None:
     """Scenes of cut-outs with the mix of what sounds in them."""
-    with plain_errors():
+    with plain_errors("training"):
         from .scene_shards import StampSource
 
         source = StampSource(data, scenes=scenes, split=split.value, seconds=seconds, size=size, captions=captions)
@@ -125,7 +125,7 @@ def features(
     shard_size: ShardOption = 1000,
 ) -> None:
     """What the frozen encoders and the VAE make of raw shards, so that training need not run them."""
-    with plain_errors():
+    with plain_errors("training"):
         import torch
 
         from sounding.model import load
