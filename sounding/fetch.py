@@ -261,8 +261,7 @@ def _go_on(url: str, part: Path, on_bytes: OnBytes | None) -> str:
         response = urllib.request.build_opener(remember).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # the part is whole already, or longer than the file: the checksum tells
-            total = str(error.headers.get("Content-Range", "")).rpartition("/")[2]
-            if total == str(have):
+            if str(error.headers.get("Content-Range", "")).rpartition("/")[2] == str(have):
                 return _stated(error.headers)
             part.unlink()
             raise ConnectionError("the part did not fit") from None

@@ -39,10 +39,11 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
 
     unet, attended = config.unet, len(config.unet.channels) - 1
     film = unet.film_width > 0
+    kind = UNet2DConditionModel
     if film:
-        from .film import FilmUNet as kind
-    else:
-        kind = UNet2DConditionModel
+        from .film import FilmUNet
+
+        kind = FilmUNet
     return kind(
         in_channels=config.vae.latent_channels,
         out_channels=config.vae.latent_channels,

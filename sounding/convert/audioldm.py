@@ -159,7 +159,8 @@ def _from_checkpoint(path: Path, ema: bool) -> AudioLDM:
 
 
 def _checkpoint_unet(unet: dict[str, Tensor], path: Path) -> UnetConfig:
-    channels, layers, level = [], 0, 0
+    channels: list[int] = []
+    layers = level = 0
     for block in range(1, count(unet, "input_blocks.")):
         if f"input_blocks.{block}.0.op.weight" in unet:
             level += 1
