@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from sounding.audio import write_audio
 from sounding.checkpoint import load_model, save_model
+from sounding.config import QueryConfig, SoundingConfig
 from sounding.model import SoundingModel
 from sounding.vision import mask_to_grid
 from training.data import features, scenes
@@ -635,3 +636,13 @@ def test_fingerprint_names_encoders_vae_and_scale(tiny_model: SoundingModel, tin
         assert features.fingerprint(single) == first
     single.config = dataclasses.replace(tiny_config, vae=dataclasses.replace(tiny_config.vae, scale=0.5))
     assert features.fingerprint(single) != first
+
+
+def test_a_model_that_is_asked_by_sound_gets_its_queries_from_sounds(tiny_config: SoundingConfig, mixed: Path) -> None:
+    query = QueryConfig(tower="clap_audio", width=16, hidden=8, heads=1, depths=(1, 1, 1, 1), tokenizer="")
+    model = SoundingModel(dataclasses.replace(tiny_config, query=query))
+    rows = Shards(mixed, ("captions", "waveform", "pictures"))
+    made = features.encode_batch(model, [rows[0], rows[1]])
+    expected = model.query.encode(rows[1]["waveform"][None], 16_000)  # type: ignore[call-arg, arg-type]
+    assert made[1]["queries"].shape == (1, 16)
+    torch.testing.assert_close(made[1]["queries"], expected.half())

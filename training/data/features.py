@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sounding.audio import MelSpectrogram, fit_length, normalize
+from sounding.listen import ClapAudioQuery
 from sounding.model import SoundingModel
 from sounding.vision import mask_to_grid
 
@@ -67,11 +68,8 @@ def encode_batch(model: SoundingModel, samples: list[dict[str, Any]]) -> list[di
     mean, std = posterior(model, [sample["waveform"] for sample in samples])
     pixels = [model.patches.preprocess(sample["pictures"] / 255.0) for sample in samples]  # each [F, 3, S, S]
     patches = model.patches.encode_pixels(torch.cat(pixels)).split([len(frames) for frames in pixels])
-    captions = [caption for sample in samples for caption in sample["captions"]]
-    width = model.config.query.width
-    queries = model.query.encode(captions) if captions else torch.zeros(0, width)
     found = []
-    for i, query in enumerate(queries.split([len(sample["captions"]) for sample in samples])):
+    for i, query in enumerate(_queries(model, samples)):
         features = {"patches": patches[i], "queries": query, "mean": mean[i], "std": std[i]}
         if (masks := samples[i].get("masks")) is not None:
             sounding = samples[i].get("sounding") or range(len(masks))
@@ -80,6 +78,16 @@ def encode_batch(model: SoundingModel, samples: list[dict[str, Any]]) -> list[di
             features["coverage"] = mask_to_grid(union, size, model.config.patches)[0]
         found.append({name: value.half().cpu().contiguous() for name, value in features.items()})
     return found
+
+
+def _queries(model: SoundingModel, samples: list[dict[str, Any]]) -> Sequence[Tensor]:
+    """[C, L] a sample: of its captions or, for a model that is asked by sound, of its own sound."""
+    if isinstance(model.query, ClapAudioQuery):
+        rate = model.config.audio.sample_rate
+        return [model.query.encode(sample["waveform"][None], rate) for sample in samples]
+    captions = [caption for sample in samples for caption in sample["captions"]]
+    queries = model.query.encode(captions) if captions else torch.zeros(0, model.config.query.width)
+    return queries.split([len(sample["captions"]) for sample in samples])
 
 
 class FeatureSource(Source):
