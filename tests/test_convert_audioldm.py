@@ -16,6 +16,8 @@ from sounding.checkpoint import read_header
 from sounding.convert.assemble import convert
 from sounding.convert.audioldm import read_audioldm
 from sounding.convert.read import ConvertError
+from training.recipe import RECIPES, read_recipe
+from training.run import begin, build_objective
 
 from .published import FILM, audioldm_pipeline, ldm_checkpoint, ldm_unet_name, tiny_clip
 
@@ -278,3 +280,29 @@ def test_unet_is_the_authors_own(base: int, head: int) -> None:
         expected = peer(latents, timesteps=torch.tensor([300, 300]), y=condition)
         got = unet(latents, torch.tensor(300), condition[:, None]).sample
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_the_papers_recipe_begins_with_what_was_converted(
+    pipelines: dict[str, AudioLDMPipeline], tiny_clip: Path, tmp_path: Path
+) -> None:
+    """One training step: grounding and U-Net move, all else stays as it was published."""
+    out = tmp_path / "converted.safetensors"
+    pipelines["s"].save_pretrained(tmp_path / "folder")
+    convert(out, audioldm=tmp_path / "folder", clip=tiny_clip, dtype=torch.float32)
+    recipe = read_recipe(
+        RECIPES / "paper.yaml",
+        overrides=[f"start.all={out}", f"model.grounding.condition_width={FILM}", "model.train_seconds=0.64"],
+    )
+    model = begin(recipe)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    objective = build_objective(recipe, model)
+    batch = objective.example(torch.device("cpu"))
+    batch["noise"] = torch.randn(batch["noise"].shape)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], 1e-3)
+    for _ in range(2):  # silent attention passes no gradient to what comes before it until it has moved itself
+        optimizer.zero_grad()
+        objective(batch)["loss"].backward()
+        optimizer.step()
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"grounding", "unet"}
+    assert not torch.equal(model.grounding.to_value.weight, before["grounding.to_value.weight"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from training.data.making import make_shards
 from training.data.scene_shards import StampSource
 from training.data.sounds import StampClips
 from training.data.stamps import Stamps
-from training.encoders import EncodersObjective, EncodersSettings, SceneItems, attention_loss, contrastive_loss, gather
+from training.encoders import EncodersObjective, EncodersSettings, SceneItems, attention_loss, contrastive_loss
 from training.grounded import GroundedItems, GroundedObjective, GroundedSettings, start_from_encoders
 from training.learner import LoopConfig
 from training.loader import Order, build_loader
@@ -33,6 +35,8 @@ from training.recipe import DataConfig, Recipe
 from training.run import begin, build, run
 from training.vae import VaeSettings
 from training.vocoder import VocoderSettings, stft_distance
+
+from .conftest import ROOT
 
 
 def losses_of(recipe: Recipe) -> list[dict[str, float]]:
@@ -75,7 +79,9 @@ def test_vae_learns_and_its_latents_scale_is_measured(
 def test_vocoder_learns(
     tiny_config: SoundingConfig, tiny_checkpoint: Path, stamps_folder: Path, tmp_path: Path, critic: float
 ) -> None:
-    settings = VocoderSettings(frames=24, resolutions=(256,), restored=0.5 if critic else 0.0, critic=critic)
+    settings = VocoderSettings(
+        frames=24, stft=1.0 if critic else 0.0, resolutions=(256,), restored=0.5 if critic else 0.0, critic=critic
+    )
     recipe = recipe_of(
         "vocoder",
         tiny_config,
@@ -250,20 +256,27 @@ def test_contrastive_loss_is_that_of_open_clip() -> None:
     torch.testing.assert_close(contrastive_loss(3 * first, second, 0.07), expected)
 
 
-def shared_gradient(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    rows, weight = torch.randn(2, 6, 8), torch.randn(8, 8, requires_grad=True)
-    first, second = (gather(part[3 * rank : 3 * rank + 3] @ weight) for part in rows)
-    contrastive_loss(first, second, 0.1).backward()
-    assert weight.grad is not None
-    torch.distributed.all_reduce(weight.grad)  # what processes do with gradients: their mean
-    torch.save(weight.grad / 2, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+SHARED_GRADIENT = """
+import sys
+rank, folder = int(sys.argv[1]), sys.argv[2]
+sys.path.insert(0, sys.argv[3])
+import torch
+from training.encoders import contrastive_loss, gather
+torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+torch.manual_seed(0)
+rows, weight = torch.randn(2, 6, 8), torch.randn(8, 8, requires_grad=True)
+first, second = (gather(part[3 * rank : 3 * rank + 3] @ weight) for part in rows)
+contrastive_loss(first, second, 0.1).backward()
+torch.distributed.all_reduce(weight.grad)  # what processes do with gradients: their mean
+torch.save(weight.grad / 2, f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
 
 
 def test_contrast_over_processes_is_that_of_the_whole_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.start_processes(shared_gradient, (str(tmp_path),), nprocs=2, start_method="fork")
+    command = [sys.executable, "-c", SHARED_GRADIENT]
+    processes = [subprocess.Popen([*command, str(rank), str(tmp_path), str(ROOT)]) for rank in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
     torch.manual_seed(0)
     rows, weight = torch.randn(2, 6, 8), torch.randn(8, 8, requires_grad=True)
     contrastive_loss(rows[0] @ weight, rows[1] @ weight, 0.1).backward()
