@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from torch.nn import functional
 
 import sounding
-from sounding.checkpoint import save_model
+from sounding.checkpoint import read_header, save_model
 from sounding.config import QueryConfig, SoundingConfig
 from sounding.grounding import Grounding, match_moments
 from sounding.model import SoundingModel
+from training import starter
 from training.data.features import FeatureSource
 from training.data.making import make_shards
 from training.data.scene_shards import StampSource
@@ -31,7 +33,7 @@ from training.grounded import GroundedItems, GroundedObjective, GroundedSettings
 from training.learner import LoopConfig
 from training.loader import Order, build_loader
 from training.previews import Preview, PreviewItem
-from training.recipe import DataConfig, Recipe
+from training.recipe import RECIPES, DataConfig, Recipe
 from training.run import begin, build, run
 from training.vae import VaeSettings
 from training.vocoder import VocoderSettings, stft_distance
@@ -339,3 +341,28 @@ def test_parts_come_from_where_start_says(tiny_config: SoundingConfig, tiny_chec
     assert not torch.equal(model.unet.conv_in.weight, given.unet.conv_in.weight)
     with pytest.raises(ValueError, match="start has 'voice'"):
         begin(recipe_of("grounded", tiny_config, tmp_path, start={"voice": "random"}))
+
+
+def test_the_starters_stages_follow_each_other_to_one_checkpoint(
+    tiny_config: SoundingConfig, stamps_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipes' own stages, for three steps each of a tiny model."""
+    small = yaml.safe_load(recipe_of("vae", tiny_config, tmp_path).to_yaml())["model"]
+    for file in (RECIPES / "starter").glob("*.yaml"):
+        recipe = yaml.safe_load(file.read_text())
+        if file.stem == "base":
+            recipe["model"] = small
+        if "loop" in recipe:
+            recipe["loop"] |= {"steps": 3, "batch": 2, "log_every": 1, "warmup": 1}
+        if file.stem == "encoders":
+            recipe["encoders"] = {"imagenet": False, "frozen_blocks": 0}
+        (tmp_path / "recipes").mkdir(exist_ok=True)
+        (tmp_path / "recipes" / file.name).write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(starter, "SCENES", 4)
+    path = starter.train_starter(stamps_folder, tmp_path / "out", tmp_path / "recipes", workers=0)
+    model = sounding.load(path, device="cpu")
+    grounded = sounding.load(tmp_path / "out" / "grounded" / "grounded.safetensors", device="cpu")
+    assert model.config.vae.scale == grounded.config.vae.scale != tiny_config.vae.scale
+    torch.testing.assert_close(model.unet.conv_in.weight, grounded.unet.conv_in.weight, rtol=1e-3, atol=1e-3)
+    assert "GPL" in read_header(path).metadata["modelspec.license"]
+    assert read_header(path).dtypes["unet.conv_in.weight"] == "F16"

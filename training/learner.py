@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
@@ -131,6 +132,8 @@ class Learner:
 
 def build_accelerator(loop: LoopConfig) -> Accelerator:
     """One process or, started by `accelerate launch`, several; the device is accelerate's choice."""
+    # accelerate keeps one precision a process, but stages of different ones run after each other.
+    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision="bf16" if loop.precision == "bf16" else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
