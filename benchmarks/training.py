@@ -62,11 +62,10 @@ def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(learning, 1e-4, betas=LOOP.betas, eps=LOOP.eps, weight_decay=LOOP.weight_decay)
     schedule, to_mel = build_noise_schedule(config.diffusion), MelSpectrogram(config.audio).to(device)
-    samples = round(config.train_seconds * config.audio.sample_rate)
     clap: Any = model.query
 
     def step() -> None:
-        waveform = torch.rand(batch, samples, device=device) - 0.5
+        waveform = torch.rand(batch, config.train_samples, device=device) - 0.5
         pictures = torch.rand(batch, 224, 224, 3, device=device)
         tokens = torch.randint(5, 1000, (batch, TOKENS), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):

@@ -11,7 +11,10 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG_VERSION = 1
 
@@ -98,6 +101,14 @@ class VaeConfig:
         """Mel frames (and bands) a latent cell covers."""
         return 2 ** (len(self.channels) - 1)
 
+    def normal(self, mel: Tensor) -> Tensor:
+        """Log-mel [B, T, bands] -> [B, 1, T, bands] as the encoder takes it."""
+        return ((mel - self.mel_mean) / self.mel_std)[:, None]
+
+    def log_mel(self, normal: Tensor) -> Tensor:
+        """What the decoder gives, [B, 1, T, bands] -> log-mel [B, T, bands] float32."""
+        return normal[:, 0].float() * self.mel_std + self.mel_mean
+
 
 @dataclass(frozen=True)
 class UnetConfig:
@@ -172,6 +183,11 @@ class SoundingConfig:
     def latent_bands(self) -> int:
         """Height of the latent in mel direction (16 for 64 bands)."""
         return self.audio.mel_bands // self.vae.stride
+
+    @property
+    def train_samples(self) -> int:
+        """Samples of the clips that the model is trained on."""
+        return round(self.train_seconds * self.audio.sample_rate)
 
     def mel_frames(self, seconds: float) -> int:
         """Mel frames in `seconds`, to the nearest."""

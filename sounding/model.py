@@ -197,15 +197,14 @@ class SoundingModel(nn.Module):
         fitted = audio.fit_length(audio.normalize(waveform.float()), frames * settings.hop)
         mel = audio.MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
         vae = self.config.vae
-        normal = ((mel - vae.mel_mean) / vae.mel_std)[:, None].to(like)
+        normal = vae.normal(mel).to(like)
         return cast(Tensor, self.vae.encode(normal).latent_dist.mean.float() * vae.scale)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
         vae = self.config.vae
-        normal = self.vae.decode((latents / vae.scale).to(next(self.vae.parameters()))).sample[:, 0]
-        return cast(Tensor, normal.float() * vae.mel_std + vae.mel_mean)
+        return vae.log_mel(self.vae.decode((latents / vae.scale).to(next(self.vae.parameters()))).sample)
 
     @torch.inference_mode()
     def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:

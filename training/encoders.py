@@ -44,7 +44,6 @@ class SceneItems:
 
     def __init__(self, stamps: Stamps, model: SoundingModel, count: int = 100_000):
         self.stamps, self.config, self.count = stamps, model.config, count
-        self.samples = round(model.config.train_seconds * model.config.audio.sample_rate)
         self.heard = isinstance(model.query, ClapAudioQuery)
 
     def __len__(self) -> int:
@@ -64,7 +63,7 @@ class SceneItems:
         labels[: len(masks)] = torch.tensor(scene.labels)
         sounding = torch.zeros(MOST_OBJECTS, dtype=torch.bool)
         sounding[list(scene.sounding)] = True
-        sound = {"waveform": scene_sound(self.stamps, scene, self.samples, rng)} if self.heard else {}
+        sound = {"waveform": scene_sound(self.stamps, scene, self.config.train_samples, rng)} if self.heard else {}
         return {
             "id": f"scene {index}",
             "picture": image[0],
@@ -135,7 +134,7 @@ class EncodersObjective(Objective):
             "sounding": torch.ones(1, MOST_OBJECTS, dtype=torch.bool, device=device),
             "caption": [self.names[0]],
             "form": [TEMPLATES[0]],
-            "waveform": torch.zeros(1, round(self.config.train_seconds * self.config.audio.sample_rate), device=device),
+            "waveform": torch.zeros(1, self.config.train_samples, device=device),
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:

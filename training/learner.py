@@ -45,6 +45,11 @@ class LoopConfig:
     save_steps: int = 0  # as well as by time; 0 saves by time alone
     log_every: int = 100
 
+    @property
+    def mixed_precision(self) -> str:
+        """`precision` as accelerate calls it."""
+        return "no" if self.precision == "fp32" else self.precision
+
     def length(self, items: int) -> int:
         """Steps of the run on a set of `items`.
 
@@ -135,7 +140,7 @@ def build_accelerator(loop: LoopConfig) -> Accelerator:
     # accelerate keeps one precision a process, but stages of different ones run after each other.
     AcceleratorState._reset_state()
     return Accelerator(
-        mixed_precision="bf16" if loop.precision == "bf16" else "no",
+        mixed_precision=loop.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
@@ -149,12 +154,11 @@ def backward(
         real, made, objective = losses.pop("real"), losses.pop("made"), learner.module
         assert isinstance(objective, Objective)
         both = rival.model(torch.cat([real, made.detach()]))
-        judged = critic_loss(*([[x.chunk(2)[half] for x in maps] for maps in both] for half in (0, 1)))
+        wanted, found = ([[x.chunk(2)[half] for x in maps] for maps in both] for half in (0, 1))
+        judged = critic_loss(wanted, found)
         accelerator.backward(judged / accumulate)
         rival.module.requires_grad_(False)  # its own gradients are complete; now it only judges
         with accelerator.autocast():
-            with torch.no_grad():
-                wanted = rival.module(real)
             maps = rival.module(made)
         rival.module.requires_grad_(True)
         adversarial, matching = adversarial_loss(maps), feature_matching(wanted, maps)

@@ -36,7 +36,7 @@ def train(
     workers: int = 0,
     critic: Critic | None = None,
     preview: Callable[[int, Report], None] | None = None,
-    preview_every: int = 0,
+    preview_due: Callable[[int], bool] = lambda step: False,
     accelerator: Accelerator | None = None,
 ) -> None:
     """Train `objective` in place; it ends in evaluation mode with the weights to keep (the running average if any).
@@ -46,8 +46,8 @@ def train(
         folder: gets `states/` and what `Report` writes. A run that finds states there goes on from the last one.
         workers: processes that draw items.
         critic: discriminators, trained against the objective's "made".
-        preview: `preview(step, report)` is called on the first process every `preview_every` steps, with the
-            weights to keep in place.
+        preview: `preview(step, report)` is called on the first process after the steps for which
+            `preview_due(step)` holds, with the weights to keep in place.
 
     Raises:
         FloatingPointError: loss or gradient is not finite; names the items and the last state.
@@ -122,7 +122,7 @@ def train(
                 check.now()
                 save(step + 1)
                 saved = time.monotonic()
-            if preview is not None and main and preview_every and (step + 1) % preview_every == 0:
+            if preview is not None and main and preview_due(step + 1):
                 objective.eval()
                 with _averaged(average, learner.parameters):
                     preview(step + 1, report)

@@ -23,6 +23,7 @@ from .report import Preview
 from .vae import VaeSettings
 from .vocoder import VocoderSettings
 
+RANDOM = "random"
 RECIPES = Path(__file__).parent / "recipes"
 T = TypeVar("T")
 
@@ -62,6 +63,10 @@ class Recipe:
     vae: VaeSettings = field(default_factory=VaeSettings)
     vocoder: VocoderSettings = field(default_factory=VocoderSettings)
     encoders: EncodersSettings = field(default_factory=EncodersSettings)
+
+    def source(self, part: str) -> str:
+        """The checkpoint that a part starts from, or `RANDOM`."""
+        return self.start.get(part, self.start.get("all", RANDOM))
 
     @property
     def folder(self) -> Path:

@@ -14,6 +14,7 @@ from sounding.checkpoint import load_model, resolve, save_model
 from sounding.files import write_atomic
 from sounding.model import PARTS, SoundingModel
 
+from .data.shard_format import INDEX
 from .data.shards import Shards
 from .data.sounds import Clips, ShardClips, StampClips
 from .data.stamps import Stamps
@@ -24,15 +25,13 @@ from .grounded import GroundedItems, GroundedObjective
 from .learner import Objective, build_accelerator
 from .loader import Items
 from .loop import train
-from .recipe import Recipe
+from .recipe import RANDOM, Recipe
 from .report import Report, make_previews
 from .vae import VaeItems, VaeObjective
 from .vocoder import VocoderItems, VocoderObjective
 
 log = logging.getLogger("training")
 
-
-RANDOM = "random"
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -46,7 +45,7 @@ def begin(recipe: Recipe) -> SoundingModel:
     unknown = sorted(recipe.start.keys() - {"all", *PARTS})
     if unknown:
         raise ValueError(f"start has {unknown[0]!r}, but all or one of {', '.join(PARTS)} is expected.")
-    sources = {part: recipe.start.get(part, recipe.start.get("all", RANDOM)) for part in PARTS}
+    sources = {part: recipe.source(part) for part in PARTS}
     given = {name: load_model(resolve(name)) for name in set(sources.values()) - {RANDOM}}
     for name, other in given.items():
         if other.config.audio != recipe.model.audio:
@@ -103,8 +102,7 @@ def build_objective(recipe: Recipe, model: SoundingModel, *, names: Sequence[str
         return EncodersObjective(model, recipe.encoders, list(names))
     if recipe.task == "vae":
         return VaeObjective(model, recipe.vae)
-    fresh = recipe.start.get("vocoder", recipe.start.get("all", RANDOM)) == RANDOM
-    return VocoderObjective(model, recipe.vocoder, fresh=fresh)
+    return VocoderObjective(model, recipe.vocoder, fresh=recipe.source("vocoder") == RANDOM)
 
 
 def run(recipe: Recipe) -> Path:
@@ -136,7 +134,7 @@ def run(recipe: Recipe) -> Path:
         workers=recipe.data.workers,
         critic=critic,
         preview=preview,
-        preview_every=recipe.preview.every,
+        preview_due=recipe.preview.due,
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
@@ -161,14 +159,14 @@ def dry_run(recipe: Recipe) -> str:
     model = SoundingModel(recipe.model).requires_grad_(False)
     objective = build_objective(recipe, model, names=["an object"])
     steps = recipe.loop.steps
-    if not steps and recipe.data.shards and (Path(recipe.data.shards) / "shards.json").is_file():
+    if not steps and recipe.data.shards and (Path(recipe.data.shards) / INDEX).is_file():
         steps = recipe.loop.length(len(Shards(Path(recipe.data.shards), ("id",))))
     found = estimate(
         objective,
         lambda device: (objective.example(device),),
         batch=recipe.loop.batch,
         steps=steps or 1,
-        mixed_precision="bf16" if recipe.loop.precision == "bf16" else "no",
+        mixed_precision=recipe.loop.mixed_precision,
         ema=bool(recipe.loop.ema),
     )
     if steps:

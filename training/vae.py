@@ -63,10 +63,6 @@ class VaeObjective(Objective):
         self.to_mel = MelSpectrogram(model.config.audio)
         self.adversarial_weight, self.matching_weight = settings.adversarial, 0.0
 
-    def normal_mel(self, waveform: Tensor) -> Tensor:
-        """[B, samples] -> [B, 1, T, 64] as the VAE takes it."""
-        return ((self.to_mel(waveform) - self.config.mel_mean) / self.config.mel_std)[:, None]
-
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""
         shape = (self.config.latent_channels, self.settings.frames // self.config.stride, self.bands)
@@ -75,7 +71,7 @@ class VaeObjective(Objective):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `VaeItems`; l1 is in nats of the log-mel."""
-        mel = self.normal_mel(batch["waveform"])
+        mel = self.config.normal(self.to_mel(batch["waveform"]))
         posterior = self.vae.encode(mel).latent_dist
         restored = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample.float()
         error = restored - mel
@@ -95,7 +91,8 @@ class VaeObjective(Objective):
         rows = [items.item(i % len(items), np.random.default_rng([0, 2, i]))["waveform"] for i in range(clips)]
         device = next(self.vae.parameters()).device
         means = [
-            self.vae.encode(self.normal_mel(part.to(device))).latent_dist.mean for part in torch.stack(rows).split(16)
+            self.vae.encode(self.config.normal(self.to_mel(part.to(device)))).latent_dist.mean
+            for part in torch.stack(rows).split(16)
         ]
         vae = dataclasses.replace(model.config.vae, scale=round(1.0 / float(torch.cat(means).std()), 4))
         model.config = dataclasses.replace(model.config, vae=vae)

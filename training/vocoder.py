@@ -98,11 +98,12 @@ class VocoderObjective(Objective):
     def through_vae(self, mel: Tensor) -> Tensor:
         """Mel [B, T, 64] as the VAE gives it back."""
         (vae,), config = self._vae, self.config.vae
-        if next(vae.parameters()).device != mel.device:
-            vae.to(mel.device)
-        normal = (mel[:, None] - config.mel_mean) / config.mel_std
-        restored = vae.decode(vae.encode(normal).latent_dist.mean).sample[:, 0].float()
-        return restored * config.mel_std + config.mel_mean
+        return config.log_mel(vae.decode(vae.encode(config.normal(mel)).latent_dist.mean).sample)
+
+    def place(self, device: torch.device) -> None:
+        """The VAE is no child, so nobody else moves it."""
+        for vae in self._vae:
+            vae.to(device)
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import QueryConfig
-from .read import Converted, ConvertError, count, expect, read_folder, read_json, read_state
+from .read import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
 
 RENAMED = {  # HTS-AT -> transformers, in this order
     "audio_branch.": "audio_model.audio_encoder.",
@@ -50,9 +50,8 @@ def read_clap(path: Path, kind: str = "text") -> Converted:
         ConvertError: other weights, a fused CLAP for audio, or a size that ours cannot express.
     """
     if path.is_dir():
-        stem = "model" if (path / "model.safetensors").is_file() else "pytorch_model"
         config = read_json(path / "config.json")
-        return clap_from_state(read_folder(path, stem), path, kind, config.get(f"{kind}_config", config))
+        return clap_from_state(read_transformers(path), path, kind, config.get(f"{kind}_config", config))
     return clap_from_state(read_state(path), path, kind)
 
 

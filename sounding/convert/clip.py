@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import PatchConfig
-from .read import Converted, ConvertError, count, expect, read_folder, read_json, read_state
+from .read import Converted, ConvertError, count, expect, read_folder, read_json, read_state, read_transformers, under
 
 # (width, layers, patch size, embedding width, picture size) -> open_clip's name of the model
 MODELS = {
@@ -51,7 +51,7 @@ def read_clip(path: Path, *, quick_gelu: bool | None = None) -> Converted:
     if any(name.startswith("visual.") for name in state):
         if "input_resolution" in state or "context_length" in state:  # OpenAI's own state; it has no other kind
             said = True
-        state = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
+        state = under(state, "visual.")
     quick = said if quick_gelu is None else quick_gelu
     config = _config(state, path)
     if quick is None:
@@ -68,8 +68,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], bool | None]:
     if path.is_dir() and (path / "config.json").is_file():
         config = read_json(path / "config.json")
         vision = config.get("vision_config", config)
-        stem = "model" if (path / "model.safetensors").is_file() else "pytorch_model"
-        return read_folder(path, stem), vision.get("hidden_act", "quick_gelu") == "quick_gelu"
+        return read_transformers(path), vision.get("hidden_act", "quick_gelu") == "quick_gelu"
     if path.is_dir():
         stem = "open_clip_model" if _has(path, "open_clip_model") else "open_clip_pytorch_model"
         return read_folder(path, stem), _open_clip_activation(path)

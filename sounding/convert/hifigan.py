@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import VocoderConfig
-from .read import Converted, ConvertError, count, expect, read_folder, read_json, read_state
+from .read import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
 
 # Strides and dilations leave no trace in the weights; these are AudioLDM's (16 kHz, 64 bands).
 AUDIOLDM = VocoderConfig()
@@ -22,8 +22,7 @@ def read_hifigan(path: Path) -> Converted:
         ConvertError: other weights, or a layout that ours cannot express.
     """
     if path.is_dir():
-        stem = "model" if (path / "model.safetensors").is_file() else "pytorch_model"
-        return hifigan_from_state(read_folder(path, stem), path, read_json(path / "config.json"))
+        return hifigan_from_state(read_transformers(path), path, read_json(path / "config.json"))
     beside = path.parent / "config.json"
     return hifigan_from_state(read_state(path), path, read_json(beside) if beside.is_file() else {})
 

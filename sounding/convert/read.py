@@ -143,6 +143,11 @@ def read_folder(folder: Path, stem: str) -> dict[str, Tensor]:
     )
 
 
+def read_transformers(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a transformers folder, under its new name or its old one; see `read_folder`."""
+    return read_folder(folder, "model" if (folder / "model.safetensors").is_file() else "pytorch_model")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a file.
 

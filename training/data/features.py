@@ -50,11 +50,12 @@ def posterior(model: SoundingModel, waveforms: list[Tensor]) -> tuple[Tensor, Te
     padded as `SoundingModel.encode` does (section 4.1: "truncated or zero-padded").
     """
     config, like = model.config, next(model.vae.parameters())
-    samples = round(config.train_seconds * config.audio.sample_rate)
     frames = config.latent_frames(config.train_seconds) * config.vae.stride
-    fitted = [fit_length(normalize(sound[:samples].float()), frames * config.audio.hop) for sound in waveforms]
+    fitted = [
+        fit_length(normalize(sound[: config.train_samples].float()), frames * config.audio.hop) for sound in waveforms
+    ]
     mel = MelSpectrogram(config.audio).to(like.device)(torch.stack(fitted).to(like.device))
-    normal = ((mel - config.vae.mel_mean) / config.vae.mel_std)[:, None].to(like)
+    normal = config.vae.normal(mel).to(like)
     found = model.vae.encode(normal).latent_dist
     return found.mean.float() * config.vae.scale, found.std.float() * config.vae.scale
 
