@@ -85,7 +85,7 @@ class GroundedItems:
             "noise": noise,
             "time": int(rng.integers(self.train_steps)),
             "patches": patches,
-            "query": queries[int(caption * len(queries))] if len(queries) else torch.zeros(patches.shape[1]),
+            "query": queries[int(caption * len(queries))] if len(queries) else queries.new_zeros(queries.shape[1]),
             "coverage": torch.ones(len(patches)) if coverage is None else coverage.float().clamp(min=1e-6),
             "by_mask": wants_mask or not len(queries),
             "dropped": bool(rng.random() < self.drop),
@@ -129,14 +129,14 @@ class GroundedObjective(Objective):
         config = self.config
         frames = config.latent_frames(config.train_seconds)
         latents = torch.zeros(1, config.vae.latent_channels, frames, config.latent_bands, device=device)
-        cells, width = config.patches.grid**2, config.patches.width
+        cells = config.patches.grid**2
         no = torch.zeros(1, dtype=torch.bool, device=device)
         return {
             "latents": latents,
             "noise": latents,
             "time": torch.zeros(1, dtype=torch.long, device=device),
-            "patches": torch.zeros(1, cells, width, device=device),
-            "query": torch.zeros(1, width, device=device),
+            "patches": torch.zeros(1, cells, config.patches.width, device=device),
+            "query": torch.zeros(1, config.query.width, device=device),
             "coverage": torch.ones(1, cells, device=device),
             "by_mask": no,
             "dropped": no,
