@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 import sounding
@@ -286,11 +286,27 @@ def test_contrast_over_processes_is_that_of_the_whole_batch(tmp_path: Path) -> N
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_grounding_starts_with_the_encoders_attention(tiny_config: SoundingConfig) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_attention_can_stay_as_it_came(tiny_config: SoundingConfig, keep: bool) -> None:
+    model = SoundingModel(tiny_config).requires_grad_(False)
+    objective = GroundedObjective(model, GroundedSettings(keep_attention=keep))
+    batch = objective.example(torch.device("cpu"))
+    batch["patches"], batch["query"] = torch.randn_like(batch["patches"]), torch.randn_like(batch["query"])
+    nn.init.normal_(model.unet.conv_out.weight)
+    objective(batch)["loss"].backward()
+    grounding = model.grounding
+    for weight in (grounding.to_query.weight, grounding.to_key.weight, grounding.key_positions):
+        assert (weight.grad is None) == keep
+    assert grounding.to_value.weight.grad is not None
+    assert grounding.value_positions.grad is not None
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 3.0])
+def test_grounding_starts_with_the_encoders_attention(tiny_config: SoundingConfig, sharpness: float) -> None:
     grounding = Grounding(dataclasses.replace(tiny_config.grounding, positions=False), 16, 25)
-    start_from_encoders(grounding)
+    start_from_encoders(grounding, sharpness)
     query, patches = torch.randn(2, 16), torch.randn(2, 25, 16)
-    expected = torch.einsum("bl,bpl->bp", query, patches).div(4.0).softmax(-1)
+    expected = torch.einsum("bl,bpl->bp", query, patches).mul(sharpness / 4.0).softmax(-1)
     torch.testing.assert_close(grounding.attend(query, patches)[:, 0], expected)
 
 

@@ -26,19 +26,23 @@ from .learner import Objective
 from .loader import Item
 
 FIELDS = ("id", "patches", "queries", "mean", "std")
+ATTENTION = ("to_query", "to_key", "key_positions")  # what decides where grounding looks
 
 
 @dataclass(frozen=True)
 class GroundedSettings:
     """`drop` is the share of items without a condition. `snr_gamma` weighs the loss by min(SNR, gamma) / SNR
     (Hang et al. 2023); 0 is the plain loss of equation 1. `attention_start` lets attention begin with the dot
-    product that the encoders were trained with, for encoders whose spaces are shared. `frozen` keeps the U-Net
-    as it came but for its attention to the condition (table 3, i).
+    product that the encoders were trained with, that many times as sharp, for encoders whose spaces are shared; 0
+    begins with noise. `keep_attention` lets W_Q and W_K stay as they came: attention that learns with a young
+    U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `frozen`
+    keeps the U-Net as it came but for its attention to the condition (table 3, i).
     """
 
     drop: float = 0.1
     snr_gamma: float = 0.0
-    attention_start: bool = False
+    attention_start: float = 0.0
+    keep_attention: bool = False
     frozen: bool = False
 
 
@@ -108,7 +112,10 @@ class GroundedObjective(Objective):
             for name, parameter in self.unet.named_parameters():
                 parameter.requires_grad_(".attn2." in name)
         if settings.attention_start:
-            start_from_encoders(self.grounding)
+            start_from_encoders(self.grounding, settings.attention_start)
+        if settings.keep_attention:
+            for name, parameter in self.grounding.named_parameters():
+                parameter.requires_grad_(not name.startswith(ATTENTION))
         signal = build_noise_schedule(self.config.diffusion).alphas_cumprod
         snr = signal / (1 - signal)
         weight = snr.clamp(max=settings.snr_gamma) / snr if settings.snr_gamma else torch.ones_like(snr)
@@ -168,11 +175,15 @@ class GroundedObjective(Objective):
         }
 
 
-def start_from_encoders(grounding: Grounding) -> None:
-    """Begin with the attention that the encoders were trained for: W_Q and W_K are identities.
+@torch.no_grad()
+def start_from_encoders(grounding: Grounding, sharpness: float = 1.0) -> None:
+    """Begin with the attention that the encoders were trained for: W_Q and W_K are multiples of the identity.
 
     A contrastive loss that scored sentences against patches by the plain dot product over sqrt(L) has already
     found where to look (section 3.3 treats the two as one), so grounding starts there instead of from noise.
+    `sharpness` multiplies the scores. The running deviation of the weights starts anew.
     """
     for projection in (grounding.to_query, grounding.to_key):
         nn.init.eye_(projection.weight)
+        projection.weight.mul_(sharpness**0.5)
+    grounding.weight_count.zero_()
