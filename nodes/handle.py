@@ -11,9 +11,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ..sounding.checkpoint import load_model
+from ..sounding.checkpoint import empty_model, read_header, read_parts
 from ..sounding.config import SoundingConfig
-from ..sounding.model import PARTS, SoundingModel
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +29,24 @@ class SoundingPart(nn.Module):
 
 
 class ModelHandle:
-    """A model and one patcher a part.
+    """A model and one patcher a part that was used; parts that no node of the graph uses stay on disk.
 
     The host's list of loaded models holds patchers weakly, so they live exactly as long as this object, which
     travels on the wires and in the host's cache of outputs.
     """
 
-    def __init__(self, model: SoundingModel, dtype: str = AUTO):
-        """Take over `model` (on the CPU) and give each part its device and precision.
+    def __init__(self, path: Path, dtype: str = AUTO):
+        """Open a checkpoint.
 
         Raises:
+            CheckpointError: see `sounding.checkpoint.empty_model`.
             ValueError: `dtype` is not one of "auto", "fp32", "fp16" and "bf16".
         """
-        self.model = model
-        self.patchers = {part: _patcher(part, getattr(model, part), dtype) for part in PARTS}
+        if dtype not in (AUTO, *DTYPES):
+            raise ValueError(f"dtype is {dtype!r}, but one of {AUTO}, {', '.join(DTYPES)} is expected.")
+        self.header, self.dtype = read_header(path), dtype
+        self.model = empty_model(self.header)
+        self.patchers: dict[str, ModelPatcher] = {}
 
     @property
     def config(self) -> SoundingConfig:
@@ -54,10 +57,10 @@ class ModelHandle:
         """Bring parts to their devices; to be called before each use, since the host may have moved them.
 
         Args:
-            parts: names out of `PARTS`.
+            parts: names out of `sounding.model.PARTS`.
             memory: bytes that the work itself will need.
         """
-        patchers = [self.patchers[part] for part in parts]
+        patchers = [self._patcher(part) for part in parts]
         host.load_models_gpu(patchers, memory_required=memory, force_full_load=True)
         for patcher in patchers:
             # With --novram the host loads nothing that its own layers could stream in while they run. Ours are
@@ -78,44 +81,40 @@ class ModelHandle:
             values = batch * frames * config.audio.hop * config.vocoder.initial_channels / 32 * 12
         else:
             return 0.0
-        return float(values * self._bytes(part))
+        return float(values * pick_dtype(self.dtype, part, _devices(part)[0]).itemsize)
 
-    def _bytes(self, part: str) -> int:
-        """Bytes a value of a part."""
-        return next(self.patchers[part].model.parameters()).element_size()
+    def _patcher(self, part: str) -> ModelPatcher:
+        """The part's patcher; the first use reads the part from disk."""
+        if part not in self.patchers:
+            load, offload = _devices(part)
+            read_parts(self.model, self.header, (part,), dtype=pick_dtype(self.dtype, part, load), device=offload)
+            logger.info("Sounding: read %s of %s", part, self.header.path)
+            holder = SoundingPart(getattr(self.model, part))
+            self.patchers[part] = ModelPatcher(holder, load_device=load, offload_device=offload)
+        return self.patchers[part]
 
 
-def load_handle(path: Path, dtype: str) -> ModelHandle:
-    """Read a checkpoint from disk.
+def pick_dtype(choice: str, part: str, device: torch.device) -> torch.dtype:
+    """Precision of a part on a device: float32 on the CPU, else the choice, or what the host finds good there.
 
-    Raises:
-        CheckpointError: see `sounding.checkpoint.load_model`.
-        ValueError: an unknown dtype.
+    VAE and vocoder follow the host's rules for VAEs, which a user can change (--fp32-vae and the like); half
+    precision that overflows in them is mended by `SoundingModel.decode` and `vocode`.
     """
-    if dtype not in (AUTO, *DTYPES):
-        raise ValueError(f"dtype is {dtype!r}, but one of {AUTO}, {', '.join(DTYPES)} is expected.")
-    handle = ModelHandle(load_model(path), dtype)
-    logger.info("Sounding: read %s from %s", handle.config.name, path)
-    return handle
-
-
-def pick_dtype(choice: str, device: torch.device) -> torch.dtype:
-    """Precision on a device: float32 on the CPU, else the choice, or what the host finds good there."""
     if host.is_device_cpu(device):
         return torch.float32
     if choice != AUTO:
         return DTYPES[choice]
+    if part in ("vae", "vocoder"):
+        return host.vae_dtype(device, [torch.float16, torch.bfloat16])
     if host.should_use_fp16(device):
         return torch.float16
     return torch.bfloat16 if host.should_use_bf16(device) else torch.float32
 
 
-def _patcher(part: str, module: nn.Module, dtype: str) -> ModelPatcher:
+def _devices(part: str) -> tuple[torch.device, torch.device]:
+    """Where a part works and where it waits."""
     if part in ("patches", "query"):
-        load, offload = host.text_encoder_device(), host.text_encoder_offload_device()
-    elif part in ("vae", "vocoder"):
-        load, offload = host.vae_device(), host.vae_offload_device()
-    else:
-        load, offload = host.get_torch_device(), host.unet_offload_device()
-    holder = SoundingPart(module).to(device=offload, dtype=pick_dtype(dtype, load))
-    return ModelPatcher(holder, load_device=load, offload_device=offload)
+        return host.text_encoder_device(), host.text_encoder_offload_device()
+    if part in ("vae", "vocoder"):
+        return host.vae_device(), host.vae_offload_device()
+    return host.get_torch_device(), host.unet_offload_device()

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sounding.checkpoint import CheckpointError
 from .files import STARTER_LABEL, checkpoint_names, checkpoint_path
-from .handle import AUTO, DTYPES, load_handle
+from .handle import AUTO, DTYPES, ModelHandle
 from .types import ModelType, schema
 
 
@@ -51,5 +51,5 @@ class SoundingLoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, dtype: str = AUTO) -> io.NodeOutput:
-        """Read the file."""
-        return io.NodeOutput(load_handle(checkpoint_path(checkpoint), dtype))
+        """Open the file; its parts are read when nodes use them."""
+        return io.NodeOutput(ModelHandle(checkpoint_path(checkpoint), dtype))

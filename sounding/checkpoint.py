@@ -9,15 +9,17 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import SoundingConfig
 from .files import replacing
+from .weights import finite, fitted, without_weights
 
 if TYPE_CHECKING:
     from .model import SoundingModel
@@ -39,6 +41,12 @@ class Header:
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
+    stamp: tuple[int, int]  # the file's time of change in ns, and its size: weights are read later than this
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that the file has weights for."""
+        return tuple(sorted({name.partition(".")[0] for name in self.shapes}))
 
 
 def starter_path() -> Path:
@@ -80,16 +88,14 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
     path = Path(path)
     try:
+        stamp = _stamp(path)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
             dtypes = {name: str(piece.get_dtype()) for name, piece in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable .safetensors file ({error}); it is cut off or another kind of file, so "
-            "download or export it again."
-        ) from None
+        raise _unreadable(path, error) from None
     if CONFIG_KEY not in metadata:
         raise CheckpointError(
             f"{path} is a .safetensors file of another kind of model (no {CONFIG_KEY} in its header); give a "
@@ -99,11 +105,28 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         config = SoundingConfig.from_json(metadata[CONFIG_KEY])
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return Header(path, config, metadata, shapes, dtypes)
+    return Header(path, config, metadata, shapes, dtypes, stamp)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    said = " ".join(str(error).split())
+    return CheckpointError(
+        f"{path} is not a readable .safetensors file ({said}); it is cut off or another kind of file, so download or "
+        "export it again."
+    )
 
 
 def load_model(
-    path: str | os.PathLike[str], *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    parts: Iterable[str] | None = None,
 ) -> SoundingModel:
     """Build the model a checkpoint describes and fill it.
 
@@ -111,31 +134,80 @@ def load_model(
         path: the file.
         dtype: of the weights in memory; float32 without it, whatever the file holds.
         device: where the weights go.
+        parts: which to read, all that the file has without it; the others stay on disk, see `read_parts`.
 
     Raises:
-        CheckpointError: see `read_header`; or a tensor is missing, foreign, of another shape or not finite.
+        CheckpointError: see `read_header`; or a tensor is missing, foreign, of another shape or kind, or not finite.
     """
-    from safetensors.torch import load_file
+    header = read_header(path)
+    model = empty_model(header)
+    read_parts(model, header, header.parts if parts is None else parts, dtype=dtype or torch.float32, device=device)
+    return model
 
+
+def empty_model(header: Header) -> SoundingModel:
+    """The model that a checkpoint describes, every part still on disk; `read_parts` fills it.
+
+    Raises:
+        CheckpointError: a model that cannot be built, or one that the file's tensors do not belong to.
+    """
     from .model import SoundingModel
 
-    header = read_header(path)
+    config = header.config
+    blocks = max(config.query.layers, *config.query.depths, config.vae.layers, config.unet.layers)
+    if blocks > len(header.shapes):  # each has weights; building billions of them would take all memory
+        raise CheckpointError(
+            f"{header.path} describes {blocks} layers in a row, but has only {len(header.shapes)} tensors; the "
+            "configuration is damaged or edited, export the file again."
+        )
     try:
-        with torch.device("meta"):
-            skeleton = SoundingModel(header.config).state_dict()
+        with torch.device("meta"):  # sizes that the file does not confirm cost nothing here
+            skeleton = SoundingModel(config).state_dict()
     except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
         raise CheckpointError(
             f"{header.path}: the model that its configuration describes cannot be built ({error}); the configuration "
             "is damaged or edited, export the file again."
         ) from None
     _check_tensors(header, {name: tuple(value.shape) for name, value in skeleton.items()})
-    model = SoundingModel(header.config)
-    tensors = load_file(header.path)
-    for name, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{header.path}: {name!r} is not finite; the file is damaged, export it again.")
-    model.load_state_dict(tensors)
-    return model.to(device=device, dtype=dtype or torch.float32).requires_grad_(False)
+    with without_weights():
+        return SoundingModel(config).requires_grad_(False)
+
+
+def read_parts(
+    model: SoundingModel, header: Header, parts: Iterable[str], *, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Read the weights of some parts of an `empty_model`, each straight to its place.
+
+    Weights that need no other precision and stay on the CPU are used where the file lies in memory (a private map:
+    what is written to them never reaches the file, which must not be overwritten in place meanwhile; `save_model`
+    puts a new one in its place). Otherwise no more than one part's share of the file is there beside the result.
+
+    Raises:
+        CheckpointError: the file was changed after `header`, is damaged, or has weights that are not finite numbers.
+        ValueError: an unknown part.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for part in parts:
+        if part not in header.parts:
+            raise ValueError(f"parts has {part!r}, but the file has {', '.join(header.parts)}; name some of these.")
+        module = getattr(model, part)
+        expected = module.state_dict()
+        try:
+            if _stamp(header.path) != header.stamp:
+                raise CheckpointError(f"{header.path} was changed while it was in use; load it again.")
+            with safe_open(header.path, framework="pt") as file:
+                weights = {name: file.get_tensor(f"{part}.{name}") for name in expected}
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(header.path, error) from None
+        for name, like in expected.items():
+            try:
+                weights[name] = fitted(weights[name], like, dtype).to(device)
+            except ValueError as error:
+                raise CheckpointError(f"{header.path}: '{part}.{name}' {error}.") from None
+        module.load_state_dict(weights, assign=True)
+        nn.Module.to(module, device=device, dtype=dtype)  # buffers that are not in the file
+        module.requires_grad_(False)
 
 
 def _check_tensors(header: Header, expected: dict[str, tuple[int, ...]]) -> None:
@@ -187,7 +259,7 @@ def save_model(
         for name, value in model.state_dict().items()
     }
     for name, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not finite(value):
             raise CheckpointError(f"{name!r} is not finite as {dtype}, so nothing was written; save as float32.")
     metadata = {
         CONFIG_KEY: model.config.to_json(),

@@ -66,7 +66,7 @@ def generate(
         import torch
 
         from .audio import audio_format, write_audio
-        from .model import load
+        from .model import PARTS, load
         from .pictures import overlay, read_image, read_mask, write_image
 
         started = time.monotonic()
@@ -78,7 +78,7 @@ def generate(
         picture = read_image(image)
         masks = [read_mask(path) for path in mask or []]
         selection = None if text is not None else _same_size(masks, picture)
-        loaded = load(model, device=device)
+        loaded = load(model, device=device, parts=[part for part in PARTS if part != "query" or text is not None])
         condition = loaded.ground(
             loaded.see(picture), mask=selection, text=text, image_size=(picture.shape[1], picture.shape[2])
         )

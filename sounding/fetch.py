@@ -6,7 +6,6 @@ before everything: with it, https://host/path is asked for as SOUNDING_MIRROR/ho
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import os
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
+
+from .files import is_full
 
 OnBytes = Callable[[int, int], None]
 HUB = "https://huggingface.co"
@@ -217,7 +218,7 @@ def download(file: File, folder: Path, on_bytes: OnBytes | None = None) -> Path:
                 "(HF_ENDPOINT)."
             ) from None
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise FetchError(
                     f"The disk of {target.parent} is full; make room and say the same again, it goes on where it "
                     "stopped, or name another folder with --to."

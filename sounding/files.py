@@ -1,7 +1,8 @@
-"""Writing files so that a crash never leaves half of one."""
+"""Writing files so that a crash never leaves half of one, and telling a full disk from other trouble."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,3 +35,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to `path` in one step, making its folder."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a full disk (or quota) is behind an error; libraries may raise their own while handling that."""
+    chain: list[BaseException] = [error]
+    while (following := chain[-1].__cause__ or chain[-1].__context__) is not None and following not in chain:
+        chain.append(following)
+    return any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)

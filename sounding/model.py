@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -16,6 +16,7 @@ from .diffusion import OnStep, draw_noise, sample_latents
 from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
+from .overflow import in_range, vocoded
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
@@ -27,6 +28,7 @@ def load(
     *,
     device: torch.device | str = "auto",
     dtype: torch.dtype | None = None,
+    parts: Iterable[str] | None = None,
 ) -> SoundingModel:
     """Load a checkpoint.
 
@@ -34,6 +36,8 @@ def load(
         model: "starter" or the path of a .safetensors file.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         dtype: of the weights; without it float16 on CUDA, else float32.
+        parts: names out of `PARTS` to read, all without it. Masks need no "query", and only `encode` and `decode`
+            need the "vae"; a stage whose part was left on disk says so.
 
     Raises:
         CheckpointError: the file is missing, broken or of another kind.
@@ -42,7 +46,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if dtype is None:
         dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    return load_model(resolve(model), device=device, dtype=dtype)
+    return load_model(resolve(model), device=device, dtype=dtype, parts=parts)
 
 
 class SoundingModel(nn.Module):
@@ -59,6 +63,19 @@ class SoundingModel(nn.Module):
         self.vocoder = build_vocoder(config)
         self.eval()
 
+    def like(self, part: str) -> Tensor:
+        """A weight of a part, for its device and precision.
+
+        Raises:
+            ValueError: the part was not read from its checkpoint.
+        """
+        weight = next(getattr(self, part).parameters())
+        if weight.is_meta:
+            raise ValueError(
+                f"The model was loaded without {part!r}, but this needs it; load it with {part!r} among its parts."
+            )
+        return cast(Tensor, weight)
+
     @torch.inference_mode()
     def see(self, image: Tensor) -> Tensor:
         """Patch embeddings of a picture, once a picture: [B, H, W, 3] 0..1 -> [B, P, L].
@@ -66,6 +83,7 @@ class SoundingModel(nn.Module):
         Raises:
             ValueError: not a picture.
         """
+        self.like("patches")
         return cast(Tensor, self.patches(image))
 
     @torch.inference_mode()
@@ -94,7 +112,7 @@ class SoundingModel(nn.Module):
         """
         if sum(one is not None for one in (mask, text, sound)) != 1:
             raise ValueError("ground got several or none of mask, text and sound, but one is expected; give one.")
-        side = next(self.grounding.parameters())
+        side = self.like("grounding")
         patches = patches.to(side)
         if mask is not None:
             mask = vision.check_mask(mask)
@@ -114,6 +132,7 @@ class SoundingModel(nn.Module):
             raise ValueError(
                 f"This checkpoint was trained with {wants} queries, so {came} cannot ground it; use a mask."
             )
+        self.like("query")
         if sound is None and not isinstance(self.query, ClapAudioQuery):
             return self.query.encode([text] if isinstance(text, str) else list(text or []))
         if sound is not None and isinstance(self.query, ClapAudioQuery):
@@ -165,7 +184,8 @@ class SoundingModel(nn.Module):
 
         Condition and noise of one row serve any number of the other.
         """
-        like = next(self.unet.parameters())
+        self.like("grounding")
+        like = self.like("unet")
         tokens = condition.tokens.to(like)
         batch = max(len(tokens), len(noise))
         if len(tokens) not in (1, batch) or len(noise) not in (1, batch):
@@ -192,19 +212,21 @@ class SoundingModel(nn.Module):
     @torch.inference_mode()
     def encode(self, waveform: Tensor) -> Tensor:
         """Waveform [B, samples] at the model's rate -> latents [B, 8, T/4, 16], T padded with silence as needed."""
-        settings, like = self.config.audio, next(self.vae.parameters())
+        settings, like = self.config.audio, self.like("vae")
         frames = self.config.latent_frames(waveform.shape[-1] / settings.sample_rate) * self.config.vae.stride
         fitted = audio.fit_length(audio.normalize(waveform.float()), frames * settings.hop)
         mel = audio.MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
         vae = self.config.vae
-        normal = vae.normal(mel).to(like)
-        return cast(Tensor, self.vae.encode(normal).latent_dist.mean.float() * vae.scale)
+        normal = vae.normal(mel).to(like.device)
+        means = in_range(self.vae, lambda part: part.encode(normal.to(part.dtype)).latent_dist.mean)
+        return means.float() * vae.scale
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
         vae = self.config.vae
-        return vae.log_mel(self.vae.decode((latents / vae.scale).to(next(self.vae.parameters()))).sample)
+        scaled = (latents / vae.scale).to(self.like("vae").device)
+        return vae.log_mel(in_range(self.vae, lambda part: part.decode(scaled.to(part.dtype)).sample))
 
     @torch.inference_mode()
     def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
@@ -213,8 +235,9 @@ class SoundingModel(nn.Module):
         samples = mel.shape[1] * settings.hop
         if seconds is not None:
             samples = min(samples, round(seconds * settings.sample_rate))
-        waveform = self.vocoder(mel.to(next(self.vocoder.parameters()))).float()
-        return cast(Tensor, waveform[:, None, :samples])
+        there = mel.to(self.like("vocoder").device)
+        waveform = in_range(self.vocoder, lambda part: vocoded(part, there.to(part.dtype)))
+        return waveform.float()[:, None, :samples]
 
     def generate(
         self,

@@ -111,7 +111,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); name a recipe file.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
+        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}); name a recipe file.") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds a {type(data).__name__}, but a mapping of keys is expected.")
     base = data.pop("extends", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sounding.files import replacing
+from sounding.files import is_full, replacing
 
 log = logging.getLogger("training")
 NAME = re.compile(r"step-(\d{8})\.state")
@@ -42,7 +41,7 @@ class States:
             with replacing(file) as temporary, temporary.open("wb") as opened:
                 torch.save(state | {"step": step}, opened)  # given a path, torch hides what went wrong
         except (OSError, RuntimeError) as error:
-            if not _is_full(error):
+            if not is_full(error):
                 raise
             log.error("The disk is full: no state of step %d was kept; free some space. %s", step, self.last_word())
             return None
@@ -71,11 +70,3 @@ class States:
         if files:
             raise ValueError(f"No state in {self.folder} is readable; remove the folder to begin anew.")
         return None
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether a full disk is behind an error; torch's writer may raise its own while handling that."""
-    chain: list[BaseException] = [error]
-    while (following := chain[-1].__cause__ or chain[-1].__context__) is not None and following not in chain:
-        chain.append(following)
-    return any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)

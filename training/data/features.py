@@ -20,8 +20,8 @@ from sounding.listen import ClapAudioQuery
 from sounding.model import SoundingModel
 from sounding.vision import mask_to_grid
 
-from .making import Source, digest, reason
-from .shard_format import Kind, Sample, Skipped
+from .making import Source, digest
+from .shard_format import Kind, Sample, Skipped, reason
 from .shards import Shards
 
 T = TypeVar("T")

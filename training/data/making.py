@@ -8,7 +8,6 @@ may work in a folder; sources are told apart by their settings, not by a look in
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -19,14 +18,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sounding.config import from_dict
-from sounding.files import replacing, write_atomic
+from sounding.files import write_atomic
 
-from .shard_format import INDEX, Kind, Sample, Shard, ShardIndex, Skipped
+from .one_shard import Work, make_shard, read_record, shard_name
+from .shard_format import INDEX, Kind, Sample, ShardIndex, Skipped, reason
 
 PLAN = "unfinished.json"  # the settings of a folder that has no index yet
 OnProgress = Callable[[int, int], None]  # samples done with (skipped ones too), samples skipped
@@ -66,37 +64,12 @@ class Source(ABC):
                 yield Skipped(self.name(position), reason(error))
 
 
-def reason(error: Exception) -> str:
-    """An error as one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def digest(values: Iterable[Any]) -> str:
     """SHA-256 of JSON values in order: names a list of inputs in a source's settings."""
     total = hashlib.sha256()
     for value in values:
         total.update(json.dumps(value).encode() + b"\n")
     return total.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What is known of a finished shard."""
-
-    shard: Shard
-    skipped: tuple[Skipped, ...]
-    licences: dict[str, int]
-
-
-@dataclass
-class _Work:
-    """What a process needs to make any shard."""
-
-    source: Source
-    out: Path
-    shard_size: int
-    count: Callable[[bool], None]  # called once a sample, with True where it was skipped
-    stopped: Callable[[], bool]
 
 
 def make_shards(
@@ -138,10 +111,10 @@ def make_shards(
         write_atomic(out / PLAN, json.dumps({**settings, "model": source.model}).encode())
     _remove_leftovers(out)
     numbers = range(-(-len(source) // shard_size))
-    finished = [record for record in (_read_record(out, number) for number in numbers) if record is not None]
+    finished = [record for record in (read_record(out, number) for number in numbers) if record is not None]
     done = [sum(r.shard.samples + len(r.skipped) for r in finished), sum(len(r.skipped) for r in finished)]
     there = {record.shard.name for record in finished}
-    todo = [number for number in numbers if _shard_name(number) not in there]
+    todo = [number for number in numbers if shard_name(number) not in there]
 
     def report(samples: int, skipped: int) -> None:
         if on_progress is not None:
@@ -163,9 +136,9 @@ def _make_here(source: Source, out: Path, shard_size: int, todo: list[int], repo
         counts[1] += skipped
         report(counts[0], counts[1])
 
-    work = _Work(source, out, shard_size, count, lambda: False)
+    work = Work(source, out, shard_size, count, lambda: False)
     for number in todo:
-        _make_shard(work, number)
+        make_shard(work, number)
 
 
 def _make_in_processes(
@@ -198,7 +171,7 @@ def _make_in_processes(
         _remove_leftovers(out)
 
 
-_work: _Work | None = None  # of this process, where it is one of several
+_work: Work | None = None  # of this process, where it is one of several
 
 
 def _start_process(source: Source, out: Path, shard_size: int, counts: Any, stop: Any) -> None:
@@ -211,7 +184,7 @@ def _start_process(source: Source, out: Path, shard_size: int, counts: Any, stop
             counts[0] += 1
             counts[1] += skipped
 
-    _work = _Work(source, out, shard_size, count, stop.is_set)
+    _work = Work(source, out, shard_size, count, stop.is_set)
 
 
 def _end_with_parent() -> None:
@@ -224,58 +197,12 @@ def _end_with_parent() -> None:
 
 def _make_shard_there(number: int) -> None:
     assert _work is not None
-    _make_shard(_work, number)
-
-
-def _make_shard(work: _Work, number: int) -> None:
-    """Write shard `number` and its record."""
-    from webdataset import TarWriter
-
-    first = number * work.shard_size
-    last = min(first + work.shard_size, len(work.source))
-    path = work.out / _shard_name(number)
-    offsets, skipped, licences = [], [], dict[str, int]()
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            with TarWriter(file, user="", group="", mtime=0, compress=False, encoder=False) as tar:
-                for position, item in enumerate(work.source.samples(first, last), first):
-                    if work.stopped():
-                        raise InterruptedError("stopped")
-                    files, item = _encoded(item)
-                    if isinstance(item, Skipped):
-                        skipped.append(item)
-                    else:
-                        offsets.append(tar.tarstream.offset)
-                        tar.write({"__key__": f"{position:09d}", **files})
-                        licences[item.licence] = licences.get(item.licence, 0) + 1
-                    work.count(isinstance(item, Skipped))
-                offsets.append(tar.tarstream.offset)
-            size = file.tell()
-        if len(offsets) == 1:
-            path.unlink()
-        shard = Shard(path.name, len(offsets) - 1, size, tuple(offsets))
-        record = _Record(shard, tuple(skipped), licences)
-        write_atomic(path.with_suffix(".json"), json.dumps(dataclasses.asdict(record)).encode())
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or mend the folder, then run the "
-            "same command again: finished shards are kept."
-        ) from None
-
-
-def _encoded(item: Sample | Skipped) -> tuple[dict[str, bytes], Sample | Skipped]:
-    """The files of a sample, or why there are none."""
-    if isinstance(item, Skipped):
-        return {}, item
-    try:
-        return item.members(), item
-    except (ValueError, OSError) as error:  # such as a picture longer than a JPEG can be
-        return {}, Skipped(item.id, reason(error))
+    make_shard(_work, number)
 
 
 def _finish(source: Source, out: Path, settings: dict[str, Any], numbers: range) -> ShardIndex:
     """Gather the records into the index."""
-    records = [record for record in (_read_record(out, number) for number in numbers) if record is not None]
+    records = [record for record in (read_record(out, number) for number in numbers) if record is not None]
     skipped = tuple(skip for record in records for skip in record.skipped)
     if len(skipped) == len(source):
         _remove_notes(out)
@@ -307,21 +234,6 @@ def _same_settings(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
                 f"{out} was made with {key} {old.get(key)!r}, but {new.get(key)!r} came; give another --out, or remove "
                 "that folder to begin anew."
             )
-
-
-def _shard_name(number: int) -> str:
-    return f"shard-{number:06d}.tar"
-
-
-def _read_record(out: Path, number: int) -> _Record | None:
-    """The record of a finished shard; None if it has to be made (again)."""
-    path = out / _shard_name(number)
-    try:
-        record: _Record = from_dict(_Record, json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-        whole = record.shard.samples == 0 or path.stat().st_size == record.shard.bytes
-    except (OSError, ValueError, TypeError):
-        return None
-    return record if whole else None
 
 
 def _remove_leftovers(out: Path) -> None:

@@ -8,7 +8,7 @@ A sample KEY has the members (webdataset's `base_plus_ext` grouping: everything 
     KEY.mask.0.png          8 bit, one an object
     KEY.safetensors         features
 
-and nothing in it is ever pickled. `shards.py` reads them, `making.py` writes them.
+and nothing in it is ever pickled. `shards.py` reads them, `one_shard.py` writes one, `making.py` all.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ class Skipped:
 
     id: str
     why: str
+
+
+def reason(error: Exception) -> str:
+    """An error as one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Modules without memory for their weights, and single weights made to fit: what loading a checkpoint is made of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Modules built inside have parameters on the meta device, which take no memory, and real buffers.
+
+    `torch.device("meta")` would empty the buffers too (positions, filters), and not all of them are in a checkpoint.
+    What other threads build meanwhile is left alone.
+    """
+    thread = threading.get_ident()
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if parameter is None or threading.get_ident() != thread:
+            return None
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    # Layers register a parameter before they fill it, so that the memory it had was never touched.
+    with register_module_parameter_registration_hook(emptied):
+        yield
+
+
+def fitted(value: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight out of a file for the place of `expected`: in `dtype` if it is a floating-point one.
+
+    Raises:
+        ValueError: of another kind, or not finite; completes "the weight ...".
+    """
+    if not expected.is_floating_point():
+        if value.dtype != expected.dtype:
+            raise ValueError(f"has {value.dtype}, but {expected.dtype} is expected; export the file again")
+        return value.clone()  # so that a few whole numbers do not hold on to a whole file
+    if not value.is_floating_point():
+        raise ValueError(f"has {value.dtype}, but floating-point numbers are expected; export the file again")
+    cast = value.to(dtype)
+    if not finite(cast):
+        if finite(value.to(torch.float64)):
+            raise ValueError(f"is not finite as {dtype}; load it as torch.float32")
+        raise ValueError("is not finite; the file is damaged, export it again")
+    return cast
+
+
+def finite(value: Tensor) -> bool:
+    """Whether all numbers are finite; the extremes say it without a tensor of answers as large as the weights."""
+    return value.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(value))
