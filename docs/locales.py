@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -19,21 +20,26 @@ from sounding.files import write_atomic
 LOCALES = ROOT / "locales"
 
 
+def escaped(text: str | None) -> str | None:
+    """A text in the page's message format (vue-i18n's), where these letters have a meaning."""
+    return None if text is None else re.sub(r"[{}@|]", lambda letter: "{'" + letter[0] + "'}", text)
+
+
 def english(schemas: list[Any]) -> dict[str, Any]:
     """All texts of the nodes' schemas, by ComfyUI's keys."""
     found: dict[str, Any] = {}
     for schema in schemas:
         inputs: dict[str, Any] = {}
         for entry in schema.inputs:
-            inputs[entry.id] = {"name": entry.display_name or entry.id, "tooltip": entry.tooltip}
+            inputs[entry.id] = {"name": entry.display_name or entry.id, "tooltip": escaped(entry.tooltip)}
             if getattr(entry, "control_after_generate", None):
                 inputs["control_after_generate"] = {"name": "control after generate"}  # a widget that the page adds
         found[schema.node_id] = {
             "display_name": schema.display_name,
-            "description": schema.description,
+            "description": escaped(schema.description),
             "inputs": inputs,
             "outputs": {
-                str(place): {"name": output.display_name or output.id, "tooltip": output.tooltip}
+                str(place): {"name": output.display_name or output.id, "tooltip": escaped(output.tooltip)}
                 for place, output in enumerate(schema.outputs)
             },
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from .picture_files import open_mask, open_picture
 
 Graph = dict[str, dict[str, Any]]
 Upload = Callable[[str, bytes], str]  # (file name, content) -> the name by which nodes find it
-PICTURES, MASKS = "LoadImage", "LoadImageMask"
+# Classes that read a file, and the input that names it.
+PICTURES = {"LoadImage": "image", "SoundingClick": "picture"}
+MASKS = {"LoadImageMask": "image"}
 
 
 class GraphError(ValueError):
@@ -105,11 +107,11 @@ def set_input(graph: Graph, assignment: str, known_inputs: Callable[[str], Itera
     )
 
 
-def assign_files(graph: Graph, class_type: str, given: Sequence[str], option: str) -> dict[str, Path]:
-    """Which file goes into which node.
+def assign_files(graph: Graph, readers: Mapping[str, str], given: Sequence[str], option: str) -> dict[str, Path]:
+    """Which file goes into which node, out of those of the classes `readers` (class -> the input for the file's name).
 
-    NODE=FILE names the node, by id or title. Files without a node go into the other nodes of the class, in the
-    graph's order; there have to be as many as nodes, so that none is filled by mistake.
+    NODE=FILE names the node, by id or title. Files without a node go into the others of these classes, in the graph's
+    order; there have to be as many as nodes, so that none is filled by mistake.
 
     Returns:
         Node id -> file.
@@ -130,16 +132,16 @@ def assign_files(graph: Graph, class_type: str, given: Sequence[str], option: st
             unnamed.append(file)
         elif node in chosen:
             raise GraphError(f"{option}: two files came for node {node_name(graph, node)}; give one.")
-        elif not isinstance(graph[node]["inputs"].get("image"), str):
-            raise GraphError(f"{option} {text}: node {node_name(graph, node)} takes no picture file; name another.")
+        elif not _reads_file(graph[node], readers):
+            raise GraphError(f"{option} {text}: node {node_name(graph, node)} reads no such file; name another.")
         else:
             chosen[node] = file
-    free = [node for node, what in graph.items() if what["class_type"] == class_type and node not in chosen]
+    free = [node for node, what in graph.items() if _reads_file(what, readers) and node not in chosen]
     if unnamed and len(unnamed) != len(free):
         there = f"{len(free)} ({_listed(graph, free)})" if free else "none"
         raise GraphError(
-            f"{option}: files without a node: {len(unnamed)}, {class_type} nodes to fill: {there}; give one file for "
-            f"each, in this order, or name nodes as {option} NODE=FILE."
+            f"{option}: files without a node: {len(unnamed)}, {' or '.join(readers)} nodes to fill: {there}; give one "
+            f"file for each, in this order, or name nodes as {option} NODE=FILE."
         )
     return chosen | dict(zip(free, unnamed, strict=False))
 
@@ -155,7 +157,7 @@ def fill(graph: Graph, images: Sequence[str], masks: Sequence[str], upload: Uplo
         ValueError: a file that is no picture.
     """
     pictures = assign_files(graph, PICTURES, images, "--image")
-    if masks and not any(node["class_type"] == MASKS for node in graph.values()):
+    if masks and not any(node["class_type"] in MASKS for node in graph.values()):
         if len(masks) != 1 or len(pictures) != 1 or not Path(masks[0]).is_file():
             raise GraphError(
                 "--mask: the graph has no LoadImageMask node; give one --image with one --mask FILE, to put the mask "
@@ -167,12 +169,13 @@ def fill(graph: Graph, images: Sequence[str], masks: Sequence[str], upload: Uplo
                 f"--mask: node {node_name(graph, node)} alone could take a mask, but its mask output goes nowhere; "
                 "leave --mask out, or connect that output."
             )
-        graph[node]["inputs"]["image"] = upload(f"{picture.stem}_masked.png", painted(picture, Path(masks[0])))
+        name = upload(f"{picture.stem}_masked.png", painted(picture, Path(masks[0])))
+        graph[node]["inputs"][PICTURES[graph[node]["class_type"]]] = name
         return
     selected = assign_files(graph, MASKS, masks, "--mask")
     for node, file in pictures.items():
         open_picture(file)
-        graph[node]["inputs"]["image"] = upload(file.name, file.read_bytes())
+        graph[node]["inputs"][PICTURES[graph[node]["class_type"]]] = upload(file.name, file.read_bytes())
     for node, file in selected.items():
         # Grey in all channels, so that it selects what it selects elsewhere here: white, or what is opaque.
         graph[node]["inputs"] |= {"image": upload(f"{file.stem}.png", _png(open_mask(file))), "channel": "red"}
@@ -195,6 +198,13 @@ def _png(image: Any) -> bytes:
 
 def _is_node(node: Any) -> bool:
     return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+
+
+def _reads_file(node: dict[str, Any], readers: Mapping[str, str]) -> bool:
+    """Whether a node reads a file, rather than nothing or what another node gives."""
+    name = readers.get(node["class_type"])
+    # A picture that is connected to SoundingClick takes precedence over its file.
+    return isinstance(node["inputs"].get(name), str) and not isinstance(node["inputs"].get("image"), list)
 
 
 def _title(node: dict[str, Any]) -> str:

@@ -128,14 +128,26 @@ def test_a_named_node_is_filled_and_the_others_left(graph: Graph, files: Path, n
     assert graph["2"]["inputs"]["image"] == "in/left.png"
 
 
+def test_a_click_node_reads_a_picture_unless_one_is_connected(files: Path) -> None:
+    graph = {"1": node("SoundingClick", picture="a.png", state=""), "2": node("LoadImage", image="b.png")}
+    fill(graph, ["left.png", "2=scene.png"], [], Uploads())
+    assert graph["1"]["inputs"] == {"picture": "in/left.png", "state": ""}
+    assert graph["2"]["inputs"] == {"image": "in/scene.png"}
+    graph["1"]["inputs"]["image"] = ["2", 0]
+    fill(graph, ["right.png"], [], Uploads())
+    assert graph["1"]["inputs"]["picture"] == "in/left.png"
+    assert graph["2"]["inputs"] == {"image": "in/right.png"}
+
+
 @pytest.mark.parametrize(
     ("images", "masks", "words"),
     [
         ([], ["left.png"], "files without a node: 1, LoadImageMask nodes to fill: 2 (2 (Left), 3 (v1.0 right))"),
-        (["scene.png", "left.png"], [], "files without a node: 2, LoadImage nodes to fill: 1"),
+        (["scene.png", "left.png"], [], "files without a node: 2, LoadImage or SoundingClick nodes to fill: 1"),
         (["none.png"], [], "none.png is not a file"),
         (["8=scene.png"], [], "there is no node '8'"),
-        (["5=scene.png"], [], "takes no picture file"),
+        (["5=scene.png"], [], "reads no such file"),
+        (["2=scene.png"], [], "reads no such file"),
         (["1=scene.png", "The scene=left.png"], [], "two files came for node 1 (The scene)"),
         (["text.png"], [], "cannot be read as a picture"),
         ([], ["LoadImageMask=left.png"], "may be any of"),

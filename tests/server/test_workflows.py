@@ -15,6 +15,7 @@ WORKFLOWS = Path(__file__).parent.parent.parent / "example_workflows"
 UI = sorted(WORKFLOWS.glob("*.json"))
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 ONLY_ON_THE_PAGE = {"MarkdownNote", "Note"}
+READ_PICTURES = {"LoadImage", "LoadImageMask", "SoundingClick"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -39,8 +40,10 @@ def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, A
         for name, spec in [pair for group in ("required", "optional") for pair in info.get(group, {}).items()]:
             if not isinstance(spec[0], list) and spec[0] not in WIDGET_TYPES:
                 continue
-            inputs[name] = values.pop(0)
             options = spec[1] if len(spec) > 1 else {}
+            if options.get("forceInput"):
+                continue
+            inputs[name] = values.pop(0)
             if options.get("control_after_generate"):
                 assert values.pop(0) == "fixed", "examples should repeat"
         # Upload buttons come last, after all widgets of the schema.
@@ -63,7 +66,7 @@ def plain(graph: dict[str, Any]) -> dict[str, Any]:
 
 def pictures_of(workflow: dict[str, Any]) -> list[str]:
     """Files that the workflow reads."""
-    return [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in ("LoadImage", "LoadImageMask")]
+    return [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in READ_PICTURES]
 
 
 def test_all_are_there_in_both_forms_with_a_thumbnail():
