@@ -73,8 +73,8 @@ def chromium() -> str:
     raise FileNotFoundError("No chromium is on PATH; install one (Debian: apt-get install chromium).")
 
 
-def write_all(url: str) -> None:
-    """Take the pictures on the server at `url`, which has the example pictures in its input folder."""
+def write_all(url: str, names: list[str] | None = None) -> None:
+    """Take the pictures of all nodes, or of `names`, on a server with the example pictures in its input folder."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium(), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -85,7 +85,8 @@ def write_all(url: str) -> None:
             "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingSampler", timeout=300_000
         )
         page.add_style_tag(content=HIDE)
-        for name, (workflow, shown) in SHOWN.items():
+        for name in SHOWN if names is None else names:
+            workflow, shown = SHOWN[name]
             write_atomic(PICTURES / f"{name}.jpg", take(page, workflow, shown))
         browser.close()
 

@@ -78,7 +78,7 @@ def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
     """What each sound of a graph was made from, and its spectrogram: [H, W, 3], a row for each selection."""
     sounds = {name: selection_of(graph, name) for name, node in graph.items() if "Audio" in node["class_type"]}
     selections = list(dict.fromkeys(name for name in sounds.values() if name is not None))
-    files = output_files(run_graph(server, with_previews(graph, selections), timeout=3600, on_progress=print))
+    files = output_files(run_graph(server, with_previews(graph, selections), timeout=3600))
     rows = []
     for name in selections:
         shown = picture(server, files, f"{name} shown")
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--server", help="address of a ComfyUI with this pack, instead of starting one")
     kinds = ("demo", "thumbnails", "nodes")
     parser.add_argument("--only", choices=kinds, action="append", help="one kind of pictures (may be repeated)")
-    parser.add_argument("--workflow", action="append", help="thumbnails of these workflows only")
+    parser.add_argument("--name", action="append", help="of these workflows or nodes only")
     asked = parser.parse_args()
     wanted = set(asked.only or kinds)
     if "demo" in wanted:
@@ -144,11 +144,11 @@ def main() -> None:
             if server.upload(file.name, file.read_bytes()) != file.name:
                 raise SystemExit(f"{server.url} has another {file.name} in its input folder; move that away first.")
         for path in sorted((WORKFLOWS / "api").glob("*.json")) if "thumbnails" in wanted else ():
-            if path.stem in (asked.workflow or [path.stem]):
+            if path.stem in (asked.name or [path.stem]):
                 print(path.stem)
                 write_image(WORKFLOWS / f"{path.stem}.jpg", thumbnail(server, read_graph(path)))
         if "nodes" in wanted:
-            node_pictures.write_all(server.url)
+            node_pictures.write_all(server.url, asked.name)
 
 
 if __name__ == "__main__":
