@@ -1,70 +1,154 @@
-"""Make the pictures in this repository from real runs of the starter: `uv run python docs/pictures.py`.
+"""Make the pictures in this repository from real runs of the starter: `uv run --group test python docs/pictures.py`.
 
-README's first screen is the demo's overview; each example workflow gets a thumbnail with its own picture,
-selection, seed and length, read from its API file.
+README's first screen is the demo's overview. Each example workflow is run by a real ComfyUI; its thumbnail shows what
+each of its sounds was made from, and the sound's spectrogram. The nodes' help pages get pictures of the real page, with
+the nodes after a run. Without --server, the tests' copy of ComfyUI is started for it.
 """
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import node_pictures
 import numpy as np
+import soundfile
 import torch
+from harness import harness
 from PIL import Image
 from torch import Tensor
 
 import sounding
+from sounding.api_graph import Graph, read_graph
+from sounding.audio import MelSpectrogram
+from sounding.config import AudioConfig
 from sounding.demo import frame_row, write_demo
-from sounding.pictures import mel_picture, overlay, read_mask, write_image
+from sounding.pictures import mel_picture, overlay, write_image
+from sounding.remote import ComfyServer, OutputFile, output_files
+from sounding.remote_run import run_graph
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "example_workflows"
+SELECTIONS = ("SoundingThisObject", "SoundingGroundMask", "SoundingGroundText")
+SOUNDS_IN_A_ROW = 4
 
 
-def inputs_of(graph: dict[str, dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Inputs of all nodes of a class, in order."""
-    return [node["inputs"] for node in graph.values() if node["class_type"] == kind]
+def sources(graph: Graph, node: str) -> list[str]:
+    """Nodes that a node's inputs come from."""
+    return [value[0] for value in graph[node]["inputs"].values() if isinstance(value, list)]
 
 
-def load_image(path: Path) -> tuple[Tensor, Tensor]:
-    """As ComfyUI's LoadImage: the picture under its transparency [1, H, W, 3], and 1 - alpha [1, H, W]."""
-    pixels = np.asarray(Image.open(path).convert("RGBA"), np.float32) / 255
-    return torch.from_numpy(pixels[None, ..., :3]), torch.from_numpy(1 - pixels[None, ..., 3])
+def selection_of(graph: Graph, node: str) -> str | None:
+    """The selection that a sound was made from: the nearest before it, or None if several are as near (a mix)."""
+    level = [node]
+    while level:
+        found = sorted({name for name in level if graph[name]["class_type"] in SELECTIONS})
+        if found:
+            return found[0] if len(found) == 1 else None
+        level = [before for name in level for before in sources(graph, name)]
+    return None
 
 
-def thumbnail(model: sounding.SoundingModel, graph: dict[str, dict[str, Any]]) -> Tensor:
-    """What the workflow selects and what it makes of it: [H, W, 3]."""
-    picture, alpha_mask = load_image(WORKFLOWS / "input" / inputs_of(graph, "LoadImage")[0]["image"])
-    size = (picture.shape[1], picture.shape[2])
-    settings = (inputs_of(graph, "SoundingSampler") or inputs_of(graph, "SoundingThisObject"))[0]
-    seconds = (inputs_of(graph, "SoundingEmptyLatent") or inputs_of(graph, "SoundingThisObject"))[0]["seconds"]
-    patches = model.see(picture)
-    texts = inputs_of(graph, "SoundingGroundText")
-    if texts:
-        condition = model.ground(patches, text=texts[0]["text"])
-        shown = condition.attention_map(size)
-    else:
-        files = [WORKFLOWS / "input" / node["image"] for node in inputs_of(graph, "LoadImageMask")]
-        shown = torch.cat([read_mask(file) for file in files]) if files else alpha_mask
-        condition = model.ground(patches, mask=shown, image_size=size)
-    noise = model.noise(seconds, [settings["seed"] + i for i in range(len(condition))])
-    mel = model.decode(model.sample(condition, noise, steps=settings["steps"], cfg=settings["cfg"]))
-    spectrograms = mel_picture(mel[:, : model.config.mel_frames(seconds)])
-    rows = [frame_row([selected, sound]) for selected, sound in zip(overlay(picture, shown), spectrograms, strict=True)]
-    return torch.cat(rows)
+def with_previews(graph: Graph, selections: list[str]) -> Graph:
+    """The graph, with what each selection was made in saved by nodes "NAME image" and "NAME mask" or "NAME shown"."""
+    watched = json.loads(json.dumps(graph))
+
+    def preview(name: str, link: list[Any]) -> None:
+        watched[name] = {"class_type": "PreviewImage", "inputs": {"images": link}}
+
+    for name in selections:
+        inputs = graph[name]["inputs"]
+        if graph[name]["class_type"] == "SoundingGroundText":
+            preview(f"{name} shown", [name, 2])
+            continue
+        encoder = graph[inputs["patches"][0]]["inputs"] if "patches" in inputs else inputs
+        preview(f"{name} image", encoder["image"])
+        watched[f"{name} grey"] = {"class_type": "MaskToImage", "inputs": {"mask": inputs["mask"]}}
+        preview(f"{name} mask", [f"{name} grey", 0])
+    return watched
+
+
+def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
+    """What each sound of a graph was made from, and its spectrogram: [H, W, 3], a row for each selection."""
+    sounds = {name: selection_of(graph, name) for name, node in graph.items() if "Audio" in node["class_type"]}
+    selections = list(dict.fromkeys(name for name in sounds.values() if name is not None))
+    files = output_files(run_graph(server, with_previews(graph, selections), timeout=3600))
+    rows = []
+    for name in selections:
+        shown = picture(server, files, f"{name} shown")
+        if shown is None:
+            image, mask = picture(server, files, f"{name} image"), picture(server, files, f"{name} mask")
+            assert image is not None
+            assert mask is not None
+            shown = overlay(image[None], mask[None, ..., 0])[0]
+        heard = [file for file in files if file.is_sound and sounds.get(file.node) == name]
+        rows.append(frame_row([shown, *(spectrogram(server.fetch(file)) for file in heard[:SOUNDS_IN_A_ROW])]))
+    width = max(row.shape[1] for row in rows)
+    return torch.cat([torch.nn.functional.pad(row, (0, 0, 0, width - row.shape[1]), value=1.0) for row in rows])
+
+
+def picture(server: ComfyServer, files: list[OutputFile], node: str) -> Tensor | None:
+    """The first picture that a node saved: [H, W, 3]."""
+    found = [file for file in files if file.node == node]
+    if not found:
+        return None
+    pixels = np.asarray(Image.open(io.BytesIO(server.fetch(found[0]))).convert("RGB"), np.float32) / 255
+    return torch.from_numpy(pixels)
+
+
+def spectrogram(content: bytes) -> Tensor:
+    """A sound file's mel spectrogram: [H, W, 3]."""
+    samples, _ = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    return mel_picture(MelSpectrogram(AudioConfig())(torch.from_numpy(samples.mean(axis=1))[None]))[0]
+
+
+@contextmanager
+def running(url: str | None) -> Iterator[ComfyServer]:
+    """The server at an address, or one of our own."""
+    if url is not None:
+        yield ComfyServer(url)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        harness.make_folder(Path(folder))
+        own = harness.Server(Path(folder), ("--cpu",))
+        try:
+            own.wait_until_up(1800)
+            yield ComfyServer(own.url)
+        finally:
+            own.stop()
 
 
 def main() -> None:
-    """Write all pictures."""
-    model = sounding.load("starter", device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        overview = write_demo(model, Path(folder))
-        (ROOT / "docs" / "first-screen.jpg").write_bytes(overview.read_bytes())
-    for file in sorted((WORKFLOWS / "api").glob("*.json")):
-        write_image(WORKFLOWS / f"{file.stem}.jpg", thumbnail(model, json.loads(file.read_text())))
+    """Write all pictures, or those asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", help="address of a ComfyUI with this pack, instead of starting one")
+    kinds = ("demo", "thumbnails", "nodes")
+    parser.add_argument("--only", choices=kinds, action="append", help="one kind of pictures (may be repeated)")
+    parser.add_argument("--name", action="append", help="of these workflows or nodes only")
+    asked = parser.parse_args()
+    wanted = set(asked.only or kinds)
+    if "demo" in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            overview = write_demo(sounding.load("starter", device="cpu"), Path(folder))
+            (ROOT / "docs" / "first-screen.jpg").write_bytes(overview.read_bytes())
+    if wanted == {"demo"}:
+        return
+    with running(asked.server) as server:
+        for file in sorted((WORKFLOWS / "input").iterdir()):
+            if server.upload(file.name, file.read_bytes()) != file.name:
+                raise SystemExit(f"{server.url} has another {file.name} in its input folder; move that away first.")
+        for path in sorted((WORKFLOWS / "api").glob("*.json")) if "thumbnails" in wanted else ():
+            if path.stem in (asked.name or [path.stem]):
+                print(path.stem)
+                write_image(WORKFLOWS / f"{path.stem}.jpg", thumbnail(server, read_graph(path)))
+        if "nodes" in wanted:
+            node_pictures.write_all(server.url, asked.name)
 
 
 if __name__ == "__main__":

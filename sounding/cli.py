@@ -1,4 +1,4 @@
-"""`sounding generate | info | demo | convert | fetch`: the library from a terminal."""
+"""`sounding generate | info | demo | queue | convert | fetch`: the library from a terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_queue import queue
 from .cli_weights import convert, fetch
 from .terminal import JsonOption, plain_errors, progress
 
@@ -166,6 +167,7 @@ def demo(
         typer.echo(f"All at a glance: {overview.resolve()}")
 
 
+app.command()(queue)
 app.command()(convert)
 app.command()(fetch)
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .files import write_atomic
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from .picture_files import open_mask, open_picture
 
 # Anchors of a dark-to-light colour scale that keeps its order in greyscale.
 _SCALE = ((4, 3, 18), (60, 15, 110), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
@@ -58,7 +55,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         ValueError: the file cannot be read as a picture.
     """
-    picture = _open(path).convert("RGBA")
+    picture = open_picture(path).convert("RGBA")
     pixels = np.asarray(picture, np.float32) / 255
     alpha = pixels[..., 3:]
     return torch.from_numpy(pixels[..., :3] * alpha + 1 - alpha)[None]
@@ -70,10 +67,7 @@ def read_mask(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         ValueError: the file cannot be read as a picture.
     """
-    picture = _open(path)
-    alpha = np.asarray(picture.convert("RGBA").getchannel("A"), np.float32) / 255
-    grey = np.asarray(picture.convert("L"), np.float32) / 255
-    return torch.from_numpy(grey if alpha.min() == 1 else alpha)[None]
+    return torch.from_numpy(np.asarray(open_mask(path), np.float32) / 255)[None]
 
 
 def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
@@ -85,16 +79,3 @@ def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
     name = "JPEG" if Path(path).suffix.lower() in (".jpg", ".jpeg") else "PNG"
     Image.fromarray(pixels).save(buffer, name, **({"quality": 88} if name == "JPEG" else {}))
     write_atomic(path, buffer.getvalue())
-
-
-def _open(path: str | os.PathLike[str]) -> Image:
-    import PIL.Image
-    from PIL import ImageOps, UnidentifiedImageError
-
-    try:
-        with PIL.Image.open(path) as picture:
-            picture.load()
-            shown = ImageOps.exif_transpose(picture)
-            return shown.convert("RGBA") if shown.mode in ("P", "LA", "PA") else shown
-    except (UnidentifiedImageError, OSError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP.") from None

@@ -125,6 +125,14 @@ class Server:
         return found
 
 
+def make_folder(folder: Path) -> None:
+    """A server's base folder, with this pack and the example pictures."""
+    for name in ("custom_nodes", "models/sounding", "output", "temp", "user"):
+        (folder / name).mkdir(parents=True)
+    (folder / "custom_nodes" / PACK).symlink_to(ROOT)
+    shutil.copytree(ROOT / "example_workflows" / "input", folder / "input")
+
+
 @pytest.fixture(scope="session")
 def start_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
     """Starts servers with the tiny checkpoint and the example pictures; stops them in the end."""
@@ -132,10 +140,7 @@ def start_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 
     def start(*flags: str) -> Server:
         folder = tmp_path_factory.mktemp("comfyui")
-        for name in ("custom_nodes", "models/sounding", "output", "temp", "user"):
-            (folder / name).mkdir(parents=True)
-        (folder / "custom_nodes" / PACK).symlink_to(ROOT)
-        shutil.copytree(ROOT / "example_workflows" / "input", folder / "input")
+        make_folder(folder)
         models = folder / "models" / "sounding"
         shutil.copy(tiny_checkpoint, models / "tiny.safetensors")
         (models / "text.safetensors").write_text("not a checkpoint")

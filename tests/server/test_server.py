@@ -66,16 +66,6 @@ def test_only_safetensors_are_offered(object_info):
     assert {"tiny.safetensors", "foreign.safetensors"} <= set(options[1:])
 
 
-@pytest.mark.parametrize("name", NODES)
-def test_help_page_is_served_and_names_every_input(server, object_info, name):
-    page = server.get(f"/extensions/sounding-objects/docs/{name}.md").text
-    for group in ("required", "optional"):
-        for key in object_info[name]["input"].get(group, {}):
-            assert f"`{key}`" in page
-    for output in object_info[name]["output_name"]:
-        assert f"`{output}`" in page
-
-
 @pytest.mark.parametrize("path", API, ids=lambda path: path.stem)
 def test_examples_run_as_they_are(server, path):
     graph = json.loads(path.read_text())

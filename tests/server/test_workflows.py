@@ -15,6 +15,7 @@ WORKFLOWS = Path(__file__).parent.parent.parent / "example_workflows"
 UI = sorted(WORKFLOWS.glob("*.json"))
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 ONLY_ON_THE_PAGE = {"MarkdownNote", "Note"}
+READ_PICTURES = {"LoadImage", "LoadImageMask", "SoundingClick"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -39,8 +40,10 @@ def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, A
         for name, spec in [pair for group in ("required", "optional") for pair in info.get(group, {}).items()]:
             if not isinstance(spec[0], list) and spec[0] not in WIDGET_TYPES:
                 continue
-            inputs[name] = values.pop(0)
             options = spec[1] if len(spec) > 1 else {}
+            if options.get("forceInput"):
+                continue
+            inputs[name] = values.pop(0)
             if options.get("control_after_generate"):
                 assert values.pop(0) == "fixed", "examples should repeat"
         # Upload buttons come last, after all widgets of the schema.
@@ -61,9 +64,31 @@ def plain(graph: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_there_are_three_with_both_forms():
-    assert [path.stem for path in UI] == ["one_object", "text_grounded", "two_objects_tracks_and_mix"]
+def pictures_of(workflow: dict[str, Any]) -> list[str]:
+    """Files that the workflow reads."""
+    return [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in READ_PICTURES]
+
+
+def test_all_are_there_in_both_forms_with_a_thumbnail():
+    assert {path.stem for path in UI} >= {
+        "batch_of_seeds",
+        "brush_mask",
+        "generated_picture",
+        "one_object",
+        "text_grounded",
+        "texture_change",
+        "two_objects_tracks_and_mix",
+        "vary_a_sound",
+    }
     assert {path.name for path in (WORKFLOWS / "api").glob("*.json")} == {path.name for path in UI}
+    assert {path.stem for path in WORKFLOWS.glob("*.jpg")} == {path.stem for path in UI}
+
+
+def test_every_picture_is_used_and_small():
+    used = {name for path in UI for name in pictures_of(read(path))}
+    here = {path.name: path.stat().st_size for path in (WORKFLOWS / "input").iterdir()}
+    assert used == set(here)
+    assert max(here.values()) < 310_000
 
 
 @pytest.mark.parametrize("path", UI, ids=lambda path: path.stem)
@@ -84,9 +109,11 @@ def test_page_form_is_sound(path):
         if node["type"].startswith("Sounding"):
             assert node["properties"]["cnr_id"] == "sounding-objects"
             assert node["properties"]["ver"]
-    images = [node["widgets_values"][0] for node in nodes.values() if node["type"] in ("LoadImage", "LoadImageMask")]
-    assert images
-    assert all((WORKFLOWS / "input" / image).is_file() for image in images)
+    notes = [node["widgets_values"][0] for node in nodes.values() if node["type"] == "MarkdownNote"]
+    assert pictures_of(workflow)
+    for image in pictures_of(workflow):
+        assert (WORKFLOWS / "input" / image).is_file()
+        assert any(f"`{image}`" in note for note in notes), f"no note tells where {image} is to be had"
 
 
 def test_the_real_page_sends_the_api_form(server):

@@ -1,0 +1,103 @@
+"""Draw the newer pictures of example_workflows/input: `uv run --extra train python docs/inputs.py --data data/stamps`.
+
+Cut-outs of the stamps (see models/MODEL_CARD.md for them and their licence) on photographs: a picture painted on as in
+the mask editor, a cut-out to be composed in a graph, and one scene in two versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from sounding.files import write_atomic
+from training.data.scenes import background_photographs
+
+GRASS, GRAVEL = 0, 1  # numbers among `background_photographs`
+INPUT = Path(__file__).parent.parent / "example_workflows" / "input"
+
+
+def save(name: str, picture: Image.Image) -> None:
+    """WebP keeps photographs with transparency small; `exact` keeps the colours under it, as the mask editor does."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=88, exact=True, method=6)
+    write_atomic(INPUT / name, buffer.getvalue())
+
+
+def scene(photograph: int, size: tuple[int, int]) -> Image.Image:
+    """The lower part of a photograph."""
+    picture = background_photographs()[photograph].convert("RGB")
+    width = picture.width
+    height = min(picture.height, round(width * size[1] / size[0]))
+    return picture.resize(size, Image.Resampling.LANCZOS, box=(0, picture.height - height, width, picture.height))
+
+
+def pasted(ground: Image.Image, cutout: Image.Image, corner: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
+    """The picture, and where the cut-out is in it ("L")."""
+    picture, where = ground.copy(), Image.new("L", ground.size)
+    picture.paste(cutout, corner, cutout)
+    where.paste(cutout.getchannel("A"), corner)
+    return picture, where
+
+
+def brushed(where: Image.Image, radius: int, rng: np.random.Generator) -> Image.Image:
+    """What a hand paints over an object: a few round strokes from side to side, wide of the outline ("L")."""
+    inside = np.asarray(where) > 127
+    strokes = Image.new("L", where.size)
+    pen = ImageDraw.Draw(strokes)
+    rows = np.flatnonzero(inside.any(axis=1))
+    for y in range(int(rows[0]) + radius // 2, int(rows[-1]) + 1, radius):
+        columns = np.flatnonzero(inside[y])
+        if not len(columns):
+            continue
+        left, right = (int(edge + rng.integers(-radius, radius + 1) // 2) for edge in (columns[0], columns[-1]))
+        path = [(x, y + int(rng.integers(-3, 4))) for x in np.linspace(left, max(right, left + 1), 6)]
+        pen.line(path, fill=255, width=2 * radius, joint="curve")
+        for x, at in (path[0], path[-1]):
+            pen.ellipse((x - radius, at - radius, x + radius, at + radius), fill=255)
+    return strokes
+
+
+def striped(horse: Image.Image, zebra: Image.Image) -> Image.Image:
+    """The horse in the zebra's coat: its flank, repeated and mirrored, with the horse's own light and shade."""
+    flank = np.asarray(zebra.convert("RGB").crop((85, 38, 150, 78)), np.float32)
+    tile = np.concatenate([flank, flank[:, ::-1]], axis=1)
+    tile = np.concatenate([tile, tile[::-1]], axis=0)
+    height, width = horse.height, horse.width
+    coat = np.tile(tile, (height // tile.shape[0] + 1, width // tile.shape[1] + 1, 1))[:height, :width]
+    shade = np.asarray(horse.convert("L").filter(ImageFilter.GaussianBlur(3)), np.float32)[..., None]
+    lit = coat * (0.55 + 0.45 * shade / max(float(np.percentile(shade, 90)), 1))
+    picture = Image.fromarray(lit.clip(0, 255).astype(np.uint8))
+    picture.putalpha(horse.getchannel("A"))
+    return picture
+
+
+def main() -> None:
+    """Write the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data/stamps"), help="what training.data.stamps made")
+    images = parser.parse_args().data / "image"
+    rng = np.random.default_rng(5)
+    stamps = {
+        name: Image.open(images / f"{name}.png").convert("RGBA") for name in ("rooster", "elephant", "horse", "zebra")
+    }
+
+    rooster = stamps["rooster"].resize((188, 224), Image.Resampling.LANCZOS)
+    picture, where = pasted(scene(GRAVEL, (384, 288)), rooster, (60, 44))
+    picture.putalpha(Image.eval(brushed(where, 13, rng), lambda value: 255 - value))
+    save("rooster_painted.webp", picture)
+
+    save("elephant.webp", stamps["elephant"])
+
+    grey = scene(GRASS, (384, 288)).convert("L")
+    meadow = Image.merge("RGB", [grey.point(lambda value, share=share: share * value) for share in (0.8, 1.0, 0.45)])
+    for name, animal in {"horse": stamps["horse"], "striped": striped(stamps["horse"], stamps["zebra"])}.items():
+        large = animal.resize((320, 221), Image.Resampling.LANCZOS)
+        save(f"scene_{name}.webp", pasted(meadow, large, (34, 36))[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""`sounding queue`: run a graph on a ComfyUI server and bring its sounds home."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .terminal import JsonOption, plain_errors
+
+if TYPE_CHECKING:
+    from .remote_run import OnProgress, Progress
+
+
+def queue(
+    workflow: Annotated[Path, typer.Argument(help="A graph in the API form, such as those in example_workflows/api.")],
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Picture for the LoadImage nodes: FILE, or NODE=FILE to name the node (number or title). Without "
+            "NODE one for each, in the graph's order."
+        ),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The same for the LoadImageMask nodes; white selects. A graph without such nodes gets it as the "
+            "picture's transparency."
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="node.input=value, the node by number, title or class: 7.seed=3"),
+    ] = None,
+    server: Annotated[str, typer.Option(help="Address of ComfyUI.")] = "http://127.0.0.1:8188",
+    out: Annotated[Path, typer.Option(help="Folder for the sounds.")] = Path("sounds"),
+    everything: Annotated[bool, typer.Option("--all", help="Bring pictures and all other files too.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds from queueing to the end.", min=1.0)] = 600.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a graph on a ComfyUI server; Ctrl-C cancels it there too."""
+    with plain_errors():
+        from .api_graph import fill, read_graph, set_input
+        from .remote import ComfyServer, RemoteError, output_files
+        from .remote_run import run_graph
+
+        started = time.monotonic()
+        graph = read_graph(workflow)
+        host = ComfyServer(server)
+        host.check()
+        for assignment in values or []:
+            set_input(graph, assignment, host.inputs_of)
+        fill(graph, image or [], mask or [], host.upload)
+        try:
+            with _shown(quiet=as_json) as on_progress:
+                entry = run_graph(host, graph, timeout=timeout, on_progress=on_progress)
+        except KeyboardInterrupt:
+            typer.echo("sounding: stopped; the server was told to cancel the prompt.", err=True)
+            raise typer.Exit(130) from None
+        files = output_files(entry)
+        saved = [(file, host.save(file, out)) for file in files if everything or file.is_sound]
+        if not any(file.is_sound for file, _ in saved):
+            raise RemoteError(
+                "The graph ran, but saved no sound; add a Save Audio or Preview Audio node, or take its "
+                f"{len(files)} other files with --all."
+                if not everything
+                else "The graph ran, but saved no sound; add a Save Audio or Preview Audio node."
+            )
+        if as_json:
+            nodes: dict[str, list[str]] = {}
+            for file, path in saved:
+                nodes.setdefault(file.node, []).append(str(path))
+            report = {"files": [str(path) for file, path in saved if file.is_sound], "nodes": nodes}
+            report |= {"prompt_id": entry["prompt_id"], "elapsed": round(time.monotonic() - started, 3)}
+            typer.echo(json.dumps(report))
+        else:
+            typer.echo("\n".join(str(path) for _, path in saved))
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[OnProgress | None]:
+    """Progress on standard error: a bar on a terminal, otherwise a line for each node."""
+    if quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        shown: list[str] = []
+
+        def line(progress: Progress) -> None:
+            if shown[-1:] != [progress.what]:
+                shown.append(progress.what)
+                typer.echo(progress.what, err=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[step]}"),
+    )
+    with Bars(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("queued", total=None, step="")
+
+        def bar(progress: Progress) -> None:
+            step = f"{progress.step}/{progress.steps}" if progress.steps else ""
+            bars.update(
+                task, description=progress.what, completed=progress.step, total=progress.steps or None, step=step
+            )
+
+        yield bar

@@ -1,0 +1,156 @@
+"""`sounding queue`, and the examples of docs/headless.md, against the real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from sounding.cli import app
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "headless.md").read_text()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A picture and two masks that the server has not seen."""
+    x, y = np.meshgrid(np.arange(64), np.arange(48))
+    Image.fromarray(np.stack([x * 3, y * 4, 0 * x + 90], -1).astype(np.uint8)).save(tmp_path / "scene.png")
+    for name, inside in {"left": x < 20, "right": x > 40}.items():
+        Image.fromarray((inside * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def queue(server, folder: Path, graph, *arguments: str) -> Result:
+    (folder / "graph.json").write_text(json.dumps(graph))
+    command = ["queue", str(folder / "graph.json"), "--server", server.url, "--out", str(folder / "out"), *arguments]
+    return CliRunner().invoke(app, command)
+
+
+def test_own_picture_masks_and_values(server, tiny_graph, pictures):
+    """The files come under the graph's names and hold what the same graph makes when it is filled by hand."""
+    masks = ("--mask", str(pictures / "left.png"), "--mask", str(pictures / "right.png"))
+    graph = tiny_graph("two_objects_tracks_and_mix", seed=1)
+    values = ("--set", "Sounding Sampler (dog).seed=41", "--set", "6.seconds=0.6", "--set", "12.scheduler=ddim")
+    result = queue(server, pictures, graph, "--image", str(pictures / "scene.png"), *masks, *values, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert set(report["nodes"]) == {"15", "16", "18"}
+    assert {Path(name).name.partition("_0")[0] for name in report["files"]} == {"track_dog", "track_cow", "mix"}
+    for name in ("scene", "left", "right"):
+        os.link(pictures / f"{name}.png", server.folder / "input" / f"by_hand_{name}.png")
+    graph["2"]["inputs"]["image"] = "by_hand_scene.png"
+    graph["3"]["inputs"] |= {"image": "by_hand_left.png", "channel": "green"}
+    graph["4"]["inputs"] |= {"image": "by_hand_right.png", "channel": "green"}
+    graph["9"]["inputs"]["seed"], graph["12"]["inputs"]["scheduler"], graph["6"]["inputs"]["seconds"] = 41, "ddim", 0.6
+    expected = server.sounds(server.run(graph))
+    for node, files in report["nodes"].items():
+        (path,) = files
+        samples, rate = soundfile.read(path)
+        assert rate == 16_000
+        assert len(samples) == 9_600
+        np.testing.assert_array_equal(samples, expected[node][0][0])
+
+
+def test_progress_is_shown_node_by_node(server, tiny_graph, pictures):
+    result = queue(server, pictures, tiny_graph("text_grounded", seed=501, steps=30))
+    assert result.exit_code == 0, result.output
+    assert "7 (Sounding Sampler)" in result.stderr.splitlines()
+
+
+def test_a_mask_for_a_picture_with_transparency(server, tiny_graph, pictures):
+    graph = tiny_graph("one_object", seed=1)
+    inputs = ("--image", str(pictures / "scene.png"), "--mask", str(pictures / "left.png"))
+    result = queue(server, pictures, graph, *inputs, "--all", "--json")
+    assert result.exit_code == 0, result.output
+    nodes = json.loads(result.stdout)["nodes"]
+    assert set(nodes) == {"3", "4"}  # the sound and the spectrogram
+    os.link(pictures / "scene.png", server.folder / "input" / "opaque_scene.png")
+    os.link(pictures / "left.png", server.folder / "input" / "opaque_left.png")
+    graph["mask"] = {"class_type": "LoadImageMask", "inputs": {"image": "opaque_left.png", "channel": "red"}}
+    graph["1"]["inputs"]["image"], graph["2"]["inputs"]["mask"] = "opaque_scene.png", ["mask", 0]
+    ((expected, _),) = server.sounds(server.run(graph))["3"]
+    np.testing.assert_array_equal(soundfile.read(nodes["3"][0])[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("7.steps=0", "Node 7 (Sounding Sampler): Value 0 smaller than min of 1: steps."),
+        ('7.latent=["2", 0]', "Node 7 (Sounding Sampler): Return type mismatch between linked nodes: latent"),
+        ("4.text=  ", "Node 4 (Sounding Ground by Text) failed:"),
+        ("7.shceduler=ddim", "it has cfg, condition, denoise, latent, model, scheduler, seed, steps."),
+        ("6.seconds=long", "a number is expected"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(server, tiny_graph, pictures, value, words):
+    result = queue(server, pictures, tiny_graph("text_grounded", seed=502), "--set", value)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 12
+    assert "Traceback" not in result.output
+
+
+def test_ctrl_c_stops_the_run_on_the_server(server, tiny_graph, pictures):
+    (pictures / "graph.json").write_text(json.dumps(tiny_graph("text_grounded", seed=503, seconds=20.0, steps=900)))
+    command = [sys.executable, "-m", "sounding.cli", "queue", str(pictures / "graph.json"), "--server", server.url]
+    ran = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert ran.stderr is not None
+    for line in ran.stderr:
+        if "Sounding Sampler" in line:
+            break
+    prompt_id = server.get("/queue").json()["queue_running"][0][1]
+    ran.send_signal(signal.SIGINT)
+    assert ran.wait(60) == 130
+    assert "the server was told to cancel" in ran.stderr.read()
+    kinds = [kind for kind, _ in server.wait(prompt_id, 60)["status"]["messages"]]
+    assert kinds[-1] == "execution_interrupted"
+
+
+def test_a_timeout_stops_the_run_and_leaves_those_of_others(server, tiny_graph, pictures):
+    others = server.queue(tiny_graph("text_grounded", seed=504, seconds=20.0, steps=900)).json()["prompt_id"]
+    result = queue(server, pictures, tiny_graph("text_grounded", seed=505), "--timeout", "2")
+    assert result.exit_code == 1
+    assert "last seen: waiting for 1 other" in result.stderr
+    queued = server.get("/queue").json()
+    assert [item[1] for item in queued["queue_running"]] == [others]
+    assert queued["queue_pending"] == []
+    import requests
+
+    requests.post(server.url + "/interrupt", json={"prompt_id": others}, timeout=60)
+    server.wait(others, 60)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["with the package", "with requests"])
+def test_the_pages_examples_run(server, tmp_path, number):
+    code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[number]
+    assert "http://127.0.0.1:8188" in code
+    (tmp_path / "example_workflows").symlink_to(ROOT / "example_workflows")
+    started = time.time()
+    ran = subprocess.run(
+        [sys.executable, "-c", code.replace("http://127.0.0.1:8188", server.url)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (made,) = [path for path in tmp_path.rglob("*.flac") if path.stat().st_mtime >= started - 5]
+    samples, rate = soundfile.read(made)
+    assert len(samples) == 2 * rate
+    assert np.abs(samples).max() > 0.01
