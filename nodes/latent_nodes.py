@@ -10,6 +10,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sounding.audio import level as level_sounds
 from ..sounding.audio import resample
 from ..sounding.diffusion import SAMPLERS, OnStep, draw_noise
 from ..sounding.grounding import Condition
@@ -24,6 +25,7 @@ from .types import (
     ModelType,
     latent_samples,
     latent_seconds,
+    level_input,
     schema,
     with_samples,
 )
@@ -221,16 +223,19 @@ class SoundingVocode(io.ComfyNode):
             inputs=[
                 ModelType.Input("model", tooltip="From Sounding Load Model."),
                 MelType.Input("mel", tooltip="From Sounding Decode."),
+                level_input(optional=True),
             ],
             outputs=[io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound an item.")],
         )
 
     @classmethod
-    def execute(cls, model: ModelHandle, mel: Mel) -> io.NodeOutput:
-        """Run the vocoder."""
+    def execute(cls, model: ModelHandle, mel: Mel, level: bool = True) -> io.NodeOutput:
+        """Run the vocoder and bring the sounds to one level."""
         model.use(("vocoder",), model.memory("vocoder", len(mel.mel), mel.mel.shape[1]))
-        waveform = model.model.vocode(mel.mel, mel.seconds).to(host.intermediate_device())
-        return io.NodeOutput({"waveform": waveform, "sample_rate": model.config.audio.sample_rate})
+        waveform = model.model.vocode(mel.mel, mel.seconds)
+        rate = model.config.audio.sample_rate
+        waveform = (level_sounds(waveform, rate) if level else waveform).to(host.intermediate_device())
+        return io.NodeOutput({"waveform": waveform, "sample_rate": rate})
 
 
 class SoundingEncodeAudio(io.ComfyNode):

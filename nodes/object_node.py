@@ -12,7 +12,7 @@ from ..sounding.pictures import mel_picture
 from .files import STARTER_LABEL
 from .handle import ModelHandle
 from .latent_nodes import progress
-from .types import MAX_SECONDS, MAX_SEED, ModelType, schema
+from .types import MAX_SECONDS, MAX_SEED, ModelType, level_input, schema
 
 
 class SoundingThisObject(io.ComfyNode):
@@ -70,6 +70,7 @@ class SoundingThisObject(io.ComfyNode):
                     optional=True,
                     tooltip="Guidance: how strongly the object decides. 1 switches it off and is twice as fast.",
                 ),
+                level_input(optional=True),
             ],
             outputs=[
                 io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound a mask."),
@@ -87,6 +88,7 @@ class SoundingThisObject(io.ComfyNode):
         model: ModelHandle | None = None,
         steps: int = 25,
         cfg: float = 2.0,
+        level: bool = True,
     ) -> io.NodeOutput:
         """Run `SoundingModel.generate`, with the host moving each part in before its use."""
         if model is None:
@@ -102,6 +104,7 @@ class SoundingThisObject(io.ComfyNode):
                 model=loaded.out(0),
                 steps=steps,
                 cfg=cfg,
+                level=level,
             )
             return io.NodeOutput(inner.out(0), inner.out(1), expand=graph.finalize())
 
@@ -120,6 +123,7 @@ class SoundingThisObject(io.ComfyNode):
             steps=steps,
             cfg=cfg,
             seed=seed,
+            level=level,
             on_step=progress(),
             on_use=on_use,
         ).to(host.intermediate_device())  # [B, 1, samples]

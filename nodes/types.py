@@ -50,6 +50,17 @@ def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
     return io.Schema(category=CATEGORY, **fields)
 
 
+def level_input(*, optional: bool = False) -> io.Boolean.Input:
+    """The switch of the nodes that give sounds."""
+    return io.Boolean.Input(
+        "level",
+        default=True,
+        optional=optional,
+        tooltip="On: every sound is equally loud (-20 LUFS), without DC, clicks at its ends or clipping; silence stays "
+        "silence. Off: the vocoder's own samples.",
+    )
+
+
 def latent_samples(latent: dict[str, Any], config: SoundingConfig) -> Tensor:
     """The samples [B, 8, T/4, 16] of a LATENT.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from pathlib import Path
 
@@ -12,6 +13,16 @@ from torch import Tensor
 
 from .config import AudioConfig
 from .files import write_atomic
+
+# What `level` brings sounds to. -20 LUFS is the loudest whole number that 95 % of the starter's 79 recordings reach
+# below the ceiling: their true peaks lie 6 to 27 LU above their loudness, 19 LU at the 95th percentile. The ceiling is
+# EBU R 128's.
+LOUDNESS = -20.0  # LUFS (ITU-R BS.1770)
+CEILING = -1.0  # dBTP
+MAX_GAIN = 24.0  # dB: what would need more is residue of the networks, which work at a peak of -6 dB
+SILENCE = -50.0  # dB of the highest sample: nothing below is turned up at all
+FADE_IN, FADE_OUT = 0.002, 0.005  # seconds
+_BLOCK = 0.4  # seconds, BS.1770's gating block
 
 
 class MelSpectrogram(torch.nn.Module):
@@ -80,6 +91,88 @@ def normalize(waveform: Tensor, peak: float = 0.5) -> Tensor:
     """Remove each sound's mean and bring its peak to `peak` (silence stays silence): AudioLDM's training level."""
     centred = waveform - waveform.mean(dim=-1, keepdim=True)
     return centred * (peak / centred.abs().amax(dim=-1, keepdim=True).clamp(min=1e-6))
+
+
+def decibels(amplitude: Tensor) -> Tensor:
+    """20 log10, -inf for zero."""
+    return 20 * amplitude.log10()
+
+
+def loudness(waveform: Tensor, rate: int) -> Tensor:
+    """Integrated loudness of mono sounds [..., samples] -> [...] in LUFS, -inf for silence (ITU-R BS.1770-4).
+
+    A sound shorter than one gating block (0.4 s) is measured as if it were repeated to fill it. The absolute gate is
+    applied to the sound at a peak of 0.5, so that a quiet sound is measured like a loud one.
+    """
+    from torchaudio.functional import loudness as torchaudio_loudness
+
+    rows = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])  # its recursive filters are slow elsewhere
+    peaks = rows.abs().amax(dim=1)
+    heard = peaks > 0
+    result = torch.full_like(peaks, -torch.inf)
+    if heard.any():
+        half = rows[heard] * (0.5 / peaks[heard, None])  # torchaudio's filters clip at 1
+        half = half.repeat(1, -(-round(_BLOCK * rate) // half.shape[1]))
+        result[heard] = torchaudio_loudness(half[:, None], rate) + decibels(peaks[heard] / 0.5)
+    return result.reshape(waveform.shape[:-1]).to(waveform.device)
+
+
+def true_peak(waveform: Tensor, rate: int) -> Tensor:
+    """Highest value between the samples too, [..., samples] -> [...] (BS.1770-4 annex 2: four times oversampled)."""
+    return resample(waveform, rate, 4 * rate).abs().amax(dim=-1)
+
+
+def fades(samples: int, rate: int) -> Tensor:
+    """[samples] of gain: half a Hann window up at the start and down at the end, one between."""
+    gain = torch.ones(samples)
+    for seconds, back in ((FADE_IN, False), (FADE_OUT, True)):
+        length = min(round(seconds * rate), samples // 2)
+        ramp = 0.5 - 0.5 * torch.cos(torch.pi * torch.arange(length) / length)
+        part = gain[samples - length :] if back else gain[:length]
+        part *= ramp.flip(0) if back else ramp
+    return gain
+
+
+def level(waveform: Tensor, rate: int) -> Tensor:
+    """Make sounds [..., samples] fit to be heard and mixed: equally loud, without DC, clicks at the ends or clipping.
+
+    The mean is removed, both ends are faded, and one gain brings each row to `LOUDNESS`, or as near as the `CEILING`
+    and `MAX_GAIN` allow. It is a gain and no limiter: the sound itself is not bent. Silence stays silence.
+
+    Raises:
+        ValueError: the waveform has no samples, or some that are not finite.
+    """
+    if 0 in waveform.shape or not waveform.isfinite().all():
+        raise ValueError(
+            f"waveform has shape {tuple(waveform.shape)}, but at least one sample and only finite ones are expected; "
+            "check what made it."
+        )
+    waveform = waveform.float()
+    gain = fades(waveform.shape[-1], rate).to(waveform.device)
+    # This mean makes that of the faded sound zero.
+    mean = (waveform * gain).sum(dim=-1, keepdim=True) / gain.sum().clamp(min=1e-6)
+    faded = (waveform - mean) * gain
+    room = CEILING - decibels(true_peak(faded, rate))
+    raised = torch.minimum(LOUDNESS - loudness(faded, rate), room).clamp(max=MAX_GAIN)
+    silent = decibels(faded.abs().amax(dim=-1)) < SILENCE
+    return faded * 10 ** (raised.masked_fill(silent, 0.0) / 20)[..., None]
+
+
+def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None) -> Tensor:
+    """Sum tracks [B, 1, samples], each moved by its gain in dB -> [1, samples].
+
+    Tracks that are leveled keep the balance that the gains ask for; the sum is turned down as a whole where it would
+    pass the `CEILING`.
+
+    Raises:
+        ValueError: not one finite gain a track.
+    """
+    gains = [0.0] * len(tracks) if gains is None else gains
+    if len(gains) != len(tracks) or not all(math.isfinite(gain) for gain in gains):
+        raise ValueError(f"gains are {gains} for {len(tracks)} tracks, but one number of dB a track is expected.")
+    factors = 10 ** (torch.tensor(gains, device=tracks.device) / 20)
+    total = (tracks * factors[:, None, None]).sum(dim=0)
+    return total * (10 ** (CEILING / 20) / true_peak(total, rate).max().clamp(min=1e-6)).clamp(max=1)
 
 
 def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:

@@ -28,12 +28,6 @@ ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safe
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
-def mix_tracks(tracks: Tensor) -> Tensor:
-    """Sum tracks [B, 1, samples] to [1, samples], turned down only where the sum would clip."""
-    total = tracks.sum(dim=0)
-    return total / max(1.0, float(total.abs().max()))
-
-
 def numbered(path: Path, number: int) -> Path:
     """`sound.wav` -> `sound_1.wav`."""
     return path.with_name(f"{path.stem}_{number}{path.suffix}")
@@ -60,13 +54,23 @@ def generate(
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
     device: DeviceOption = "auto",
     attention_map: Annotated[Path | None, typer.Option(help="Picture of what was listened to.")] = None,
+    level: Annotated[
+        bool, typer.Option(help="One loudness, no DC, no clicks at the ends; off gives the vocoder's own samples.")
+    ] = True,
+    gain: Annotated[
+        list[float] | None, typer.Option(help="With several masks: dB of each track in the mix, one a mask.")
+    ] = None,
+    windows: Annotated[
+        bool, typer.Option(help="Make what is longer than the training's clips in overlapping windows.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Make the sound of what a mask or a text selects in a picture."""
     with plain_errors():
         import torch
 
-        from .audio import audio_format, write_audio
+        from .audio import audio_format, mix_tracks, write_audio
+        from .audio import level as level_sounds
         from .model import PARTS, load
         from .pictures import overlay, read_image, read_mask, write_image
 
@@ -75,6 +79,11 @@ def generate(
             raise ValueError("Both --mask and --text came, but one is expected; leave one of them out.")
         if batch > 1 and mask and len(mask) > 1:
             raise ValueError("--batch came with several masks, but one is expected; leave --batch out or use one mask.")
+        if gain and len(gain) != len(mask or []):
+            raise ValueError(
+                f"--gain came {len(gain)} times with {len(mask or [])} masks, but one a mask is expected; leave it out "
+                "or give as many."
+            )
         audio_format(out)
         picture = read_image(image)
         masks = [read_mask(path) for path in mask or []]
@@ -85,9 +94,13 @@ def generate(
         )
         noise = loaded.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
         with progress("sampling", as_json) as on_step:
-            latents = loaded.sample(condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, on_step=on_step)
+            latents = loaded.sample(
+                condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, windows=windows, on_step=on_step
+            )
         tracks = loaded.vocode(loaded.decode(latents), seconds).cpu()
         rate = loaded.config.audio.sample_rate
+        if level:
+            tracks = level_sounds(tracks, rate)
         files = [out] if len(tracks) == 1 else [numbered(out, i + 1) for i in range(len(tracks))]
         for path, track in zip(files, tracks, strict=True):
             write_audio(path, track, rate)
@@ -100,7 +113,7 @@ def generate(
         }
         written = list(files)
         if len(condition) > 1:
-            write_audio(out, mix_tracks(tracks), rate)
+            write_audio(out, mix_tracks(tracks, rate, gain), rate)
             written.append(out)
             report["mix"] = str(out)
         if attention_map is not None:

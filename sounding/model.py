@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from . import audio, vision
 from .checkpoint import load_model, resolve
 from .config import SoundingConfig
-from .diffusion import OnStep, draw_noise, sample_latents
+from .diffusion import Denoiser, OnStep, draw_noise, sample_latents
 from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
 from .overflow import in_range, vocoded
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
+from .windows import WindowedDenoiser, in_windows
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
 OnUse = Callable[[tuple[str, ...]], None]
@@ -178,11 +179,13 @@ class SoundingModel(nn.Module):
         scheduler: str = "dpm++",
         denoise: float = 1.0,
         latents: Tensor | None = None,
+        windows: bool = True,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents [B, 8, T/4, 16] for a condition; see `diffusion.sample_latents`.
 
-        Condition and noise of one row serve any number of the other.
+        Condition and noise of one row serve any number of the other. What is longer than the training's clips is
+        denoised in windows of their length, see `windows.WindowedDenoiser`; without `windows` as a whole.
         """
         self.like("grounding")
         like = self.like("unet")
@@ -195,8 +198,12 @@ class SoundingModel(nn.Module):
             )
         tokens = tokens.expand(batch, -1, -1)
         null = self.grounding.null_condition(batch).to(like).expand_as(tokens)
+        window = self.config.latent_frames(self.config.train_seconds)
+        denoiser: Denoiser = self.unet
+        if windows and noise.shape[2] > window:
+            denoiser = WindowedDenoiser(self.unet, window, window // 2)
         return sample_latents(
-            self.unet,
+            denoiser,
             noise.expand(batch, -1, -1, -1),
             tokens,
             null,
@@ -252,6 +259,8 @@ class SoundingModel(nn.Module):
         batch: int = 1,
         scheduler: str = "dpm++",
         clamp: bool | None = None,
+        level: bool = True,
+        windows: bool = True,
         on_step: OnStep | None = None,
         on_use: OnUse | None = None,
     ) -> Tensor:
@@ -264,6 +273,9 @@ class SoundingModel(nn.Module):
             seconds: length of the sound.
             seed: item `i` of the result is drawn from `seed + i`, whatever the size of the batch.
             batch: sounds a selection; only with a single one.
+            level: bring every sound to one loudness, without DC, clicks or clipping (`audio.level`); off is the
+                vocoder's samples as they are.
+            windows: see `sample`; only for sounds longer than `config.train_seconds`.
             on_step: progress, `on_step(done, steps)`; may raise to cancel.
             on_use: called with names of parts before they are used; hosts that manage memory load them there.
 
@@ -286,11 +298,14 @@ class SoundingModel(nn.Module):
             )
         noise = self.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
         use(("grounding", "unet"))
-        latents = self.sample(condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, on_step=on_step)
+        latents = self.sample(
+            condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, windows=windows, on_step=on_step
+        )
         use(("vae",))
         mel = self.decode(latents)
         use(("vocoder",))
-        return self.vocode(mel, seconds)
+        waveform = self.vocode(mel, seconds)
+        return audio.level(waveform, self.config.audio.sample_rate) if level else waveform
 
 
 def _pair(patches: Tensor, others: Tensor, name: str) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import soundfile
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from sounding.audio import LOUDNESS, loudness
 from sounding.cli import app
 from sounding.pictures import mel_picture, overlay, read_image, read_mask
 
@@ -54,10 +55,42 @@ def test_several_masks_make_tracks_and_their_mix(folder: Path) -> None:
     assert sounding(folder, *masks, "--out", str(folder / "both.wav")).exit_code == 0
     tracks = [soundfile.read(folder / f"both_{i}.wav")[0] for i in (1, 2)]
     assert np.abs(tracks[0] - tracks[1]).max() > 0.01
-    total = sum(tracks)
-    expected = total / max(1.0, np.abs(total).max())
     mixed = soundfile.read(folder / "both.wav")[0]
-    assert np.abs(mixed - expected).max() < 4 / 32768
+    assert np.abs(mixed - sum(tracks)).max() < 4 / 32768  # two leveled tracks have room enough
+    # the second one 12 dB down: what that takes away is three quarters of it
+    assert sounding(folder, *masks, "--gain", "0", "--gain", "-12", "--out", str(folder / "less.wav")).exit_code == 0
+    taken = mixed - soundfile.read(folder / "less.wav")[0]
+    assert np.abs(taken - (1 - 10 ** (-12 / 20)) * tracks[1]).max() < 6 / 32768
+
+
+def test_level_is_a_switch(folder: Path, tiny_checkpoint: Path) -> None:
+    mask = ("--mask", str(folder / "left.png"))
+    for name, switch in {"on": "--level", "off": "--no-level"}.items():
+        assert sounding(folder, *mask, switch, "--out", str(folder / f"{name}.wav")).exit_code == 0
+    on, off = (soundfile.read(folder / f"{name}.wav", dtype="float32")[0] for name in ("on", "off"))
+    import torch
+
+    import sounding as library
+
+    raw = library.load(tiny_checkpoint, device="cpu").generate(
+        image=read_image(folder / "picture.png"),
+        mask=torch.nn.functional.interpolate(read_mask(folder / "left.png")[None], (48, 64), mode="area")[0],
+        seconds=0.5,
+        steps=2,
+        level=False,
+    )[0, 0]
+    assert np.abs(off - raw.numpy()).max() < 0.01 * np.abs(off).max() + 2 / 32768
+    assert float(loudness(torch.from_numpy(on), 16_000)) == pytest.approx(LOUDNESS, abs=0.1)
+    assert float(loudness(torch.from_numpy(off), 16_000)) != pytest.approx(LOUDNESS, abs=0.1)
+    assert (on[0], on[-1]) == (0, 0)
+
+
+@pytest.mark.parametrize("seconds", ["1.0", "2.555", "7.3", "20"])
+def test_lengths_to_the_sample(folder: Path, seconds: str) -> None:
+    """Beyond the training's 1.28 s as well."""
+    mask = ("--mask", str(folder / "left.png"), "--seconds", seconds, "--steps", "1")
+    assert sounding(folder, *mask, "--out", str(folder / "a.wav")).exit_code == 0
+    assert soundfile.info(folder / "a.wav").frames == round(float(seconds) * 16_000)
 
 
 def test_seed_decides_and_a_batch_goes_on_counting(folder: Path) -> None:
@@ -93,6 +126,7 @@ def test_text_and_attention_map(folder: Path) -> None:
         (("--mask", "left.png", "--out", "x.wav", "--model", "no.safetensors"), "no.safetensors is not a file"),
         (("--mask", "left.png", "--mask", "right.png", "--batch", "2", "--out", "x.wav"), "--batch"),
         (("--text", " ", "--out", "x.wav"), "a sentence is expected"),
+        (("--mask", "left.png", "--gain", "1", "--gain", "2", "--out", "x.wav"), "one a mask is expected"),
     ],
 )
 def test_bad_input_gets_one_sentence(

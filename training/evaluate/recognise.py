@@ -8,172 +8,180 @@ reports, over all objects of the data set and beside chance:
 (b) copies: the same through VAE and vocoder
 (c) masked: generated from the object's mask in held-out scenes
 (d) pairs: in held-out scenes of two objects, how often the judge ranks the masked object above the other
+(e) background: generated from a mask of everything but the objects; how often that is taken for one of them
+(f) lengths: (c) at other lengths, judged in windows of 2.56 s (with --lengths 2.5 5 10 20)
+(g) checks: clicks, DC, clipping, silence and level of (c), as the vocoder gives them and leveled
 (t) text: as (c), but grounded by the object's caption
+
+The same checkpoint and settings give the same figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.audio import MelSpectrogram, resample
-from sounding.config import AudioConfig
+from sounding.audio import level
+from sounding.checks import CHECKS, check_sound
 from sounding.files import write_atomic
-from sounding.grounding import Condition
 from sounding.model import SoundingModel, load
 
-from ..data.scenes import as_tensors, make_scene, scene_rng
 from ..data.stamps import SAMPLE_RATE, Stamps
-from ..recipe import RECIPES, read_recipe
-from .classifier import Classifier, ClassifierRecipe, real_crops, train_classifier
+from .classifier import real_crops
+from .judge import Judge, Score, open_judge, ranks_of, score
+from .lengths import score_length
+from .sounds import Settings, copies, every_label, generated, held_out_pairs, held_out_scenes
+
+__all__ = ["PARTS", "Judge", "Score", "Settings", "evaluate", "main", "ranks_of", "score"]
 
 log = logging.getLogger("training")
+Figures = dict[str, Any]
+PARTS = ("real", "masked", "text", "pairs", "background", "lengths", "checks")
 
 
-@dataclass(frozen=True)
-class Score:
-    """Share of sounds whose object is the judge's first guess, or among its first five."""
-
-    top1: float
-    top5: float
-    count: int
-
-
-class Judge:
-    """The classifier with what it needs to hear: waveforms [B, samples] at 16 kHz -> log-probabilities."""
-
-    def __init__(self, classifier: Classifier):
-        self.classifier = classifier
-        self.to_mel = MelSpectrogram(AudioConfig())  # whatever mel the model under test uses
-
-    @torch.no_grad()
-    def __call__(self, waveform: Tensor) -> Tensor:
-        """[B, samples] -> [B, classes]."""
-        return self.classifier(self.to_mel(waveform)).log_softmax(dim=-1)
-
-
-def ranks_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes of [N, classes] are ranked above the labels [N]: [N]."""
-    return (logits > logits.gather(1, labels[:, None])).sum(dim=1)
-
-
-def score(logits: Tensor, labels: Tensor) -> Score:
-    """Top-1 and top-5 of [N, classes] against [N]."""
-    ranks = ranks_of(logits, labels)
-    return Score(float((ranks < 1).float().mean()), float((ranks < 5).float().mean()), len(labels))
-
-
-@torch.inference_mode()
-def copies(model: SoundingModel, waveform: Tensor) -> Tensor:
-    """[B, samples] through VAE and vocoder -> [B, samples]."""
-    return model.vocode(model.decode(model.encode(waveform)), waveform.shape[-1] / SAMPLE_RATE)[:, 0]
-
-
-def generated(
-    model: SoundingModel,
-    data: Stamps,
-    scenes: list[tuple[int, tuple[int, ...]]],
-    settings: argparse.Namespace,
-    *,
-    by: str,
-) -> tuple[Tensor, list[tuple[int, ...]]]:
-    """One sound for the first object of each scene (index, labels): [N, samples] and the scenes' labels."""
-    sounds, labels = [], []
-    for first in range(0, len(scenes), settings.batch):
-        conditions = []
-        for index, wanted in scenes[first : first + settings.batch]:
-            scene = make_scene(data, scene_rng("held-out", index), labels=wanted)
-            image, masks = as_tensors(scene)
-            patches = model.see(image)
-            if by == "mask":
-                conditions.append(model.ground(patches, mask=masks[:1]))
-            else:
-                conditions.append(model.ground(patches, text=data.stamps[scene.labels[0]].caption))
-            labels.append(scene.labels)
-        together = Condition(
-            torch.cat([condition.tokens for condition in conditions]),
-            torch.cat([condition.weights for condition in conditions]),
-        )
-        noise = model.noise(settings.seconds, [index for index, _ in scenes[first : first + settings.batch]])
-        latents = model.sample(together, noise, steps=settings.steps, cfg=settings.cfg, scheduler=settings.scheduler)
-        waveform = model.vocode(model.decode(latents), settings.seconds)[:, 0]
-        sounds.append(resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE))
-    return torch.cat(sounds), labels
-
-
-def evaluate(model: SoundingModel, data: Stamps, judge: Judge, settings: argparse.Namespace) -> dict[str, object]:
-    """All figures as one dictionary."""
-    every = [label for label in range(len(data)) for _ in range(settings.per_object)]
+def real_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+    """(a) and (b)."""
+    every = every_label(data, settings.per_object)
     rng = np.random.default_rng(99)
     real = real_crops(data, every, round(settings.seconds * SAMPLE_RATE), rng, strong=False)
-    labels = torch.tensor(every)
     through = torch.cat([copies(model, part) for part in real.split(16)])
-    to_mel = judge.to_mel
-    figures: dict[str, object] = {
+    return {
         "chance": {"top1": 1 / len(data), "top5": 5 / len(data)},
-        "real": vars(score(judge(real), labels)),
-        "copies": vars(score(judge(through), labels)),
-        "copies_log_mel_l1": float((to_mel(through) - to_mel(real)).abs().mean()),
+        "real": vars(score(judge(real), torch.tensor(every))),
+        "copies": vars(score(judge(through), torch.tensor(every))),
+        "copies_log_mel_l1": float((judge.to_mel(through) - judge.to_mel(real)).abs().mean()),
     }
-    log.info("%s", figures)
-    # Held-out scenes of one to four objects: the objects' numbers are drawn by the scene's own generator.
-    scenes: list[tuple[int, tuple[int, ...]]] = []
-    for n, label in enumerate(every):
-        rng = np.random.default_rng([98, n])
-        count = int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.2, 0.15]))
-        others = rng.choice([i for i in range(len(data)) if i != label], min(count, len(data) - 1), replace=False)
-        scenes.append((n, (label, *(int(i) for i in others))))
-    for by, name in (("mask", "masked"), ("text", "text")):
-        logits = judge(generated(model, data, scenes, settings, by=by)[0])
-        figures[name] = vars(score(logits, labels))
-        log.info("%s %s", name, figures[name])
-        if by == "mask":
-            ranks = ranks_of(logits, labels)
-            figures["masked_rank_by_object"] = {
-                stamp.name: int(ranks[labels == stamp.label].float().median()) + 1 for stamp in data.stamps
-            }
-    pairs: list[tuple[int, tuple[int, ...]]] = []
-    for n in range(settings.pairs):
-        rng = np.random.default_rng([97, n])
-        pairs.append((100_000 + n, tuple(int(i) for i in rng.choice(len(data), 2, replace=False))))
-    sounds, drawn = generated(model, data, pairs, settings, by="mask")
-    logits, chosen = judge(sounds), torch.tensor(drawn)
+
+
+def pair_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+    """(d)."""
+    pairs = held_out_pairs(data, settings.pairs)
+    logits = judge(generated(model, data, pairs, settings, by="mask"))
+    chosen = torch.tensor([labels for _, labels in pairs])
     wins = logits.gather(1, chosen[:, :1]) > logits.gather(1, chosen[:, 1:2])
-    figures["pairs"] = {"masked_wins": float(wins.float().mean()), "count": len(pairs), "chance": 0.5}
+    return {"masked_wins": float(wins.float().mean()), "count": len(pairs), "chance": 0.5}
+
+
+def background_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+    """(e). Chance is that of a guess among all objects, for as many as each scene has."""
+    scenes = held_out_scenes(data, settings.per_object)
+    guesses = judge(generated(model, data, scenes, settings, by="background")).argmax(dim=1).tolist()
+    mistaken = [guess in labels for guess, (_, labels) in zip(guesses, scenes, strict=True)]
+    chance = float(np.mean([len(labels) / len(data) for _, labels in scenes]))
+    return {"taken_for_an_object": float(np.mean(mistaken)), "chance": chance, "count": len(scenes)}
+
+
+def length_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+    """(f), beside real recordings of the same lengths."""
+    scenes = held_out_scenes(data, settings.per_object)
+    labels = [chosen[0] for _, chosen in scenes]
+    figures: Figures = {}
+    for seconds in settings.lengths:
+        sounds = generated(model, data, scenes, settings, by="mask", seconds=seconds)
+        real = real_crops(data, labels, sounds.shape[1], np.random.default_rng(99), strong=False)
+        figures[f"{seconds:g} s"] = {
+            "samples": sounds.shape[1],
+            "masked": score_length(judge, sounds, torch.tensor(labels)),
+            "real": score_length(judge, real, torch.tensor(labels)),
+        }
+        log.info("lengths %g s %s", seconds, figures[f"{seconds:g} s"])
     return figures
+
+
+def check_figures(sounds: Tensor) -> Figures:
+    """(g): how many of [N, samples] have each finding, as they are and leveled."""
+    figures: Figures = {"count": len(sounds)}
+    for name, given in (("raw", sounds), ("leveled", level(sounds, SAMPLE_RATE))):
+        counts = Counter(finding.check.name for sound in given for finding in check_sound(sound, SAMPLE_RATE))
+        figures[name] = {check: counts[check] for check in CHECKS}
+    return figures
+
+
+def evaluate(
+    model: SoundingModel, data: Stamps, judge: Judge, settings: Settings, parts: tuple[str, ...] = PARTS
+) -> Figures:
+    """The figures of `parts` as one dictionary."""
+    figures: Figures = {}
+
+    def note(name: str, found: Figures) -> None:
+        figures[name] = found
+        log.info("%s %s", name, found)
+
+    if "real" in parts:
+        figures |= real_figures(model, data, judge, settings)
+        log.info("%s", figures)
+    scenes = held_out_scenes(data, settings.per_object)
+    labels = torch.tensor([chosen[0] for _, chosen in scenes])
+    if "masked" in parts or "checks" in parts:
+        sounds = generated(model, data, scenes, settings, by="mask")
+        logits = judge(sounds)
+        note("masked", vars(score(logits, labels)))
+        ranks = ranks_of(logits, labels)
+        figures["masked_rank_by_object"] = {
+            stamp.name: int(ranks[labels == stamp.label].float().median()) + 1 for stamp in data.stamps
+        }
+        if "checks" in parts:
+            note("checks", check_figures(sounds))
+    if "text" in parts:
+        note("text", vars(score(judge(generated(model, data, scenes, settings, by="text")), labels)))
+    if "pairs" in parts and settings.pairs:
+        note("pairs", pair_figures(model, data, judge, settings))
+    if "background" in parts:
+        note("background", background_figures(model, data, judge, settings))
+    if "lengths" in parts and settings.lengths:
+        note("lengths", length_figures(model, data, judge, settings))
+    return figures
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, per_object: int = 3, steps: int = 25) -> None:
+    """What the commands of this package share."""
+    parser.add_argument("--model", default="starter", help="'starter' or a checkpoint")
+    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/evaluate"), help="where the judge is kept")
+    parser.add_argument("--per-object", type=int, default=per_object, help="sounds an object")
+    parser.add_argument("--seconds", type=float, default=2.56)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--cfg", type=float, default=2.0)
+    parser.add_argument("--scheduler", default="dpm++")
+    parser.add_argument("--clamp", choices=["default", "on", "off"], default="default", help="negative weights, see"
+                        " grounding.match_moments")  # fmt: skip
+    parser.add_argument("--batch", type=int, default=16)
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """The settings that a command line of `add_arguments` asks for."""
+    named = vars(arguments) | {"clamp": {"default": None, "on": True, "off": False}[arguments.clamp]}
+    if "lengths" in named:
+        named["lengths"] = tuple(named["lengths"])
+    return Settings(**{field.name: named[field.name] for field in dataclasses.fields(Settings) if field.name in named})
 
 
 def main() -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="starter", help="'starter' or a checkpoint")
-    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/evaluate"), help="where the judge is kept")
-    parser.add_argument("--per-object", type=int, default=3, help="sounds an object")
+    add_arguments(parser)
     parser.add_argument("--pairs", type=int, default=150)
-    parser.add_argument("--seconds", type=float, default=2.56)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--cfg", type=float, default=2.0)
-    parser.add_argument("--scheduler", default="dpm++")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lengths", type=float, nargs="*", default=[], help="seconds, for (f)")
+    parser.add_argument("--windows", action=argparse.BooleanOptionalAction, default=True, help="see SoundingModel.sample")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="measure these only")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
-    settings = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    data = Stamps(settings.data)
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    recipe = read_recipe(RECIPES / "starter" / "classifier.yaml", ClassifierRecipe)
-    judge = Judge(train_classifier(recipe, data, settings.folder))
-    figures = evaluate(load(settings.model), data, judge, settings)
+    data = Stamps(arguments.data)
+    judge = open_judge(data, arguments.folder)
+    figures = evaluate(load(arguments.model), data, judge, read_settings(arguments), tuple(arguments.parts))
     text = json.dumps(figures, indent=1)
-    if settings.out:
-        write_atomic(settings.out, text.encode())
+    if arguments.out:
+        write_atomic(arguments.out, text.encode())
     print(text)
 
 

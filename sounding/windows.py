@@ -1,0 +1,101 @@
+"""Sounds longer than those of the training, piece by piece: windows over time that overlap, and their blend.
+
+Self-attention has only seen latents of the training length. Beyond it the U-Net is asked about windows of that length,
+and where they overlap, their answers are averaged: MultiDiffusion (Bar-Tal et al. 2023), over time. What a window
+needs does not grow with the sound, so neither does the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .diffusion import Denoiser
+
+ROWS = 16  # windows (times items, times both halves of guidance) that go through the U-Net at once
+
+
+def window_starts(length: int, window: int, overlap: int) -> list[int]:
+    """Where windows begin that cover `length`, at least `overlap` with each neighbour, the last one at the end.
+
+    Raises:
+        ValueError: `overlap` leaves no way forward.
+    """
+    hop = window - overlap
+    if hop < 1:
+        raise ValueError(f"overlap is {overlap} in windows of {window}, but less is expected; take half a window.")
+    return [*range(0, max(0, length - window), hop), max(0, length - window)]
+
+
+def window_weights(window: int, overlap: int, margin: int = 0, *, first: bool = False, last: bool = False) -> Tensor:
+    """[window]: 1, falling to 0 over both overlaps; nothing in the outermost `margin`. No fall where a sound ends."""
+    places = torch.arange(window)
+    ramp = ((torch.minimum(places, window - 1 - places) + 1 - margin) / (overlap - 2 * margin + 1)).clamp(0, 1)
+    if first:
+        ramp[: window // 2] = 1
+    if last:
+        ramp[window // 2 :] = 1
+    return ramp
+
+
+def blend(parts: list[Tensor], starts: list[int], overlap: int, margin: int = 0) -> Tensor:
+    """The weighted mean of parts [B, window, ...] that begin at `starts`: [B, length, ...] float32.
+
+    It is the closed form of MultiDiffusion's equation 5, the one result that is nearest to all windows' own; the
+    weights fall towards a window's edges, where it knows least of what is around.
+    """
+    window = parts[0].shape[1]
+    trailing = [1] * (parts[0].ndim - 2)
+    total = parts[0].new_zeros(len(parts[0]), starts[-1] + window, *parts[0].shape[2:], dtype=torch.float32)
+    shares = total.new_zeros(total.shape[1], *trailing)
+    for number, (start, part) in enumerate(zip(starts, parts, strict=True)):
+        weights = window_weights(window, overlap, margin, first=number == 0, last=number == len(parts) - 1)
+        weights = weights.to(total).view(-1, *trailing)
+        total[:, start : start + window] += part.float() * weights
+        shares[start : start + window] += weights
+    return total / shares
+
+
+class WindowedDenoiser:
+    """A denoiser of `window` latent frames for latents of any length above.
+
+    With deterministic samplers a step is affine in the predicted noise, so that averaging predictions is the same as
+    averaging each window's own step.
+    """
+
+    def __init__(self, denoiser: Denoiser, window: int, overlap: int):
+        self.denoiser, self.window, self.overlap = denoiser, window, overlap
+
+    def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
+        """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample`."""
+        starts = window_starts(sample.shape[2], self.window, self.overlap)
+        parts: list[Tensor] = []
+        at_once = max(1, ROWS // len(sample))
+        for first in range(0, len(starts), at_once):
+            group = starts[first : first + at_once]
+            windows = torch.cat([sample[:, :, start : start + self.window] for start in group])
+            condition = encoder_hidden_states.repeat(len(group), 1, 1)
+            predicted = self.denoiser(windows, timestep, encoder_hidden_states=condition).sample
+            parts += predicted.transpose(1, 2).chunk(len(group))  # [B, window, C, F] each
+        return SimpleNamespace(sample=blend(parts, starts, self.overlap).transpose(1, 2).to(sample.dtype))
+
+
+def in_windows(
+    function: Callable[[Tensor], Tensor], values: Tensor, window: int, overlap: int, margin: int = 0
+) -> Tensor:
+    """`function` of [B, T, ...] -> [B, T * k, ...], window by window where T is longer than one.
+
+    Args:
+        margin: what each side of a window does not count, since `function` looks that far around itself.
+    """
+    if values.shape[1] <= window:
+        return function(values)
+    starts = window_starts(values.shape[1], window, overlap)
+    parts = [function(values[:, start : start + window]) for start in starts]
+    scale = parts[0].shape[1] // window
+    return cast(Tensor, blend(parts, [start * scale for start in starts], overlap * scale, margin * scale))
