@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .click_state import ClickObject
+from .click_state import ClickObject, Point
 
 if TYPE_CHECKING:
     from ..sounding.segment import Segmenter
@@ -53,11 +53,21 @@ def segment_objects(
     """
     from ..sounding.segment import Prompt
 
-    across, down = small[0] / size[0], small[1] / size[1]
+    width, height = small
+
+    def point(x: float, y: float) -> Point:
+        # Rounding must not move a point on the rim out of the picture.
+        return min(x * width / size[0], float(width)), min(y * height / size[1], float(height))
+
     masks = []
     for each in objects:
-        there = each.scaled(across, down)
-        made = segmenter.segment(prepared, Prompt(positive=there.positive, negative=there.negative, box=there.box))
+        box = each.box and (*point(*each.box[:2]), *point(*each.box[2:]))
+        prompt = Prompt(
+            positive=tuple(point(x, y) for x, y in each.positive),
+            negative=tuple(point(x, y) for x, y in each.negative),
+            box=box,
+        )
+        made = segmenter.segment(prepared, prompt)
         masks.append(ObjectMask(made.mask.detach().float().cpu().clamp(0, 1), float(made.score)))
     return masks
 

@@ -38,7 +38,7 @@ class SoundingClick(io.ComfyNode):
             "state",
             default="",
             optional=True,
-            tooltip="Click on an object; click right to exclude, drag to draw a box. Kept as JSON: the help has its form.",
+            tooltip="Click on an object; right click excludes, dragging draws a box. Kept as JSON: see the help.",
         )
         # The page draws the picture in the place of a text field; the value and its type stay a string.
         state.extra_dict = {"widgetType": "SOUNDING_CLICK"}

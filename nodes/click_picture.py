@@ -90,9 +90,7 @@ def read_picture(path: Path) -> Tensor:
                 turned = turned.point(lambda value: value * (1 / 255))
             pixels = np.asarray(turned.convert("RGB"), np.float32) / 255
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise PictureError(
-            f"{path.name} is not a picture that can be read, but one is expected; choose another."
-        ) from error
+        raise PictureError(f"{path.name} cannot be read as a picture, but one is expected; choose another.") from error
     return torch.from_numpy(pixels)[None]
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +93,7 @@ class ClickState:
         for each in objects:
             corners = [] if each.box is None else [each.box[:2], each.box[2:]]
             for x, y in (*each.positive, *each.negative, *corners):
-                if x > width + 0.5 or y > height + 0.5:
+                if x > width or y > height:
                     raise StateError(
                         f"A point of {each.name!r} is at {x:g}, {y:g}, but the picture has {width} x {height} "
                         f"pixels; {RENEW}."
@@ -190,9 +189,7 @@ def _object(data: Any, what: str) -> ClickObject:
     data = _dict(data, what, OBJECT_KEYS, {"name"})
     name, colour, on = data["name"], data.get("colour", DEFAULT_COLOUR), data.get("on", True)
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable() or not name.strip():
-        raise StateError(
-            f"{what}.name is {_show(name)}, but 1 to {MAX_NAME} characters in a line are expected; name it."
-        )
+        raise StateError(f"{what}.name is {_show(name)}, but 1 to {MAX_NAME} visible characters are expected; name it.")
     if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
         raise StateError(f"{what}.colour is {_show(colour)}, but one such as '{DEFAULT_COLOUR}' is expected; {RENEW}.")
     if not isinstance(on, bool):
@@ -254,7 +251,7 @@ def _numbers(data: Any, what: str, count: int, low: float, high: float) -> list[
 
 def _number(value: Any, what: str, low: float, high: float) -> float:
     fine = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not fine or not math.isfinite(value) or not low <= value <= high:
+    if not fine or not low <= value <= high:  # nor is anything that is not finite within
         raise StateError(f"{what} is {_show(value)}, but a number from {low:g} to {high:g} is expected; {RENEW}.")
     return float(value)
 

@@ -6,7 +6,7 @@ import { ClickWidget } from "./click/widget.js";
 
 const TYPE = "SOUNDING_CLICK";
 const EVENT = "sounding.click.picture"; // as in nodes/click_node.py
-const SIZE = [460, 620];
+const SIZE = [460, 640];
 
 app.registerExtension({
   name: "Sounding.Click",

@@ -15,6 +15,7 @@ WORKFLOWS = Path(__file__).parent.parent.parent / "example_workflows"
 UI = sorted(WORKFLOWS.glob("*.json"))
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 ONLY_ON_THE_PAGE = {"MarkdownNote", "Note"}
+READ_PICTURES = {"LoadImage", "LoadImageMask", "SoundingClick"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -39,8 +40,10 @@ def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, A
         for name, spec in [pair for group in ("required", "optional") for pair in info.get(group, {}).items()]:
             if not isinstance(spec[0], list) and spec[0] not in WIDGET_TYPES:
                 continue
-            inputs[name] = values.pop(0)
             options = spec[1] if len(spec) > 1 else {}
+            if options.get("forceInput"):
+                continue
+            inputs[name] = values.pop(0)
             if options.get("control_after_generate"):
                 assert values.pop(0) == "fixed", "examples should repeat"
         # Upload buttons come last, after all widgets of the schema.
@@ -61,8 +64,8 @@ def plain(graph: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_there_are_three_with_both_forms():
-    assert [path.stem for path in UI] == ["one_object", "text_grounded", "two_objects_tracks_and_mix"]
+def test_there_are_four_with_both_forms():
+    assert [path.stem for path in UI] == ["click_and_hear", "one_object", "text_grounded", "two_objects_tracks_and_mix"]
     assert {path.name for path in (WORKFLOWS / "api").glob("*.json")} == {path.name for path in UI}
 
 
@@ -84,7 +87,7 @@ def test_page_form_is_sound(path):
         if node["type"].startswith("Sounding"):
             assert node["properties"]["cnr_id"] == "sounding-objects"
             assert node["properties"]["ver"]
-    images = [node["widgets_values"][0] for node in nodes.values() if node["type"] in ("LoadImage", "LoadImageMask")]
+    images = [node["widgets_values"][0] for node in nodes.values() if node["type"] in READ_PICTURES]
     assert images
     assert all((WORKFLOWS / "input" / image).is_file() for image in images)
 

@@ -38,7 +38,7 @@ export class Player {
     this.making = index;
     // Sound may only start from a click: this element is allowed to from now on.
     this.#context ??= this.#amplifier();
-    this.#context.context.resume().catch(() => {});
+    this.#context?.context.resume().catch(() => {});
     this.model.changed();
     try {
       this.model.say(`Making the sound of ${object.name} …`);
@@ -63,11 +63,16 @@ export class Player {
     this.#context = null;
   }
 
+  // Players can only be made quieter: the gain has a part of its own. Null where the browser has no sound device.
   #amplifier() {
-    const context = new AudioContext();
-    const gain = context.createGain();
-    context.createMediaElementSource(this.audio).connect(gain).connect(context.destination);
-    return { context, gain };
+    try {
+      const context = new AudioContext();
+      const gain = context.createGain();
+      context.createMediaElementSource(this.audio).connect(gain).connect(context.destination);
+      return { context, gain };
+    } catch {
+      return null;
+    }
   }
 
   #show(object, { audio, picture }) {

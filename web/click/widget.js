@@ -19,8 +19,8 @@ export class ClickWidget {
   #broken = null; // what is wrong with a value that cannot be read
   #waiting = null; // time of a click whose mask is not drawn yet
   #stamp = 0; // of an uploaded file, which may replace one of the same name
-  #stays = null; // where the widget belongs while it is in its window
   #loading = null;
+  #maskError = null; // what the status line says of masks
 
   constructor(node) {
     this.node = node;
@@ -118,7 +118,8 @@ export class ClickWidget {
   #step(before, said) {
     if (before === this.text) return;
     this.#history.push(before);
-    this.#waiting = performance.now();
+    const object = this.state.objects[this.active];
+    if (object && !this.mask(object)) this.#waiting = performance.now();
     this.#commit();
     if (said) this.say(said);
   }
@@ -311,7 +312,8 @@ export class ClickWidget {
   #maskStatus({ busy, error }) {
     this.root.classList.toggle("busy", Boolean(busy));
     if (error) this.fail(error);
-    else if (this.status.classList.contains("error") && !busy) this.say("");
+    else if (this.#maskError && !busy && this.status.textContent === this.#maskError) this.say("");
+    if (!busy) this.#maskError = error;
   }
 
   // The points stretched over a picture of another shape.
