@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .click_node import SoundingClick
+from .click_routes import register_routes
 from .condition_nodes import SoundingEncodeImage, SoundingGroundMask, SoundingGroundText
 from .files import register_folder
 from .latent_nodes import SoundingDecode, SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler, SoundingVocode
@@ -12,6 +14,7 @@ from .object_node import SoundingThisObject
 
 NODES: list[type[io.ComfyNode]] = [
     SoundingThisObject,
+    SoundingClick,
     SoundingLoadModel,
     SoundingEncodeImage,
     SoundingGroundMask,
@@ -28,6 +31,7 @@ class SoundingExtension(ComfyExtension):
     """The pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes. The models folder is registered here, since old hosts never call `on_load`."""
+        """All nodes. The models folder and the route are registered here: old hosts never call `on_load`."""
         register_folder()
+        register_routes()
         return list(NODES)

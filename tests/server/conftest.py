@@ -52,11 +52,16 @@ class Server:
                 shutil.copy(entry, host / entry.name)
             elif entry.name not in ("extra_model_paths.yaml", "custom_nodes", "user"):
                 (host / entry.name).symlink_to(entry)
-        command = [sys.executable, "main.py", *flags, "--port", str(self.port), "--base-directory", str(folder)]
-        command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        self.command = [sys.executable, "main.py", *flags, "--port", str(self.port), "--base-directory", str(folder)]
+        self.command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        self.launch()
+
+    def launch(self) -> None:
+        """Start the process, again if it was stopped."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=host, env=environment, stdout=log, stderr=log)
+        with self.log.open("ab") as log:
+            host = self.folder / "host"
+            self.process = subprocess.Popen(self.command, cwd=host, env=environment, stdout=log, stderr=log)
 
     def wait_until_up(self, seconds: float = 180) -> None:
         end = time.monotonic() + seconds

@@ -29,6 +29,7 @@ NODES = (
     "SoundingVocode",
     "SoundingEncodeAudio",
     "SoundingThisObject",
+    "SoundingClick",
 )
 RATE = 16_000
 

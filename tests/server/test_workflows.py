@@ -73,6 +73,7 @@ def test_all_are_there_in_both_forms_with_a_thumbnail():
     assert {path.stem for path in UI} >= {
         "batch_of_seeds",
         "brush_mask",
+        "click_and_hear",
         "generated_picture",
         "one_object",
         "text_grounded",

@@ -1,0 +1,530 @@
+"""The click node in a real Chromium, in both of the page's renderers: what people do with it, from click to sound.
+
+With SOUNDING_SCREENSHOTS=FOLDER the pictures of the documentation are written there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).parent.parent.parent
+INPUT = ROOT / "example_workflows" / "input"
+WORKFLOW = json.loads((ROOT / "example_workflows" / "click_and_hear.json").read_text())
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update"]
+STAGE = "canvas.sounding-click-stage"
+DOG, COW = (140, 190), (340, 225)
+READY = (
+    "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingClick && app.extensionManager?.setting"
+)
+# The one click node of the graph, wherever it is.
+CLICK = """window.theClick = () => {
+  const all = [app.graph, ...(app.graph.rootGraph ?? app.graph).subgraphs?.values() ?? []].flatMap((g) => [...g.nodes]);
+  return all.find((node) => node.soundingClick);
+}"""
+SHORT = """() => {
+  for (const node of app.graph.nodes) for (const widget of node.widgets ?? []) {
+    if (widget.name === "seconds") widget.value = 1;
+    if (widget.name === "steps") widget.value = 4;
+  }
+}"""
+
+
+class Page:
+    """One tab, with the click node's doings as methods."""
+
+    def __init__(self, context: Any, url: str):
+        self.page = context.new_page()
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda message: self._heard(message))
+        self.page.goto(url, wait_until="domcontentloaded", timeout=240_000)
+        self.ready()
+
+    def _heard(self, message: Any) -> None:
+        ours = "sounding" in (message.text + str(message.location)).lower()
+        if message.type == "error" and ours and "Failed to load resource" not in message.text:
+            self.errors.append(message.text)
+
+    def ready(self) -> None:
+        self.page.wait_for_function(READY, timeout=240_000)
+        self.page.evaluate(CLICK)
+
+    def settings(self, **values: Any) -> None:
+        for name, value in values.items():
+            self.page.evaluate(
+                "([name, value]) => app.extensionManager.setting.set(name, value)", [name.replace("__", "."), value]
+            )
+
+    def load(self, workflow: dict[str, Any] = WORKFLOW) -> None:
+        """As a person who drops the file on the page."""
+        self.page.evaluate(
+            """async (text) => {
+              const file = new File([text], "click.json", {type: "application/json"});
+              const dataTransfer = new DataTransfer();
+              dataTransfer.items.add(file);
+              document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+            }""",
+            json.dumps(workflow),
+        )
+        self.page.wait_for_function("(id) => app.graph.extra && theClick() && app.graph.nodes.length === id", arg=5)
+        self.page.evaluate(SHORT)
+        self.show()
+
+    def show(self) -> None:
+        """Bring the node into view at its own size."""
+        self.page.evaluate(
+            """() => {
+              const node = theClick();
+              app.canvas.ds.scale = 1;
+              app.canvas.ds.offset = [120 - node.pos[0], 120 - node.pos[1]];
+              app.canvas.setDirty(true, true);
+            }"""
+        )
+        self.page.wait_for_function("() => theClick().soundingClick.image")
+        self.page.locator(STAGE).wait_for()
+        self.page.wait_for_timeout(400)
+
+    def frame(self) -> tuple[float, float, float]:
+        """Left and top of the picture on the screen, and screen pixels a pixel of it."""
+        box = self.page.locator(STAGE).bounding_box()
+        width, height = self.page.evaluate("() => theClick().soundingClick.size")
+        scale = min(box["width"] / width, box["height"] / height)
+        left, top = box["x"] + (box["width"] - scale * width) / 2, box["y"] + (box["height"] - scale * height) / 2
+        return left, top, scale
+
+    def click(self, place: tuple[float, float], **options: Any) -> None:
+        left, top, scale = self.frame()
+        self.page.mouse.click(left + place[0] * scale, top + place[1] * scale, **options)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        left, top, scale = self.frame()
+        self.page.mouse.move(left + start[0] * scale, top + start[1] * scale)
+        self.page.mouse.down()
+        self.page.mouse.move(left + end[0] * scale, top + end[1] * scale, steps=5)
+        self.page.mouse.up()
+
+    def drawn(self) -> None:
+        """Wait until the masks of all clicks are on the screen."""
+        self.page.wait_for_function(
+            """() => {
+              const click = theClick().soundingClick;
+              return click.state.objects.every((o) => !(o.positive.length || o.box) || click.mask(o));
+            }""",
+            timeout=60_000,
+        )
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def picture(self) -> np.ndarray:
+        """The screen where the picture is: [H, W, 3] in the picture's own size."""
+        left, top, scale = self.frame()
+        width, height = self.page.evaluate("() => theClick().soundingClick.size")
+        clip = {"x": left, "y": top, "width": width * scale, "height": height * scale}
+        shot = Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
+        return np.asarray(shot.resize((width, height), Image.Resampling.BILINEAR), np.int32)
+
+    def state(self) -> dict[str, Any]:
+        return dict(
+            json.loads(self.page.evaluate("() => theClick().widgets.find((w) => w.name === 'state').value") or "{}")
+        )
+
+    def points(self) -> list[tuple[int, int, bool]]:
+        """Of each object how many points are on it and outside, and whether it has a box."""
+        objects = self.state().get("objects", [])
+        return [(len(o["positive"]), len(o["negative"]), o["box"] is not None) for o in objects]
+
+    def button(self, name: str) -> Any:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def status(self) -> str:
+        return str(self.page.locator(".sounding-click-status").text_content())
+
+    def latencies(self) -> str:
+        return str(
+            self.page.evaluate(
+                """() => performance.getEntriesByType("measure").filter((m) => m.name.startsWith("sounding-click"))
+                  .map((m) => [m.name.slice(15), Math.round(m.duration), m.detail ? `(server ${m.detail.server})` : ""])
+                  .map((words) => words.join(" ").trim()).join(", ")"""
+            )
+        )
+
+    def loudness(self) -> tuple[float, float]:
+        """Seconds and RMS of what the player's source decodes to."""
+        self.page.wait_for_function(
+            "() => document.querySelector('.sounding-click-player audio').readyState >= 2", timeout=240_000
+        )
+        seconds, level = self.page.evaluate(
+            """async () => {
+              const audio = document.querySelector(".sounding-click-player audio");
+              const data = await (await fetch(audio.currentSrc)).arrayBuffer();
+              const sound = await new OfflineAudioContext(1, 1, 16000).decodeAudioData(data);
+              const samples = sound.getChannelData(0);
+              return [sound.duration, Math.sqrt(samples.reduce((sum, x) => sum + x * x, 0) / samples.length)];
+            }"""
+        )
+        return float(seconds), float(level)
+
+    def photograph(self, name: str, folder: str | None = os.environ.get("SOUNDING_SCREENSHOTS")) -> None:
+        """A picture for the documentation, if they are wanted."""
+        if folder:
+            box = self.page.locator(".sounding-click-panel").bounding_box()
+            clip = {"x": box["x"] - 14, "y": box["y"] - 184, "width": box["width"] + 28, "height": box["height"] + 198}
+            shot = Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
+            shot.save(Path(folder) / f"{name}.jpg", quality=85)
+
+
+@pytest.fixture(scope="module")
+def context(server: Any) -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        context = browser.new_context(viewport={"width": 1500, "height": 1100})
+        context.set_default_timeout(90_000)
+        yield context
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def tab(context: Any, server: Any) -> Page:
+    tab = Page(context, server.url)
+    tab.settings(Comfy__TutorialCompleted=True, Comfy__VueNodes__Enabled=False, Comfy__EnableTooltips=False)
+    tab.page.keyboard.press("Escape")
+    return tab
+
+
+@pytest.fixture(params=["classic", "nodes 2.0"])
+def page(request: pytest.FixtureRequest, tab: Page) -> Iterator[Page]:
+    """The tab with the example loaded and nothing clicked."""
+    tab.settings(Comfy__VueNodes__Enabled=request.param == "nodes 2.0")
+    tab.load()
+    tab.button("Remove all objects").click()
+    tab.errors.clear()
+    yield tab
+    assert tab.errors == []
+
+
+def true_mask(name: str) -> np.ndarray:
+    return np.asarray(Image.open(INPUT / f"farm_mask_{name}.png").convert("L")) > 127
+
+
+def coloured(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    return np.abs(after - before).sum(axis=-1) > 40
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def test_a_click_shows_the_mask_and_a_second_object_its_own(page: Page):
+    page.drawn()
+    empty = page.picture()
+    page.click(DOG)
+    page.drawn()
+    dog = page.picture()
+    assert iou(coloured(empty, dog), true_mask("dog")) > 0.7
+    page.button("+ Object").click()
+    page.page.keyboard.type("cow")
+    page.page.keyboard.press("Enter")
+    page.click(COW)
+    page.drawn()
+    assert iou(coloured(dog, page.picture()), true_mask("cow")) > 0.7
+    assert page.points() == [(1, 0, False), (1, 0, False)]
+    assert [each["name"] for each in page.state()["objects"]] == ["Object 1", "cow"]
+    colours = [each["colour"] for each in page.state()["objects"]]
+    assert len(set(colours)) == 2
+    assert page.state()["size"] == [512, 384]
+    assert "covers" in page.status()
+    page.button("Switch off cow").click()
+    page.drawn()
+    assert coloured(dog, page.picture()).mean() < 0.01
+    print("milliseconds:", page.latencies())
+
+
+def test_points_and_boxes_are_set_moved_removed_undone(page: Page):
+    page.click(DOG)
+    page.click((30, 30), button="right")
+    page.page.keyboard.down("Alt")
+    page.click((60, 30))
+    page.page.keyboard.up("Alt")
+    assert page.points() == [(1, 2, False)]
+    page.drag((55, 105), (250, 315))
+    assert page.points() == [(1, 2, True)]
+    box = page.state()["objects"][0]["box"]
+    np.testing.assert_allclose(box, (55, 105, 250, 315), atol=2)
+    page.click((30, 30))  # a click on a point removes it
+    assert page.points() == [(1, 1, True)]
+    page.drag((60, 30), (90, 40))
+    moved = page.state()["objects"][0]["negative"][0]
+    np.testing.assert_allclose((moved["x"], moved["y"]), (90, 40), atol=2)
+    page.click((box[2], box[1]))  # the box's cross
+    assert page.points() == [(1, 1, False)]
+    for expected in [(1, 1, True), (1, 1, True), (1, 2, True), (1, 2, False), (1, 1, False), (1, 0, False)]:
+        page.page.keyboard.press("Control+z")
+        assert page.points() == [expected]
+    page.page.keyboard.press("Control+Shift+z")
+    page.page.keyboard.press("Control+y")
+    assert page.points() == [(1, 2, False)]
+    assert page.page.evaluate("() => app.graph.nodes.length") == 5  # the graph's own undo did not join in
+
+
+def test_it_can_be_used_without_a_mouse(page: Page):
+    page.page.locator(STAGE).focus()
+    page.page.keyboard.press("ArrowLeft")
+    page.page.keyboard.press("Enter")
+    (first,) = page.state()["objects"][0]["positive"]
+    page.page.keyboard.press("Shift+ArrowRight")
+    assert first["x"] < 256
+    assert first["y"] == pytest.approx(192, abs=1)
+    page.page.keyboard.press("ArrowUp")
+    page.page.keyboard.press("ArrowUp")
+    page.page.keyboard.press("Shift+Enter")
+    assert page.points() == [(1, 1, False)]
+    page.page.keyboard.press("b")
+    page.page.keyboard.press("ArrowDown")
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("b")
+    assert page.points() == [(1, 1, True)]
+    page.page.keyboard.press("Delete")
+    assert page.points() == [(0, 1, True)]
+    assert page.page.evaluate("() => app.graph.nodes.length") == 5  # Delete is not the graph's
+    page.page.keyboard.press("Tab")
+    assert page.page.evaluate("() => document.activeElement.closest('.sounding-click-panel') !== null")
+    unnamed = page.page.evaluate(
+        """() => [...document.querySelectorAll(".sounding-click-panel :is(button, input, canvas)")]
+          .filter((e) => !e.hidden && !(e.ariaLabel || e.textContent.trim() || e.title)).map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_zoom_and_window_keep_points_in_place(page: Page):
+    page.click(DOG)
+    page.page.mouse.wheel(0, -600)
+    page.page.wait_for_timeout(200)
+    box = page.page.locator(STAGE).bounding_box()
+    place = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.page.mouse.move(*place)
+    page.page.mouse.down(button="middle")
+    page.page.mouse.move(place[0] + 60, place[1] + 40, steps=3)
+    page.page.mouse.up(button="middle")
+    assert page.points() == [(1, 0, False)]
+    page.button("Whole picture").click()
+    page.button("Large window").click()
+    page.page.wait_for_timeout(300)
+    assert page.page.locator(STAGE).bounding_box()["width"] > 800
+    page.button("+ Object").click()
+    page.page.keyboard.press("Enter")
+    page.click(COW)
+    page.drawn()
+    page.button("Close the large window").click()
+    page.page.wait_for_timeout(300)
+    second = page.state()["objects"][1]["positive"][0]
+    np.testing.assert_allclose((second["x"], second["y"]), COW, atol=2)
+    page.click(COW)  # the same place in the small picture is that point
+    assert page.points() == [(1, 0, False), (0, 0, False)]
+
+
+def test_run_makes_a_sound_an_object_and_play_is_heard(page: Page, server: Any):
+    page.click(DOG)
+    page.button("+ Object").click()
+    page.page.keyboard.press("Enter")
+    page.click(COW)
+    page.drawn()
+    ended = page.page.evaluate_handle(
+        """() => new Promise((resolve) => app.api.addEventListener("execution_success", ({detail}) =>
+          resolve(detail.prompt_id), {once: true}))"""
+    )
+    page.page.evaluate("() => app.queuePrompt(0, 1)")
+    entry = server.wait(ended.evaluate("(id) => id"))
+    (sounds,) = server.sounds(entry).values()
+    assert [samples.shape for samples, _ in sounds] == [(16_000,)] * 2
+    assert all(np.abs(samples).max() > 0.01 for samples, _ in sounds)
+    page.button("Hear Object 1").click()
+    seconds, level = page.loudness()
+    assert seconds == pytest.approx(1, abs=0.01)
+    assert level > 0.003
+    heard = page.page.evaluate("() => document.querySelector('.sounding-click-player audio').currentSrc")
+    page.page.locator(".sounding-click-spectrogram").wait_for()
+    page.photograph("click-and-hear")
+    page.button("Hear Object 2").click()
+    page.page.wait_for_function(
+        "(old) => document.querySelector('.sounding-click-player audio').currentSrc !== old", arg=heard, timeout=240_000
+    )
+    assert page.loudness()[1] > 0.003
+    assert page.page.evaluate("() => app.graph.nodes.length") == 5
+
+
+def test_copies_keep_their_own_clicks(page: Page):
+    page.click(DOG)
+    before = page.state()
+    page.page.evaluate(
+        "() => { app.canvas.selectNode(theClick()); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard(); }"
+    )
+    copies = """() => app.graph.nodes.filter((n) => n.soundingClick)
+      .map((n) => n.widgets.find((w) => w.name === "state").value)"""
+    assert [json.loads(text) for text in page.page.evaluate(copies)] == [before, before]
+    page.page.evaluate(
+        "() => app.graph.nodes.filter((n) => n.soundingClick)[1].soundingClick.addPoint('positive', {x: 5, y: 5})"
+    )
+    first, second = (json.loads(text) for text in page.page.evaluate(copies))
+    assert first == before
+    assert len(second["objects"][0]["positive"]) == 2
+
+
+def test_a_subgraph_keeps_the_clicks(page: Page):
+    page.click(DOG)
+    before = page.state()
+    page.page.evaluate("() => { app.graph.convertToSubgraph(new Set([theClick()])); }")
+    workflow = page.page.evaluate("() => JSON.parse(JSON.stringify(app.graph.serialize()))")
+    page.page.evaluate("async (workflow) => { await app.loadGraphData(workflow); }", workflow)
+    sent = page.page.evaluate("async () => (await app.graphToPrompt()).output")
+    (click,) = (node for node in sent.values() if node["class_type"] == "SoundingClick")
+    assert json.loads(click["inputs"]["state"]) == before
+
+
+def test_wrong_files_are_refused_and_right_ones_shown(page: Page, server: Any, tmp_path: Path):
+    page.click(DOG)
+    for name in ("song.mp3", "text.png"):
+        wrong = tmp_path / name
+        wrong.write_text("no picture")
+        page.page.set_input_files(".sounding-click-bar input[type=file]", wrong)
+        page.page.locator(".sounding-click-status.error").wait_for()
+        assert "expected" in page.status()
+        assert not (server.folder / "input" / name).exists()
+        assert page.points() == [(1, 0, False)]
+    other = tmp_path / "taller.png"
+    Image.open(INPUT / "farm.png").crop((0, 0, 200, 384)).save(other)
+    page.page.set_input_files(".sounding-click-bar input[type=file]", other)
+    page.page.wait_for_function("() => theClick().soundingClick.size?.[0] === 200")
+    alert = page.page.get_by_role("alert").filter(has_text="512 x 384")
+    alert.wait_for()
+    alert.get_by_role("button", name="Clear").click()
+    assert page.points() == [(0, 0, False)]
+    page.click((140, 190))
+    assert page.state()["size"] == [200, 384]
+    page.drawn()
+
+
+def test_a_picture_of_another_node_is_shown_after_a_run(page: Page):
+    """The run fails since nothing is clicked, and tells so; the picture is there all the same."""
+    page.page.evaluate(
+        """() => {
+          const load = LiteGraph.createNode("LoadImage"), turn = LiteGraph.createNode("ImageInvert");
+          app.graph.add(load); app.graph.add(turn);
+          load.widgets.find((w) => w.name === "image").value = "dog.png";
+          load.connect(0, turn, 0);
+          load.connect(0, theClick(), theClick().inputs.findIndex((i) => i.name === "image"));
+          window.turn = turn;
+        }"""
+    )
+    page.page.wait_for_function("() => theClick().soundingClick.picture?.name === 'dog.png'")
+    page.page.evaluate("() => turn.connect(0, theClick(), theClick().inputs.findIndex((i) => i.name === 'image'))")
+    page.page.wait_for_function("() => !theClick().soundingClick.picture")
+    assert "Run the workflow once" in page.page.locator(".sounding-click-hint").text_content()
+    page.page.evaluate("() => app.queuePrompt(0, 1)")
+    page.page.wait_for_function("() => theClick().soundingClick.picture?.type === 'temp'", timeout=120_000)
+    page.page.keyboard.press("Escape")
+    page.page.evaluate("() => app.ui?.dialog?.close?.()")
+
+
+@pytest.fixture
+def plain_tab(tab: Page) -> Page:
+    tab.settings(Comfy__VueNodes__Enabled=False)
+    tab.load()
+    return tab
+
+
+def test_two_tabs_do_not_hear_each_other(context: Any, plain_tab: Page, server: Any):
+    second = Page(context, server.url)
+    second.load()
+    for each, place in ((plain_tab, DOG), (second, COW)):
+        each.button("Remove all objects").click()
+        each.click(place)
+    for each in (plain_tab, second):
+        each.drawn()
+        each.button("Hear Object 1").click()
+    sources = []
+    for each in (plain_tab, second):
+        assert each.loudness()[1] > 0.003
+        sources.append(each.page.evaluate("() => document.querySelector('.sounding-click-player audio').currentSrc"))
+    assert sources[0] != sources[1]
+    second.page.close()
+
+
+def test_reloading_the_page_keeps_the_clicks(plain_tab: Page):
+    plain_tab.click((100, 300), button="right")
+    before = plain_tab.state()
+    assert plain_tab.points()[0] == (1, 1, False)
+    plain_tab.page.wait_for_timeout(1500)  # the page keeps drafts after a pause
+    plain_tab.page.reload(wait_until="domcontentloaded", timeout=240_000)
+    plain_tab.ready()
+    plain_tab.page.wait_for_function("() => theClick()")
+    assert plain_tab.state() == before
+    plain_tab.show()
+    plain_tab.drawn()
+
+
+def test_light_theme_is_readable(plain_tab: Page):
+    contrast = """(selector) => {
+      const light = (colour) => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((v) => {
+          const c = v / (colour.startsWith("color(") ? 1 : 255);
+          return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const element = document.querySelector(selector);
+      const ink = light(getComputedStyle(element).color);
+      const face = light(getComputedStyle(document.querySelector(".sounding-click-panel")).backgroundColor);
+      return (Math.max(ink, face) + 0.05) / (Math.min(ink, face) + 0.05);
+    }"""
+    try:
+        for palette in ("light", "dark"):
+            plain_tab.settings(Comfy__ColorPalette=palette)
+            plain_tab.page.wait_for_timeout(500)
+            for selector in (".sounding-click-name", ".sounding-click-bar button", ".sounding-click-add"):
+                assert plain_tab.page.evaluate(contrast, selector) > 4.5, (palette, selector)
+            plain_tab.photograph(f"click-{palette}")
+    finally:
+        plain_tab.settings(Comfy__ColorPalette="dark")
+
+
+def test_a_server_that_comes_back_is_used_again(plain_tab: Page, server: Any, restart: Callable[[], None]):
+    plain_tab.button("Remove all objects").click()
+    server.stop()
+    plain_tab.click(DOG)
+    plain_tab.page.locator(".sounding-click-status.error").wait_for()
+    assert "does not answer" in plain_tab.status()
+    restart()
+    plain_tab.drawn()
+    plain_tab.page.wait_for_function("() => !document.querySelector('.sounding-click-status.error')")
+    plain_tab.button("Hear Object 1").click()
+    assert plain_tab.loudness()[1] > 0.003
+
+
+@pytest.fixture
+def restart(server: Any) -> Iterator[Callable[[], None]]:
+    """Starts the stopped server again, at the latest after the test: others need it."""
+
+    def again() -> None:
+        server.launch()
+        server.wait_until_up(240)
+
+    yield again
+    if server.process.poll() is not None:
+        again()

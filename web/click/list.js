@@ -1,0 +1,101 @@
+// The list of objects beside the picture: colour, name, on or off, gain, play, remove.
+import { button, element, setIcon } from "./dom.js";
+import { cleanName, clicked, findable, GAINS, MAX_OBJECTS } from "./state.js";
+
+export class ObjectList {
+  #rows = [];
+
+  constructor(model) {
+    this.model = model;
+    this.rows = element("ul", { className: "sounding-click-rows", ariaLabel: "Objects" });
+    this.add = element(
+      "button",
+      { type: "button", className: "sounding-click-add", title: "Add an object; then click on it", onclick: () => model.addObject() },
+      "+ Object",
+    );
+    this.root = element("div", { className: "sounding-click-list" }, this.rows, this.add);
+  }
+
+  sync() {
+    const { objects } = this.model.state;
+    while (this.#rows.length > objects.length) this.#rows.pop().root.remove();
+    while (this.#rows.length < objects.length) this.#append(this.#rows.length);
+    objects.forEach((object, i) => this.#fill(this.#rows[i], object, i));
+    this.add.disabled = objects.length >= MAX_OBJECTS;
+  }
+
+  // Type over the name of an object.
+  rename(index) {
+    const { name } = this.#rows[index];
+    name.focus();
+    name.select();
+  }
+
+  #append(index) {
+    const { model } = this;
+    const edit = (change, said) => model.edit((state) => change(state.objects[index]), said);
+    const colour = element("input", {
+      type: "color",
+      title: "Colour",
+      onchange: () => edit((object) => (object.colour = colour.value), "Colour changed"),
+    });
+    const name = element("input", {
+      type: "text",
+      className: "sounding-click-name",
+      maxLength: 100,
+      spellcheck: false,
+      title: "Name",
+      onfocus: () => model.select(index),
+      onchange: () => {
+        const clean = cleanName(name.value);
+        if (clean) edit((object) => (object.name = clean), "Renamed");
+        else this.sync();
+      },
+      onkeydown: (event) => {
+        if (event.key === "Enter") name.blur();
+      },
+    });
+    const on = button("eye", "", () => edit((object) => (object.on = !object.on), "Switched"));
+    const gain = element("input", {
+      type: "number",
+      className: "sounding-click-gain",
+      min: GAINS[0],
+      max: GAINS[1],
+      step: 1,
+      title: "Gain in dB",
+      onchange: () => {
+        const value = Math.min(GAINS[1], Math.max(GAINS[0], Math.round(gain.valueAsNumber * 10) / 10));
+        if (Number.isFinite(value)) edit((object) => (object.gain_db = value), "Gain changed");
+        this.sync();
+      },
+    });
+    const play = button("play", "", () => model.play(index), { className: "sounding-click-play" });
+    const remove = button("close", "", () => model.removeObject(index));
+    const cells = [colour, name, on, element("label", { className: "sounding-click-db" }, gain, "dB"), play, remove];
+    const root = element("li", { onpointerdown: () => model.select(index) }, ...cells);
+    this.rows.append(root);
+    this.#rows.push({ root, colour, name, on, gain, play, remove });
+  }
+
+  #fill(row, object, index) {
+    const { model } = this;
+    row.root.classList.toggle("active", index === model.active);
+    row.root.classList.toggle("off", !object.on);
+    row.root.setAttribute("aria-current", String(index === model.active));
+    row.root.style.setProperty("--colour", object.colour);
+    row.colour.value = object.colour;
+    if (document.activeElement !== row.name) row.name.value = object.name;
+    if (document.activeElement !== row.gain) row.gain.value = object.gain_db;
+    row.name.setAttribute("aria-label", `Name of object ${index + 1}`);
+    row.colour.setAttribute("aria-label", `Colour of ${object.name}`);
+    row.gain.setAttribute("aria-label", `Gain of ${object.name} in decibels`);
+    row.on.setAttribute("aria-pressed", String(object.on));
+    setIcon(row.on, object.on ? "eye" : "hidden", `${object.on ? "Switch off" : "Switch on"} ${object.name}`);
+    setIcon(row.remove, "close", `Remove ${object.name}`);
+    const making = model.player.making === index;
+    setIcon(row.play, making ? "stop" : "play", making ? `Stop making ${object.name}` : `Hear ${object.name}`);
+    row.play.classList.toggle("busy", making);
+    row.play.disabled = !making && !(findable(object) && model.picture);
+    row.root.title = clicked(object) ? "" : "Click on this object in the picture";
+  }
+}

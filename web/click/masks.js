@@ -1,0 +1,140 @@
+// Masks of clicked objects, from the server, as the page needs them: one request at a time, the newest clicks always.
+import { api } from "../../../scripts/api.js";
+import { findable } from "./state.js";
+
+const KEPT = 64;
+const RETRY = 2000; // ms, while the server does not answer
+
+export class Masks {
+  #known = new Map(); // picture and clicks -> {canvas, score}
+  #wanted = null;
+  #busy = false;
+  #timer = null;
+  #closed = false;
+  #again = () => this.#run();
+
+  // onChange(): draw again. onStatus({busy} or {error} or {}): what to tell.
+  constructor(onChange, onStatus) {
+    this.onChange = onChange;
+    this.onStatus = onStatus;
+    api.addEventListener("reconnected", this.#again);
+  }
+
+  close() {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    api.removeEventListener("reconnected", this.#again);
+  }
+
+  // The mask for an object as it is now, or null while it is under way. Never that of other clicks.
+  of(picture, object, size) {
+    return this.#known.get(keyOf(picture, object, size)) ?? null;
+  }
+
+  // Ask for all masks of a state that are not known yet.
+  want(picture, state) {
+    this.#wanted = picture && state.size ? { picture, state } : null;
+    this.#run();
+  }
+
+  async #run() {
+    clearTimeout(this.#timer);
+    if (this.#busy || this.#closed) return;
+    this.#busy = true;
+    try {
+      for (let missing = this.#missing(); missing.length && !this.#closed; missing = this.#missing()) {
+        this.onStatus({ busy: true });
+        await this.#ask(this.#wanted, missing);
+        this.onChange();
+      }
+      this.onStatus({});
+    } catch (error) {
+      if (error.refused) this.#wanted = null;
+      else this.#timer = setTimeout(this.#again, RETRY);
+      this.onStatus({ error: error.refused ? error.message : "The server does not answer; trying again." });
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  #missing() {
+    if (!this.#wanted) return [];
+    const { picture, state } = this.#wanted;
+    return state.objects.filter((object) => findable(object) && !this.of(picture, object, state.size));
+  }
+
+  async #ask({ picture, state }, objects) {
+    const started = performance.now();
+    const { name, subfolder, type } = picture;
+    const response = await api.fetchApi("/sounding/click", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ picture: { name, subfolder, type }, state: { ...state, objects } }),
+    });
+    const answer = await response.json().catch(() => ({}));
+    if (!response.ok) {
+      const error = new Error(answer.error ?? `The server answered ${response.status}; its log says why.`);
+      error.refused = response.status < 500 && response.status !== 429;
+      throw error;
+    }
+    await Promise.all(
+      objects.map(async (object, i) => {
+        const key = keyOf(picture, object, state.size);
+        this.#known.set(key, await drawn(answer.masks[i]));
+      }),
+    );
+    while (this.#known.size > KEPT) this.#known.delete(this.#known.keys().next().value);
+    performance.measure("sounding-click-answer", {
+      start: started,
+      end: performance.now(),
+      detail: { server: answer.milliseconds, objects: objects.length },
+    });
+  }
+}
+
+function keyOf(picture, { positive, negative, box }, size) {
+  return JSON.stringify([picture.name, picture.subfolder, picture.type, picture.stamp, size, positive, negative, box]);
+}
+
+// The mask as the alpha of a canvas, and its rim as that of another, to be filled with a colour.
+async function drawn({ png, score }) {
+  const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
+  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+  const { width, height } = bitmap;
+  const fill = new OffscreenCanvas(width, height);
+  const context = fill.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  const rim = new ImageData(width, height);
+  const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && data[(y * width + x) * 4 + 3] > 127;
+  let covered = 0;
+  for (let y = 0, i = 3; y < height; y += 1) {
+    for (let x = 0; x < width; x += 1, i += 4) {
+      covered += data[i];
+      if (data[i] > 127 && !(inside(x - 1, y) && inside(x + 1, y) && inside(x, y - 1) && inside(x, y + 1))) {
+        rim.data[i] = 255;
+      }
+    }
+  }
+  const edge = new OffscreenCanvas(width, height);
+  edge.getContext("2d").putImageData(rim, 0, 0);
+  return { fill, edge, score, share: covered / 255 / (width * height), tints: new Map() };
+}
+
+// A mask and its rim in a colour.
+export function tinted(mask, colour) {
+  if (!mask.tints.has(colour)) {
+    const made = [mask.fill, mask.edge].map((alpha) => {
+      const canvas = new OffscreenCanvas(alpha.width, alpha.height);
+      const context = canvas.getContext("2d");
+      context.drawImage(alpha, 0, 0);
+      context.globalCompositeOperation = "source-in";
+      context.fillStyle = colour;
+      context.fillRect(0, 0, alpha.width, alpha.height);
+      return canvas;
+    });
+    mask.tints.clear();
+    mask.tints.set(colour, made);
+  }
+  return mask.tints.get(colour);
+}

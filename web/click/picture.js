@@ -1,0 +1,84 @@
+// Which picture the node shows: always a reference to a file in the host's folders.
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+
+const LOADERS = new Set(["LoadImage", "LoadImageOutput", "LoadImageMask"]);
+const KINDS = ["input", "output", "temp"];
+export const SHOWN = "sounding_click"; // as in nodes/click_node.py
+const OWN_INPUT = "image";
+
+// "folder/name.png [output]" as dropdowns keep it.
+export function parseReference(text) {
+  if (typeof text !== "string" || !text.trim()) return null;
+  const kind = KINDS.find((each) => text.endsWith(`[${each}]`));
+  const path = kind ? text.slice(0, -kind.length - 2).trimEnd() : text;
+  const cut = path.replaceAll("\\", "/").lastIndexOf("/");
+  return { name: path.slice(cut + 1), subfolder: path.slice(0, Math.max(cut, 0)), type: kind ?? "input" };
+}
+
+export function annotated({ name, subfolder, type }) {
+  return (subfolder ? `${subfolder}/${name}` : name) + (type === "input" ? "" : ` [${type}]`);
+}
+
+export const sameReference = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
+export function viewURL({ name, subfolder, type, stamp }) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename: name, subfolder, type, stamp: stamp ?? "" })}`);
+}
+
+export const pictureWidget = (node) => node.widgets?.find((widget) => widget.name === "picture");
+
+// {picture} or {wait: a sentence}
+export function currentPicture(node) {
+  const slot = node.inputs?.findIndex((input) => input.name === OWN_INPUT) ?? -1;
+  const link = slot >= 0 && node.inputs[slot].link != null;
+  if (!link) {
+    const picture = node.inputs?.find((input) => input.widget?.name === "picture")?.link == null;
+    const reference = picture ? parseReference(pictureWidget(node)?.value) : null;
+    return reference ? { picture: reference } : { wait: "Drop a picture here, paste one, or choose a file." };
+  }
+  const origin = originOf(node, slot);
+  const file = origin && LOADERS.has(origin.comfyClass ?? origin.type) && origin.mode !== 4;
+  const reference = file ? parseReference(origin.widgets?.find((widget) => widget.name === "image")?.value) : null;
+  if (reference) return { picture: reference };
+  const shown = node.soundingShown ?? nodeOutput(node)?.[SHOWN]?.[0];
+  if (shown) return { picture: { name: shown.name, subfolder: shown.subfolder, type: shown.type } };
+  return { wait: "Run the workflow once to see the connected picture here." };
+}
+
+// The node that a link comes from, through reroutes.
+function originOf(node, slot) {
+  let origin = node.getInputNode?.(slot);
+  for (let i = 0; i < 50 && origin && (origin.isVirtualNode || origin.type === "Reroute"); i += 1) {
+    origin = origin.getInputNode?.(0);
+  }
+  return origin;
+}
+
+function nodeOutput(node) {
+  return app.nodeOutputs?.[String(node.id)];
+}
+
+// Upload a picture into the input folder and choose it.
+export async function upload(node, file) {
+  if (!file.type.startsWith("image/")) {
+    throw new Error(`${file.name} is ${file.type || "of an unknown type"}, but a picture is expected; choose a PNG, JPEG or WebP file.`);
+  }
+  try {
+    (await createImageBitmap(file)).close();
+  } catch {
+    throw new Error(`${file.name} cannot be read as a picture, but one is expected; choose another file.`);
+  }
+  const form = new FormData();
+  form.append("image", file, file.name || "pasted.png");
+  const response = await api.fetchApi("/upload/image", { method: "POST", body: form });
+  if (!response.ok) throw new Error(`${file.name} was not taken by the server (${response.status}); choose another file.`);
+  const { name, subfolder } = await response.json();
+  const value = subfolder ? `${subfolder}/${name}` : name;
+  const widget = pictureWidget(node);
+  const values = widget.options?.values;
+  if (Array.isArray(values) && !values.includes(value)) values.push(value);
+  widget.value = value;
+  widget.callback?.(value);
+  app.graph.setDirtyCanvas(true, true);
+}

@@ -1,0 +1,122 @@
+// What was clicked, as the one string that workflows keep. nodes/click_state.py describes the form and checks it.
+
+export const VERSION = 1;
+export const GAINS = [-60, 24]; // dB
+export const MAX_OBJECTS = 32;
+export const MAX_POINTS = 100;
+const MAX_NAME = 100;
+// Okabe and Ito's colours, which people with any colour vision can tell apart.
+const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#b3b3b3"];
+
+export const emptyState = () => ({ version: VERSION, size: null, objects: [] });
+
+export function newObject(state) {
+  const names = new Set(state.objects.map((object) => object.name));
+  let number = state.objects.length + 1;
+  while (names.has(`Object ${number}`)) number += 1;
+  const used = new Set(state.objects.map((object) => object.colour));
+  const colour = COLOURS.find((each) => !used.has(each)) ?? COLOURS[state.objects.length % COLOURS.length];
+  return { name: `Object ${number}`, colour, on: true, gain_db: 0, positive: [], negative: [], box: null };
+}
+
+export const cleanName = (name) => [...name.replace(/[\p{C}\p{Z}]+/gu, " ").trim()].slice(0, MAX_NAME).join("").trim();
+
+export const clicked = (object) => object.positive.length + object.negative.length > 0 || object.box !== null;
+
+// A point or a box says where the object is; points outside alone do not.
+export const findable = (object) => object.positive.length > 0 || object.box !== null;
+
+export function readState(text) {
+  if (!text?.trim()) return emptyState();
+  const state = JSON.parse(text);
+  if (state?.version !== VERSION || !Array.isArray(state.objects)) {
+    throw new Error(`it has version ${state?.version}, but ${VERSION} is expected`);
+  }
+  const point = ({ x, y }) => ({ x: finite(x), y: finite(y) });
+  return {
+    version: VERSION,
+    size: state.size ? state.size.map(finite) : null,
+    objects: state.objects.map((object) => ({
+      name: String(object.name),
+      colour: object.colour ?? COLOURS[0],
+      on: object.on ?? true,
+      gain_db: finite(object.gain_db ?? 0),
+      positive: (object.positive ?? []).map(point),
+      negative: (object.negative ?? []).map(point),
+      box: object.box ? object.box.map(finite) : null,
+    })),
+  };
+}
+
+export const writeState = (state) => (state.objects.length ? JSON.stringify(state) : "");
+
+// The same clicks in pixels of a picture whose sides are so many times as long.
+export function scaled(state, size) {
+  if (!state.size) return { ...state, size };
+  const across = size[0] / state.size[0];
+  const down = size[1] / state.size[1];
+  const point = ({ x, y }) => ({ x: short(x * across), y: short(y * down) });
+  return {
+    ...state,
+    size,
+    objects: state.objects.map((object) => ({
+      ...object,
+      positive: object.positive.map(point),
+      negative: object.negative.map(point),
+      box: object.box && object.box.map((value, i) => short(value * (i % 2 ? down : across))),
+    })),
+  };
+}
+
+// As SAME_SHAPE of nodes/click_state.py.
+export function sameShape(a, b) {
+  return !a || !b || Math.abs(a[0] / b[0] / (a[1] / b[1]) - 1) <= 0.02;
+}
+
+export const short = (value) => Math.round(value * 10) / 10;
+
+function finite(value) {
+  if (typeof value !== "number" || !Number.isFinite(value)) throw new Error(`${JSON.stringify(value)} is not a number`);
+  return value;
+}
+
+// Undo and redo of the node's own steps. Steps are whole states, as strings: they are small.
+export class History {
+  #past = [];
+  #future = [];
+
+  constructor(most = 200) {
+    this.most = most;
+  }
+
+  get canUndo() {
+    return this.#past.length > 0;
+  }
+
+  get canRedo() {
+    return this.#future.length > 0;
+  }
+
+  push(before) {
+    this.#past.push(before);
+    if (this.#past.length > this.most) this.#past.shift();
+    this.#future = [];
+  }
+
+  undo(now) {
+    if (!this.#past.length) return null;
+    this.#future.push(now);
+    return this.#past.pop();
+  }
+
+  redo(now) {
+    if (!this.#future.length) return null;
+    this.#past.push(now);
+    return this.#future.pop();
+  }
+
+  clear() {
+    this.#past = [];
+    this.#future = [];
+  }
+}
