@@ -9,11 +9,12 @@ from pathlib import Path
 import comfy.model_management as host
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import nn
+from torch import Tensor, nn
 
 from ..sounding.checkpoint import load_model
 from ..sounding.config import SoundingConfig
 from ..sounding.model import PARTS, SoundingModel
+from ..sounding.segment import Cache, Prompt, Segmentation, Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +58,7 @@ class ModelHandle:
             parts: names out of `PARTS`.
             memory: bytes that the work itself will need.
         """
-        patchers = [self.patchers[part] for part in parts]
-        host.load_models_gpu(patchers, memory_required=memory, force_full_load=True)
-        for patcher in patchers:
-            # With --novram the host loads nothing that its own layers could stream in while they run. Ours are
-            # plain layers: they have to be there as a whole.
-            if patcher.loaded_size() < patcher.model_size():
-                patcher.partially_load(patcher.load_device, 1e32)
+        load_whole([self.patchers[part] for part in parts], memory)
 
     def memory(self, part: str, batch: int, frames: int) -> float:
         """Bytes that a part's activations take for `batch` items of `frames` mel frames: a generous bound."""
@@ -83,6 +78,43 @@ class ModelHandle:
     def _bytes(self, part: str) -> int:
         """Bytes a value of a part."""
         return next(self.patchers[part].model.parameters()).element_size()
+
+
+class SegmenterHandle:
+    """A segmenter whose weights the host moves, with the pictures that it last prepared (those lie on the CPU)."""
+
+    def __init__(self, segmenter: Segmenter):
+        """Take over `segmenter`, on the CPU. It stays in float32: SAM's own code expects that."""
+        self.segmenter, self.cache = segmenter, Cache()
+        self.patcher: ModelPatcher | None = None
+        if segmenter.module is not None:
+            load, offload = host.get_torch_device(), host.unet_offload_device()
+            holder = SoundingPart(segmenter.module).to(offload)
+            self.patcher = ModelPatcher(holder, load_device=load, offload_device=offload)
+
+    def use(self, memory: float = 0) -> None:
+        """Bring the weights to their device; to be called before each use, since the host may have moved them."""
+        if self.patcher is not None:
+            load_whole([self.patcher], memory)
+
+    def segment(self, image: Tensor, prompt: Prompt) -> Segmentation:
+        """One picture [1, H, W, 3] and a prompt; a picture seen before costs the decoder alone.
+
+        Raises:
+            ValueError: see `sounding.segment.Segmenter`.
+        """
+        self.use()
+        return self.segmenter.segment(self.cache.prepare(self.segmenter, image), prompt)
+
+
+def load_whole(patchers: list[ModelPatcher], memory: float = 0) -> None:
+    """Have the host bring modules to their devices, each as a whole."""
+    host.load_models_gpu(patchers, memory_required=memory, force_full_load=True)
+    for patcher in patchers:
+        # With --novram the host loads nothing that its own layers could stream in while they run. Ours are
+        # plain layers: they have to be there as a whole.
+        if patcher.loaded_size() < patcher.model_size():
+            patcher.partially_load(patcher.load_device, 1e32)
 
 
 def load_handle(path: Path, dtype: str) -> ModelHandle:

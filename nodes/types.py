@@ -24,6 +24,7 @@ ModelType = io.Custom("SOUNDING_MODEL")
 PatchesType = io.Custom("SOUNDING_PATCHES")
 ConditionType = io.Custom("SOUNDING_CONDITION")
 MelType = io.Custom("SOUNDING_MEL")
+SegmenterType = io.Custom("SOUNDING_SEGMENTER")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from .diffusion import OnStep, draw_noise, sample_latents
 from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
+from .segment.network import ClickNetwork
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
+SEGMENTER = "segmenter"  # a part that a checkpoint may do without
 OnUse = Callable[[tuple[str, ...]], None]
 
 
@@ -57,6 +59,7 @@ class SoundingModel(nn.Module):
         self.unet = build_unet(config)
         self.vae = build_vae(config)
         self.vocoder = build_vocoder(config)
+        self.segmenter = ClickNetwork(config.segmenter, config.patches) if config.segmenter else None
         self.eval()
 
     @torch.inference_mode()
