@@ -11,6 +11,8 @@ from .files import register_folder
 from .latent_nodes import SoundingDecode, SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler, SoundingVocode
 from .load_node import SoundingLoadModel
 from .object_node import SoundingThisObject
+from .sam_files import register_sam_folders
+from .segment_nodes import SoundingLoadSam, SoundingSamMask
 
 NODES: list[type[io.ComfyNode]] = [
     SoundingThisObject,
@@ -24,6 +26,8 @@ NODES: list[type[io.ComfyNode]] = [
     SoundingDecode,
     SoundingVocode,
     SoundingEncodeAudio,
+    SoundingLoadSam,
+    SoundingSamMask,
 ]
 
 
@@ -31,7 +35,8 @@ class SoundingExtension(ComfyExtension):
     """The pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes. The models folder and the route are registered here: old hosts never call `on_load`."""
+        """All nodes. Models folders and the route are registered here: old hosts never call `on_load`."""
         register_folder()
+        register_sam_folders()
         register_routes()
         return list(NODES)

@@ -44,12 +44,21 @@ def checkpoint_path(name: str) -> Path:
         path = folder / name
         if not path.is_file():
             continue
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise CheckpointError(
-                f"{path} is a link to a place outside of {folder}, but a file inside is expected; copy it there, or "
-                f"name its folder under '{FOLDER}' in extra_model_paths.yaml."
-            )
+        refuse_link_out(path, folder, FOLDER)
         return path
     raise CheckpointError(
         f"checkpoint is {name!r}, but there is no such file in {where}; put it there, or choose '{STARTER_LABEL}'."
     )
+
+
+def refuse_link_out(path: Path, folder: Path, kind: str) -> None:
+    """Check that a model in `folder`, one of the host's folders of a `kind`, is really there.
+
+    Raises:
+        CheckpointError: it is a link to a place outside.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(
+            f"{path} is a link to a place outside of {folder}, but a file inside is expected; copy it there, or "
+            f"name its folder under '{kind}' in extra_model_paths.yaml."
+        )

@@ -9,10 +9,11 @@ from pathlib import Path
 import comfy.model_management as host
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import nn
+from torch import Tensor, nn
 
 from ..sounding.checkpoint import empty_model, read_header, read_parts
 from ..sounding.config import SoundingConfig
+from ..sounding.segment import Cache, Prompt, Segmentation, Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +61,7 @@ class ModelHandle:
             parts: names out of `sounding.model.PARTS`.
             memory: bytes that the work itself will need.
         """
-        patchers = [self._patcher(part) for part in parts]
-        host.load_models_gpu(patchers, memory_required=memory, force_full_load=True)
-        for patcher in patchers:
-            # With --novram the host loads nothing that its own layers could stream in while they run. Ours are
-            # plain layers: they have to be there as a whole.
-            if patcher.loaded_size() < patcher.model_size():
-                patcher.partially_load(patcher.load_device, 1e32)
+        load_whole([self._patcher(part) for part in parts], memory)
 
     def memory(self, part: str, batch: int, frames: int) -> float:
         """Bytes that a part's activations take for `batch` items of `frames` mel frames: a generous bound."""
@@ -92,6 +87,43 @@ class ModelHandle:
             holder = SoundingPart(getattr(self.model, part))
             self.patchers[part] = ModelPatcher(holder, load_device=load, offload_device=offload)
         return self.patchers[part]
+
+
+class SegmenterHandle:
+    """A segmenter whose weights the host moves, with the pictures that it last prepared (those lie on the CPU)."""
+
+    def __init__(self, segmenter: Segmenter):
+        """Take over `segmenter`, on the CPU. It stays in float32: SAM's own code expects that."""
+        self.segmenter, self.cache = segmenter, Cache()
+        self.patcher: ModelPatcher | None = None
+        if segmenter.module is not None:
+            load, offload = host.get_torch_device(), host.unet_offload_device()
+            holder = SoundingPart(segmenter.module).to(offload)
+            self.patcher = ModelPatcher(holder, load_device=load, offload_device=offload)
+
+    def use(self, memory: float = 0) -> None:
+        """Bring the weights to their device; to be called before each use, since the host may have moved them."""
+        if self.patcher is not None:
+            load_whole([self.patcher], memory)
+
+    def segment(self, image: Tensor, prompt: Prompt) -> Segmentation:
+        """One picture [1, H, W, 3] and a prompt; a picture seen before costs the decoder alone.
+
+        Raises:
+            ValueError: see `sounding.segment.Segmenter`.
+        """
+        self.use()
+        return self.segmenter.segment(self.cache.prepare(self.segmenter, image), prompt)
+
+
+def load_whole(patchers: list[ModelPatcher], memory: float = 0) -> None:
+    """Have the host bring modules to their devices, each as a whole."""
+    host.load_models_gpu(patchers, memory_required=memory, force_full_load=True)
+    for patcher in patchers:
+        # With --novram the host loads nothing that its own layers could stream in while they run. Ours are
+        # plain layers: they have to be there as a whole.
+        if patcher.loaded_size() < patcher.model_size():
+            patcher.partially_load(patcher.load_device, 1e32)
 
 
 def pick_dtype(choice: str, part: str, device: torch.device) -> torch.dtype:

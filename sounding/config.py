@@ -150,6 +150,19 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True)
+class SegmenterConfig:
+    """The optional click decoder over the patch tower's feature maps (`sounding.segment.network`).
+
+    Widths are those of the maps at 1/16, 1/8 and 1/4 of the picture, blocks likewise.
+    """
+
+    side: int = 320  # the picture's longer side as the tower sees it, in pixels
+    widths: tuple[int, int, int] = (64, 48, 24)
+    blocks: tuple[int, int, int] = (2, 2, 3)
+    key_width: int = 32  # of what a clicked place is compared by
+
+
+@dataclass(frozen=True)
 class SoundingConfig:
     """A whole model. `absent` names parts whose weights are not in the checkpoint, with where to get them."""
 
@@ -164,6 +177,7 @@ class SoundingConfig:
     unet: UnetConfig = field(default_factory=UnetConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    segmenter: SegmenterConfig | None = None
     absent: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

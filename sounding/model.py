@@ -17,10 +17,12 @@ from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
 from .overflow import in_range, vocoded
+from .segment.network import ClickNetwork
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
 from .windows import WindowedDenoiser, in_windows
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
+SEGMENTER = "segmenter"  # a part that a checkpoint may do without
 OnUse = Callable[[tuple[str, ...]], None]
 
 
@@ -62,6 +64,7 @@ class SoundingModel(nn.Module):
         self.unet = build_unet(config)
         self.vae = build_vae(config)
         self.vocoder = build_vocoder(config)
+        self.segmenter = ClickNetwork(config.segmenter, config.patches) if config.segmenter else None
         self.eval()
 
     def like(self, part: str) -> Tensor:

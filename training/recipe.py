@@ -20,6 +20,7 @@ from .encoders import EncodersSettings
 from .grounded import GroundedSettings
 from .learner import LoopConfig
 from .report import Preview
+from .segmenter import SegmenterSettings
 from .vae import VaeSettings
 from .vocoder import VocoderSettings
 
@@ -48,7 +49,7 @@ class Recipe:
     ("vae", "vocoder", ...). Such a part brings its own sizes. "random", or no word of it, starts a part anew.
     """
 
-    task: Literal["grounded", "vae", "vocoder", "encoders"]
+    task: Literal["grounded", "vae", "vocoder", "encoders", "segmenter"]
     name: str
     loop: LoopConfig
     out: str = "runs"  # the run's folder is `out/name`
@@ -63,6 +64,7 @@ class Recipe:
     vae: VaeSettings = field(default_factory=VaeSettings)
     vocoder: VocoderSettings = field(default_factory=VocoderSettings)
     encoders: EncodersSettings = field(default_factory=EncodersSettings)
+    segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
 
     def source(self, part: str) -> str:
         """The checkpoint that a part starts from, or `RANDOM`."""

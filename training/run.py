@@ -12,8 +12,9 @@ import torch
 
 from sounding.checkpoint import load_model, resolve, save_model
 from sounding.files import write_atomic
-from sounding.model import PARTS, SoundingModel
+from sounding.model import PARTS, SEGMENTER, SoundingModel
 
+from .data.cutouts import read_cutouts, with_stamps
 from .data.shard_format import INDEX
 from .data.shards import Shards
 from .data.sounds import Clips, ShardClips, StampClips
@@ -27,6 +28,7 @@ from .loader import Items
 from .loop import train
 from .recipe import RANDOM, Recipe
 from .report import Report, make_previews
+from .segmenter import SegmenterItems, SegmenterObjective
 from .vae import VaeItems, VaeObjective
 from .vocoder import VocoderItems, VocoderObjective
 
@@ -42,10 +44,11 @@ def begin(recipe: Recipe) -> SoundingModel:
         ValueError: an unknown part, or a checkpoint of other audio settings.
         CheckpointError: a checkpoint that cannot be read.
     """
-    unknown = sorted(recipe.start.keys() - {"all", *PARTS})
+    parts = (*PARTS, SEGMENTER)
+    unknown = sorted(recipe.start.keys() - {"all", *parts})
     if unknown:
-        raise ValueError(f"start has {unknown[0]!r}, but all or one of {', '.join(PARTS)} is expected.")
-    sources = {part: recipe.source(part) for part in PARTS}
+        raise ValueError(f"start has {unknown[0]!r}, but all or one of {', '.join(parts)} is expected.")
+    sources = {part: recipe.source(part) for part in parts}
     given = {name: load_model(resolve(name)) for name in set(sources.values()) - {RANDOM}}
     for name, other in given.items():
         if other.config.audio != recipe.model.audio:
@@ -54,12 +57,22 @@ def begin(recipe: Recipe) -> SoundingModel:
                 "give model.audio its values."
             )
     taken = {part: given[name] for part, name in sources.items() if name != RANDOM}
+    if (whole := taken.get(SEGMENTER)) is not None and not _sees_alike(whole, taken.get("patches")):
+        del taken[SEGMENTER]  # it has none, or one for another patch tower
     sizes = {part: getattr(model.config, part) for part, model in taken.items()}
     torch.manual_seed(recipe.loop.seed)
     model = SoundingModel(dataclasses.replace(recipe.model, name=recipe.name, **sizes))
     for part, other in taken.items():
         getattr(model, part).load_state_dict(getattr(other, part).state_dict())
     return model.requires_grad_(False)
+
+
+def _sees_alike(whole: SoundingModel, patches: SoundingModel | None) -> bool:
+    """Whether `whole` has a click decoder, and one for the patch tower that is taken from `patches`."""
+    if whole.segmenter is None or patches is None:
+        return False
+    mine, other = whole.patches.state_dict(), patches.patches.state_dict()
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
 
 
 def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Critic | None]:
@@ -83,6 +96,11 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
         stamps = Stamps(Path(data.stamps))
         names = [stamp.caption for stamp in stamps.stamps]
         return build_objective(recipe, model, names=names), SceneItems(stamps, model), None
+    if recipe.task == "segmenter":
+        if not data.stamps or not recipe.segmenter.cutouts:
+            raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
+        cutouts = with_stamps(read_cutouts(Path(recipe.segmenter.cutouts), held_out=False), Stamps(Path(data.stamps)))
+        return build_objective(recipe, model), SegmenterItems(cutouts, model, recipe.segmenter), None
     clips: Clips = ShardClips(Path(data.shards)) if data.shards else StampClips(Stamps(Path(data.stamps)), data.plain)
     critic: Critic | None = None
     if recipe.task == "vae":
@@ -102,6 +120,8 @@ def build_objective(recipe: Recipe, model: SoundingModel, *, names: Sequence[str
         return EncodersObjective(model, recipe.encoders, list(names))
     if recipe.task == "vae":
         return VaeObjective(model, recipe.vae)
+    if recipe.task == "segmenter":
+        return SegmenterObjective(model, recipe.segmenter)
     return VocoderObjective(model, recipe.vocoder, fresh=recipe.source("vocoder") == RANDOM)
 
 

@@ -6,9 +6,10 @@ share objects, since every object has a single picture and a single recording.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -38,19 +39,37 @@ def scene_rng(split: Split, index: int) -> np.random.Generator:
     return np.random.default_rng([SPLIT_SEEDS[split], index])
 
 
+class HasCutouts(Protocol):
+    """Objects to put into scenes: `Stamps`, or any list of RGBA pictures."""
+
+    @property
+    def cutouts(self) -> list[Image.Image]:
+        """One an object."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+Backdrop = Callable[[np.random.Generator, tuple[int, int]], Image.Image]
+
+
 def make_scene(
-    data: Stamps,
+    data: HasCutouts,
     rng: np.random.Generator,
     *,
     size: tuple[int, int] = (224, 224),
     labels: tuple[int, ...] | None = None,
+    backdrop: Backdrop | None = None,
 ) -> Scene:
-    """Draw a scene of `size` (width, height), with the given objects or one to four random ones."""
+    """Draw a scene of `size` (width, height), with the given objects or one to four random ones.
+
+    `backdrop` paints what is behind them; without it `background` does.
+    """
     if labels is None:
         count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.2, 0.15]))
         labels = tuple(int(i) for i in rng.choice(len(data), min(count, len(data)), replace=False))
     for attempt in range(8):
-        canvas = background(rng, size).convert("RGB")
+        canvas = (backdrop or background)(rng, size).convert("RGB")
         masks = [np.zeros(size[::-1], np.uint8) for _ in labels]
         whole = []
         for place, label in enumerate(labels):
@@ -133,15 +152,19 @@ def background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     """A plain colour, a gradient, smooth random texture, or part of a photograph."""
     kind = rng.choice(["plain", "gradient", "texture", "photograph"], p=[0.15, 0.2, 0.2, 0.45])
     if kind == "photograph":
-        photographs = background_photographs()
-        photograph = photographs[int(rng.integers(len(photographs)))]
-        side = float(rng.uniform(0.3, 1.0)) * min(photograph.size)
-        x, y = (float(rng.uniform(0, extent - side)) for extent in photograph.size)
-        return photograph.resize(size, Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
+        return part_of(background_photographs(), rng, size)
     cells = {"plain": 1, "gradient": 2, "texture": int(rng.integers(4, 28))}[str(kind)]
     base = rng.uniform(20, 235, 3)
     colours = base + (rng.normal(0, 45, (cells, cells, 3)) if cells > 1 else 0) * np.ones((cells, cells, 1))
     return Image.fromarray(colours.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+
+
+def part_of(photographs: list[Image.Image], rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """A random square of one of the photographs, stretched to `size` (width, height)."""
+    photograph = photographs[int(rng.integers(len(photographs)))]
+    side = float(rng.uniform(0.3, 1.0)) * min(photograph.size)
+    x, y = (float(rng.uniform(0, extent - side)) for extent in photograph.size)
+    return photograph.resize(size, Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
 
 
 @lru_cache(maxsize=1)

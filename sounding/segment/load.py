@@ -1,0 +1,128 @@
+"""A segmenter out of the box, a file or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..checkpoint import CONFIG_KEY, STARTER, CheckpointError, read_header, resolve
+from ..convert.read import ConvertError, read_json, read_state
+from .base import Segmenter
+
+if TYPE_CHECKING:
+    from ..model import SoundingModel
+
+GRABCUT = "grabcut"
+PARTS = ("patches", "segmenter")
+EXPECTED = (
+    "a Segment Anything file of Meta's (.pth or .safetensors), a transformers folder of SAM 2 or SAM 3, or a Sounding "
+    "Objects checkpoint"
+)
+
+
+def load_segmenter(
+    which: str | Path = STARTER, *, model: SoundingModel | None = None, device: torch.device | str = "cpu"
+) -> Segmenter:
+    """Load a segmenter.
+
+    Args:
+        which: "starter", the small one in the box; "grabcut" (only with OpenCV); or the path of a Segment Anything
+            file (`sam_vit_b_01ec64.pth`), a transformers folder of SAM 2 or SAM 3, or a checkpoint of ours.
+        model: with "starter", take the parts of this loaded model instead of reading the file. They are shared, not
+            copied.
+        device: where the weights go.
+
+    Raises:
+        ValueError: another kind of file, or one that is damaged; nothing in it is executed.
+    """
+    if model is not None:
+        from .click import ClickSegmenter
+
+        if model.segmenter is None:
+            raise CheckpointError(f"The model {model.config.name!r} has no segmenter; {_INSTEAD}.")
+        return ClickSegmenter(model.patches, model.segmenter)
+    if which == GRABCUT:
+        from .grabcut import GrabCutSegmenter
+
+        return GrabCutSegmenter()
+    path = resolve(which) if str(which) == STARTER else Path(which)
+    if path.is_dir():
+        segmenter = _from_folder(path)
+    elif path.is_file():
+        segmenter = _from_file(path, STARTER if str(which) == STARTER else path.stem)
+    else:
+        raise ConvertError(f"{path} is neither a file nor a folder, but {EXPECTED} is expected; check the path.")
+    if segmenter.module is not None:
+        segmenter.module.to(device)
+    return segmenter
+
+
+_INSTEAD = "use the starter's, or train one with `python -m training run training/recipes/starter/segmenter.yaml`"
+
+
+def _from_folder(path: Path) -> Segmenter:
+    kind = str(read_json(path / "config.json").get("model_type"))
+    if kind in ("sam2", "sam2_video"):
+        from .sam2 import load_sam2
+
+        return load_sam2(path)
+    if kind in ("sam3", "sam3_tracker", "sam3_video"):
+        from .sam3 import load_sam3
+
+        return load_sam3(path, kind)
+    raise ConvertError(f"{path} is a folder of the model type {kind!r}, but {EXPECTED} is expected; give one of those.")
+
+
+def _from_file(path: Path, name: str) -> Segmenter:
+    if path.suffix == ".safetensors" and _is_ours(path):
+        return _load_click(path, name)
+    from .sam1 import Sam1Segmenter, build_sam1
+
+    state = read_state(path)
+    if "image_encoder.pos_embed" not in state:
+        first = ", ".join(sorted(state)[:2])
+        meta = any(name.startswith(("image_encoder.trunk.", "sam_mask_decoder.", "detector.")) for name in state)
+        hint = "SAM 2 and SAM 3 are read from their transformers folders" if meta else "give one of those"
+        raise ConvertError(f"{path} has tensors such as {first}, but {EXPECTED} is expected; {hint}.")
+    return Sam1Segmenter(build_sam1(state, path), name)
+
+
+def _is_ours(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return CONFIG_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return False  # reading it as another kind says what is wrong
+
+
+def _load_click(path: Path, name: str) -> Segmenter:
+    """The tower and the decoder out of a checkpoint, and nothing else of it."""
+    from safetensors import safe_open
+
+    from ..vision import PatchEncoder
+    from .click import ClickSegmenter
+    from .network import ClickNetwork
+
+    config = read_header(path).config
+    if config.segmenter is None:
+        raise CheckpointError(f"{path} has no segmenter; {_INSTEAD}.")
+    patches, network = PatchEncoder(config.patches), ClickNetwork(config.segmenter, config.patches)
+    with safe_open(path, framework="pt") as file:
+        names = [key for key in file.keys() if key.split(".")[0] in PARTS]  # noqa: SIM118 (no mapping)
+        tensors = {key: file.get_tensor(key) for key in names}
+    for part, module in zip(PARTS, (patches, network), strict=True):
+        mine = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+        if not all(value.isfinite().all() for value in mine.values() if value.is_floating_point()):
+            raise CheckpointError(
+                f"{path} has values that are not finite in {part}; the file is damaged, get it again."
+            )
+        try:
+            module.load_state_dict(mine)
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path} is not complete or was edited ({said}); export it again.") from None
+    return ClickSegmenter(patches.requires_grad_(False), network.requires_grad_(False), name)

@@ -1,0 +1,63 @@
+"""Scenes to learn clicking on: more objects, more backgrounds and rougher treatment than those that sound."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from .cutouts import Cutouts
+from .scenes import background, background_photographs, make_scene, part_of, scene_rng
+
+TEXTURES = slice(0, 3)  # of scenes' photographs: grass, gravel, brick, which show no object
+LEAST_AREA = 0.003  # of the picture; what is hidden beyond that is not clicked on
+
+
+@dataclass(frozen=True)
+class ClickScene:
+    """A picture and the objects in it that can be clicked on."""
+
+    picture: np.ndarray  # [S, S, 3] uint8
+    masks: np.ndarray  # [k, S, S] uint8
+
+
+def click_scene(data: Cutouts, index: int, side: int) -> ClickScene:
+    """The training scene `index`: one to five objects mostly before photographs, a third of them seen close."""
+    rng = scene_rng("train", index)
+    photographs = [*data.photographs, *background_photographs()[TEXTURES]]
+
+    def backdrop(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+        if rng.random() < 0.8:
+            return part_of(photographs, rng, size)
+        return background(rng, size)
+
+    count = int(rng.choice([1, 2, 3, 4, 5], p=[0.3, 0.25, 0.2, 0.15, 0.1]))
+    labels = tuple(int(i) for i in rng.choice(len(data), min(count, len(data)), replace=False))
+    close = float(rng.uniform(1.1, 1.8)) if rng.random() < 0.35 else 1.0
+    whole = round(side * close)
+    scene = make_scene(data, rng, size=(whole, whole), labels=labels, backdrop=backdrop)
+    x, y = (int(rng.integers(0, whole - side + 1)) for _ in range(2))
+    picture = _treated(scene.image[y : y + side, x : x + side], rng)
+    masks = scene.masks[:, y : y + side, x : x + side]
+    seen = (masks > 127).mean(axis=(1, 2)) >= LEAST_AREA
+    if not seen.any():  # the part that was cut out shows none of them
+        return click_scene(data, index + 10_000_019, side)
+    return ClickScene(picture, np.ascontiguousarray(masks[seen]))
+
+
+def _treated(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another hue, grey, or a JPEG's blocks, each now and then."""
+    image = Image.fromarray(picture)
+    if rng.random() < 0.25:
+        hue, saturation, value = image.convert("HSV").split()
+        turn = int(rng.integers(0, 256))
+        image = Image.merge("HSV", (hue.point(lambda h: (h + turn) % 256), saturation, value)).convert("RGB")
+    elif rng.random() < 0.1:
+        image = image.convert("L").convert("RGB")
+    if rng.random() < 0.5:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=int(rng.integers(40, 95)))
+        image = Image.open(file).convert("RGB")
+    return np.asarray(image)
