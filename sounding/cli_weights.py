@@ -28,6 +28,13 @@ class Query(str, Enum):
     audio = "audio"
 
 
+class Heads(str, Enum):
+    """Of attention in an AudioLDM folder."""
+
+    config = "config"
+    authors = "authors"
+
+
 class Precision(str, Enum):
     """Of the weights in the file."""
 
@@ -52,6 +59,12 @@ def convert(
     ] = Condition.attention,
     query: Annotated[Query, typer.Option(help="What asks the patches in training.")] = Query.text,
     ema: Annotated[bool, typer.Option(help="Take an original checkpoint's averaged U-Net.")] = True,
+    heads: Annotated[
+        Heads,
+        typer.Option(
+            help="Attention's heads in an AudioLDM folder: config as it says (so diffusers), authors as trained."
+        ),
+    ] = Heads.config,
     quick_gelu: Annotated[
         bool | None, typer.Option("--quick-gelu/--no-quick-gelu", help="CLIP's activation, if its file does not say.")
     ] = None,
@@ -76,6 +89,7 @@ def convert(
             condition=condition.value,
             query=query.value,
             ema=ema,
+            heads=heads.value,
             quick_gelu=quick_gelu,
             seed=seed,
             dtype=getattr(torch, dtype.value),

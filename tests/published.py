@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import open_clip
 import pytest
@@ -13,6 +17,8 @@ from diffusers import AudioLDMPipeline, AutoencoderKL, DDIMScheduler, UNet2DCond
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
+    ClapConfig,
+    ClapModel,
     ClapTextConfig,
     ClapTextModelWithProjection,
     PreTrainedTokenizerFast,
@@ -21,9 +27,21 @@ from transformers import (
 )
 
 from sounding.convert import clip
+from sounding.convert.assemble import _fill
+from sounding.convert.read import Converted
+from sounding.text import build_query_encoder
+from sounding.vision import PatchEncoder
 
 FILM = 16
 TINY_CLIP = {"embed_dim": FILM, "width": 64, "layers": 2, "patch_size": 16, "image_size": 48}
+
+
+def built(converted: Converted) -> Any:
+    """Our module with the converted weights, loaded as a conversion loads them."""
+    kind = PatchEncoder if hasattr(converted.config, "grid") else build_query_encoder
+    part = kind(converted.config).eval().requires_grad_(False)  # type: ignore[arg-type]
+    _fill(part, converted, Path("peer"))
+    return part
 
 
 def roberta_tokenizer() -> PreTrainedTokenizerFast:
@@ -185,6 +203,27 @@ def ldm_vae_name(name: str, levels: int) -> str:
     }.items():
         name = name.replace(ours, theirs)
     return name
+
+
+@pytest.fixture(scope="module")
+def clap_peer() -> ClapModel:
+    torch.manual_seed(3)
+    text = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 256}
+    audio = {"hidden_size": 64, "depths": [2, 2, 1], "num_attention_heads": [2, 4, 8], "patch_embeds_hidden_size": 16}
+    peer = ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=24)).eval().requires_grad_(False)
+    norm = peer.audio_model.audio_encoder.batch_norm
+    norm.running_mean.normal_(-20, 5)
+    norm.running_var.uniform_(50, 200)
+    return peer
+
+
+def bare_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the modules of a package importable without the package's own beginning, which wants much more."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    package = ModuleType(name)
+    package.__path__ = list(spec.submodule_search_locations or [])
+    monkeypatch.setitem(sys.modules, name, package)
 
 
 @pytest.fixture

@@ -162,6 +162,8 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "heads for other levels": (with_section("unet", heads=[1]), "heads has 1 values"),
     "heads that do not divide": (with_section("grounding", heads=3), "key_width is 16"),
     "norm that does not divide": (with_section("unet", norm_groups=7), "cannot be built"),
+    "layers without end": (with_section("query", layers=10**9), "1000000000 layers in a row, but has only"),
+    "levels without end": (with_section("query", depths=[2, 10**9]), "1000000000 layers in a row, but has only"),
     "unknown tower": (with_section("patches", model="no_such_tower"), "no_such_tower"),
     "tower from a network": (
         with_section("patches", model="hf-hub:timm/resnet18"),

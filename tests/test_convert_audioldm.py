@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from sounding.convert.read import ConvertError
 from training.recipe import RECIPES, read_recipe
 from training.run import begin, build_objective
 
-from .published import FILM, audioldm_pipeline, ldm_checkpoint, ldm_unet_name, tiny_clip
+from .published import FILM, audioldm_pipeline, bare_package, ldm_checkpoint, ldm_unet_name, tiny_clip
 
 __all__ = ["tiny_clip"]
 
@@ -111,6 +113,35 @@ def test_original_checkpoint_has_the_published_heads(channels: int, head: int, t
     config = _checkpoint_unet(state, tmp_path)
     assert config.channels == tuple(channels * m for m in (1, 2, 3, 5))
     assert (config.layers, config.head_width, config.film_width) == (2, head, FILM)
+
+
+def test_heads_of_a_published_folder(tiny_clip: Path, tmp_path: Path) -> None:
+    """As l-full: 256 channels first, so heads of 64 in the authors' code, while its folder says 8 at every level."""
+    pipeline = audioldm_pipeline((256, 192), groups=32, heads=8)
+    pipeline.save_pretrained(tmp_path / "folder")
+    torch.save({"state_dict": ldm_checkpoint(pipeline)}, tmp_path / "audioldm.ckpt")
+    latents, step, condition = torch.randn(2, 8, 8, 16), torch.tensor(300), torch.randn(2, 1, FILM)
+    made, notes = {}, {}
+    for name, source, heads in (
+        ("config", "folder", "config"),
+        ("authors", "folder", "authors"),
+        ("checkpoint", "audioldm.ckpt", "config"),
+    ):
+        out = tmp_path / f"{name}.safetensors"
+        report = convert(
+            out, audioldm=tmp_path / source, clip=tiny_clip, condition="film", heads=heads, dtype=torch.float32
+        )  # type: ignore[arg-type]
+        made[name] = sounding.load(out, device="cpu", parts=("unet",)).unet(latents, step, condition).sample
+        notes[name] = "\n".join(report.notes)
+    expected = pipeline.unet(latents, step, None, class_labels=condition[:, 0]).sample
+    torch.testing.assert_close(made["config"], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(made["authors"], made["checkpoint"], atol=0, rtol=0)
+    assert not torch.allclose(made["authors"], expected, atol=1e-3)
+    assert (
+        "attention has 8 heads, as its config.json says and diffusers runs it; AudioLDM's own code has 3"
+        in notes["config"]
+    )
+    assert "heads" not in notes["authors"] + notes["checkpoint"]
 
 
 def test_folded_unet_is_audioldms_without_a_sentence(tiny_clip: Path, tmp_path: Path) -> None:
@@ -243,8 +274,10 @@ def test_other_folders_get_one_sentence(damage: object, words: str, tiny_clip: P
 
 @pytest.mark.skipif(not importlib.util.find_spec("audioldm"), reason="the audioldm package is not installed")
 @pytest.mark.parametrize(("base", "head"), [(32, 32), (64, 32), (256, 64)])
-def test_unet_is_the_authors_own(base: int, head: int) -> None:
+def test_unet_is_the_authors_own(base: int, head: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The original code's U-Net, with its own number of heads, and ours from its checkpoint."""
+    bare_package("audioldm", monkeypatch)
+    monkeypatch.setitem(sys.modules, "progressbar", ModuleType("progressbar"))  # for its downloads
     from audioldm.latent_diffusion.openaimodel import UNetModel
 
     from sounding.config import GroundingConfig, SoundingConfig

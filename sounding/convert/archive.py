@@ -43,6 +43,7 @@ CONSTANTS = {
     "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
     "BINBYTES8",
 }  # fmt: skip
+ENTRIES = 1_000_000  # of nested dictionaries; a real checkpoint has some thousands
 PLAIN_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "int", "float", "bool", "str", "bytes", "complex"}
 
 
@@ -233,27 +234,24 @@ def read_archive(path: Path) -> dict[str, Any]:
             if len(tops) != 1:
                 raise ArchiveError("is a zip archive without a PyTorch model in it")
             root = tops[0].split("/")[0]
-            return _materialise(follow(_record(archive, tops[0])), archive, root)
+            return _materialise(follow(archive.read(tops[0])), archive, root)
     except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, TypeError, NotImplementedError) as error:
         raise ArchiveError(f"is damaged ({error})") from None
-
-
-def _record(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        raise ArchiveError("is compressed, which PyTorch never does")
-    return archive.read(name)
 
 
 def _materialise(value: Any, archive: zipfile.ZipFile, root: str) -> dict[str, Any]:
     """Read the tensors of `value`; each storage once."""
     storages: dict[Stored, Tensor] = {}
+    entries = 0
 
     def convert(item: Any, depth: int) -> Any:
-        if depth > 100:
+        nonlocal entries
+        entries += 1
+        if depth > 100 or entries > ENTRIES:  # dictionaries that hold each other several times grow without end
             raise ArchiveError("is nested too deep")
         if isinstance(item, Placed):
             if item.storage not in storages:
-                data = bytearray(_record(archive, f"{root}/data/{item.storage.key}"))
+                data = bytearray(archive.read(f"{root}/data/{item.storage.key}"))
                 storages[item.storage] = torch.frombuffer(data, dtype=item.storage.dtype) if data else torch.empty(0)
             # as_strided refuses places outside the storage.
             return torch.as_strided(storages[item.storage], item.size, item.stride, item.offset)

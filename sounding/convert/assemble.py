@@ -15,7 +15,7 @@ from ..checkpoint import save_model
 from ..config import GroundingConfig, QueryConfig, SoundingConfig
 from ..model import SoundingModel
 from ..text import ClapQuery
-from .audioldm import AudioLDM, fold_film, read_audioldm
+from .audioldm import AudioLDM, Heads, fold_film, read_audioldm
 from .clap import OWN_BUFFERS, read_clap, read_tokenizer
 from .clip import read_clip
 from .hifigan import read_hifigan
@@ -50,6 +50,7 @@ def convert(
     condition: Condition = "attention",
     query: Literal["text", "audio"] = "text",
     ema: bool = True,
+    heads: Heads = "config",
     quick_gelu: bool | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float16,
@@ -68,6 +69,7 @@ def convert(
             and cross-attention starts anew, silent. "film" keeps AudioLDM exactly as published.
         query: what asks the patches in training.
         ema: take an original checkpoint's averaged U-Net.
+        heads: of attention in an AudioLDM folder, see `audioldm.read_audioldm`.
         quick_gelu: CLIP's activation, where its file does not say.
         seed: of what starts anew.
         dtype: of the weights in the file.
@@ -82,7 +84,7 @@ def convert(
         raise ConvertError(f"{out} ends in {out.suffix!r}, but .safetensors is expected; name the result so.")
     sources = {"audioldm": Path(audioldm), "clip": Path(clip)}
     with laid_out(sources["audioldm"]):
-        ldm = read_audioldm(sources["audioldm"], ema=ema)
+        ldm = read_audioldm(sources["audioldm"], ema=ema, heads=heads)
         null = empty_sentence(ldm.text)
         unet = ldm.unet if condition == "film" else fold_film(ldm.unet, null)
     with laid_out(sources["clip"]):
@@ -121,7 +123,7 @@ def convert(
         "vocoder": str(vocoder or audioldm),
     }
     anew = {"grounding": sum(weight.numel() for weight in model.grounding.parameters()), **anew}
-    return Report(out, used, anew, _notes(config, condition))
+    return Report(out, used, anew, (*_notes(config, condition), *ldm.notes))
 
 
 def _queries(

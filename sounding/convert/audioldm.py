@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn.functional import silu
@@ -25,6 +26,7 @@ UNET, VAE, CLAP, VOCODER = (
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 # What an original checkpoint does not say, from audioldm/utils.py: 64 wide in "l" (256 channels), 32 in "s" and "m".
 LARGE_CHANNELS, LARGE_HEAD, HEAD = 256, 64, 32
+Heads = Literal["config", "authors"]
 
 
 @dataclass(frozen=True)
@@ -38,36 +40,50 @@ class AudioLDM:
     audio: Converted | None  # only the original checkpoint has CLAP's audio tower
     diffusion: DiffusionConfig
     tokenizer: Tensor | None
+    notes: tuple[str, ...] = ()  # what a person should know of these weights
 
 
-def read_audioldm(path: Path, *, ema: bool = True) -> AudioLDM:
+def read_audioldm(path: Path, *, ema: bool = True, heads: Heads = "config") -> AudioLDM:
     """Read all parts.
 
     Args:
         path: the diffusers folder, or the .ckpt.
         ema: take an original checkpoint's averaged U-Net where it has one, as AudioLDM itself does to generate.
+        heads: of attention in a folder's U-Net: as its config.json says (diffusers runs it so), or as the authors'
+            code has them, which a .ckpt always gets. The published folders say 8 at every level, which is not what
+            the weights were trained with.
 
     Raises:
         ConvertError: another kind of model, an incomplete folder, or a damaged file.
     """
-    return _from_folder(path) if path.is_dir() else _from_checkpoint(path, ema)
+    return _from_folder(path, heads) if path.is_dir() else _from_checkpoint(path, ema)
 
 
-def _from_folder(folder: Path) -> AudioLDM:
+def _from_folder(folder: Path, heads: Heads) -> AudioLDM:
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") != "AudioLDMPipeline":
         raise ConvertError(
             f"{folder} is a {index.get('_class_name')}, but an AudioLDMPipeline is expected (AudioLDM 2 and MusicLDM "
             "condition in other ways); give an AudioLDM folder such as cvssp/audioldm-s-full-v2."
         )
-    unet = read_json(folder / "unet" / "config.json")
+    unet = _unet_config(read_json(folder / "unet" / "config.json"), folder)
+    trained = dataclasses.replace(unet, head_width=_head_width(unet.channels), heads=())
+    said, own = _heads(unet), _heads(trained)
+    notes = ()
+    if heads == "authors":
+        unet = trained
+    elif said != own:
+        notes = (
+            f"The U-Net's attention has {said} heads, as its config.json says and diffusers runs it; AudioLDM's own "
+            f"code has {own}: --heads authors follows that.",
+        )
     vae = read_json(folder / "vae" / "config.json")
     weights = read_folder(folder / "vae", "diffusion_pytorch_model")
     for old, new in OLD_ATTENTION.items():
         weights = {name.replace(old, new) if "attentions" in name else name: v for name, v in weights.items()}
     tokenizer = folder / "tokenizer"
     return AudioLDM(
-        unet=Converted(_unet_config(unet, folder), read_folder(folder / "unet", "diffusion_pytorch_model")),
+        unet=Converted(unet, read_folder(folder / "unet", "diffusion_pytorch_model")),
         vae=Converted(
             VaeConfig(
                 channels=tuple(vae["block_out_channels"]),
@@ -83,7 +99,19 @@ def _from_folder(folder: Path) -> AudioLDM:
         audio=None,
         diffusion=_diffusion(folder),
         tokenizer=read_tokenizer(tokenizer) if tokenizer.is_dir() else None,
+        notes=notes,
     )
+
+
+def _head_width(channels: tuple[int, ...]) -> int:
+    """Channels a head of attention in the authors' code."""
+    return LARGE_HEAD if channels and channels[0] == LARGE_CHANNELS else HEAD
+
+
+def _heads(unet: UnetConfig) -> str:
+    """Heads of the levels that attend, as text."""
+    each = unet.heads or tuple(width // unet.head_width for width in unet.channels)
+    return ", ".join(map(str, each[1:]))
 
 
 def _unet_config(config: dict[str, Any], folder: Path) -> UnetConfig:
@@ -170,11 +198,10 @@ def _checkpoint_unet(unet: dict[str, Tensor], path: Path) -> UnetConfig:
         if (f"input_blocks.{block}.1.norm.weight" in unet) != (level > 0):
             raise ConvertError(f"{path} attends at other levels than AudioLDM; give an AudioLDM checkpoint.")
         channels[level:] = [width]
-    head = LARGE_HEAD if channels and channels[0] == LARGE_CHANNELS else HEAD
     return UnetConfig(
         channels=tuple(channels),
         layers=layers,
-        head_width=head,
+        head_width=_head_width(tuple(channels)),
         film_width=unet["film_emb.weight"].shape[1],
     )
 
@@ -198,8 +225,6 @@ def fold_film(unet: Converted, condition: Tensor) -> Converted:
     Each residual block adds W silu([t, c]) + b with t from the step and c from the condition. With c fixed its
     half of W becomes a part of b, exactly. The second attention (which attended to the latents) is left out.
     """
-    import dataclasses
-
     tensors = {name: v for name, v in unet.tensors.items() if ".attn2." not in name}
     weight, bias = tensors.pop("class_embedding.weight").float(), tensors.pop("class_embedding.bias").float()
     constant = silu(weight @ condition.float() + bias)

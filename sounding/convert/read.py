@@ -95,7 +95,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     is_zip = zipfile.is_zipfile(path)
     try:
         if is_zip and _is_torchscript(path):
-            return dict(flatten(read_archive(path)))
+            return _checked(dict(flatten(read_archive(path))), path)
         try:
             data = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except OSError:
@@ -104,13 +104,33 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
             if not is_zip:
                 raise ArchiveError("holds more than weights, or is damaged") from None
             data = read_archive(path)
+        return _checked(_unwrap(data), path)
     except (ArchiveError, zipfile.BadZipFile) as error:
         raise ConvertError(f"{path} {error}, so it was not opened; {MEND}.") from None
-    return _unwrap(data)
+
+
+def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors that fit into their file: strides of 0 make small storages look endless.
+
+    Raises:
+        ArchiveError: one that does not.
+    """
+    size = path.stat().st_size
+    for name, value in state.items():
+        if value.numel() * value.element_size() > size:
+            raise ArchiveError(f"has a tensor {name!r} of shape {tuple(value.shape)}, which is larger than the file")
+    return state
 
 
 def _is_torchscript(path: Path) -> bool:
+    """Whether a zip archive of PyTorch holds a program.
+
+    Raises:
+        ArchiveError: it is compressed: a small file could hold more than memory does.
+    """
     with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ArchiveError("is compressed, which PyTorch never does")
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 

@@ -17,31 +17,51 @@ PROBE = """
 import gc, importlib.util, sys, weakref
 from pathlib import Path
 
+class Calls(list):
+    # Notes every call of some functions.
+    def count(self, owner, name):
+        plain = getattr(owner, name)
+        setattr(owner, name, lambda *args, **more: self.append(name) or plain(*args, **more))
+
 import torch
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
 import comfy.model_management as host
+from comfy.model_patcher import ModelPatcher
 
 root, checkpoint = Path(sys.argv[1]), Path(sys.argv[2])
 spec = importlib.util.spec_from_file_location("pack", root / "__init__.py", submodule_search_locations=[str(root)])
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
-from pack.nodes.handle import load_handle
+from pack.nodes import handle as handles
+from pack.nodes.handle import ModelHandle
 from pack.sounding.model import PARTS
 
 def loaded(handle):
     return [patcher.loaded_size() == patcher.model_size() for patcher in handle.patchers.values()]
 
-def generate(handle):
+def generate(handle, seed=0, rows=4):
     picture, mask = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 8, 8)
-    mask[:, :4] = 0
-    return handle.model.generate(image=picture, mask=mask, seconds=0.5, steps=2, on_use=handle.use)
+    mask[:, :rows] = 0
+    return handle.model.generate(image=picture, mask=mask, seconds=0.5, steps=2, seed=seed, on_use=handle.use)
 
+calls = Calls()
+calls.count(handles, "read_parts")
+calls.count(ModelPatcher, "load")
 with torch.inference_mode():
-    handle = load_handle(checkpoint, "auto")
-    assert not any(loaded(handle))
+    handle = ModelHandle(checkpoint, "auto")
+    assert not handle.patchers and not calls
+    assert all(weight.is_meta for weight in handle.model.parameters())
     first = generate(handle)
+    assert set(handle.patchers) == set(PARTS) - {"query"}, "a mask asks no query encoder"
+    assert sorted(calls) == ["load"] * 5 + ["read_parts"] * 5
+    calls.clear()
+    for changed in (generate(handle, seed=1), generate(handle, rows=2)):
+        assert not torch.equal(first, changed)
+    assert not calls, f"another seed or mask reloads: {calls}"
+    assert torch.equal(first, generate(handle))
     handle.use(PARTS)
+    assert sorted(calls) == ["load", "read_parts"]
     assert all(loaded(handle))
     # As the host acts under --novram on a GPU: it never loads plain layers, not even for force_full_load.
     host.vram_state, host.is_device_cpu = host.VRAMState.NO_VRAM, lambda device: False
@@ -54,12 +74,16 @@ with torch.inference_mode():
     assert all(loaded(handle))
     assert len(host.current_loaded_models) == len(PARTS)
 
-watched = weakref.ref(handle.model)
+maps = Path("/proc/self/maps")
+assert not maps.exists() or str(checkpoint) in maps.read_text(), "float32 on a CPU is used where the file lies"
+watched = [weakref.ref(thing) for thing in (handle.model, *handle.model.children(), *handle.patchers.values())]
+watched += [weakref.ref(weight) for weight in handle.model.parameters()]
 del handle
 gc.collect()
 host.cleanup_models()
-assert watched() is None, "the model is kept after the last handle is gone"
+assert not any(one() is not None for one in watched), "the model is kept after the last handle is gone"
 assert not host.current_loaded_models
+assert not maps.exists() or str(checkpoint) not in maps.read_text(), "the file is held open"
 print("fine")
 """
 

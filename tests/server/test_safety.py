@@ -1,0 +1,65 @@
+"""Files that want to run code, and names that lead out of the models folder: no node takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..bait import FORMS, SUFFIXES
+
+pytestmark = pytest.mark.server
+
+
+def load(name: str) -> dict[str, Any]:
+    """A graph that uses a checkpoint."""
+    return {
+        "1": {"class_type": "SoundingLoadModel", "inputs": {"checkpoint": name, "dtype": "auto"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "farm.png"}},
+        "3": {"class_type": "SoundingEncodeImage", "inputs": {"model": ["1", 0], "image": ["2", 0]}},
+        "4": {"class_type": "SoundingGroundText", "inputs": {"patches": ["3", 0], "image": ["2", 0], "text": "a dog"}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 2]}},
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_node_runs_what_is_in_a_file(server, form: str, tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        marker, name = tmp_path / "marker", f"bait-{form}{suffix}"
+        FORMS[form](server.folder / "models" / "sounding" / name, marker)
+        said = server.error(load(name))
+        assert name in said
+        wanted = "download or export it again" if suffix == ".safetensors" else "choose one from the list"
+        assert wanted in said or "not in list" in said  # some hosts check dropdowns themselves
+        assert "Traceback" not in said
+        assert not marker.exists(), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../secret.safetensors",
+        "sub/../../../secret.safetensors",
+        "..\\..\\secret.safetensors",
+        "{folder}/secret.safetensors",
+        "linked/secret.safetensors",
+        "sub/secret.safetensors",
+        "tiny.safetensors/../tiny.safetensors",
+        "tiny.safetensors\0.txt",
+        "",
+        ".",
+    ],
+)
+def test_names_that_lead_out_of_the_folder(server, name: str, tmp_path: Path) -> None:
+    models = server.folder / "models" / "sounding"
+    secret = server.folder / "secret.safetensors"
+    if not secret.exists():
+        secret.write_bytes((models / "tiny.safetensors").read_bytes())
+        (models / "linked").symlink_to(server.folder, target_is_directory=True)
+        (models / "sub").mkdir()
+        (models / "sub" / "secret.safetensors").symlink_to(secret)
+    before = server.log.read_text().count("Sounding: read")
+    said = server.error(load(name.format(folder=server.folder)))
+    assert any(words in said for words in ("choose", "is a link to a place outside of", "not in list")), said
+    assert server.log.read_text().count("Sounding: read") == before
