@@ -76,8 +76,12 @@ def queue(
             nodes: dict[str, list[str]] = {}
             for file, path in saved:
                 nodes.setdefault(file.node, []).append(str(path))
-            report = {"files": [str(path) for file, path in saved if file.is_sound], "nodes": nodes}
-            report |= {"prompt_id": entry["prompt_id"], "elapsed": round(time.monotonic() - started, 3)}
+            report = {
+                "files": [str(path) for file, path in saved if file.is_sound],
+                "nodes": nodes,
+                "prompt_id": entry["prompt_id"],
+                "elapsed": round(time.monotonic() - started, 3),
+            }
             typer.echo(json.dumps(report))
         else:
             typer.echo("\n".join(str(path) for _, path in saved))

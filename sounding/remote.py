@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from .api_graph import Graph, node_name
 from .files import write_atomic
@@ -92,14 +92,14 @@ class ComfyServer:
 
     def inputs_of(self, class_type: str) -> list[str]:
         """Names of the inputs of a class of nodes; none for a class that the server does not have."""
-        info = self._json(f"/object_info/{urllib.request.quote(class_type)}").get(class_type, {})
+        info = self._json(f"/object_info/{quote(class_type)}").get(class_type, {})
         return [name for group in ("required", "optional") for name in info.get("input", {}).get(group, {})]
 
     def upload(self, name: str, content: bytes) -> str:
         """Put a file into the server's input folder; the name there, which differs where `name` was taken."""
         mark = uuid.uuid4().hex
-        quoted = name.replace("\\", "_").replace('"', "%22").replace("\r", "").replace("\n", "")
-        head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{quoted}"\r\n\r\n'
+        shown = name.replace("\\", "_").replace('"', "%22").replace("\r", "").replace("\n", "")
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{shown}"\r\n\r\n'
         body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
         headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
         answer = self.steadily(lambda: self._json("/upload/image", body, headers))
