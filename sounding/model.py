@@ -17,7 +17,7 @@ from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
-from .windows import WindowedDenoiser, in_windows
+from .windows import WINDOW_SECONDS, WindowedDenoiser, in_windows
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
 OnUse = Callable[[tuple[str, ...]], None]
@@ -59,6 +59,12 @@ class SoundingModel(nn.Module):
         self.vae = build_vae(config)
         self.vocoder = build_vocoder(config)
         self.eval()
+
+    @property
+    def window_frames(self) -> int:
+        """Mel frames that any network gets to see at once by default; what is longer goes through it in windows."""
+        seconds = max(WINDOW_SECONDS, self.config.train_seconds)
+        return self.config.latent_frames(seconds) * self.config.vae.stride
 
     @torch.inference_mode()
     def see(self, image: Tensor) -> Tensor:
@@ -160,13 +166,13 @@ class SoundingModel(nn.Module):
         scheduler: str = "dpm++",
         denoise: float = 1.0,
         latents: Tensor | None = None,
-        windows: bool = True,
+        window: float = WINDOW_SECONDS,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents [B, 8, T/4, 16] for a condition; see `diffusion.sample_latents`.
 
-        Condition and noise of one row serve any number of the other. What is longer than the training's clips is
-        denoised in windows of their length, see `windows.WindowedDenoiser`; without `windows` as a whole.
+        Condition and noise of one row serve any number of the other. What is longer than `window` seconds (and than
+        the training's clips) is denoised in overlapping windows of that length, see `windows.WindowedDenoiser`.
         """
         like = next(self.unet.parameters())
         tokens = condition.tokens.to(like)
@@ -178,10 +184,10 @@ class SoundingModel(nn.Module):
             )
         tokens = tokens.expand(batch, -1, -1)
         null = self.grounding.null_condition(batch).to(like).expand_as(tokens)
-        window = self.config.latent_frames(self.config.train_seconds)
         denoiser: Denoiser = self.unet
-        if windows and noise.shape[2] > window:
-            denoiser = WindowedDenoiser(self.unet, window, window // 2)
+        frames = self.config.latent_frames(max(window, self.config.train_seconds))
+        if noise.shape[2] > frames:
+            denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
         return sample_latents(
             denoiser,
             noise.expand(batch, -1, -1, -1),
@@ -204,14 +210,23 @@ class SoundingModel(nn.Module):
         fitted = audio.fit_length(audio.normalize(waveform.float()), frames * settings.hop)
         mel = audio.MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
         vae = self.config.vae
-        normal = vae.normal(mel).to(like)
-        return cast(Tensor, self.vae.encode(normal).latent_dist.mean.float() * vae.scale)
+
+        def encoded(part: Tensor) -> Tensor:  # [B, T, 64] -> [B, T/4, 8, 16]
+            return self.vae.encode(vae.normal(part).to(like)).latent_dist.mean.float().transpose(1, 2)
+
+        window = self.window_frames
+        return in_windows(encoded, mel, window, window // 8).transpose(1, 2) * vae.scale
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
-        vae = self.config.vae
-        return vae.log_mel(self.vae.decode((latents / vae.scale).to(next(self.vae.parameters()))).sample)
+        vae, like = self.config.vae, next(self.vae.parameters())
+
+        def decoded(part: Tensor) -> Tensor:  # [B, T/4, 8, 16] -> [B, T, 64]
+            return vae.log_mel(self.vae.decode(part.transpose(1, 2).to(like)).sample)
+
+        window = self.window_frames // vae.stride
+        return in_windows(decoded, (latents / vae.scale).transpose(1, 2), window, window // 8)
 
     @torch.inference_mode()
     def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
@@ -220,8 +235,14 @@ class SoundingModel(nn.Module):
         samples = mel.shape[1] * settings.hop
         if seconds is not None:
             samples = min(samples, round(seconds * settings.sample_rate))
-        waveform = self.vocoder(mel.to(next(self.vocoder.parameters()))).float()
-        return cast(Tensor, waveform[:, None, :samples])
+        like = next(self.vocoder.parameters())
+
+        def vocoded(part: Tensor) -> Tensor:  # [B, T, 64] -> [B, T * hop]; an odd rate adds some samples at the end
+            return self.vocoder(part.to(like)).float()[:, : part.shape[1] * settings.hop]
+
+        # The full size's vocoder looks 25 frames around itself, so what counts does not notice the windows.
+        waveform = in_windows(vocoded, mel, self.window_frames, 72, margin=32)
+        return waveform[:, None, :samples]
 
     def generate(
         self,
@@ -237,7 +258,7 @@ class SoundingModel(nn.Module):
         scheduler: str = "dpm++",
         clamp: bool | None = None,
         level: bool = True,
-        windows: bool = True,
+        window: float = WINDOW_SECONDS,
         on_step: OnStep | None = None,
         on_use: OnUse | None = None,
     ) -> Tensor:
@@ -252,7 +273,7 @@ class SoundingModel(nn.Module):
             batch: sounds a selection; only with a single one.
             level: bring every sound to one loudness, without DC, clicks or clipping (`audio.level`); off is the
                 vocoder's samples as they are.
-            windows: see `sample`; only for sounds longer than `config.train_seconds`.
+            window: seconds; longer sounds are made in overlapping windows of this length, see `sample`.
             on_step: progress, `on_step(done, steps)`; may raise to cancel.
             on_use: called with names of parts before they are used; hosts that manage memory load them there.
 
@@ -276,7 +297,7 @@ class SoundingModel(nn.Module):
         noise = self.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
         use(("grounding", "unet"))
         latents = self.sample(
-            condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, windows=windows, on_step=on_step
+            condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, window=window, on_step=on_step
         )
         use(("vae",))
         mel = self.decode(latents)
