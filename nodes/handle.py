@@ -66,6 +66,7 @@ class ModelHandle:
     def memory(self, part: str, batch: int, frames: int) -> float:
         """Bytes that a part's activations take for `batch` items of `frames` mel frames: a generous bound."""
         config = self.config
+        frames = min(frames, self.model.window_frames)
         cells = frames * config.audio.mel_bands
         if part == "unet":
             # Both halves of guidance; some 24 tensors of the first level live at once.

@@ -46,7 +46,9 @@ _CHECKS = (
     Check("silence", "LUFS", GATE, math.inf, "loudness of the whole", "absolute gate of ITU-R BS.1770-4"),
     Check("click at the start", "dB", -math.inf, -40.0, "first sample, the step out of silence, to the peak", _EDGE),
     Check("click at the end", "dB", -math.inf, -40.0, "last sample, the step into silence, to the peak", _EDGE),
-    Check("DC offset", "dB", -math.inf, -40.0, "mean of the samples, to the peak", "a mean steps at both ends: as above"),
+    Check(
+        "DC offset", "dB", -math.inf, -40.0, "mean of the samples, to the peak", "a mean steps at both ends: as above"
+    ),
     Check(
         "clipping",
         "runs",

@@ -60,9 +60,9 @@ def generate(
     gain: Annotated[
         list[float] | None, typer.Option(help="With several masks: dB of each track in the mix, one a mask.")
     ] = None,
-    windows: Annotated[
-        bool, typer.Option(help="Make what is longer than the training's clips in overlapping windows.")
-    ] = True,
+    window: Annotated[
+        float, typer.Option(help="Longer sounds are made in overlapping windows of so many seconds.")
+    ] = 20.48,
     as_json: JsonOption = False,
 ) -> None:
     """Make the sound of what a mask or a text selects in a picture."""
@@ -95,7 +95,7 @@ def generate(
         noise = loaded.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
         with progress("sampling", as_json) as on_step:
             latents = loaded.sample(
-                condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, windows=windows, on_step=on_step
+                condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, window=window, on_step=on_step
             )
         tracks = loaded.vocode(loaded.decode(latents), seconds).cpu()
         rate = loaded.config.audio.sample_rate

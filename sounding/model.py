@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .networks import build_unet, build_vae, build_vocoder
 from .overflow import in_range, vocoded
 from .segment.network import ClickNetwork
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
-from .windows import WindowedDenoiser, in_windows
+from .windows import WINDOW_SECONDS, WindowedDenoiser, in_windows
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
 SEGMENTER = "segmenter"  # a part that a checkpoint may do without
@@ -79,6 +79,12 @@ class SoundingModel(nn.Module):
                 f"The model was loaded without {part!r}, but this needs it; load it with {part!r} among its parts."
             )
         return cast(Tensor, weight)
+
+    @property
+    def window_frames(self) -> int:
+        """Mel frames that any network gets to see at once by default; what is longer goes through it in windows."""
+        seconds = max(WINDOW_SECONDS, self.config.train_seconds)
+        return self.config.latent_frames(seconds) * self.config.vae.stride
 
     @torch.inference_mode()
     def see(self, image: Tensor) -> Tensor:
@@ -182,13 +188,13 @@ class SoundingModel(nn.Module):
         scheduler: str = "dpm++",
         denoise: float = 1.0,
         latents: Tensor | None = None,
-        windows: bool = True,
+        window: float = WINDOW_SECONDS,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents [B, 8, T/4, 16] for a condition; see `diffusion.sample_latents`.
 
-        Condition and noise of one row serve any number of the other. What is longer than the training's clips is
-        denoised in windows of their length, see `windows.WindowedDenoiser`; without `windows` as a whole.
+        Condition and noise of one row serve any number of the other. What is longer than `window` seconds (and than
+        the training's clips) is denoised in overlapping windows of that length, see `windows.WindowedDenoiser`.
         """
         self.like("grounding")
         like = self.like("unet")
@@ -201,10 +207,10 @@ class SoundingModel(nn.Module):
             )
         tokens = tokens.expand(batch, -1, -1)
         null = self.grounding.null_condition(batch).to(like).expand_as(tokens)
-        window = self.config.latent_frames(self.config.train_seconds)
         denoiser: Denoiser = self.unet
-        if windows and noise.shape[2] > window:
-            denoiser = WindowedDenoiser(self.unet, window, window // 2)
+        frames = self.config.latent_frames(max(window, self.config.train_seconds))
+        if noise.shape[2] > frames:
+            denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
         return sample_latents(
             denoiser,
             noise.expand(batch, -1, -1, -1),
@@ -228,15 +234,30 @@ class SoundingModel(nn.Module):
         mel = audio.MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
         vae = self.config.vae
         normal = vae.normal(mel).to(like.device)
-        means = in_range(self.vae, lambda part: part.encode(normal.to(part.dtype)).latent_dist.mean)
-        return means.float() * vae.scale
+        window = self.window_frames
+
+        def means(part: Any) -> Tensor:  # [B, T/4, 8, 16]
+            def encoded(piece: Tensor) -> Tensor:
+                return part.encode(piece.transpose(1, 2).to(part.dtype)).latent_dist.mean.transpose(1, 2)
+
+            return in_windows(encoded, normal.transpose(1, 2), window, window // 8)
+
+        return in_range(self.vae, means).float().transpose(1, 2) * vae.scale
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
         vae = self.config.vae
         scaled = (latents / vae.scale).to(self.like("vae").device)
-        return vae.log_mel(in_range(self.vae, lambda part: part.decode(scaled.to(part.dtype)).sample))
+        window = self.window_frames // vae.stride
+
+        def mel(part: Any) -> Tensor:  # [B, T, 1, 64] out of [B, T/4, 8, 16]
+            def decoded(piece: Tensor) -> Tensor:
+                return part.decode(piece.transpose(1, 2).to(part.dtype)).sample.transpose(1, 2)
+
+            return in_windows(decoded, scaled.transpose(1, 2), window, window // 8)
+
+        return vae.log_mel(in_range(self.vae, mel).transpose(1, 2))
 
     @torch.inference_mode()
     def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
@@ -246,8 +267,15 @@ class SoundingModel(nn.Module):
         if seconds is not None:
             samples = min(samples, round(seconds * settings.sample_rate))
         there = mel.to(self.like("vocoder").device)
-        waveform = in_range(self.vocoder, lambda part: vocoded(part, there.to(part.dtype)))
-        return waveform.float()[:, None, :samples]
+
+        def sounds(part: Any) -> Tensor:  # an odd rate adds some samples at the end
+            def piece(frames: Tensor) -> Tensor:
+                return vocoded(part, frames.to(part.dtype))[:, : frames.shape[1] * settings.hop]
+
+            # The full size's vocoder looks 25 frames around itself, so what counts does not notice the windows.
+            return in_windows(piece, there, self.window_frames, 72, margin=32)
+
+        return in_range(self.vocoder, sounds).float()[:, None, :samples]
 
     def generate(
         self,
@@ -263,7 +291,7 @@ class SoundingModel(nn.Module):
         scheduler: str = "dpm++",
         clamp: bool | None = None,
         level: bool = True,
-        windows: bool = True,
+        window: float = WINDOW_SECONDS,
         on_step: OnStep | None = None,
         on_use: OnUse | None = None,
     ) -> Tensor:
@@ -278,7 +306,7 @@ class SoundingModel(nn.Module):
             batch: sounds a selection; only with a single one.
             level: bring every sound to one loudness, without DC, clicks or clipping (`audio.level`); off is the
                 vocoder's samples as they are.
-            windows: see `sample`; only for sounds longer than `config.train_seconds`.
+            window: seconds; longer sounds are made in overlapping windows of this length, see `sample`.
             on_step: progress, `on_step(done, steps)`; may raise to cancel.
             on_use: called with names of parts before they are used; hosts that manage memory load them there.
 
@@ -302,7 +330,7 @@ class SoundingModel(nn.Module):
         noise = self.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
         use(("grounding", "unet"))
         latents = self.sample(
-            condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, windows=windows, on_step=on_step
+            condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, window=window, on_step=on_step
         )
         use(("vae",))
         mel = self.decode(latents)

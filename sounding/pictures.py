@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from .files import write_atomic
 from .picture_files import open_mask, open_picture
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 # Anchors of a dark-to-light colour scale that keeps its order in greyscale.
 _SCALE = ((4, 3, 18), (60, 15, 110), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
@@ -47,6 +51,16 @@ def overlay(image: Tensor, values: Tensor, *, strength: float = 0.65) -> Tensor:
     share = (strength * full)[..., None]
     dimmed = image * (0.45 + 0.55 * full[..., None])
     return (dimmed * (1 - share) + colour(0.35 + 0.65 * full) * share).clamp(0, 1)
+
+
+def label_font(size: int) -> FreeTypeFont | ImageFont:
+    """Pillow's own font; before 10.1 it has a single size."""
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:
+        return ImageFont.load_default()
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:

@@ -1,8 +1,8 @@
-"""Sounds longer than those of the training, piece by piece: windows over time that overlap, and their blend.
+"""Very long sounds piece by piece: windows over time that overlap, and their blend.
 
-Self-attention has only seen latents of the training length. Beyond it the U-Net is asked about windows of that length,
-and where they overlap, their answers are averaged: MultiDiffusion (Bar-Tal et al. 2023), over time. What a window
-needs does not grow with the sound, so neither does the memory.
+A network's memory grows with its input. Beyond one window's length the U-Net is asked about overlapping windows, and
+where they overlap, their answers are averaged: MultiDiffusion (Bar-Tal et al. 2023), over time. VAE and vocoder work
+window by window as well, so that memory does not grow with the sound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .diffusion import Denoiser
 
-ROWS = 16  # windows (times items, times both halves of guidance) that go through the U-Net at once
+WINDOW_SECONDS = 20.48
 
 
 def window_starts(length: int, window: int, overlap: int) -> list[int]:
@@ -62,7 +62,7 @@ def blend(parts: list[Tensor], starts: list[int], overlap: int, margin: int = 0)
 
 
 class WindowedDenoiser:
-    """A denoiser of `window` latent frames for latents of any length above.
+    """A denoiser for latents of any length that asks another one about `window` frames at a time.
 
     With deterministic samplers a step is affine in the predicted noise, so that averaging predictions is the same as
     averaging each window's own step.
@@ -73,16 +73,14 @@ class WindowedDenoiser:
 
     def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
         """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample`."""
-        starts = window_starts(sample.shape[2], self.window, self.overlap)
-        parts: list[Tensor] = []
-        at_once = max(1, ROWS // len(sample))
-        for first in range(0, len(starts), at_once):
-            group = starts[first : first + at_once]
-            windows = torch.cat([sample[:, :, start : start + self.window] for start in group])
-            condition = encoder_hidden_states.repeat(len(group), 1, 1)
-            predicted = self.denoiser(windows, timestep, encoder_hidden_states=condition).sample
-            parts += predicted.transpose(1, 2).chunk(len(group))  # [B, window, C, F] each
-        return SimpleNamespace(sample=blend(parts, starts, self.overlap).transpose(1, 2).to(sample.dtype))
+
+        def ask(part: Tensor) -> Tensor:  # [B, window, C, F]
+            return self.denoiser(
+                part.transpose(1, 2), timestep, encoder_hidden_states=encoder_hidden_states
+            ).sample.transpose(1, 2)
+
+        asked = in_windows(ask, sample.transpose(1, 2), self.window, self.overlap)
+        return SimpleNamespace(sample=asked.transpose(1, 2).to(sample.dtype))
 
 
 def in_windows(
@@ -91,11 +89,13 @@ def in_windows(
     """`function` of [B, T, ...] -> [B, T * k, ...], window by window where T is longer than one.
 
     Args:
+        window: its length in T; with a k below 1, windows, overlaps and T are whole numbers of 1 / k.
         margin: what each side of a window does not count, since `function` looks that far around itself.
     """
     if values.shape[1] <= window:
         return function(values)
     starts = window_starts(values.shape[1], window, overlap)
     parts = [function(values[:, start : start + window]) for start in starts]
-    scale = parts[0].shape[1] // window
-    return cast(Tensor, blend(parts, [start * scale for start in starts], overlap * scale, margin * scale))
+    made = parts[0].shape[1]
+    places = [start * made // window for start in starts]
+    return cast(Tensor, blend(parts, places, overlap * made // window, margin * made // window))

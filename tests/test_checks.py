@@ -79,7 +79,9 @@ def test_peak_between_the_samples() -> None:
     assert found(between)["peak"] == pytest.approx(0.0, abs=0.3)
 
 
-@pytest.mark.parametrize(("decibels", "names"), [(-60, {"peak", "loudness"}), (-30, {"peak", "loudness"}), (-12, set())])
+@pytest.mark.parametrize(
+    ("decibels", "names"), [(-60, {"peak", "loudness"}), (-30, {"peak", "loudness"}), (-12, set())]
+)
 def test_too_quiet(decibels: float, names: set[str]) -> None:
     sound = tone(peak=10 ** (decibels / 20))
     figures = measure_sound(sound, RATE)

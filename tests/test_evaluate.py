@@ -72,7 +72,8 @@ def test_parts_are_measured_alone_with_the_same_figures(stamps_data: Stamps, tin
     judge = Oracle(stamps_data)
     alone = evaluate(tiny_model, stamps_data, judge, SETTINGS, ("background",))
     assert alone.keys() == {"background"}
-    assert evaluate(tiny_model, stamps_data, judge, SETTINGS, ("pairs", "background"))["background"] == alone["background"]
+    again = evaluate(tiny_model, stamps_data, judge, SETTINGS, ("pairs", "background"))
+    assert again["background"] == alone["background"]
 
 
 def test_a_background_is_what_no_object_covers(stamps_data: Stamps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_the_sheet_shows_every_object(stamps_data: Stamps, tiny_model: SoundingM
     written = write_sheet(tiny_model, stamps_data, Oracle(stamps_data), settings, tmp_path / "page.md", command="again")
     assert [path.name for path in written] == ["page.md", "page-1.jpg"]
     text = written[0].read_text()
-    assert "![Objects, their real and their generated sounds, sheet 1](page-1.jpg)" in text
+    assert "![Objects, real and generated sounds, sheet 1](page-1.jpg)" in text
     assert "`again`" in text
     assert "GNU General Public License" in text
     for stamp in stamps_data.stamps:
@@ -152,9 +153,7 @@ def test_the_sheet_shows_every_object(stamps_data: Stamps, tiny_model: SoundingM
 
 def test_a_cell_tells_good_from_bad_and_real_from_made(stamps_data: Stamps) -> None:
     tone = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(40_960) / 16_000)
-    entries = [
-        Entry(0, "a bar", (0, (0,)), tone, torch.zeros(40_960), (rank, 1), "a disc") for rank in (1, 4, 9)
-    ]
+    entries = [Entry(0, "a bar", (0, (0,)), tone, torch.zeros(40_960), (rank, 1), "a disc") for rank in (1, 4, 9)]
     cells = [np.asarray(draw_cell(stamps_data, entry)).astype(int) for entry in entries]
     green, amber, red = (cell[6, CELL[0] - 14] for cell in cells)
     assert green.argmax() == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from sounding import windows
 from sounding.config import DiffusionConfig
 from sounding.diffusion import build_scheduler, draw_noise, sample_latents
 from sounding.model import SoundingModel
@@ -18,12 +18,14 @@ from sounding.windows import WindowedDenoiser, blend, in_windows, window_starts,
 RATE = 16_000
 
 
-@pytest.mark.parametrize(("length", "window", "overlap"), [(256, 64, 32), (68, 64, 32), (64, 64, 16), (40, 64, 32), (1000, 64, 9)])
+@pytest.mark.parametrize(
+    ("length", "window", "overlap"), [(256, 64, 32), (68, 64, 32), (64, 64, 16), (40, 64, 32), (1000, 64, 9)]
+)
 def test_windows_cover_all_and_overlap(length: int, window: int, overlap: int) -> None:
     starts = window_starts(length, window, overlap)
     assert starts[0] == 0
     assert starts[-1] + window == max(length, window)
-    assert all(0 < after - before <= window - overlap for before, after in zip(starts, starts[1:], strict=False))
+    assert all(0 < after - before <= window - overlap for before, after in itertools.pairwise(starts))
     assert len(starts) <= max(1, -(-(length - overlap) // (window - overlap)))  # and no more of them than needed
 
 
@@ -67,7 +69,7 @@ def test_what_a_window_sees_badly_does_not_count() -> None:
     whole = mean(signal)
     torch.testing.assert_close(in_windows(mean, signal, 50, 16, margin=4), whole)
     assert not torch.allclose(in_windows(mean, signal, 50, 16), whole, atol=1e-3)
-    assert torch.equal(in_windows(mean, signal[:, :50], 50, 16, margin=4), whole[:, :100].clone().copy_(mean(signal[:, :50])))
+    assert torch.equal(in_windows(mean, signal[:, :50], 50, 16, margin=4), mean(signal[:, :50]))
 
 
 class Local:
@@ -91,7 +93,6 @@ def test_a_local_denoiser_does_not_notice_windows(cfg: float) -> None:
     expected = sample_latents(whole, noise, condition, null, DiffusionConfig(), **settings)
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
     assert {shape[2] for shape in windowed.shapes} == {16}
-    assert max(shape[0] for shape in windowed.shapes) <= windows.ROWS
 
 
 def test_averaging_predictions_averages_steps() -> None:
@@ -115,31 +116,85 @@ def generate(model: SoundingModel, seconds: float, **options: Any) -> torch.Tens
 
 @pytest.mark.parametrize("seconds", [0.3, 1.28])
 def test_nothing_changes_up_to_the_training_length(tiny_model: SoundingModel, seconds: float) -> None:
-    assert torch.equal(generate(tiny_model, seconds), generate(tiny_model, seconds, windows=False))
+    """Not by one bit, however short the windows that are asked for."""
+    whole = generate(tiny_model, seconds, window=1e6)
+    assert torch.equal(generate(tiny_model, seconds, window=0.1), whole)
+    assert torch.equal(generate(tiny_model, seconds), whole)
 
 
-def test_beyond_it_the_network_sees_windows_only(tiny_model: SoundingModel) -> None:
+def test_windows_of_seconds(tiny_model: SoundingModel) -> None:
     shapes: list[tuple[int, ...]] = []
     handle = tiny_model.unet.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
     try:
-        windowed = generate(tiny_model, 9.0, steps=1)
-        assert {shape[2] for shape in shapes} == {32}  # 1.28 s
-        assert max(shape[0] for shape in shapes) <= windows.ROWS  # whatever the length: memory is bounded
+        windowed = generate(tiny_model, 5.0, steps=1, window=0.1)
+        assert set(shapes) == {(2, 8, 32, 16)}  # the training's 1.28 s are the shortest
         shapes.clear()
-        whole = generate(tiny_model, 9.0, steps=1, windows=False)
-        assert {shape[2] for shape in shapes} == {226}
+        whole = generate(tiny_model, 5.0, steps=1)
+        assert set(shapes) == {(2, 8, 126, 16)}
     finally:
         handle.remove()
     assert (windowed - whole).abs().max() > 1e-4
 
 
+def test_no_network_sees_more_than_a_window_of_a_very_long_sound(tiny_model: SoundingModel) -> None:
+    frames = tiny_model.window_frames
+    assert frames == 2048
+    seen: dict[str, set[int]] = {}
+    modules = {
+        "unet": (tiny_model.unet, 2),
+        "encoder": (tiny_model.vae.encoder, 2),
+        "decoder": (tiny_model.vae.decoder, 2),
+    }
+    modules["vocoder"] = (tiny_model.vocoder, 1)
+
+    def watch(name: str, axis: int) -> Any:
+        return lambda module, inputs: seen.setdefault(name, set()).add(inputs[0].shape[axis])
+
+    handles = [module.register_forward_pre_hook(watch(name, axis)) for name, (module, axis) in modules.items()]
+    try:
+        sound = generate(tiny_model, 30.0, steps=1)
+        latents = tiny_model.encode(sound[:, 0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert sound.shape == (1, 1, 480_000)
+    assert latents.shape == (1, 8, 750, 16)
+    assert seen == {"unet": {512}, "decoder": {512}, "encoder": {2048}, "vocoder": {2048}}
+
+
+def test_a_vocoder_in_windows_is_the_vocoder(tiny_model: SoundingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    mel = 2 * torch.randn(1, 400, 64) - 5
+    whole = tiny_model.vocode(mel)
+    monkeypatch.setattr(SoundingModel, "window_frames", 128)
+    torch.testing.assert_close(tiny_model.vocode(mel), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_coding_in_windows_keeps_places(tiny_model: SoundingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an encoder and a decoder that look at one place only, windows are not to be noticed."""
+    pool = torch.nn.functional.avg_pool2d
+    local = SimpleNamespace(
+        parameters=tiny_model.vae.parameters,
+        encode=lambda mel: SimpleNamespace(latent_dist=SimpleNamespace(mean=pool(mel, 4).expand(-1, 8, -1, -1))),
+        decode=lambda latents: SimpleNamespace(sample=latents[:, :1].repeat_interleave(4, 2).repeat_interleave(4, 3)),
+    )
+    monkeypatch.setattr(tiny_model, "_modules", {**tiny_model._modules, "vae": local})
+    sound = torch.randn(1, 16_000 * 4)
+    latents = tiny_model.encode(sound)
+    mel = tiny_model.decode(latents)
+    monkeypatch.setattr(SoundingModel, "window_frames", 128)
+    torch.testing.assert_close(tiny_model.encode(sound), latents)
+    torch.testing.assert_close(tiny_model.decode(latents), mel)
+
+
 def test_a_long_item_does_not_depend_on_its_batch(tiny_model: SoundingModel) -> None:
-    together = generate(tiny_model, 2.0, batch=2, seed=5)
-    torch.testing.assert_close(together[1], generate(tiny_model, 2.0, seed=6)[0], atol=1e-4, rtol=1e-3)
+    together = generate(tiny_model, 2.0, batch=2, seed=5, window=1.28)
+    alone = generate(tiny_model, 2.0, seed=6, window=1.28)[0]
+    torch.testing.assert_close(together[1], alone, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("level", [True, False])
-@pytest.mark.parametrize("seconds", [1.0, 2.555, 7.3, 20.0])
+@pytest.mark.parametrize(
+    ("seconds", "level"), [(1.0, True), (2.555, False), (7.3, True), (20.0, True), (22.001, False)]
+)
 def test_lengths_to_the_sample(tiny_model: SoundingModel, seconds: float, level: bool) -> None:
     sound = generate(tiny_model, seconds, steps=1, level=level)
     assert sound.shape == (1, 1, round(seconds * RATE))

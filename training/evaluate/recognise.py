@@ -34,6 +34,7 @@ from sounding.audio import level
 from sounding.checks import CHECKS, check_sound
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
+from sounding.windows import WINDOW_SECONDS
 
 from ..data.stamps import SAMPLE_RATE, Stamps
 from .classifier import real_crops
@@ -171,7 +172,7 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--pairs", type=int, default=150)
     parser.add_argument("--lengths", type=float, nargs="*", default=[], help="seconds, for (f)")
-    parser.add_argument("--windows", action=argparse.BooleanOptionalAction, default=True, help="see SoundingModel.sample")
+    parser.add_argument("--window", type=float, default=WINDOW_SECONDS, help="seconds, see SoundingModel.sample")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="measure these only")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()

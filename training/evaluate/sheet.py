@@ -23,7 +23,7 @@ from sounding.audio import MelSpectrogram, level
 from sounding.config import AudioConfig
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
-from sounding.pictures import mel_picture
+from sounding.pictures import label_font, mel_picture
 
 from ..data.scenes import as_tensors, make_scene, scene_rng
 from ..data.stamps import SAMPLE_RATE, Stamps
@@ -44,7 +44,7 @@ BADGES = ((1, (38, 133, 76)), (5, (196, 132, 14)), (10**6, (188, 52, 48)))  # up
 
 @dataclass(frozen=True)
 class Entry:
-    """One object: the scene that was asked, both sounds [samples] at one level, the ranks (from 1) of all its sounds."""
+    """One object: the scene that was asked, both sounds [samples] at one level, ranks (from 1) of all its sounds."""
 
     label: int
     caption: str
@@ -108,7 +108,7 @@ def draw_cell(data: Stamps, entry: Entry) -> Image.Image:
     """Caption and rank above the picture and both sounds."""
     cell = Image.new("RGB", CELL, PAPER)
     pen = ImageDraw.Draw(cell)
-    font = ImageFont.load_default(12)
+    font = label_font(12)
     badge = f"{entry.rank}"
     colour = next(colour for up_to, colour in BADGES if entry.rank <= up_to)
     width = pen.textlength(badge, font=font) + 10
@@ -147,13 +147,13 @@ def page(entries: list[Entry], pictures: list[str], command: str, seconds: float
     lines = [
         "# What the starter knows",
         "",
-        f"All {total} objects, from the best recognised to the worst. Each cell: a held-out scene with the masked object",
+        f"All {total} objects, from the best recognised to the worst. Each cell: a held-out scene, the masked object",
         "lit; the real recording (above) and the sound generated from the mask (below) as mel spectrograms of",
-        f"{seconds:g} s; and the rank that a classifier, which heard only real recordings, gives the right object among",
-        f"all {total}: green is its first guess, amber one of its first five, red neither, with what it heard instead.",
-        f"Here {first} of {total} are its first guess and {five} among its first five; guessing would make it 1 and 5.",
+        f"{seconds:g} s; and the rank among all {total} that a classifier, which heard only real recordings, gives the",
+        "right object: green is its first guess, amber one of its first five, red neither, with what it heard instead.",
+        f"Here {first} of {total} are its first guess, {five} among its first five; guessing would make it 1 and 5.",
         "",
-        *(f"![Objects, their real and their generated sounds, sheet {i}]({name})" for i, name in enumerate(pictures, 1)),
+        *(f"![Objects, real and generated sounds, sheet {i}]({name})" for i, name in enumerate(pictures, 1)),
         "",
         f"`{command}` makes this page from a checkpoint. Scenes, seeds and sounds are those of",
         "`training.evaluate.recognise`, part (c); the sounds are leveled.",

@@ -12,6 +12,7 @@ from torch import Tensor
 from sounding.audio import resample
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
+from sounding.windows import WINDOW_SECONDS
 
 from ..data.scenes import as_tensors, make_scene, scene_rng
 from ..data.stamps import SAMPLE_RATE, Stamps
@@ -29,7 +30,7 @@ class Settings:
     cfg: float = 2.0
     scheduler: str = "dpm++"
     clamp: bool | None = None
-    windows: bool = True
+    window: float = WINDOW_SECONDS
     batch: int = 16
     per_object: int = 3
     pairs: int = 150
@@ -99,7 +100,7 @@ def generated(
             steps=settings.steps,
             cfg=settings.cfg,
             scheduler=settings.scheduler,
-            windows=settings.windows,
+            window=settings.window,
         )
         waveform = model.vocode(model.decode(latents), seconds)[:, 0]
         sounds.append(resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE))
