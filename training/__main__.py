@@ -1,4 +1,4 @@
-"""`python -m training run | prepare | starter`: training from a terminal.
+"""`python -m training run | prepare | finetune | starter`: training from a terminal.
 
 Several processes or machines: `accelerate launch -m training run RECIPE`.
 """
@@ -63,6 +63,37 @@ def starter(
 
     with plain_errors("training"):
         typer.echo(train_starter(data, out))
+
+
+@app.command()
+def finetune(
+    data: Annotated[Path, typer.Option(help="Folder with NAME.jpg and NAME.wav (+ NAME_mask.png, NAME.txt).")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint, a .safetensors file.")],
+    base: Annotated[str, typer.Option("--from", help="'starter' or a checkpoint.")] = "starter",
+    rehearse: Annotated[
+        list[str] | None,
+        typer.Option(help="What it is to keep: 'starter', a stamps folder, a folder it was taught earlier, or 'none'."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Of your pictures and recordings; kept in the file.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Settings other than training/recipes/finetune.yaml.")] = None,
+) -> None:
+    """Teach a model the objects of your own pictures and recordings; a run that was stopped goes on."""
+    import sys
+
+    with plain_errors("training"):
+        from .finetune import FinetuneRecipe
+        from .finetune import finetune as teach
+        from .recipe import read_recipe
+
+        settings = read_recipe(recipe, FinetuneRecipe) if recipe else None
+        if licence is None:
+            asked = "Licence of your pictures and recordings, kept in the file (such as CC-BY-4.0, or private)"
+            licence = typer.prompt(asked, default="", show_default=False) if sys.stdin.isatty() else ""
+        try:
+            typer.echo(teach(data, base, out, rehearse=rehearse or ["starter"], licence=licence, recipe=settings))
+        except KeyboardInterrupt:
+            typer.echo("Stopped; the same command goes on.", err=True)
+            raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,217 @@
+"""`python -m training finetune` on the tests' own stamps: what is learnt, what stays, stopping and going on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+import sounding
+from sounding.checkpoint import read_header
+from sounding.grounding import Grounding
+from sounding.model import SoundingModel
+from training.__main__ import app
+from training.data.making import make_shards
+from training.data.own import read_objects
+from training.data.own_scenes import OwnSource
+from training.finetune import FinetuneRecipe, finetune, known_objects
+from training.grounded import GroundedObjective
+from training.learner import LoopConfig
+from training.loop import train
+from training.names import NamesItems, NamesObjective, attention_divergence
+from training.recipe import RECIPES, read_recipe
+from training.vocoder import VocoderObjective, VocoderSettings
+
+from .test_own import disc, paint, sing, tone
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two new objects: a photograph with a mask and a chirp, and a photograph without one."""
+    root = tmp_path_factory.mktemp("own")
+    paint(root / "bird.png", (20, 220, 40), (64, 64))
+    disc(64).save(root / "bird_mask.png")
+    sing(root / "bird.wav", tone(0.6, 3000) * torch.linspace(0, 1, 9600))
+    paint(root / "sea.jpg", (30, 60, 230), (90, 60))
+    sing(root / "sea.wav", 0.1 * torch.randn(12_000, generator=torch.Generator().manual_seed(3)))
+    sing(root / "silent.wav", torch.zeros(8000))
+    (root / "licence.txt").write_text("CC-BY-4.0 by me")
+    return root
+
+
+def short(steps: int = 6, **changes: Any) -> FinetuneRecipe:
+    loop = LoopConfig(steps=steps, batch=4, lr=2e-3, warmup=2, log_every=2, save_steps=1, keep=1, precision="fp32")
+    settings: dict[str, Any] = {
+        "names": loop,
+        "sounds": dataclasses.replace(loop, ema=0.9),
+        "voice": loop,
+        "scenes": 12,
+        "vocoder": VocoderSettings(frames=24, restored=0.5, resolutions=(256,)),
+        "known_heard": 2,
+    }
+    return FinetuneRecipe(**settings | changes)
+
+
+@pytest.fixture(scope="module")
+def taught(folder: Path, stamps_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("taught") / "mine.safetensors"
+    loop = dataclasses.replace(short().sounds, steps=60, log_every=10)
+    report = finetune(
+        folder, str(tiny_checkpoint), out, rehearse=[str(stamps_folder)], recipe=short(sounds=loop, scenes=24)
+    )
+    assert report.checkpoint == str(out)
+    return out
+
+
+def test_it_learns_and_leaves_the_rest_as_it_was(taught: Path, tiny_checkpoint: Path) -> None:
+    logged = [json.loads(line) for line in (taught.parent / "mine-run/sounds/log.jsonl").read_text().splitlines()]
+    assert logged[-1]["loss"] < 0.95 * logged[0]["loss"]
+    before, after = load_file(tiny_checkpoint), load_file(taught)
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name].half(), after[name].half())}
+    assert changed == {"grounding", "query", "unet", "vocoder"}
+    model = sounding.load(taught, device="cpu")
+    sound = model.generate(image=torch.rand(1, 64, 64, 3), text="a bird", seconds=0.64, steps=2)
+    assert torch.isfinite(sound).all()
+
+
+def test_it_says_what_came_of_it(taught: Path) -> None:
+    run = taught.parent / "mine-run"
+    report = json.loads((run / "report.json").read_text())
+    assert report["after"].keys() == report["before"].keys() == {"bird", "sea"}
+    assert report["among"] == 5
+    assert all(1 <= place <= 5 for places in report["after"].values() for place in places)
+    assert len(report["known_after"]) == len(report["known_before"]) == 2
+    assert len(report["problems"]) == 2  # the silent recording, and the object that it leaves without any
+    metadata = read_header(taught).metadata
+    assert "CC-BY-4.0 by me" in metadata["modelspec.license"]
+    assert "a bird" in metadata["modelspec.description"]
+    assert sorted(file.name for file in (run / "sounds").glob("*.wav")) == [
+        "bird-1.wav",
+        "bird-2.wav",
+        "sea-1.wav",
+        "sea-2.wav",
+    ]
+    assert not list(run.rglob("*.state"))
+    assert not list(run.rglob("*.tar"))
+
+
+def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(
+    folder: Path, stamps_folder: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go(name: str) -> Path:
+        out = tmp_path / f"{name}.safetensors"
+        finetune(folder, str(tiny_checkpoint), out, rehearse=[str(stamps_folder)], recipe=short())
+        return out
+
+    whole = load_file(go("whole"))
+    for stage, step in ((NamesObjective, 3), (GroundedObjective, 4), (VocoderObjective, 2)):
+        forward, calls = stage.forward, [0]
+
+        def stopping(self: Any, batch: Any, forward: Any = forward, calls: Any = calls, step: int = step) -> Any:
+            calls[0] += 1
+            if calls[0] == step:
+                raise KeyboardInterrupt
+            return forward(self, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "forward", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                go("stopped")
+        assert not (tmp_path / "stopped.safetensors").exists()
+    resumed = load_file(go("stopped"))
+    assert resumed.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_another_plan_does_not_go_on_in_an_old_run(
+    folder: Path, stamps_folder: Path, tiny_checkpoint: Path, taught: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"rehearse": [str(stamps_folder)]}
+    with pytest.raises(ValueError, match="is there already"):
+        finetune(folder, str(tiny_checkpoint), taught, recipe=short(), **settings)
+    with pytest.raises(ValueError, match=r"does not end in \.safetensors"):
+        finetune(folder, str(tiny_checkpoint), tmp_path / "mine.ckpt", recipe=short(), **settings)
+    other = taught.with_name("other.safetensors")
+    (taught.parent / "mine-run").rename(taught.parent / "other-run")
+    try:
+        with pytest.raises(ValueError, match="begun with other settings"):
+            finetune(folder, str(tiny_checkpoint), other, recipe=short(7), **settings)
+    finally:
+        (taught.parent / "other-run").rename(taught.parent / "mine-run")
+
+
+def test_nothing_to_learn_is_one_sentence(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    paint(tmp_path / "data" / "dog.png")
+    command = ["finetune", "--data", str(tmp_path / "data"), "--from", str(tiny_checkpoint), "--out"]
+    result = CliRunner().invoke(app, [*command, str(tmp_path / "mine.safetensors")])
+    assert result.exit_code == 1
+    assert "no object with a picture and a recording (dog has no recording" in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_what_is_kept_is_named(folder: Path, stamps_folder: Path, tmp_path: Path) -> None:
+    assert known_objects(["none"], tmp_path) == []
+    names = [thing.name for thing in known_objects([str(stamps_folder), str(folder)], tmp_path)]
+    assert sorted(names) == ["bar", "bird", "disc", "sea", "square"]
+    with pytest.raises(ValueError, match="check --rehearse"):
+        known_objects([str(tmp_path)], tmp_path)
+
+
+def test_names_are_learnt_and_known_sentences_keep_their_meaning(
+    folder: Path, stamps_folder: Path, tiny_config: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    model = SoundingModel(tiny_config).requires_grad_(False)
+    objects, _ = read_objects(folder)
+    kept = known_objects([str(stamps_folder)], tmp_path)
+    make_shards(OwnSource(objects, kept, count=24, seconds=1.28, size=160), tmp_path / "scenes")
+    sentences = [thing.captions[0] for thing in kept]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    asked = model.query.encode(sentences)
+    items = NamesItems(tmp_path / "scenes", model, sentences, count=20)
+    assert len(items) == 20
+    item = items.item(0, np.random.default_rng(0))
+    assert item["patches"].shape == (25, 16)
+    assert item["coverage"].shape == (25,)
+    # This encoder is not trained, so its patches are given something to tell: each place is of some object or of none.
+    looks = torch.randn(5, 16)
+    number = {caption: i for i, thing in enumerate([*objects, *kept]) for caption in thing.captions}
+    items.rows = []
+    for _ in range(40):
+        places, caption = torch.randint(0, 5, (25,)), list(number)[int(torch.randint(len(number), ()))]
+        items.rows.append((looks[places], (places == number[caption]).float(), [caption]))
+    loop = LoopConfig(steps=150, batch=8, lr=2e-2, warmup=5, log_every=25, precision="fp32")
+    train(NamesObjective(model, sentences, keep=10.0), items, loop, tmp_path / "run")
+    logged = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert logged[-1]["attention"] < 0.9 * logged[0]["attention"]
+    assert logged[-1]["moved"] < 0.2
+    spread = (asked - asked.mean(0)).square().mean()
+    assert float((model.query.encode(sentences) - asked).square().mean() / spread) < 0.2
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("query.") for name in changed)
+
+
+def test_attention_divergence_is_zero_where_attention_is_the_coverage(tiny_config: Any) -> None:
+    grounding = Grounding(tiny_config.grounding, 16, 25)
+    query, patches = torch.randn(3, 16), torch.randn(3, 25, 16)
+    weights: Tensor = grounding.attend(query, patches)[:, 0]
+    assert float(attention_divergence(grounding, query, patches, weights)) == pytest.approx(0, abs=1e-4)
+    other = weights.roll(1, dims=1)
+    expected = (other * (other.log() - weights.log())).sum(dim=1).mean()
+    torch.testing.assert_close(attention_divergence(grounding, query, patches, other), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_its_recipe_reads() -> None:
+    recipe = read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
+    assert min(recipe.names.steps, recipe.sounds.steps, recipe.voice.steps) > 0

@@ -1,0 +1,263 @@
+"""`python -m training finetune`: a trained model is taught a person's own objects and keeps those that it knows.
+
+Every sample is, turn by turn, of a new or of a known object. The query tower learns the new names, grounding and
+U-Net the new sounds, the vocoder what the new recordings are made of; patch tower and VAE stay as they are. All of
+it can be interrupted: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sounding.audio import write_audio
+from sounding.checkpoint import read_header, resolve, save_model
+from sounding.files import write_atomic
+from sounding.model import SoundingModel, load
+from sounding.text import OpenClipQuery
+
+from .data.features import FeatureSource
+from .data.known import as_objects, starter_objects, unpack
+from .data.making import digest, make_shards
+from .data.own import OwnObject, read_objects
+from .data.own_scenes import Cast, OwnSource
+from .data.scenes import TEMPLATES
+from .data.sounds import StampClips
+from .data.stamps import SAMPLE_RATE, Stamps
+from .finetune_report import Report
+from .grounded import GroundedItems, GroundedObjective, GroundedSettings
+from .learner import LoopConfig, build_accelerator
+from .listening import Ear, Heard, listen
+from .loop import train
+from .names import NamesItems, NamesObjective
+from .recipe import RECIPES, read_recipe
+from .vocoder import VocoderItems, VocoderObjective, VocoderSettings
+
+log = logging.getLogger("training")
+STARTER, NONE = "starter", "none"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """Settings of `finetune`; a loop of 0 steps leaves its part as it is.
+
+    The precision of names and sounds is the machine's choice, see `fast_bf16`.
+    """
+
+    names: LoopConfig
+    sounds: LoopConfig
+    voice: LoopConfig
+    scenes: int = 1200
+    grounded: GroundedSettings = field(default_factory=GroundedSettings)
+    vocoder: VocoderSettings = field(default_factory=VocoderSettings)
+    known_heard: int = 16  # known objects that the report listens to
+
+
+def finetune(
+    data: Path,
+    base: str,
+    out: Path,
+    *,
+    rehearse: Sequence[str] = (STARTER,),
+    licence: str = "",
+    recipe: FinetuneRecipe | None = None,
+) -> Report:
+    """Teach the checkpoint `base` the objects in `data` and write `out`, with all that is needed in `OUT-run/`.
+
+    Args:
+        data: see `training.data.own`.
+        base: "starter" or a checkpoint.
+        out: a new .safetensors file.
+        rehearse: what the model knows and is to keep: "starter" (what came with it), folders made by
+            `python -m training.data.stamps`, or folders like `data` that it was taught earlier; ("none",) for nothing.
+        licence: of the material in `data` where no licence.txt says it.
+        recipe: settings, without it training/recipes/finetune.yaml.
+
+    Raises:
+        ValueError: nothing that can be learnt, `out` is there already or its run was begun with something else.
+        CheckpointError: `base` cannot be read.
+        FloatingPointError: see `train`.
+    """
+    recipe = recipe or read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
+    if out.suffix != ".safetensors" or out.exists():
+        wrong = "is there already" if out.exists() else "does not end in .safetensors"
+        raise ValueError(f"{out} {wrong}, but a new checkpoint is to be written; give another --out.")
+    began, folder = time.monotonic(), out.with_name(f"{out.stem}-run")
+    new, problems = read_objects(data, licence)
+    for problem in problems:
+        log.warning("%s", problem)
+    if not new:
+        why = f" ({problems[0]})" if problems else ""
+        raise ValueError(
+            f"{data} has no object with a picture and a recording{why}; add files such as dog.jpg and dog.wav."
+        )
+    known = known_objects(rehearse, folder)
+    _same_plan(folder, base, recipe, new, known)
+    log.info("%d new objects: %s; %d known ones are kept", len(new), ", ".join(o.name for o in new), len(known))
+    accelerator = build_accelerator(_loop(recipe.sounds))
+    model = load(base, device=accelerator.device, dtype=torch.float32)
+    log.info("1 of 5: listening to what it makes of them now")
+    ear = Ear([*new, *known], model.config.train_seconds)
+    numbers = list(range(len(new)))
+    old = [len(new) + i * len(known) // recipe.known_heard for i in range(min(recipe.known_heard, len(known)))]
+    before = _kept(folder / "before.json", lambda: {h.name: h.ranks for h in listen(model, ear, numbers)})
+    known_before = _kept(
+        folder / "known-before.json", lambda: {h.name: h.ranks for h in listen(model, ear, old, each=1)}
+    )
+    learn(model, new, known, recipe, folder)
+    heard = listen(model, ear, numbers)
+    _write_sounds(heard, folder / "sounds")
+    stated = " AND ".join(sorted({thing.licence or "not stated" for thing in new}))
+    result = Report(
+        checkpoint=str(out),
+        minutes=round((time.monotonic() - began) / 60, 2),
+        among=len(new) + len(known),
+        recordings_nearest=round(ear.recordings(), 3),
+        before=before,
+        after={h.name: h.ranks for h in heard},
+        known_before=known_before,
+        known_after={h.name: h.ranks for h in listen(model, ear, old, each=1)},
+        problems=problems,
+        licence=f"{read_header(resolve(base)).metadata.get('modelspec.license', '')} AND own material: {stated}",
+    )
+    model.config = dataclasses.replace(model.config, name=out.stem)
+    save_model(
+        model,
+        out,
+        title=out.stem,
+        description=f"{base}, taught {', '.join(thing.captions[0] for thing in new)} by `training finetune`.",
+        licence=result.licence,
+    )
+    write_atomic(folder / "report.json", json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False).encode())
+    for leftover in ("scenes", "features", "known", *(f"{stage}/states" for stage in ("names", "sounds", "voice"))):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+    return result
+
+
+def learn(
+    model: SoundingModel,
+    new: Sequence[OwnObject],
+    known: Sequence[OwnObject],
+    recipe: FinetuneRecipe,
+    folder: Path,
+) -> None:
+    """All stages in place, each from where an earlier call stopped."""
+    config = model.config
+    log.info("2 of 5: %d pictures with their sounds", recipe.scenes)
+    source = OwnSource(new, known, count=recipe.scenes, seconds=config.train_seconds, size=config.patches.image_size)
+    make_shards(source, folder / "scenes")
+    if recipe.names.steps and isinstance(model.query, OpenClipQuery):
+        log.info("3 of 5: names")
+        sentences = [form.format(c) for thing in known for c in thing.captions for form in dict.fromkeys(TEMPLATES)]
+        items = NamesItems(folder / "scenes", model, sentences, count=512)
+        objective = NamesObjective(model, sentences)
+        train(objective, items, _loop(recipe.names), folder / "names")
+        model.requires_grad_(False)
+    make_shards(FeatureSource(folder / "scenes", model), folder / "features")
+    if recipe.sounds.steps:
+        log.info("4 of 5: sounds")
+        sounds = GroundedItems(folder / "features", model, recipe.grounded)
+        train(GroundedObjective(model, recipe.grounded), sounds, _loop(recipe.sounds), folder / "sounds")
+        model.requires_grad_(False)
+    if recipe.voice.steps:
+        log.info("5 of 5: voice")
+        voice = VocoderObjective(model, recipe.vocoder, fresh=False)
+        clips = StampClips(Cast([*_spread(new, len(known)), *known]))
+        train(voice, VocoderItems(clips, model, recipe.vocoder), recipe.voice, folder / "voice")
+        device = next(model.vocoder.parameters()).device
+        voice.install(model)
+        model.vocoder.to(device)
+        model.requires_grad_(False)
+
+
+def known_objects(rehearse: Sequence[str], folder: Path) -> list[OwnObject]:
+    """Objects to be kept, of all that `rehearse` names.
+
+    Raises:
+        ValueError: a folder that is neither stamps nor a person's own, or without an object.
+    """
+    known: list[OwnObject] = []
+    for name in rehearse:
+        if name == NONE:
+            continue
+        place = Path(name)
+        if name == STARTER:
+            place = folder / "known"
+            if not (place / "manifest.json").is_file():
+                unpack(starter_objects(), place)
+        if (place / "manifest.json").is_file():
+            known += as_objects(Stamps(place))
+            continue
+        own, _ = read_objects(place)
+        if not own:
+            raise ValueError(
+                f"{place} has no objects, but a folder of what the model knows is expected; check --rehearse."
+            )
+        known += own
+    return known
+
+
+def _spread(new: Sequence[OwnObject], known: int) -> list[OwnObject]:
+    """Every recording of new objects as an object of its own, repeated until there are as many as of known ones."""
+    single = [dataclasses.replace(thing, recordings=(sound,)) for thing in new for sound in thing.recordings]
+    return single * max(1, round(known / len(single)))
+
+
+def _loop(loop: LoopConfig) -> LoopConfig:
+    """With the precision that is fastest here: bfloat16 needs hardware for it."""
+    return dataclasses.replace(loop, precision="bf16" if fast_bf16() else "fp32")
+
+
+def fast_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 faster than float32: NVIDIA's GPUs from Ampere on, Intel's AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(amx is not None and amx())
+
+
+def _same_plan(
+    folder: Path, base: str, recipe: FinetuneRecipe, new: Sequence[OwnObject], known: Sequence[OwnObject]
+) -> None:
+    """A run that goes on has to be the one that was begun."""
+    things = OwnSource(new, known, count=1, seconds=1.0, size=32).settings()
+    plan: dict[str, Any] = {
+        "from": read_header(resolve(base)).metadata.get("modelspec.hash_sha256", base),
+        "settings": digest([dataclasses.asdict(recipe)]),
+        "objects": [things["new"], things["known"], things["inputs"]],
+    }
+    file = folder / PLAN
+    if not file.is_file():
+        write_atomic(file, json.dumps(plan).encode())
+        return
+    old = json.loads(file.read_text(encoding="utf-8"))
+    changed = [key for key, value in plan.items() if old.get(key) != value]
+    if changed:
+        raise ValueError(
+            f"{folder} was begun with other {' and '.join(changed)}; remove that folder to begin anew, or give another "
+            "--out."
+        )
+
+
+def _kept(file: Path, work: Any) -> dict[str, list[int]]:
+    """What `work` gave, from an earlier call if there was one."""
+    if not file.is_file():
+        write_atomic(file, json.dumps(work()).encode())
+    found: dict[str, list[int]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _write_sounds(heard: Sequence[Heard], folder: Path) -> None:
+    for one in heard:
+        for turn, sound in enumerate(one.sounds, start=1):
+            write_audio(folder / f"{one.name}-{turn}.wav", sound, SAMPLE_RATE)
