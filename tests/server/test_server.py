@@ -29,6 +29,8 @@ NODES = (
     "SoundingVocode",
     "SoundingEncodeAudio",
     "SoundingThisObject",
+    "SoundingLoadSam",
+    "SoundingSamMask",
 )
 RATE = 16_000
 
