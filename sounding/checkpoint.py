@@ -269,19 +269,19 @@ def save_model(
         "modelspec.title": title or model.config.name,
         "modelspec.description": description,
         "modelspec.license": licence,
-        "modelspec.hash_sha256": _digest(tensors),
+        "modelspec.hash_sha256": digest(tensors),
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names and bytes of all tensors, in name order."""
-    digest = hashlib.sha256()
+    state = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return "0x" + digest.hexdigest()
+        state.update(name.encode())
+        state.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return "0x" + state.hexdigest()
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -56,13 +56,41 @@ def run(
 @app.command()
 def starter(
     data: Annotated[Path, typer.Option(help="Made by `python -m training.data.stamps`.")] = Path("data/stamps"),
+    cutouts: Annotated[Path, typer.Option(help="Made by `python -m training.data.cutouts`.")] = Path("data/cutouts"),
     out: Annotated[Path, typer.Option(help="Folder of the stages.")] = Path("runs/starter"),
 ) -> None:
     """Train the model in the box, all stages in order; what is done is not done again."""
     from .starter import train_starter
 
     with plain_errors("training"):
-        typer.echo(train_starter(data, out))
+        typer.echo(train_starter(data, out, cutouts=cutouts))
+
+
+@app.command("put-segmenter")
+def put_segmenter(
+    source: Annotated[Path, typer.Argument(help="A checkpoint with a segmenter, or a segmenter alone.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that gets it.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")] = None,
+) -> None:
+    """Put the segmenter of SOURCE into CHECKPOINT, which has the same patch tower; all else stays as it is."""
+    from sounding.segment.part import put_segmenter as put
+
+    with plain_errors("training"):
+        put(source, checkpoint, out)
+        typer.echo(out or checkpoint)
+
+
+@app.command("take-segmenter")
+def take_segmenter(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint with a segmenter.")],
+    out: Annotated[Path, typer.Argument(help="File for the segmenter alone.")],
+) -> None:
+    """Write the segmenter of CHECKPOINT to a file of its own, for `put-segmenter`."""
+    from sounding.segment.part import take_segmenter as take
+
+    with plain_errors("training"):
+        take(checkpoint, out)
+        typer.echo(out)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The starter, all stages in order: VAE, encoders, features of scenes, grounding and U-Net, vocoder twice.
+"""The starter, all stages in order: VAE, encoders, features of scenes, grounding and U-Net, vocoder twice, segmenter.
 
 A stage whose checkpoint is there is not run again, and one that was stopped goes on where it was.
 """
@@ -9,7 +9,9 @@ import logging
 from pathlib import Path
 
 from sounding.checkpoint import load_model
+from sounding.segment.part import put_segmenter
 
+from .data.cutouts import read_cutouts
 from .data.features import FeatureSource
 from .data.making import make_shards
 from .data.scene_shards import StampSource
@@ -34,8 +36,27 @@ def stage_recipes(data: Path, out: Path, folder: Path = RECIPES / "starter") -> 
     return recipes
 
 
-def train_starter(data: Path, out: Path, folder: Path = RECIPES / "starter", *, workers: int = 2) -> Path:
-    """Train all stages and return the last one's checkpoint; `workers` processes draw the scenes."""
+def segmenter_recipe(data: Path, cutouts: Path, out: Path, folder: Path = RECIPES / "starter") -> Recipe:
+    """The segmenter's recipe. It needs the encoders' stage alone, and no later one needs it."""
+    moved = [f"out={out}", f"data.stamps={data}", f"start.all={out / 'encoders' / 'encoders.safetensors'}"]
+    moved += [f"segmenter.cutouts={cutouts}", f"segmenter.cache={out / 'click_scenes'}"]
+    return read_recipe(folder / "segmenter.yaml", overrides=moved)
+
+
+def train_starter(
+    data: Path, out: Path, folder: Path = RECIPES / "starter", *, cutouts: Path | None = None, workers: int = 2
+) -> Path:
+    """Train all stages and return the checkpoint with all of them.
+
+    Args:
+        data: of `training.data.stamps`.
+        out: gets a folder a stage.
+        folder: of the recipes.
+        cutouts: of `training.data.cutouts`; without it there is no segmenter.
+        workers: processes that draw the scenes.
+    """
+    if cutouts is not None:
+        read_cutouts(cutouts, held_out=False)  # whether it is there should be known now, not after hours
     recipes = stage_recipes(data, out, folder)
     for recipe in recipes:
         if recipe.result.is_file():
@@ -47,4 +68,7 @@ def train_starter(data: Path, out: Path, folder: Path = RECIPES / "starter", *, 
             make_shards(scenes, out / "scenes", workers=workers)
             make_shards(FeatureSource(out / "scenes", load_model(recipe.start["all"])), out / "features")
         run(recipe)
+    if cutouts is not None:
+        recipe = segmenter_recipe(data, cutouts, out, folder)
+        put_segmenter(recipe.result if recipe.result.is_file() else run(recipe), recipes[-1].result)
     return recipes[-1].result

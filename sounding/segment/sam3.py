@@ -95,9 +95,10 @@ class Sam3Segmenter:
                 there = masks[:, min(int(y), height - 1), min(int(x), width - 1)] > 0
                 kept = kept & (there if wanted else ~there)
         if not kept.any():
+            best = float(scores.max())
             where = " at the points" if prompt.positive or prompt.negative else ""
             raise ValueError(
-                f"{self.name} found no {prompt.text!r}{where} in the picture (the best scored {float(scores.max()):.2f}, "
+                f"{self.name} found no {prompt.text!r}{where} in the picture (the best scored {best:.2f}, "
                 f"{FOUND} is expected); try other words, or click."
             )
         return Segmentation.of(masks[kept].amax(dim=0), float(scores[kept].max()))

@@ -30,6 +30,8 @@ NODES = (
     "SoundingEncodeAudio",
     "SoundingThisObject",
     "SoundingClick",
+    "SoundingLoadSam",
+    "SoundingSamMask",
 )
 RATE = 16_000
 
