@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn import functional
 from .click_state import ClickObject, Point
 
 if TYPE_CHECKING:
-    from ..sounding.segment import Segmenter
+    from ..sounding.segment import Prompt, Segmentation
 
 # Larger pictures are segmented at this size and the masks enlarged: the page would not wait, and sees the same mask
 # as the graph gets.
@@ -40,13 +40,15 @@ def working_picture(image: Tensor) -> Tensor:
 
 
 def segment_objects(
-    segmenter: Segmenter, prepared: Any, objects: Sequence[ClickObject], size: tuple[int, int], small: tuple[int, int]
+    segment: Callable[[Prompt], Segmentation],
+    objects: Sequence[ClickObject],
+    size: tuple[int, int],
+    small: tuple[int, int],
 ) -> list[ObjectMask]:
     """A mask for each clicked object.
 
     Args:
-        segmenter: what makes the masks.
-        prepared: the working picture, prepared by it.
+        segment: what makes a mask in the working picture.
         objects: with a point inside or a box, in pixels of the whole picture.
         size: width and height of the whole picture.
         small: those of the working picture.
@@ -67,9 +69,14 @@ def segment_objects(
             negative=tuple(point(x, y) for x, y in each.negative),
             box=box,
         )
-        made = segmenter.segment(prepared, prompt)
+        made = segment(prompt)
         masks.append(ObjectMask(made.mask.detach().float().cpu().clamp(0, 1), float(made.score)))
     return masks
+
+
+def sides(picture: Tensor) -> tuple[int, int]:
+    """Width and height of [1, H, W, 3]."""
+    return picture.shape[2], picture.shape[1]
 
 
 def whole_masks(masks: Sequence[ObjectMask], size: tuple[int, int]) -> Tensor:

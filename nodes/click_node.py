@@ -13,15 +13,16 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ..sounding.checkpoint import STARTER
 from ..sounding.files import replacing
 from ..sounding.vision import check_image
-from .click_masks import segment_objects, whole_masks, working_picture
+from .click_masks import segment_objects, sides, whole_masks, working_picture
 from .click_picture import PictureError, annotated_path, picture_names, read_picture
 from .click_state import ClickObject, StateError, parse_points, parse_state, points_json, with_points
 from .types import SegmenterType, schema
 
 if TYPE_CHECKING:
-    from ..sounding.segment import Segmenter
+    from .handle import SegmenterHandle
 
 PICTURE_EVENT = "sounding.click.picture"
 SHOWN = "sounding_click"  # the key of what the node tells the page of a run
@@ -118,7 +119,7 @@ class SoundingClick(io.ComfyNode):
         picture: str | None = None,
         state: str = "",
         image: Tensor | None = None,
-        segmenter: Segmenter | None = None,
+        segmenter: SegmenterHandle | None = None,
         positive_coords: str | None = None,
         negative_coords: str | None = None,
     ) -> io.NodeOutput:
@@ -127,7 +128,7 @@ class SoundingClick(io.ComfyNode):
         more = parse_points(positive_coords, "positive_coords"), parse_points(negative_coords, "negative_coords")
         linked = image is not None
         image = _chosen(picture) if image is None else _single(image)
-        size = (image.shape[2], image.shape[1])
+        size = sides(image)
         shown = {SHOWN: [_reference(image)]} if linked else None
         try:
             objects = with_points(clicked, size, *more).on_picture(*size)
@@ -175,15 +176,19 @@ def _single(image: Tensor) -> Tensor:
     return image
 
 
-def _segmented(segmenter: Segmenter | None, image: Tensor, objects: tuple[ClickObject, ...]) -> Tensor:
+def _segmented(handle: SegmenterHandle | None, image: Tensor, objects: tuple[ClickObject, ...]) -> Tensor:
     """[N, H, W] float 0..1."""
-    if segmenter is None:
+    small = working_picture(image.cpu())
+    if handle is not None:
+        masks = segment_objects(lambda prompt: handle.segment(small, prompt), objects, sides(image), sides(small))
+    else:
         from ..sounding.segment import load_segmenter
 
-        segmenter = load_segmenter("starter")
-    small = working_picture(image.cpu())
-    size, sides = (image.shape[2], image.shape[1]), (small.shape[2], small.shape[1])
-    return whole_masks(segment_objects(segmenter, segmenter.prepare(small), objects, size, sides), size)
+        # A few megabytes, read in a moment and used on the CPU: as the route does, so that the masks are the same.
+        segmenter = load_segmenter(STARTER)
+        prepared = segmenter.prepare(small)
+        masks = segment_objects(lambda prompt: segmenter.segment(prepared, prompt), objects, sides(image), sides(small))
+    return whole_masks(masks, sides(image))
 
 
 def _reference(image: Tensor) -> dict[str, Any]:

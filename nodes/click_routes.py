@@ -1,7 +1,7 @@
 """What the page asks while someone clicks: masks for clicks, at once and beside the queue.
 
-One route, `POST /sounding/click`. It holds the small segmenter of the box, on the CPU, so that no rule of the host's
-memory is touched; what it keeps of pictures is bounded. All that comes in is checked, and every error is a sentence.
+One route, `POST /sounding/click`. What it keeps of models and pictures is bounded. All that comes in is checked, and
+every error is a sentence.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,14 @@ from comfy.cli_args import args
 from PIL import Image
 from torch import Tensor
 
-from .click_masks import ObjectMask, segment_objects, working_picture
-from .click_picture import PictureError, picture_path, read_picture
-from .click_state import ClickState, StateError, read_state
+from .click_masks import ObjectMask, segment_objects, sides, working_picture
+from .click_picture import picture_path, read_picture
+from .click_segmenters import Busy, ClickSegmenters
+from .click_state import ClickState, read_state
+from .files import STARTER_LABEL
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from ..sounding.segment import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +53,16 @@ class Gone(Exception):
 
 
 class ClickRoutes:
-    """The route with its segmenter, loaded at the first click."""
+    """The route, with its segmenters and the pictures last clicked on."""
 
-    def __init__(self) -> None:
+    def __init__(self, running: Callable[[], bool]):
+        """`running`: whether the host runs or is about to run a workflow."""
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sounding-click")
-        self._segmenter: Segmenter | None = None
-        # (path, time, bytes) of a file -> width and height, and the prepared working picture
-        self._pictures: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], tuple[int, int], Any]] = OrderedDict()
+        self._segmenters = ClickSegmenters(running)
+        # (path, time, bytes) of a file -> width and height, and the working picture
+        self._pictures: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], Tensor]] = OrderedDict()
 
     def register(self, routes: web.RouteTableDef) -> None:
         """Add the route; the host repeats it under /api."""
@@ -69,24 +71,28 @@ class ClickRoutes:
     async def answer(self, request: web.Request) -> web.Response:
         """`{"picture": {"name", "subfolder", "type"}, "state": {...}}` -> a mask for each object of the state.
 
+        `"segmenter"` may name one of Sounding Load SAM's list.
         The answer: `{"width", "height", "milliseconds", "masks": [{"png", "score"} or null, ...]}`, with the mask as
         the alpha channel of a PNG of the working picture's size.
         """
         try:
             _same_origin(request)
-            path, state = _read_request(await _body(request))
-            return web.json_response(await self._in_turn(request, path, state))
+            return web.json_response(await self._in_turn(request, *_read_request(await _body(request))))
         except Refused as refused:
             return _error(refused.status, str(refused))
-        except (StateError, PictureError) as error:
+        except ValueError as error:  # what the state, the picture and the segmenter say of themselves
             return _error(400, str(error))
+        except Busy:
+            return _error(
+                503, "A workflow runs, which the model's memory belongs to; the mask follows when it is done."
+            )
         except Gone:
             return _error(499, "The page no longer waits for this answer.")
         except Exception:
             logger.exception("Sounding: a click could not be answered")
             return _error(500, "The click could not be answered; the server's log says why.")
 
-    async def _in_turn(self, request: web.Request, path: Path, state: ClickState) -> dict[str, Any]:
+    async def _in_turn(self, request: web.Request, path: Path, state: ClickState, name: str) -> dict[str, Any]:
         """One request at a time, and none for a page that has gone on."""
         if self._waiting >= MAX_WAITING:
             raise Refused(429, f"{MAX_WAITING} clicks wait for an answer already; wait a moment and click again.")
@@ -95,38 +101,36 @@ class ClickRoutes:
             async with self._lock:
                 if request.transport is None or request.transport.is_closing():
                     raise Gone
-                return await asyncio.get_running_loop().run_in_executor(self._worker, self._masks, path, state)
+                return await asyncio.get_running_loop().run_in_executor(self._worker, self._masks, path, state, name)
         finally:
             self._waiting -= 1
+            self._tidy()
 
-    def _masks(self, path: Path, state: ClickState) -> dict[str, Any]:
+    def _tidy(self) -> None:
+        """Look again when a model may have been idle for long."""
+        if (left := self._segmenters.tidy()) is not None:
+            asyncio.get_running_loop().call_later(left + 1, self._segmenters.tidy)
+
+    def _masks(self, path: Path, state: ClickState, name: str) -> dict[str, Any]:
         """The work, in the one worker thread."""
         started = time.perf_counter()
         with torch.inference_mode():
-            segmenter = self._loaded()
-            size, small, prepared = self._prepared(segmenter, path)
+            size, small = self._picture(path)
             objects = state.on_picture(*size)
             clicked = [each for each in objects if each.clicked]
-            made = iter(segment_objects(segmenter, prepared, clicked, size, small))
+            segment = self._segmenters.on(name, small)
+            made = iter(segment_objects(segment, clicked, size, sides(small)))
             masks = [_shown(next(made)) if each.clicked else None for each in objects]
         spent = round((time.perf_counter() - started) * 1000, 1)
         return {"width": size[0], "height": size[1], "milliseconds": spent, "masks": masks}
 
-    def _loaded(self) -> Segmenter:
-        if self._segmenter is None:
-            from ..sounding.segment import load_segmenter
-
-            self._segmenter = load_segmenter("starter")
-        return self._segmenter
-
-    def _prepared(self, segmenter: Segmenter, path: Path) -> tuple[tuple[int, int], tuple[int, int], Any]:
-        """A file's size, the working picture's, and the latter prepared; kept until the file changes."""
+    def _picture(self, path: Path) -> tuple[tuple[int, int], Tensor]:
+        """A file's width and height, and its working picture; kept until the file changes."""
         stat = path.stat()
         key = (str(path), stat.st_mtime_ns, stat.st_size)
         if key not in self._pictures:
             picture = read_picture(path)
-            small = working_picture(picture)
-            self._pictures[key] = (_sides(picture), _sides(small), segmenter.prepare(small))
+            self._pictures[key] = (sides(picture), working_picture(picture))
             while len(self._pictures) > KEPT_PICTURES:
                 self._pictures.popitem(last=False)
         self._pictures.move_to_end(key)
@@ -139,7 +143,8 @@ def register_routes() -> None:
 
     server = sys.modules.get("server")  # importing it here would start half of one in tools that only list nodes
     if server is not None and getattr(server.PromptServer, "instance", None) is not None:
-        ClickRoutes().register(server.PromptServer.instance.routes)
+        host = server.PromptServer.instance
+        ClickRoutes(lambda: host.prompt_queue.get_tasks_remaining() > 0).register(host.routes)
 
 
 def _same_origin(request: web.Request) -> None:
@@ -170,22 +175,18 @@ async def _body(request: web.Request) -> Any:
         raise Refused(400, "The request is not JSON, but JSON is expected; send picture and state.") from error
 
 
-def _read_request(data: Any) -> tuple[Path, ClickState]:
-    if not isinstance(data, dict) or data.keys() != {"picture", "state"}:
-        raise Refused(
-            400, "The request has other fields than picture and state, but just these are expected; send them."
-        )
-    picture = data["picture"]
+def _read_request(data: Any) -> tuple[Path, ClickState, str]:
+    """The picture's path, what was clicked, and the segmenter's name."""
+    if not isinstance(data, dict) or not {"picture", "state"} <= data.keys() <= {"picture", "state", "segmenter"}:
+        raise Refused(400, "The request has not just the fields picture and state, which are expected; send both.")
+    picture, name = data["picture"], data.get("segmenter", STARTER_LABEL)
     fine = isinstance(picture, dict) and picture.keys() <= {"name", "subfolder", "type"} and "name" in picture
     if not fine or not all(isinstance(value, str) and len(value) <= 1024 for value in picture.values()):
         raise Refused(400, "picture is not a name, a subfolder and a type, but these strings are expected; send them.")
+    if not isinstance(name, str) or len(name) > 1024:
+        raise Refused(400, "segmenter is not a name, but one of Sounding Load SAM's list is expected; choose one.")
     path = picture_path(picture["name"], picture.get("subfolder", ""), picture.get("type", "input"))
-    return path, read_state(data["state"])
-
-
-def _sides(picture: Tensor) -> tuple[int, int]:
-    """Width and height of [1, H, W, 3]."""
-    return picture.shape[2], picture.shape[1]
+    return path, read_state(data["state"]), name
 
 
 def _shown(made: ObjectMask) -> dict[str, Any]:

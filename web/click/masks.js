@@ -51,7 +51,7 @@ export class Masks {
     } catch (error) {
       if (error.refused) this.#wanted = null;
       else this.#timer = setTimeout(this.#again, RETRY);
-      this.onStatus({ error: error.refused ? error.message : "The server does not answer; trying again." });
+      this.onStatus({ error: error.status ? error.message : "The server does not answer; trying again." });
     } finally {
       this.#busy = false;
     }
@@ -65,16 +65,17 @@ export class Masks {
 
   async #ask({ picture, state }, objects) {
     const started = performance.now();
-    const { name, subfolder, type } = picture;
+    const { name, subfolder, type, segmenter } = picture;
     const response = await api.fetchApi("/sounding/click", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ picture: { name, subfolder, type }, state: { ...state, objects } }),
+      body: JSON.stringify({ picture: { name, subfolder, type }, state: { ...state, objects }, segmenter }),
     });
     const answer = await response.json().catch(() => ({}));
     if (!response.ok) {
       const error = new Error(answer.error ?? `The server answered ${response.status}; its log says why.`);
-      error.refused = response.status < 500 && response.status !== 429;
+      error.status = response.status;
+      error.refused = response.status !== 429 && response.status !== 503;
       throw error;
     }
     await Promise.all(
@@ -93,7 +94,7 @@ export class Masks {
 }
 
 function keyOf(picture, { positive, negative, box }, size) {
-  return JSON.stringify([picture.name, picture.subfolder, picture.type, picture.stamp, size, positive, negative, box]);
+  return JSON.stringify([picture, size, positive, negative, box]);
 }
 
 // The mask as the alpha of a canvas, and its rim as that of another, to be filled with a colour.

@@ -46,6 +46,14 @@ export function currentPicture(node) {
   return { wait: "Run the workflow once to see the connected picture here." };
 }
 
+// The segmenter that the graph loads for the node, as the loader's list names it; undefined for the one in the box.
+export function currentSegmenter(node) {
+  const slot = node.inputs?.findIndex((input) => input.name === "segmenter" && input.link != null) ?? -1;
+  const origin = slot >= 0 ? originOf(node, slot) : null;
+  if (origin?.comfyClass !== "SoundingLoadSam") return undefined;
+  return origin.widgets?.find((widget) => widget.name === "segmenter_name")?.value;
+}
+
 // The node that a link comes from, through reroutes.
 function originOf(node, slot) {
   let origin = node.getInputNode?.(slot);

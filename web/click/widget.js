@@ -4,7 +4,7 @@ import { addStyle, button, element, setIcon } from "./dom.js";
 import { ObjectList } from "./list.js";
 import { Player } from "./listen.js";
 import { Masks } from "./masks.js";
-import { currentPicture, sameReference, upload, viewURL } from "./picture.js";
+import { currentPicture, currentSegmenter, sameReference, upload, viewURL } from "./picture.js";
 import { Stage } from "./stage.js";
 import {
   emptyState, findable, History, MAX_OBJECTS, MAX_POINTS, newObject, readState, sameShape, scaled, writeState,
@@ -218,7 +218,8 @@ export class ClickWidget {
   look() {
     const { picture, wait } = currentPicture(this.node);
     if (this.root.isConnected && this.#linked() !== this.root.classList.contains("linked")) this.changed();
-    const next = picture && { ...picture, stamp: this.#stamp };
+    // What masks depend on, beside the clicks.
+    const next = picture && { ...picture, stamp: this.#stamp, segmenter: currentSegmenter(this.node) };
     if (sameReference(next, this.#loading)) return;
     this.#loading = next ?? null;
     if (!next) {
