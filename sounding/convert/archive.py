@@ -43,7 +43,7 @@ CONSTANTS = {
     "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
     "BINBYTES8",
 }  # fmt: skip
-ENTRIES = 1_000_000  # of nested dictionaries; a real checkpoint has some thousands
+ENTRIES = 100_000  # of nested dictionaries; a real checkpoint has some thousands
 PLAIN_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "int", "float", "bool", "str", "bytes", "complex"}
 
 

@@ -126,10 +126,11 @@ def _is_torchscript(path: Path) -> bool:
     """Whether a zip archive of PyTorch holds a program.
 
     Raises:
-        ArchiveError: it is compressed: a small file could hold more than memory does.
+        ArchiveError: its weights are compressed (only programs are): a small file could hold more than memory does.
     """
     with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        weights = [entry for entry in archive.infolist() if "/data" in entry.filename]  # data.pkl and data/NUMBER
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in weights):
             raise ArchiveError("is compressed, which PyTorch never does")
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
