@@ -150,6 +150,12 @@ def test_another_plan_does_not_go_on_in_an_old_run(
         (taught.parent / "other-run").rename(taught.parent / "mine-run")
 
 
+def test_what_another_model_is_to_keep_has_to_be_said(folder: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--rehearse starter if it was made from the starter"):
+        finetune(folder, str(tiny_checkpoint), tmp_path / "mine.safetensors", recipe=short())
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_to_learn_is_one_sentence(tmp_path: Path, tiny_checkpoint: Path) -> None:
     paint(tmp_path / "data" / "dog.png")
     command = ["finetune", "--data", str(tmp_path / "data"), "--from", str(tiny_checkpoint), "--out"]
@@ -171,7 +177,8 @@ def test_names_are_learnt_and_known_sentences_keep_their_meaning(
     folder: Path, stamps_folder: Path, tiny_config: Any, tmp_path: Path
 ) -> None:
     torch.manual_seed(5)
-    model = SoundingModel(tiny_config).requires_grad_(False)
+    query = dataclasses.replace(tiny_config.query, hidden=32, heads=2)
+    model = SoundingModel(dataclasses.replace(tiny_config, query=query)).requires_grad_(False)
     objects, _ = read_objects(folder)
     kept = known_objects([str(stamps_folder)], tmp_path)
     make_shards(OwnSource(objects, kept, count=24, seconds=1.28, size=160), tmp_path / "scenes")
@@ -190,8 +197,8 @@ def test_names_are_learnt_and_known_sentences_keep_their_meaning(
     for _ in range(40):
         places, caption = torch.randint(0, 5, (25,)), list(number)[int(torch.randint(len(number), ()))]
         items.rows.append((looks[places], (places == number[caption]).float(), [caption]))
-    loop = LoopConfig(steps=150, batch=8, lr=2e-2, warmup=5, log_every=25, precision="fp32")
-    train(NamesObjective(model, sentences, keep=10.0), items, loop, tmp_path / "run")
+    loop = LoopConfig(steps=150, batch=8, lr=1e-2, warmup=5, log_every=25, precision="fp32")
+    train(NamesObjective(model, sentences), items, loop, tmp_path / "run")
     logged = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert logged[-1]["attention"] < 0.9 * logged[0]["attention"]
     assert logged[-1]["moved"] < 0.2

@@ -100,7 +100,7 @@ def finetune(
     base: Annotated[str, typer.Option("--from", help="'starter' or a checkpoint.")] = "starter",
     rehearse: Annotated[
         list[str] | None,
-        typer.Option(help="What it is to keep: 'starter', a stamps folder, a folder it was taught earlier, or 'none'."),
+        typer.Option(help="What it is to keep: starter, a stamps folder, a folder it was taught earlier, or none."),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Of your pictures and recordings; kept in the file.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Settings other than training/recipes/finetune.yaml.")] = None,
@@ -118,7 +118,7 @@ def finetune(
             asked = "Licence of your pictures and recordings, kept in the file (such as CC-BY-4.0, or private)"
             licence = typer.prompt(asked, default="", show_default=False) if sys.stdin.isatty() else ""
         try:
-            typer.echo(teach(data, base, out, rehearse=rehearse or ["starter"], licence=licence, recipe=settings))
+            typer.echo(teach(data, base, out, rehearse=rehearse, licence=licence, recipe=settings))
         except KeyboardInterrupt:
             typer.echo("Stopped; the same command goes on.", err=True)
             raise typer.Exit(130) from None

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,11 +25,12 @@ from sounding.audio import write_audio
 from sounding.checkpoint import read_header, resolve, save_model
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
+from sounding.terminal import progress
 from sounding.text import OpenClipQuery
 
 from .data.features import FeatureSource
 from .data.known import as_objects, starter_objects, unpack
-from .data.making import digest, make_shards
+from .data.making import Source, digest, make_shards
 from .data.own import OwnObject, read_objects
 from .data.own_scenes import Cast, OwnSource
 from .data.scenes import TEMPLATES
@@ -68,7 +71,7 @@ def finetune(
     base: str,
     out: Path,
     *,
-    rehearse: Sequence[str] = (STARTER,),
+    rehearse: Sequence[str] | None = None,
     licence: str = "",
     recipe: FinetuneRecipe | None = None,
 ) -> Report:
@@ -80,6 +83,7 @@ def finetune(
         out: a new .safetensors file.
         rehearse: what the model knows and is to keep: "starter" (what came with it), folders made by
             `python -m training.data.stamps`, or folders like `data` that it was taught earlier; ("none",) for nothing.
+            May be left out for the starter itself.
         licence: of the material in `data` where no licence.txt says it.
         recipe: settings, without it training/recipes/finetune.yaml.
 
@@ -101,7 +105,12 @@ def finetune(
         raise ValueError(
             f"{data} has no object with a picture and a recording{why}; add files such as dog.jpg and dog.wav."
         )
-    known = known_objects(rehearse, folder)
+    if rehearse is None and base != STARTER:
+        raise ValueError(
+            f"What {base} is to keep is not said; give --rehearse starter if it was made from the starter, --rehearse "
+            "with the folder that it was taught earlier (both may be given), or --rehearse none to let it forget."
+        )
+    known = known_objects(rehearse or [STARTER], folder)
     _same_plan(folder, base, recipe, new, known)
     log.info("%d new objects: %s; %d known ones are kept", len(new), ", ".join(o.name for o in new), len(known))
     accelerator = build_accelerator(_loop(recipe.sounds))
@@ -155,7 +164,7 @@ def learn(
     config = model.config
     log.info("2 of 5: %d pictures with their sounds", recipe.scenes)
     source = OwnSource(new, known, count=recipe.scenes, seconds=config.train_seconds, size=config.patches.image_size)
-    make_shards(source, folder / "scenes")
+    _make(source, folder / "scenes")
     if recipe.names.steps and isinstance(model.query, OpenClipQuery):
         log.info("3 of 5: names")
         sentences = [form.format(c) for thing in known for c in thing.captions for form in dict.fromkeys(TEMPLATES)]
@@ -163,9 +172,9 @@ def learn(
         objective = NamesObjective(model, sentences)
         train(objective, items, _loop(recipe.names), folder / "names")
         model.requires_grad_(False)
-    make_shards(FeatureSource(folder / "scenes", model), folder / "features")
+    log.info("4 of 5: sounds")
+    _make(FeatureSource(folder / "scenes", model), folder / "features")
     if recipe.sounds.steps:
-        log.info("4 of 5: sounds")
         sounds = GroundedItems(folder / "features", model, recipe.grounded)
         train(GroundedObjective(model, recipe.grounded), sounds, _loop(recipe.sounds), folder / "sounds")
         model.requires_grad_(False)
@@ -205,6 +214,19 @@ def known_objects(rehearse: Sequence[str], folder: Path) -> list[OwnObject]:
             )
         known += own
     return known
+
+
+def _make(source: Source, out: Path) -> None:
+    """Shards with a bar. Features are made here, where the model is; scenes by several processes if that pays."""
+    cores = os.cpu_count() or 1
+    workers = min(8, cores - 1) if source.kind == "raw" and cores > 3 else 0
+    with progress(out.name, quiet=not sys.stderr.isatty()) as on_step:
+
+        def report(done: int, skipped: int) -> None:
+            if on_step is not None:
+                on_step(done, len(source))
+
+        make_shards(source, out, shard_size=120, workers=workers, on_progress=report)
 
 
 def _spread(new: Sequence[OwnObject], known: int) -> list[OwnObject]:

@@ -35,7 +35,7 @@ class Ear:
         self.samples = round(seconds * SAMPLE_RATE)
         self.objects = objects
         cuts = [self._described(self._cuts(thing, 0)) for thing in objects]  # each [recordings * CUTS, 192]
-        self.spread = torch.cat(cuts).std(dim=0).clamp(min=1e-3)
+        self.spread = torch.cat(cuts).std(dim=0).clamp(min=0.25)  # nats: what hardly differs says little
         self.centres = torch.stack([cut.mean(dim=0) for cut in cuts])
 
     def ranks(self, sounds: Tensor, number: int) -> list[int]:
