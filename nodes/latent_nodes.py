@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..sounding.audio import level as level_sounds
 from ..sounding.audio import resample
+from ..sounding.config import DEFAULT_CFG
 from ..sounding.diffusion import SAMPLERS, OnStep, draw_noise
 from ..sounding.grounding import Condition
 from ..sounding.pictures import mel_picture
@@ -114,7 +115,7 @@ class SoundingSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=2.0,
+                    default=DEFAULT_CFG,
                     min=0.0,
                     max=30.0,
                     step=0.1,

@@ -8,6 +8,7 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..sounding.audio import MelSpectrogram
+from ..sounding.config import DEFAULT_CFG
 from ..sounding.pictures import mel_picture
 from .files import STARTER_LABEL
 from .handle import ModelHandle
@@ -63,7 +64,7 @@ class SoundingThisObject(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=2.0,
+                    default=DEFAULT_CFG,
                     min=0.0,
                     max=30.0,
                     step=0.1,
@@ -87,7 +88,7 @@ class SoundingThisObject(io.ComfyNode):
         seed: int,
         model: ModelHandle | None = None,
         steps: int = 25,
-        cfg: float = 2.0,
+        cfg: float = DEFAULT_CFG,
         level: bool = True,
     ) -> io.NodeOutput:
         """Run `SoundingModel.generate`, with the host moving each part in before its use."""

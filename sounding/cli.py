@@ -12,6 +12,7 @@ import typer
 
 from .cli_queue import queue
 from .cli_weights import convert, fetch
+from .config import DEFAULT_CFG
 from .terminal import JsonOption, plain_errors, progress
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def generate(
     model: ModelOption = "starter",
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 5.0,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 25,
-    cfg: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 2.0,
+    cfg: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = DEFAULT_CFG,
     seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
     scheduler: Annotated[str, typer.Option(help="ddim, dpm++ or 'dpm++ karras'.")] = "dpm++",
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import audio, vision
 from .checkpoint import load_model, resolve
-from .config import SoundingConfig
+from .config import DEFAULT_CFG, SoundingConfig
 from .diffusion import Denoiser, OnStep, draw_noise, sample_latents
 from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
@@ -184,7 +184,7 @@ class SoundingModel(nn.Module):
         noise: Tensor,
         *,
         steps: int = 25,
-        cfg: float = 2.0,
+        cfg: float = DEFAULT_CFG,
         scheduler: str = "dpm++",
         denoise: float = 1.0,
         latents: Tensor | None = None,
@@ -285,7 +285,7 @@ class SoundingModel(nn.Module):
         text: str | list[str] | None = None,
         seconds: float = 5.0,
         steps: int = 25,
-        cfg: float = 2.0,
+        cfg: float = DEFAULT_CFG,
         seed: int = 0,
         batch: int = 1,
         scheduler: str = "dpm++",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sounding.audio import MelSpectrogram, resample
-from sounding.config import AudioConfig
+from sounding.config import DEFAULT_CFG, AudioConfig
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
 
@@ -69,7 +69,7 @@ class Heard:
 
 
 def listen(
-    model: SoundingModel, ear: Ear, numbers: Sequence[int], *, each: int = 2, steps: int = 10, cfg: float = 2.0
+    model: SoundingModel, ear: Ear, numbers: Sequence[int], *, each: int = 2, steps: int = 10, cfg: float = DEFAULT_CFG
 ) -> list[Heard]:
     """Sounds of objects in pictures that training did not show: in scenes beside another object, or, of a photograph
     without an outline, of the whole. Always the same pictures and seeds.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sounding.audio import MelSpectrogram, fit_length, normalize, read_audio
+from sounding.config import DEFAULT_CFG
 from sounding.pictures import read_image, read_mask
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Preview:
     items: tuple[PreviewItem, ...] = ()
     seconds: float = 5.0
     steps: int = 25
-    cfg: float = 2.0
+    cfg: float = DEFAULT_CFG
 
     def due(self, step: int) -> bool:
         """Whether previews are wanted behind this step (counted as done)."""

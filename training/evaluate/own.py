@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sounding.audio import resample
+from sounding.config import DEFAULT_CFG
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
 
@@ -33,10 +34,11 @@ from ..data.own_scenes import Cast
 from ..data.stamps import SAMPLE_RATE, Stamps
 from ..recipe import RECIPES, read_recipe
 from .classifier import ClassifierRecipe, train_classifier
-from .recognise import Judge, generated, score
+from .recognise import Judge, score
+from .sounds import By, Chosen, Settings, generated
 
 log = logging.getLogger("training")
-Scenes = list[tuple[int, tuple[int, ...]]]
+Scenes = list[Chosen]
 
 
 def scenes_of(objects: Sequence[int], among: int, each: int, stream: int) -> Scenes:
@@ -74,14 +76,17 @@ def evaluate(
     cast, count = Cast([*old, *new]), len(old) + len(new)
     fresh = range(len(old), count)
     figures: dict[str, object] = {}
+    given = vars(settings)
+    how = Settings(**{field.name: given[field.name] for field in dataclasses.fields(Settings) if field.name in given})
 
     def report(name: str, sounds: Tensor, labels: Sequence[int]) -> None:
         figures[name] = vars(score(judge(sounds), torch.tensor(list(labels))))
         log.info("%s %s", name, figures[name])
 
-    for by in ("mask", "text"):
-        sounds, drawn = generated(model, cast, scenes_of(fresh, count, settings.per_new, 61), settings, by=by)
-        report(f"new by {by}", sounds, [labels[0] for labels in drawn])
+    choices: tuple[By, ...] = ("mask", "text")
+    for by in choices:
+        drawn = scenes_of(fresh, count, settings.per_new, 61)
+        report(f"new by {by}", generated(model, cast, drawn, how, by=by), [labels[0] for _, labels in drawn])
     shown = [(number, picture) for number in fresh for picture in test.get(cast.stamps[number].name, [])]
     if shown:
         parts = []
@@ -90,21 +95,20 @@ def evaluate(
                 other = [dataclasses.replace(thing, pictures=(picture,)) if i == number else thing
                          for i, thing in enumerate([*old, *new])]  # fmt: skip
                 scenes: Scenes = [(62_000 + number * 10 + i, (number,)) for i in range(settings.per_new)]
-                parts.append(generated(model, Cast(other), scenes, settings, by="mask")[0])
+                parts.append(generated(model, Cast(other), scenes, how, by="mask"))
             else:
                 parts.append(whole(model, picture, list(range(settings.per_new)), settings))
         labels = [number for number, _ in shown for _ in range(settings.per_new)]
         report("new, other pictures", torch.cat(parts), labels)
     scenes = scenes_of(range(len(old)), len(old), settings.per_old, 63)
-    sounds, drawn = generated(model, cast, scenes, settings, by="mask")
-    report("old by mask", sounds, [labels[0] for labels in drawn])
+    report("old by mask", generated(model, cast, scenes, how, by="mask"), [labels[0] for _, labels in scenes])
     pairs: Scenes = []
     for n in range(settings.pairs):
         rng = np.random.default_rng([64, n])
         pair = (int(rng.choice(fresh)), int(rng.integers(len(old))))
         pairs.append((64_000 + n, pair if n % 2 else pair[::-1]))
-    sounds, drawn = generated(model, cast, pairs, settings, by="mask")
-    logits, chosen = judge(sounds), torch.tensor(drawn)
+    logits = judge(generated(model, cast, pairs, how, by="mask"))
+    chosen = torch.tensor([labels for _, labels in pairs])
     wins = (logits.gather(1, chosen[:, :1]) > logits.gather(1, chosen[:, 1:2])).float()[:, 0]
     masked_new = torch.arange(len(pairs)) % 2 == 1
     figures["pairs"] = {"new_wins": float(wins[masked_new].mean()), "old_wins": float(wins[~masked_new].mean()),
@@ -125,7 +129,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--seconds", type=float, default=2.56)
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--cfg", type=float, default=2.0)
+    parser.add_argument("--cfg", type=float, default=DEFAULT_CFG)
     parser.add_argument("--scheduler", default="dpm++")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")

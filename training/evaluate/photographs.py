@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sounding.audio import resample
+from sounding.config import DEFAULT_CFG
 from sounding.files import replacing, write_atomic
 from sounding.grounding import Condition
 from sounding.listen import ClapAudioQuery
@@ -246,7 +247,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="sounds a photograph")
     parser.add_argument("--seconds", type=float, default=2.56)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--cfg", type=float, default=2.0)
+    parser.add_argument("--cfg", type=float, default=DEFAULT_CFG)
     parser.add_argument("--scheduler", default="dpm++")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from sounding.audio import level
 from sounding.checks import CHECKS, check_sound
+from sounding.config import DEFAULT_CFG
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
 from sounding.windows import WINDOW_SECONDS
@@ -151,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, per_object: int = 3, steps
     parser.add_argument("--per-object", type=int, default=per_object, help="sounds an object")
     parser.add_argument("--seconds", type=float, default=2.56)
     parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--cfg", type=float, default=2.0)
+    parser.add_argument("--cfg", type=float, default=DEFAULT_CFG)
     parser.add_argument("--scheduler", default="dpm++")
     parser.add_argument("--clamp", choices=["default", "on", "off"], default="default", help="negative weights, see"
                         " grounding.match_moments")  # fmt: skip

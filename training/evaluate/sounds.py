@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sounding.audio import resample
+from sounding.config import DEFAULT_CFG
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
 from sounding.windows import WINDOW_SECONDS
@@ -27,7 +28,7 @@ class Settings:
 
     seconds: float = 2.56
     steps: int = 25
-    cfg: float = 2.0
+    cfg: float = DEFAULT_CFG
     scheduler: str = "dpm++"
     clamp: bool | None = None
     window: float = WINDOW_SECONDS
