@@ -22,7 +22,7 @@ SHOWN: dict[str, tuple[str, tuple[int, ...]]] = {
     "SoundingThisObject": ("one_object", (1, 2, 3, 4)),
     "SoundingLoadModel": ("text_grounded", (1, 3, 6)),
     "SoundingEncodeImage": ("text_grounded", (2, 3, 4)),
-    "SoundingGroundMask": ("vary_a_sound", (4, 8, 9)),
+    "SoundingGroundMask": ("batch_of_seeds", (2, 3, 4)),
     "SoundingGroundText": ("text_grounded", (3, 4, 5)),
     "SoundingEmptyLatent": ("text_grounded", (6, 7)),
     "SoundingSampler": ("text_grounded", (4, 6, 7, 8)),
