@@ -70,7 +70,7 @@ def main(
             optimizer.step()
             moved = sum(not torch.equal(old, new) for old, new in zip(before, learning, strict=True))
             size = sum(weight.numel() for weight in learning) / 1e6
-            said.append(f"loss {float(loss):.2f}; {moved} of {len(learning)} tensors ({size:.1f} M) moved")
+            said.append(f"loss {float(loss.detach()):.2f}; {moved} of {len(learning)} tensors ({size:.1f} M) moved")
         del objective, optimizer, before, learning, model
         with row("loaded without the query, for a mask", said):
             model = load_model(path, parts=[part for part in PARTS if part != "query"])

@@ -250,9 +250,10 @@ def mutations(data: bytes) -> list[bytes]:
 
 def test_mutated_headers_get_one_sentence(tmp_path: Path, tiny_checkpoint: Path) -> None:
     bad = tmp_path / "bad.safetensors"
+    mutated = mutations(tiny_checkpoint.read_bytes())
     sounding.load(tiny_checkpoint, device="cpu")  # so that only what follows adds to the peak
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number, data in enumerate(mutations(tiny_checkpoint.read_bytes())):
+    for number, data in enumerate(mutated):
         bad.write_bytes(data)
         with pytest.raises(CheckpointError) as error:
             sounding.load(bad, device="cpu")
