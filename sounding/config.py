@@ -138,9 +138,9 @@ class VocoderConfig:
     normalize: bool = False
 
 
-# Guidance where none is asked for. The paper takes 2; for the starter, 5 names the object far more often
+# Guidance where none is asked for. The paper takes 2; for the starter, 7 names the object far more often
 # (docs/starter-log.md).
-DEFAULT_CFG = 5.0
+DEFAULT_CFG = 7.0
 
 
 @dataclass(frozen=True)

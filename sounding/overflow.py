@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def in_range(part: Part, run: Callable[[Part], Tensor]) -> Tensor:
     if next(part.parameters()).dtype != torch.float16 or bool(made.isfinite().all()):
         return made
     logger.info("%s overflows in float16; computing it in float32", type(part).__name__)
-    return run(cast(Part, nn.Module.float(copy.deepcopy(part))))
+    return run(nn.Module.float(copy.deepcopy(part)))
 
 
 def vocoded(vocoder: SpeechT5HifiGan, mel: Tensor) -> Tensor:

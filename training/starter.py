@@ -20,7 +20,7 @@ from .run import run
 
 log = logging.getLogger("training")
 STAGES = ("vae", "encoders", "grounded", "vocoder", "restored")
-SCENES = 5000
+SCENES = 9000
 
 
 def stage_recipes(data: Path, out: Path, folder: Path = RECIPES / "starter") -> list[Recipe]:

@@ -69,7 +69,7 @@ def _from_folder(folder: Path, heads: Heads) -> AudioLDM:
     unet = _unet_config(read_json(folder / "unet" / "config.json"), folder)
     trained = dataclasses.replace(unet, head_width=_head_width(unet.channels), heads=())
     said, own = _heads(unet), _heads(trained)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if heads == "authors":
         unet = trained
     elif said != own:

@@ -187,7 +187,7 @@ def _picture(folder: Path, file: Path, masks: list[Path], problems: list[str]) -
     elif own.max() < 128:
         raise ValueError(f"{file} is transparent all over, so there is nothing to see; save it without transparency.")
     image.putalpha(outline)
-    return Picture(image, cut=not masks and int(own.min()) < 128, masked=min(outline.getextrema()) < 128)
+    return Picture(image, cut=not masks and int(own.min()) < 128, masked=int(np.asarray(outline).min()) < 128)
 
 
 def _mask(path: Path) -> Image.Image:

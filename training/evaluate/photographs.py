@@ -73,9 +73,7 @@ def read_photographs(folder: Path, names: list[str]) -> list[Photograph]:
         mask = np.asarray(Image.open(folder / entry["mask"]).convert("L")) / np.float32(255)
         if mask.shape != image.shape[:2] or not mask.any():
             width, height = image.shape[1::-1]
-            raise ValueError(
-                f"{entry['mask']} is {mask.shape[::-1]}, but {width} x {height}, not empty, is expected."
-            )
+            raise ValueError(f"{entry['mask']} is {mask.shape[::-1]}, but {width} x {height}, not empty, is expected.")
         found.append(
             Photograph(
                 name=Path(entry["file"]).stem,
