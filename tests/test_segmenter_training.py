@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import zlib
 from pathlib import Path
 
@@ -212,8 +213,13 @@ def test_photographs_are_found_with_their_masks(tmp_path) -> None:
     Image.new("RGB", (60, 40), (9, 9, 9)).save(tmp_path / "dog.jpg")
     mask = Image.fromarray(rectangle(20, 30, slice(5, 15), slice(5, 25)))
     mask.save(tmp_path / "dog_mask.png")
+    row = {"file": "dog.jpg", "mask": "dog_mask.png", "click": [30, 20], "labels": ["dog"]}
+    (tmp_path / "index.json").write_text(json.dumps([row]))
     (case,) = photograph_cases(tmp_path)
     assert (case.name, case.mask.shape) == ("dog_mask", (40, 60))
+    oracle = Oracle(case.mask)
+    overlaps(oracle, case, 1)
+    assert oracle.asked[0].positive == ((30.5, 20.5),)
     assert 700 < case.mask.sum() < 900
-    with pytest.raises(FileNotFoundError, match=r"NAME_mask\.png"):
+    with pytest.raises(FileNotFoundError, match=r"index\.json"):
         list(photograph_cases(tmp_path / "none"))

@@ -134,7 +134,7 @@ class SegmenterObjective(Objective):
 
     def place(self, device: torch.device) -> None:
         """Convolutions are faster with channels last."""
-        self.network.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""

@@ -47,10 +47,17 @@ class Segmentation:
 
 
 class Segmenter(Protocol):
-    """Any backend. `module` holds its weights, for whoever moves them between devices; None has none."""
+    """Any backend."""
 
-    name: str
-    module: nn.Module | None
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The weights, for whoever moves them between devices; None has none."""
+        ...
 
     def prepare(self, image: Tensor) -> Prepared:
         """Embed a picture [H, W, 3] or [1, H, W, 3], 0..1, once.
@@ -113,7 +120,7 @@ class Cache:
         """`segmenter.prepare(image)`, or what it gave for the same picture before."""
         image = one_picture(image)
         digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
-        digest.update(memoryview(image.cpu().contiguous().numpy()).cast("B"))
+        digest.update(image.cpu().contiguous().numpy().data.cast("B"))
         key = (weakref.ref(segmenter, self._forget), digest.digest())
         with self._lock:
             if key in self._kept:

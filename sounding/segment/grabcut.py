@@ -30,7 +30,7 @@ class GrabCutSegmenter:
             ValueError: it is not installed.
         """
         try:
-            import cv2
+            import cv2  # type: ignore[import-not-found]
         except ImportError:
             raise ValueError(
                 "GrabCut needs OpenCV, which is not installed; run `pip install opencv-python-headless`, or use the "

@@ -89,8 +89,8 @@ class ClickNetwork(nn.Module):
         self.decode8, self.decode4 = nn.Conv2d(coarse, middle, 1), nn.Conv2d(middle, fine, 1)
         self.rough = nn.Conv2d(middle, 1, 1)
         self.sharp = nn.Conv2d(fine, 16, 3, padding=1)
-        nn.init.zeros_(self.sharp.weight)  # begins with the rough answer
-        nn.init.zeros_(self.sharp.bias)
+        for weight in self.sharp.parameters():  # begins with the rough answer
+            nn.init.zeros_(weight)
 
     def levels(self, tower: Any, pixels: Tensor) -> list[Tensor]:
         """Normalised [B, 3, h, w], sides divisible by 32 -> the tower's maps at `STRIDES`."""

@@ -26,7 +26,7 @@ class Sam1Segmenter:
         self.module: nn.Module = sam.eval().requires_grad_(False)
 
     def _predictor(self) -> Any:
-        from segment_anything import SamPredictor
+        from segment_anything import SamPredictor  # type: ignore[import-untyped]
 
         return SamPredictor(self.module)
 
@@ -71,7 +71,13 @@ def build_sam1(state: dict[str, Tensor], path: Path) -> nn.Module:
     Raises:
         ConvertError: not a SAM, or not complete.
     """
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+    from segment_anything.modeling import (  # type: ignore[import-untyped]
+        ImageEncoderViT,
+        MaskDecoder,
+        PromptEncoder,
+        Sam,
+        TwoWayTransformer,
+    )
 
     position = expect(state, "image_encoder.pos_embed", path, KIND)
     patch = expect(state, "image_encoder.patch_embed.proj.weight", path, KIND)

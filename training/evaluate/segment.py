@@ -4,7 +4,8 @@
 
 on held-out scenes of the stamps before photographs, on scenes of objects and backgrounds that no training saw, and on
 real photographs with masks. The first click lies deepest inside the object, the second deepest inside the largest
-error, as is usual in interactive segmentation; `--clicks random` draws both, weighted to the inside, instead.
+error, as is usual in interactive segmentation; `--clicks random` draws both, weighted to the inside, instead. On
+photographs the first click is where a person put it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Case:
     name: str
     picture: Tensor  # [1, H, W, 3] 0..1
     mask: np.ndarray  # [H, W] bool
+    click: Click | None = None  # where a person clicked first
 
 
 def scene_cases(data: HasCutouts, photographs: list[Image.Image], count: int) -> Iterator[Case]:
@@ -64,22 +66,20 @@ def scene_cases(data: HasCutouts, photographs: list[Image.Image], count: int) ->
 
 
 def photograph_cases(folder: Path) -> Iterator[Case]:
-    """Photographs `NAME.jpg` with hand-checked masks `NAME_mask.png` (or `NAME_mask_*.png`, one an object).
+    """Photographs with hand-checked masks and clicks, as its `index.json` lists them (file, mask, click [x, y]).
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: it has no such list.
     """
-    pairs = [
-        (picture, mask)
-        for picture in sorted(folder.glob("*.jpg"))
-        for mask in sorted(folder.glob(f"{picture.stem}_mask*.png"))
-    ]
-    if not pairs:
-        raise FileNotFoundError(f"{folder} has no NAME.jpg with a NAME_mask.png; name a folder of such photographs.")
-    for picture, mask in pairs:
-        image = Image.open(picture).convert("RGB")
-        white = Image.open(mask).convert("L").resize(image.size, Image.Resampling.BILINEAR)
-        yield Case(mask.stem, torch.from_numpy(np.asarray(image) / np.float32(255))[None], np.asarray(white) > 127)
+    index = folder / "index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"{index} is missing; name a folder of photographs with their masks.")
+    for row in json.loads(index.read_text(encoding="utf-8")):
+        image = Image.open(folder / row["file"]).convert("RGB")
+        white = Image.open(folder / row["mask"]).convert("L").resize(image.size, Image.Resampling.BILINEAR)
+        picture = torch.from_numpy(np.asarray(image) / np.float32(255))[None]
+        click = Click(row["click"][0] + 0.5, row["click"][1] + 0.5, True) if "click" in row else None
+        yield Case(Path(row["mask"]).stem, picture, np.asarray(white) > 127, click)
 
 
 def overlap(found: np.ndarray, truth: np.ndarray) -> float:
@@ -91,7 +91,7 @@ def overlaps(segmenter: Segmenter, case: Case, clicks: int, *, random: bool = Fa
     """Overlap after each of so many clicks on one object."""
     rng = np.random.default_rng(0) if random else None
     prepared = segmenter.prepare(case.picture)
-    given: list[Click] = [first_click(case.mask, rng)]
+    given: list[Click] = [case.click or first_click(case.mask, rng)]
     reached: list[float] = []
     while True:
         points = {sign: tuple((c.x, c.y) for c in given if c.positive == sign) for sign in (True, False)}
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--segmenter", default="starter", help="'starter', a checkpoint, or a SAM file or folder")
     parser.add_argument("--data", type=Path, default=Path("data/stamps"))
     parser.add_argument("--cutouts", type=Path, help="of training.data.cutouts: also measure on unseen objects")
-    parser.add_argument("--photographs", type=Path, help="folder of NAME.jpg and NAME_mask.png")
+    parser.add_argument("--photographs", type=Path, help="folder with an index.json of photographs, masks and clicks")
     parser.add_argument("--objects", type=int, default=200, help="of scenes")
     parser.add_argument("--clicks", choices=["deepest", "random"], default="deepest")
     parser.add_argument("--grabcut", action="store_true", help="also GrabCut, alone and after the segmenter")
