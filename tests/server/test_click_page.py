@@ -56,7 +56,7 @@ class Page:
         self.ready()
 
     def _heard(self, message: Any) -> None:
-        ours = "sounding" in (message.text + str(message.location)).lower()
+        ours = "/extensions/sounding-objects/" in message.text + str(message.location)
         if message.type == "error" and ours and "Failed to load resource" not in message.text:
             self.errors.append(message.text)
 
@@ -346,12 +346,15 @@ def test_run_makes_a_sound_an_object_and_play_is_heard(page: Page, server: Any):
     page.page.keyboard.press("Enter")
     page.click(COW)
     page.drawn()
-    ended = page.page.evaluate_handle(
-        """() => new Promise((resolve) => app.api.addEventListener("execution_success", ({detail}) =>
-          resolve(detail.prompt_id), {once: true}))"""
+    page.page.evaluate(
+        """() => {
+          window.ended = undefined;
+          const hear = ({detail}) => (window.ended = detail.prompt_id);
+          app.api.addEventListener("execution_success", hear, {once: true});
+          app.queuePrompt(0, 1);
+        }"""
     )
-    page.page.evaluate("() => app.queuePrompt(0, 1)")
-    entry = server.wait(ended.evaluate("(id) => id"))
+    entry = server.wait(page.page.wait_for_function("() => window.ended", timeout=240_000).json_value())
     (sounds,) = server.sounds(entry).values()
     assert [samples.shape for samples, _ in sounds] == [(16_000,)] * 2
     assert all(np.abs(samples).max() > 0.01 for samples, _ in sounds)
