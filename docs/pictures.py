@@ -1,11 +1,12 @@
 """Make the pictures in this repository from real runs of the starter: `uv run python docs/pictures.py`.
 
 README's first screen is the demo's overview; each example workflow gets a thumbnail with its own picture,
-selection, seed and length, read from its API file.
+selection, seed and length, read from its API file. With `--stamps data/stamps` the demo's scene is drawn anew first.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 import sounding
-from sounding.demo import frame_row, write_demo
+from sounding.demo import OBJECTS, SCENE, frame_row, write_demo
 from sounding.pictures import mel_picture, overlay, read_mask, write_image
 
 ROOT = Path(__file__).parent.parent
@@ -57,8 +58,27 @@ def thumbnail(model: sounding.SoundingModel, graph: dict[str, dict[str, Any]]) -
     return torch.cat(rows)
 
 
+def draw_scene(stamps: Path, number: int = 500_020) -> None:
+    """The demo's picture and masks: a held-out scene of its objects, taken for its photographic background."""
+    from training.data.scenes import make_scene, scene_rng
+    from training.data.stamps import Stamps
+
+    data = Stamps(stamps)
+    labels = {stamp.name: stamp.label for stamp in data.stamps}
+    wanted = tuple(labels[name] for name in OBJECTS)
+    scene = make_scene(data, scene_rng("held-out", number), size=(512, 384), labels=wanted)
+    Image.fromarray(scene.image).save(WORKFLOWS / "input" / f"{SCENE}.png")
+    for name, mask in zip(OBJECTS, scene.masks, strict=True):
+        Image.fromarray(mask).save(WORKFLOWS / "input" / f"{SCENE}_mask_{name}.png")
+
+
 def main() -> None:
     """Write all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stamps", type=Path, help="draw the demo's scene from this data set first")
+    stamps = parser.parse_args().stamps
+    if stamps:
+        draw_scene(stamps)
     model = sounding.load("starter", device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         overview = write_demo(model, Path(folder))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -98,4 +98,4 @@ def in_windows(
     parts = [function(values[:, start : start + window]) for start in starts]
     made = parts[0].shape[1]
     places = [start * made // window for start in starts]
-    return cast(Tensor, blend(parts, places, overlap * made // window, margin * made // window))
+    return blend(parts, places, overlap * made // window, margin * made // window)
