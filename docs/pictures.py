@@ -2,7 +2,8 @@
 
 README's first screen is the demo's overview. Each example workflow is run by a real ComfyUI; its thumbnail shows what
 each of its sounds was made from, and the sound's spectrogram. The nodes' help pages get pictures of the real page, with
-the nodes after a run. Without --server, the tests' copy of ComfyUI is started for it.
+the nodes after a run. Without --server, the tests' copy of ComfyUI is started for it. With
+`--stamps data/stamps` the demo's scene is drawn anew first.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import sounding
 from sounding.api_graph import Graph, read_graph
 from sounding.audio import MelSpectrogram
 from sounding.config import AudioConfig
-from sounding.demo import frame_row, write_demo
+from sounding.demo import OBJECTS, SCENE, frame_row, write_demo
 from sounding.pictures import mel_picture, overlay, write_image
 from sounding.remote import ComfyServer, OutputFile, output_files
 from sounding.remote_run import run_graph
@@ -124,6 +125,20 @@ def running(url: str | None) -> Iterator[ComfyServer]:
             own.stop()
 
 
+def draw_scene(stamps: Path, number: int = 500_020) -> None:
+    """The demo's picture and masks: a held-out scene of its objects, taken for its photographic background."""
+    from training.data.scenes import make_scene, scene_rng
+    from training.data.stamps import Stamps
+
+    data = Stamps(stamps)
+    labels = {stamp.name: stamp.label for stamp in data.stamps}
+    wanted = tuple(labels[name] for name in OBJECTS)
+    scene = make_scene(data, scene_rng("held-out", number), size=(512, 384), labels=wanted)
+    Image.fromarray(scene.image).save(WORKFLOWS / "input" / f"{SCENE}.png")
+    for name, mask in zip(OBJECTS, scene.masks, strict=True):
+        Image.fromarray(mask).save(WORKFLOWS / "input" / f"{SCENE}_mask_{name}.png")
+
+
 def main() -> None:
     """Write all pictures, or those asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,7 +146,10 @@ def main() -> None:
     kinds = ("demo", "thumbnails", "nodes")
     parser.add_argument("--only", choices=kinds, action="append", help="one kind of pictures (may be repeated)")
     parser.add_argument("--name", action="append", help="of these workflows or nodes only")
+    parser.add_argument("--stamps", type=Path, help="draw the demo's scene from this data set first")
     asked = parser.parse_args()
+    if asked.stamps:
+        draw_scene(asked.stamps)
     wanted = set(asked.only or kinds)
     if "demo" in wanted:
         with tempfile.TemporaryDirectory() as folder:

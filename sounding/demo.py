@@ -13,8 +13,8 @@ from .diffusion import OnStep
 from .model import SoundingModel
 from .pictures import label_font, mel_picture, overlay, read_image, read_mask, write_image
 
-SCENE = "farm"  # SCENE.png and SCENE_mask_OBJECT.png in the folder of the example pictures
-OBJECTS = ("dog", "cow")
+SCENE = "yard"  # SCENE.png and SCENE_mask_OBJECT.png in the folder of the example pictures
+OBJECTS = ("dog", "rooster")
 SECONDS = 5.0
 LEFT, TITLE = 400, 26  # pixels: the picture's height beside the rows, a title's
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from sounding.audio import LOUDNESS, loudness
 from sounding.cli import app
+from sounding.demo import OBJECTS
 from sounding.pictures import mel_picture, overlay, read_image, read_mask
 
 ROOT = Path(__file__).parent.parent
@@ -158,7 +159,7 @@ def test_demo_writes_what_it_names(folder: Path) -> None:
         app, ["demo", "--out", str(out), "--model", str(folder / "tiny.safetensors"), "--device", "cpu"]
     )
     assert result.exit_code == 0, result.output
-    for name in ("dog", "cow"):
+    for name in OBJECTS:
         assert soundfile.info(out / f"{name}.wav").frames == 80_000
         assert Image.open(out / f"{name}_mel.png").height == 256
         for kind in ("mask", "attention"):

@@ -11,6 +11,7 @@ reports, over all objects of the data set and beside chance:
 (e) background: generated from a mask of everything but the objects; how often that is taken for one of them
 (f) lengths: (c) at other lengths, judged in windows of 2.56 s (with --lengths 2.5 5 10 20)
 (g) checks: clicks, DC, clipping, silence and level of (c), as the vocoder gives them and leveled
+(h) demo: the rank (from 1) of each object of `sounding demo`, where the data set knows them
 (t) text: as (c), but grounded by the object's caption
 
 The same checkpoint and settings give the same figures.
@@ -22,6 +23,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.audio import level
+from sounding.audio import level, read_audio
 from sounding.checks import CHECKS, check_sound
 from sounding.config import DEFAULT_CFG
+from sounding.demo import OBJECTS, write_demo
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
 from sounding.windows import WINDOW_SECONDS
@@ -40,14 +43,14 @@ from sounding.windows import WINDOW_SECONDS
 from ..data.stamps import SAMPLE_RATE, Stamps
 from .classifier import real_crops
 from .judge import Judge, Score, open_judge, ranks_of, score
-from .lengths import score_length
+from .lengths import judged, score_length
 from .sounds import Settings, copies, every_label, generated, held_out_pairs, held_out_scenes
 
 __all__ = ["PARTS", "Judge", "Score", "Settings", "evaluate", "main", "ranks_of", "score"]
 
 log = logging.getLogger("training")
 Figures = dict[str, Any]
-PARTS = ("real", "masked", "text", "pairs", "background", "lengths", "checks")
+PARTS = ("real", "masked", "text", "pairs", "background", "lengths", "checks", "demo")
 
 
 def real_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
@@ -108,6 +111,16 @@ def check_figures(sounds: Tensor) -> Figures:
     return figures
 
 
+def demo_figures(model: SoundingModel, data: Stamps, judge: Judge) -> Figures:
+    """(h)."""
+    labels = {stamp.name: stamp.label for stamp in data.stamps}
+    with tempfile.TemporaryDirectory() as folder:
+        write_demo(model, Path(folder))
+        sounds = torch.stack([read_audio(Path(folder) / f"{name}.wav", SAMPLE_RATE) for name in OBJECTS])
+    ranks = ranks_of(judged(judge, sounds).mean(dim=1), torch.tensor([labels[name] for name in OBJECTS]))
+    return {name: int(rank) + 1 for name, rank in zip(OBJECTS, ranks, strict=True)}
+
+
 def evaluate(
     model: SoundingModel, data: Stamps, judge: Judge, settings: Settings, parts: tuple[str, ...] = PARTS
 ) -> Figures:
@@ -141,6 +154,8 @@ def evaluate(
         note("background", background_figures(model, data, judge, settings))
     if "lengths" in parts and settings.lengths:
         note("lengths", length_figures(model, data, judge, settings))
+    if "demo" in parts and set(OBJECTS) <= {stamp.name for stamp in data.stamps}:
+        note("demo", demo_figures(model, data, judge))
     return figures
 
 
