@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from sounding.demo import SCENE
+
 pytestmark = pytest.mark.server
 
 WORKFLOWS = Path(__file__).parent.parent.parent / "example_workflows"
