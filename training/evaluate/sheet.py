@@ -87,12 +87,12 @@ def make_entries(model: SoundingModel, data: Stamps, judge: Judge, settings: Set
 
 
 def asked_picture(data: Stamps, chosen: Chosen, size: int = PICTURE) -> Image.Image:
-    """The scene with all but the masked object darkened."""
+    """The scene with all but the masked object faded."""
     image, masks = as_tensors(make_scene(data, scene_rng("held-out", chosen[0]), labels=chosen[1]))
     selected = masks[0][..., None]
     grey = image[0].mean(dim=-1, keepdim=True)
-    dimmed = 0.3 * (0.4 * image[0] + 0.6 * grey)
-    shown = image[0] * selected + dimmed * (1 - selected)
+    faded = 0.66 + 0.27 * (0.3 * image[0] + 0.7 * grey)
+    shown = image[0] * selected + faded * (1 - selected)
     picture = Image.fromarray((shown.clamp(0, 1) * 255).round().byte().numpy())
     return picture.resize((size, size), Image.Resampling.LANCZOS)
 
@@ -147,8 +147,8 @@ def page(entries: list[Entry], pictures: list[str], command: str, seconds: float
     lines = [
         "# What the starter knows",
         "",
-        f"All {total} objects, from the best recognised to the worst. Each cell: a held-out scene, the masked object",
-        "lit; the real recording (above) and the sound generated from the mask (below) as mel spectrograms of",
+        f"All {total} objects, from the best recognised to the worst. Each cell: a held-out scene, all but the masked",
+        "object faded; the real recording (above) and the sound generated from the mask (below) as mel spectrograms of",
         f"{seconds:g} s; and the rank among all {total} that a classifier, which heard only real recordings, gives the",
         "right object: green is its first guess, amber one of its first five, red neither, with what it heard instead.",
         f"Here {first} of {total} are its first guess, {five} among its first five; guessing would make it 1 and 5.",
