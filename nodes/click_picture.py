@@ -56,13 +56,16 @@ def picture_path(name: str, subfolder: str = "", kind: str = "input") -> Path:
     relative = PurePosixPath(subfolder.replace("\\", "/")) / name.replace("\\", "/")
     outside = relative.is_absolute() or ".." in relative.parts or ":" in str(relative) or not shown.isprintable()
     folder = Path(folder_paths.get_directory_by_type(kind)).resolve()
+    refusal = (
+        f"The picture is {shown!r}, but the name of a file inside the {kind} folder is expected; choose one from the "
+        "list, or upload it."
+    )
+    if outside or not name.strip():
+        raise PictureError(refusal)
     try:
         path = (folder / relative).resolve()
-        if outside or not name.strip() or not path.is_relative_to(folder):
-            raise PictureError(
-                f"The picture is {shown!r}, but the name of a file inside the {kind} folder is expected; choose one "
-                "from the list, or upload it."
-            )
+        if not path.is_relative_to(folder):
+            raise PictureError(refusal)
         if path.is_file():
             return path
     except OSError as error:  # a name longer than the file system takes, a loop of links

@@ -113,7 +113,7 @@ def test_evaluation_of_a_small_model(folder: Path, stamps_data: Stamps, tiny_mod
     sounds = make_sounds(tiny_model, photographs, captions, SETTINGS, by="mask")
     patches = tiny_model.see(photographs[1].image)
     condition = tiny_model.ground(patches, mask=photographs[1].mask)
-    latents = tiny_model.sample(condition, tiny_model.noise(0.64, [1001]), steps=2)
+    latents = tiny_model.sample(condition, tiny_model.noise(0.64, [1001]), steps=2, cfg=SETTINGS.cfg)
     alone = tiny_model.vocode(tiny_model.decode(latents), 0.64)[0, 0]
     torch.testing.assert_close(sounds[3], alone, atol=1e-4, rtol=1e-3)
 
