@@ -20,7 +20,8 @@ from .files import write_atomic
 LOUDNESS = -20.0  # LUFS (ITU-R BS.1770)
 CEILING = -1.0  # dBTP
 MAX_GAIN = 24.0  # dB: what would need more is residue of the networks, which work at a peak of -6 dB
-SILENCE = -50.0  # dB of the highest sample: nothing below is turned up at all
+SILENCE = -50.0  # dB of the highest sample: nothing below is turned up at all,
+GATE = -70.0  # LUFS: nor what is below BS.1770's absolute gate, whatever single samples it has
 FADE_IN, FADE_OUT = 0.002, 0.005  # seconds
 _BLOCK = 0.4  # seconds, BS.1770's gating block
 
@@ -153,8 +154,9 @@ def level(waveform: Tensor, rate: int) -> Tensor:
     mean = (waveform * gain).sum(dim=-1, keepdim=True) / gain.sum().clamp(min=1e-6)
     faded = (waveform - mean) * gain
     room = CEILING - decibels(true_peak(faded, rate))
-    raised = torch.minimum(LOUDNESS - loudness(faded, rate), room).clamp(max=MAX_GAIN)
-    silent = decibels(faded.abs().amax(dim=-1)) < SILENCE
+    integrated = loudness(faded, rate)
+    raised = torch.minimum(LOUDNESS - integrated, room).clamp(max=MAX_GAIN)
+    silent = (decibels(faded.abs().amax(dim=-1)) < SILENCE) | (integrated < GATE)
     return faded * 10 ** (raised.masked_fill(silent, 0.0) / 20)[..., None]
 
 

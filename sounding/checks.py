@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .audio import CEILING, LOUDNESS, decibels, loudness, true_peak
-
-GATE = -70.0  # LUFS
+from .audio import CEILING, GATE, LOUDNESS, decibels, loudness, true_peak
 
 
 @dataclass(frozen=True)

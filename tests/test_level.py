@@ -64,8 +64,11 @@ def test_sharp_sounds_stay_below_the_ceiling_unbent() -> None:
 
 def test_silence_stays_silence_and_residue_residue() -> None:
     assert torch.equal(audio.level(torch.zeros(2, 1, 8_000), 16_000), torch.zeros(2, 1, 8_000))
-    residue = 2e-4 * torch.randn(16_000)
+    residue = 1e-4 * torch.randn(16_000)
     assert audio.level(residue, 16_000).abs().max() <= 1.01 * residue.abs().max()
+    residue[8_000] = 0.006  # a single sample is no sound, and makes none of what is around it
+    assert audio.level(residue, 16_000).abs().max() <= 1.01 * residue.abs().max()
+    assert [finding.check.name for finding in check_sound(audio.level(residue, 16_000), 16_000)] == ["silence"]
     quiet = tone(peak=0.005)  # above silence, but so low that only MAX_GAIN is given
     gained = audio.level(quiet, 16_000).abs().max() / quiet.abs().max()
     assert 20 * gained.log10() == pytest.approx(audio.MAX_GAIN, abs=0.01)
