@@ -134,8 +134,8 @@ def mixed_scene(cast: Cast, number: int, size: int, rng: np.random.Generator) ->
 def whole_scene(picture: Picture, number: int, size: int, rng: np.random.Generator) -> Scene:
     """The photograph as it is: a part of it, perhaps mirrored, in other light. Without an outline all of it sounds."""
     image = picture.image
-    shown = (image.getchannel("A").getbbox() if picture.masked else None) or (0, 0, *image.size)
-    left, top, right, bottom = (float(edge) for edge in shown)
+    inside = (image.getchannel("A").getbbox() if picture.masked else None) or (0, 0, *image.size)
+    left, top, right, bottom = (float(edge) for edge in inside)
     if not picture.masked:  # photographs are of something in their middle
         across, down = 0.2 * image.width, 0.2 * image.height
         left, top, right, bottom = left + across, top + down, right - across, bottom - down
