@@ -315,6 +315,7 @@ def test_it_can_be_used_without_a_mouse(page: Page):
 
 def test_zoom_and_window_keep_points_in_place(page: Page):
     page.click(DOG)
+    page.page.evaluate("() => { app.canvas.selectNode(theClick()); app.canvas.copyToClipboard(); }")
     page.page.mouse.wheel(0, -600)
     page.page.wait_for_timeout(200)
     box = page.page.locator(STAGE).bounding_box()
@@ -324,6 +325,7 @@ def test_zoom_and_window_keep_points_in_place(page: Page):
     page.page.mouse.move(place[0] + 60, place[1] + 40, steps=3)
     page.page.mouse.up(button="middle")
     assert page.points() == [(1, 0, False)]
+    assert page.page.evaluate("() => app.graph.nodes.length") == 5  # the button's paste did not reach the graph
     page.button("Whole picture").click()
     page.button("Large window").click()
     page.page.wait_for_timeout(300)
