@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ from training.data import stamps
 from training.data.stamps import Stamps
 
 ROOT = Path(__file__).parent.parent
+# Workers side by side share the processor, instead of each starting a thread on every core; so do their children.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 TONES = {"disc": 220.0, "square": 660.0, "bar": 1760.0}  # a data set drawn and sung here
 
 
