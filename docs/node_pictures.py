@@ -19,11 +19,11 @@ WIDTH = 720  # pixels; the help panel is narrow, and all pictures travel with th
 
 # Clicks of another node become a mask: what no example workflow shows.
 SAM: dict[str, dict[str, Any]] = {
-    "1": {"class_type": "LoadImage", "inputs": {"image": "farm.png"}},
-    "2": {"class_type": "SoundingLoadSam", "inputs": {"segmenter_name": "starter (in the box)"}},
+    "1": {"class_type": "SoundingLoadSam", "inputs": {"segmenter_name": "starter (in the box)"}},
+    "2": {"class_type": "LoadImage", "inputs": {"image": "farm.png"}},
     "3": {
         "class_type": "SoundingSamMask",
-        "inputs": {"segmenter": ["2", 0], "image": ["1", 0], "positive_coords": '[{"x": 140, "y": 190}]'},
+        "inputs": {"segmenter": ["1", 0], "image": ["2", 0], "positive_coords": '[{"x": 140, "y": 190}]'},
     },
     "4": {"class_type": "MaskPreview", "inputs": {"mask": ["3", 0]}},
 }
@@ -40,7 +40,7 @@ SHOWN: dict[str, tuple[str | dict[str, dict[str, Any]], tuple[int, ...]]] = {
     "SoundingVocode": ("text_grounded", (8, 9, 11)),
     "SoundingEncodeAudio": ("vary_a_sound", (5, 7, 10)),
     "SoundingClick": ("click_and_hear", (1, 2)),
-    "SoundingLoadSam": (SAM, (2, 3)),
+    "SoundingLoadSam": (SAM, (1, 3)),
     "SoundingSamMask": (SAM, (1, 2, 3, 4)),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ if WORKERS > 1:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 TONES = {"disc": 220.0, "square": 660.0, "bar": 1760.0}  # a data set drawn and sung here
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: what runs in the background of a shell ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

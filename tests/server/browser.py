@@ -12,7 +12,7 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
-PATIENCE = 300_000  # milliseconds for anything on a page: slow machines should only be slow
+PATIENCE = 600_000  # milliseconds for anything on a page: slow machines should only be slow
 
 
 @contextmanager

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 PACK = "sounding-objects"
 API = ROOT / "example_workflows" / "api"
 Graph = dict[str, dict[str, Any]]
-PATIENCE = 300.0  # seconds for an answer of the server: slow machines should only be slow
+PATIENCE = 600.0  # seconds for an answer of the server: slow machines should only be slow
 
 
 def find_comfyui() -> Path:
@@ -97,7 +97,7 @@ class Server:
     def queue(self, graph: Graph, client: str = "tests") -> requests.Response:
         return requests.post(self.url + "/prompt", json={"prompt": graph, "client_id": client}, timeout=PATIENCE)
 
-    def wait(self, prompt_id: str, seconds: float = 2 * PATIENCE) -> dict[str, Any]:
+    def wait(self, prompt_id: str, seconds: float = PATIENCE) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             history = self.get(f"/history/{prompt_id}").json()

@@ -63,7 +63,7 @@ def shown(entry: dict[str, Any], name: str) -> list[str]:
 def ask(server: Any, body: Any, **headers: str) -> requests.Response:
     data = body if isinstance(body, (str, bytes)) else json.dumps(body)
     headers = {"Content-Type": "application/json", **headers}
-    return requests.post(server.url + "/sounding/click", data=data, headers=headers, timeout=300)
+    return requests.post(server.url + "/sounding/click", data=data, headers=headers, timeout=600)
 
 
 def mask_of(answer: dict[str, Any]) -> np.ndarray:
@@ -261,4 +261,4 @@ def test_the_route_refuses_with_a_sentence(server, case):
 
 def test_the_hosts_own_rule_of_origins_holds(server):
     assert ask(server, BODY, Origin="http://evil.example").status_code == 403
-    assert requests.get(server.url + "/sounding/click", timeout=300).status_code in (404, 405)
+    assert requests.get(server.url + "/sounding/click", timeout=600).status_code in (404, 405)

@@ -511,7 +511,7 @@ def test_other_origins_are_let_in_where_the_host_lets_them(own_server: Any):
     body = json.dumps({"picture": {"name": "farm.png"}, "state": json.loads(state)})
     for kind, site, status in (("application/json", "cross-site", 200), ("text/plain", "same-origin", 415)):
         headers = {"Content-Type": kind, "Sec-Fetch-Site": site}
-        answer = requests.post(own_server.url + "/sounding/click", data=body, headers=headers, timeout=300)
+        answer = requests.post(own_server.url + "/sounding/click", data=body, headers=headers, timeout=600)
         assert answer.status_code == status, answer.text
 
 

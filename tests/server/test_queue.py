@@ -19,6 +19,8 @@ from typer.testing import CliRunner, Result
 
 from sounding.cli import app
 
+from ..conftest import heed_ctrl_c
+
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -108,9 +110,7 @@ def test_what_is_wrong_is_one_sentence(server, tiny_graph, pictures, value, word
 def test_ctrl_c_stops_the_run_on_the_server(server, tiny_graph, pictures):
     (pictures / "graph.json").write_text(json.dumps(tiny_graph("text_grounded", seed=503, seconds=20.0, steps=900)))
     command = [sys.executable, "-m", "sounding.cli", "queue", str(pictures / "graph.json"), "--server", server.url]
-    # What runs in the background of a shell ignores Ctrl-C, and so would its children.
-    heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heeding) as ran:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as ran:
         try:
             assert ran.stderr is not None
             for line in ran.stderr:
@@ -118,7 +118,7 @@ def test_ctrl_c_stops_the_run_on_the_server(server, tiny_graph, pictures):
                     break
             prompt_id = server.get("/queue").json()["queue_running"][0][1]
             ran.send_signal(signal.SIGINT)
-            _, said = ran.communicate(timeout=300)
+            _, said = ran.communicate(timeout=600)
         finally:
             ran.kill()
     assert ran.returncode == 130

@@ -195,7 +195,7 @@ def test_another_seed_does_not_read_the_starter_again(server, tiny_graph):
 
 def test_interrupt_while_sampling(server, tiny_graph):
     client = uuid.uuid4().hex
-    page = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws?clientId={client}", timeout=300)
+    page = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws?clientId={client}", timeout=600)
     prompt_id = server.queue(tiny_graph("text_grounded", seed=99, seconds=20.0, steps=900), client).json()["prompt_id"]
     steps = 0
     while steps < 3:
