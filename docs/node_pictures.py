@@ -17,8 +17,18 @@ ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "web" / "docs" / "pictures"
 WIDTH = 720  # pixels; the help panel is narrow, and all pictures travel with the pack
 
-# Node -> example workflow, and which of its nodes are shown together.
-SHOWN: dict[str, tuple[str, tuple[int, ...]]] = {
+# Clicks of another node become a mask: what no example workflow shows.
+SAM: dict[str, dict[str, Any]] = {
+    "1": {"class_type": "SoundingLoadSam", "inputs": {"segmenter_name": "starter (in the box)"}},
+    "2": {"class_type": "LoadImage", "inputs": {"image": "farm.png"}},
+    "3": {
+        "class_type": "SoundingSamMask",
+        "inputs": {"segmenter": ["1", 0], "image": ["2", 0], "positive_coords": '[{"x": 140, "y": 190}]'},
+    },
+    "4": {"class_type": "MaskPreview", "inputs": {"mask": ["3", 0]}},
+}
+# Node -> example workflow or a graph as for POST /prompt, and which of its nodes are shown together.
+SHOWN: dict[str, tuple[str | dict[str, dict[str, Any]], tuple[int, ...]]] = {
     "SoundingThisObject": ("one_object", (1, 2, 3, 4)),
     "SoundingLoadModel": ("text_grounded", (1, 3, 6)),
     "SoundingEncodeImage": ("text_grounded", (2, 3, 4)),
@@ -29,11 +39,15 @@ SHOWN: dict[str, tuple[str, tuple[int, ...]]] = {
     "SoundingDecode": ("text_grounded", (7, 8, 10)),
     "SoundingVocode": ("text_grounded", (8, 9, 11)),
     "SoundingEncodeAudio": ("vary_a_sound", (5, 7, 10)),
+    "SoundingClick": ("click_and_hear", (1, 2)),
+    "SoundingLoadSam": (SAM, (1, 3)),
+    "SoundingSamMask": (SAM, (1, 2, 3, 4)),
 }
 
 LOAD = """async (workflow) => {
   const app = window.app;
-  await app.loadGraphData(workflow);
+  if (workflow.nodes) await app.loadGraphData(workflow);
+  else await app.loadApiJson(workflow, 'graph');
   const ended = new Promise((resolve, reject) => {
     app.api.addEventListener('execution_success', () => resolve());
     app.api.addEventListener('execution_error', (event) => reject(new Error(JSON.stringify(event.detail))));
@@ -91,9 +105,13 @@ def write_all(url: str, names: list[str] | None = None) -> None:
         browser.close()
 
 
-def take(page: Page, workflow: str, shown: tuple[int, ...]) -> bytes:
+def take(page: Page, workflow: str | dict[str, dict[str, Any]], shown: tuple[int, ...]) -> bytes:
     """A JPEG of some nodes of a workflow."""
-    content: dict[str, Any] = json.loads((ROOT / "example_workflows" / f"{workflow}.json").read_text())
+    content: dict[str, Any] = (
+        json.loads((ROOT / "example_workflows" / f"{workflow}.json").read_text())
+        if isinstance(workflow, str)
+        else workflow
+    )
     page.set_default_timeout(1_800_000)
     page.evaluate(LOAD, content)
     page.wait_for_timeout(3000)  # pictures arrive after the run's end

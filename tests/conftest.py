@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,17 @@ from training.data import stamps
 from training.data.stamps import Stamps
 
 ROOT = Path(__file__).parent.parent
+# Workers side by side share the processor, instead of each starting a thread on every core; so do their children.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 TONES = {"disc": 220.0, "square": 660.0, "bar": 1760.0}  # a data set drawn and sung here
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: what runs in the background of a shell ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ from training.data.shards import Shards
 from training.data.stamps import Stamps
 from training.data.videos import VideoSource, read_frames, read_sound
 
-from .conftest import ROOT
+from .conftest import ROOT, heed_ctrl_c
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200), (200, 30, 200))
 TONES = (300.0, 700.0, 1100.0, 1900.0, 2700.0, 3500.0)
@@ -314,7 +314,7 @@ def test_nothing_usable_says_why_and_leaves_nothing(tmp_path: Path, audiocaps: P
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def wait_for(condition: Any, seconds: float = 240) -> None:
+def wait_for(condition: Any, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -328,10 +328,12 @@ def test_ctrl_c_stops_all_processes_and_keeps_what_is_finished(videos: Path, tmp
     command = [sys.executable, "-m", "training.data.prepare", "videos", "--csv", str(file), "--videos", str(videos)]
     command += ["--out", str(out), "--seconds", "3", "--size", "64", "--frames", "8", "--workers", "2"]
     command += ["--shard-size", "10"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_ctrl_c
+    )
     wait_for(lambda: process.poll() is not None or (out / "shard-000000.json").is_file())
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    _, errors = process.communicate(timeout=60)  # ends when all processes that could write errors have
+    _, errors = process.communicate(timeout=600)  # ends when all processes that could write errors have
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors
     assert "Traceback" not in errors

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 PACK = "sounding-objects"
 API = ROOT / "example_workflows" / "api"
 Graph = dict[str, dict[str, Any]]
+PATIENCE = 600.0  # seconds for an answer of the server: slow machines should only be slow
 
 
 def find_comfyui() -> Path:
@@ -63,7 +64,7 @@ class Server:
             host = self.folder / "host"
             self.process = subprocess.Popen(self.command, cwd=host, env=environment, stdout=log, stderr=log)
 
-    def wait_until_up(self, seconds: float = 180) -> None:
+    def wait_until_up(self, seconds: float = PATIENCE) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process.poll() is not None:
@@ -84,14 +85,19 @@ class Server:
             self.process.wait()
 
     def get(self, path: str, **query: str) -> requests.Response:
-        response = requests.get(self.url + path, params=query, timeout=60)
+        response = requests.get(self.url + path, params=query, timeout=PATIENCE)
+        response.raise_for_status()
+        return response
+
+    def post(self, path: str, body: Any = None) -> requests.Response:
+        response = requests.post(self.url + path, json=body, timeout=PATIENCE)
         response.raise_for_status()
         return response
 
     def queue(self, graph: Graph, client: str = "tests") -> requests.Response:
-        return requests.post(self.url + "/prompt", json={"prompt": graph, "client_id": client}, timeout=60)
+        return requests.post(self.url + "/prompt", json={"prompt": graph, "client_id": client}, timeout=PATIENCE)
 
-    def wait(self, prompt_id: str, seconds: float = 300) -> dict[str, Any]:
+    def wait(self, prompt_id: str, seconds: float = PATIENCE) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             history = self.get(f"/history/{prompt_id}").json()
@@ -99,6 +105,15 @@ class Server:
                 return dict(history[prompt_id])
             time.sleep(0.1)
         raise TimeoutError(f"Prompt {prompt_id} did not end in {seconds} s")
+
+    def clear(self) -> None:
+        """Stop what runs and drop what waits."""
+        end = time.monotonic() + PATIENCE
+        while any(self.get("/queue").json().values()):
+            assert time.monotonic() < end, "the queue does not become empty"
+            self.post("/queue", {"clear": True})
+            self.post("/interrupt")
+            time.sleep(0.2)
 
     def run(self, graph: Graph) -> dict[str, Any]:
         """History of a graph that is expected to succeed."""
@@ -181,6 +196,15 @@ def server(start_server: Callable[..., Server]) -> Server:
 @pytest.fixture(scope="session")
 def object_info(server: Server) -> dict[str, Any]:
     return dict(server.get("/object_info").json())
+
+
+@pytest.fixture(autouse=True)
+def nothing_queued(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails half-way leaves no work to the tests after it."""
+    yield
+    server = request.node.funcargs.get("server")
+    if isinstance(server, Server):
+        server.clear()
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from typer.testing import CliRunner, Result
 
 from sounding.cli import app
 
+from ..conftest import heed_ctrl_c
+
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -108,16 +110,20 @@ def test_what_is_wrong_is_one_sentence(server, tiny_graph, pictures, value, word
 def test_ctrl_c_stops_the_run_on_the_server(server, tiny_graph, pictures):
     (pictures / "graph.json").write_text(json.dumps(tiny_graph("text_grounded", seed=503, seconds=20.0, steps=900)))
     command = [sys.executable, "-m", "sounding.cli", "queue", str(pictures / "graph.json"), "--server", server.url]
-    ran = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert ran.stderr is not None
-    for line in ran.stderr:
-        if "Sounding Sampler" in line:
-            break
-    prompt_id = server.get("/queue").json()["queue_running"][0][1]
-    ran.send_signal(signal.SIGINT)
-    assert ran.wait(60) == 130
-    assert "the server was told to cancel" in ran.stderr.read()
-    kinds = [kind for kind, _ in server.wait(prompt_id, 60)["status"]["messages"]]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as ran:
+        try:
+            assert ran.stderr is not None
+            for line in ran.stderr:
+                if "Sounding Sampler" in line:
+                    break
+            prompt_id = server.get("/queue").json()["queue_running"][0][1]
+            ran.send_signal(signal.SIGINT)
+            _, said = ran.communicate(timeout=600)
+        finally:
+            ran.kill()
+    assert ran.returncode == 130
+    assert "the server was told to cancel" in said
+    kinds = [kind for kind, _ in server.wait(prompt_id)["status"]["messages"]]
     assert kinds[-1] == "execution_interrupted"
 
 
@@ -129,10 +135,8 @@ def test_a_timeout_stops_the_run_and_leaves_those_of_others(server, tiny_graph, 
     queued = server.get("/queue").json()
     assert [item[1] for item in queued["queue_running"]] == [others]
     assert queued["queue_pending"] == []
-    import requests
-
-    requests.post(server.url + "/interrupt", json={"prompt_id": others}, timeout=60)
-    server.wait(others, 60)
+    server.post("/interrupt", {"prompt_id": others})
+    server.wait(others)
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["with the package", "with requests"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,23 @@ def test_no_node_runs_what_is_in_a_file(server, form: str, tmp_path: Path) -> No
         assert not marker.exists(), name
 
 
+@pytest.fixture(scope="module")
+def secret(server) -> Iterator[None]:
+    """A checkpoint outside of the models folder, with links to it and to its folder inside."""
+    models, outside = server.folder / "models" / "sounding", server.folder / "outside"
+    # A folder of its own: the host follows links when it lists models, here and in all that runs after it. A link
+    # to the server's folder would be a circle through everything, this repository included.
+    outside.mkdir()
+    for folder in (outside, server.folder):
+        shutil.copy(models / "tiny.safetensors", folder / "secret.safetensors")
+    (models / "linked").symlink_to(outside, target_is_directory=True)
+    (models / "sub").mkdir()
+    (models / "sub" / "secret.safetensors").symlink_to(outside / "secret.safetensors")
+    yield
+    (models / "linked").unlink()
+    shutil.rmtree(models / "sub")
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -51,14 +70,7 @@ def test_no_node_runs_what_is_in_a_file(server, form: str, tmp_path: Path) -> No
         ".",
     ],
 )
-def test_names_that_lead_out_of_the_folder(server, name: str, tmp_path: Path) -> None:
-    models = server.folder / "models" / "sounding"
-    secret = server.folder / "secret.safetensors"
-    if not secret.exists():
-        secret.write_bytes((models / "tiny.safetensors").read_bytes())
-        (models / "linked").symlink_to(server.folder, target_is_directory=True)
-        (models / "sub").mkdir()
-        (models / "sub" / "secret.safetensors").symlink_to(secret)
+def test_names_that_lead_out_of_the_folder(server, secret: None, name: str) -> None:
     before = server.log.read_text().count("Sounding: read")
     said = server.error(load(name.format(folder=server.folder)))
     assert any(words in said for words in ("choose", "is a link to a place outside of", "not in list")), said

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sounding.demo import SCENE
+
+from .browser import browser, open_page
 
 pytestmark = pytest.mark.server
 
@@ -18,7 +19,6 @@ UI = sorted(WORKFLOWS.glob("*.json"))
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 ONLY_ON_THE_PAGE = {"MarkdownNote", "Note"}
 READ_PICTURES = {"LoadImage", "LoadImageMask", "SoundingClick"}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -120,19 +120,9 @@ def test_page_form_is_sound(path):
 
 
 def test_the_real_page_sends_the_api_form(server):
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    flags += ["--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=flags)
-        page = browser.new_page()
-        page.goto(server.url, wait_until="domcontentloaded", timeout=120_000)
-        page.wait_for_function(
-            "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingSampler", timeout=120_000
-        )
+    with browser() as opened:
+        page = open_page(opened, server.url)
+        page.wait_for_function("() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingSampler")
         for path in UI:
             sent = page.evaluate(
                 "async (workflow) => { await window.app.loadGraphData(workflow);"
@@ -140,4 +130,3 @@ def test_the_real_page_sends_the_api_form(server):
                 read(path),
             )
             assert plain(sent) == plain(api_of(path)), path.name
-        browser.close()

@@ -34,6 +34,10 @@ export class Stage {
     canvas.addEventListener("pointerup", (event) => this.#up(event));
     canvas.addEventListener("pointercancel", () => this.#drop());
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+    // Else the middle button scrolls by itself on Windows, and pastes nodes into the graph on Linux.
+    for (const kind of ["mousedown", "mouseup", "auxclick"]) {
+      canvas.addEventListener(kind, (event) => event.button === 1 && event.preventDefault());
+    }
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("keyup", (event) => this.#keyUp(event));
@@ -138,7 +142,6 @@ export class Stage {
     this.canvas.focus({ preventScroll: true });
     this.#cursor = null;
     if (!this.model.image || this.#hold) return;
-    event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
     const start = this.#place(event);
     if (event.button === 1 || (event.button === 0 && this.#space)) {
