@@ -32,7 +32,7 @@ def patches() -> PatchEncoder:
 
 @pytest.fixture
 def memory(patches: PatchEncoder) -> Memory:
-    return Memory(patches.tower.trunk, 5, CAPTIONS).eval()
+    return Memory(patches.tower.trunk, 5, CAPTIONS).train()
 
 
 def photograph() -> Tensor:

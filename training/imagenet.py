@@ -91,6 +91,11 @@ class Memory(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("covariance", torch.zeros(width, width))
         self.register_buffer("seen", torch.tensor(0))
+        self.eval()
+
+    def train(self, mode: bool = True) -> Memory:
+        """Never: its batch normalisation answers as ImageNet's own statistics say."""
+        return super().train(False)
 
     def losses(
         self,
@@ -113,9 +118,9 @@ class Memory(nn.Module):
             generator: draws those.
 
         Returns:
-            kept: KL divergence of the head's answers to each patch of `backdrops` from what they were (after Li & Hoiem 2016); known:
-            the head's cross-entropy of objects that it has classes for; recalled: cross-entropy of imagined objects
-            against the captions.
+            kept: KL divergence of the head's answers to each patch of `backdrops` from what they were (after Li &
+            Hoiem 2016); known: the head's cross-entropy of objects that it has classes for; recalled: cross-entropy
+            of imagined objects against the captions.
         """
         trunk = tower.trunk
         low = trunk.bn1(trunk.conv_stem(backdrops))
