@@ -12,7 +12,7 @@ from PIL import Image
 
 from sounding.checks import CHECKS
 from sounding.model import SoundingModel
-from training.data.scenes import as_tensors, make_scene, scene_rng
+from training.data.scenes import SIDE, as_tensors, make_scene, scene_rng
 from training.data.stamps import Stamps
 from training.evaluate import recognise, sounds
 from training.evaluate.classifier import Classifier, ClassifierRecipe, train_classifier
@@ -100,7 +100,7 @@ def test_a_background_is_what_no_object_covers(stamps_data: Stamps, monkeypatch:
     assert figures["chance"] == pytest.approx(sum(len(labels) for _, labels in scenes) / 12 / 3)
     for mask, (index, labels) in zip(asked, scenes, strict=True):
         masks = as_tensors(make_scene(stamps_data, scene_rng("held-out", index), labels=labels))[1]
-        assert mask.shape == (1, 224, 224)
+        assert mask.shape == (1, SIDE, SIDE)
         assert (mask[0] * masks).amax() <= 0.25  # only where an object's edge is half transparent
         assert mask.mean() > 0.2
 

@@ -24,7 +24,7 @@ from .own import OwnObject, Picture
 from .stamps import SAMPLE_RATE, Stamp, Stamps
 
 FILE = "starter-objects.zip"  # beside the starter
-SIDE = 160  # of pictures; in scenes they have 50 to 210
+SIDE = 160  # of pictures; in scenes they have 64 to 270
 SECONDS = 4.0
 MOST_BYTES = 20_000_000  # of an unpacked member: a zip from elsewhere may pretend to be small
 

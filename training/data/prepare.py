@@ -101,7 +101,7 @@ def stamps(
     scenes: Annotated[int, typer.Option(help="How many.")] = 5000,
     split: Annotated[SplitName, typer.Option(help="Scenes of the two are never the same.")] = SplitName.train,
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 2.56,
-    size: Annotated[int, typer.Option(help="Side of the square picture, in pixels.")] = 224,
+    size: Annotated[int, typer.Option(help="Side of the square picture, in pixels; the starter takes 288.")] = 288,
     captions: Annotated[int, typer.Option(help="Sentences a scene.")] = 2,
     workers: WorkersOption = -1,
     shard_size: ShardOption = 1000,

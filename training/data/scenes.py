@@ -20,6 +20,7 @@ from .stamps import Stamps, fill, mix
 
 Split = Literal["train", "held-out"]
 SPLIT_SEEDS: dict[Split, int] = {"train": 11, "held-out": 12}
+SIDE = 288  # pixels, as the starter sees pictures
 TEMPLATES = ("{}", "{}", "the sound of {}", "{} making a sound", "a picture of {}")
 
 
@@ -57,7 +58,7 @@ def make_scene(
     data: HasCutouts,
     rng: np.random.Generator,
     *,
-    size: tuple[int, int] = (224, 224),
+    size: tuple[int, int] = (SIDE, SIDE),
     labels: tuple[int, ...] | None = None,
     backdrop: Backdrop | None = None,
 ) -> Scene:
