@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
@@ -17,18 +16,8 @@ ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "web" / "docs" / "pictures"
 WIDTH = 720  # pixels; the help panel is narrow, and all pictures travel with the pack
 
-# Clicks of another node become a mask: what no example workflow shows.
-SAM: dict[str, dict[str, Any]] = {
-    "1": {"class_type": "SoundingLoadSam", "inputs": {"segmenter_name": "starter (in the box)"}},
-    "2": {"class_type": "LoadImage", "inputs": {"image": "farm.png"}},
-    "3": {
-        "class_type": "SoundingSamMask",
-        "inputs": {"segmenter": ["1", 0], "image": ["2", 0], "positive_coords": '[{"x": 140, "y": 190}]'},
-    },
-    "4": {"class_type": "MaskPreview", "inputs": {"mask": ["3", 0]}},
-}
-# Node -> example workflow or a graph as for POST /prompt, and which of its nodes are shown together.
-SHOWN: dict[str, tuple[str | dict[str, dict[str, Any]], tuple[int, ...]]] = {
+# Node -> example workflow, and which of its nodes are shown together.
+SHOWN: dict[str, tuple[str, tuple[int, ...]]] = {
     "SoundingThisObject": ("one_object", (1, 2, 3, 4)),
     "SoundingLoadModel": ("text_grounded", (1, 3, 6)),
     "SoundingEncodeImage": ("text_grounded", (2, 3, 4)),
@@ -40,14 +29,13 @@ SHOWN: dict[str, tuple[str | dict[str, dict[str, Any]], tuple[int, ...]]] = {
     "SoundingVocode": ("text_grounded", (8, 9, 11)),
     "SoundingEncodeAudio": ("vary_a_sound", (5, 7, 10)),
     "SoundingClick": ("click_and_hear", (1, 2)),
-    "SoundingLoadSam": (SAM, (1, 3)),
-    "SoundingSamMask": (SAM, (1, 2, 3, 4)),
+    "SoundingLoadSam": ("points_to_mask", (1, 3)),
+    "SoundingSamMask": ("points_to_mask", (1, 2, 3, 4)),
 }
 
 LOAD = """async (workflow) => {
   const app = window.app;
-  if (workflow.nodes) await app.loadGraphData(workflow);
-  else await app.loadApiJson(workflow, 'graph');
+  await app.loadGraphData(workflow);
   const ended = new Promise((resolve, reject) => {
     app.api.addEventListener('execution_success', () => resolve());
     app.api.addEventListener('execution_error', (event) => reject(new Error(JSON.stringify(event.detail))));
@@ -105,15 +93,10 @@ def write_all(url: str, names: list[str] | None = None) -> None:
         browser.close()
 
 
-def take(page: Page, workflow: str | dict[str, dict[str, Any]], shown: tuple[int, ...]) -> bytes:
+def take(page: Page, workflow: str, shown: tuple[int, ...]) -> bytes:
     """A JPEG of some nodes of a workflow."""
-    content: dict[str, Any] = (
-        json.loads((ROOT / "example_workflows" / f"{workflow}.json").read_text())
-        if isinstance(workflow, str)
-        else workflow
-    )
     page.set_default_timeout(1_800_000)
-    page.evaluate(LOAD, content)
+    page.evaluate(LOAD, json.loads((ROOT / "example_workflows" / f"{workflow}.json").read_text()))
     page.wait_for_timeout(3000)  # pictures arrive after the run's end
     clip = page.evaluate(FRAME, list(shown))
     page.wait_for_timeout(1500)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sounding.demo import SCENE
+from sounding.fetch import CATALOGUE
 
 from .browser import browser, open_page
 
@@ -78,6 +79,7 @@ def test_all_are_there_in_both_forms_with_a_thumbnail():
         "click_and_hear",
         "generated_picture",
         "one_object",
+        "points_to_mask",
         "text_grounded",
         "texture_change",
         "two_objects_tracks_and_mix",
@@ -117,6 +119,19 @@ def test_page_form_is_sound(path):
     for image in pictures_of(workflow):
         assert (WORKFLOWS / "input" / image).is_file()
         assert any(f"`{image}`" in note for note in notes), f"no note tells where {image} is to be had"
+
+
+def test_links_of_models_are_those_that_fetch_has():
+    known = {file.url: (entry.name, file.path) for entry in CATALOGUE for file in entry.files}
+    linked = [model for path in UI for node in read(path)["nodes"] for model in node["properties"].get("models", [])]
+    assert {known[model["url"]] for model in linked} >= {
+        ("sam-b", "sam_vit_b_01ec64.pth"),
+        ("sam-l", "sam_vit_l_0b3195.pth"),
+        ("sam-h", "sam_vit_h_4b8939.pth"),
+    }
+    for model in linked:
+        assert model["name"] == known[model["url"]][1]
+        assert model["directory"] == "sams"  # ComfyUI's folder, where Sounding Load SAM looks
 
 
 def test_the_real_page_sends_the_api_form(server):
