@@ -55,6 +55,8 @@ class Server:
                 (host / entry.name).symlink_to(entry)
         self.command = [sys.executable, "main.py", *flags, "--port", str(self.port), "--base-directory", str(folder)]
         self.command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        if "COMFYUI_FRONTEND" in os.environ:  # the static folder of another comfyui-frontend-package
+            self.command += ["--front-end-root", os.environ["COMFYUI_FRONTEND"]]
         self.launch()
 
     def launch(self) -> None:

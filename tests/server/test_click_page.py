@@ -30,9 +30,12 @@ READY = (
     "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingClick && app.extensionManager?.setting"
 )
 # The one click node of the graph, wherever it is.
-CLICK = """window.theClick = () => {
-  const all = [app.graph, ...(app.graph.rootGraph ?? app.graph).subgraphs?.values() ?? []].flatMap((g) => [...g.nodes]);
-  return all.find((node) => node.soundingClick);
+CLICK = """() => {
+  window.theClick = () => {
+    const root = app.graph.rootGraph ?? app.graph;
+    const all = [app.graph, ...root.subgraphs?.values() ?? []].flatMap((graph) => [...graph.nodes]);
+    return all.find((node) => node.soundingClick);
+  };
 }"""
 SHORT = """() => {
   for (const node of app.graph.nodes) for (const widget of node.widgets ?? []) {

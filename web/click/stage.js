@@ -27,8 +27,10 @@ export class Stage {
       "Picture. Arrow keys move a cursor, Enter adds a point on the object, Shift Enter one outside of it, Delete " +
         "removes a point, B sets the corners of a box, plus and minus zoom, Control Z undoes.",
     );
-    // The frontend leaves undo keys to elements of this type; it has no other way to ask for that.
+    // The frontend leaves undo keys to text fields and has no other way to ask for that: older versions know them by
+    // their type, newer ones by whether they can be edited.
     canvas.type = "textarea";
+    Object.defineProperty(canvas, "isContentEditable", { value: true });
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#up(event));
