@@ -12,6 +12,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +74,7 @@ class Memory(nn.Module):
 
     mean: Tensor  # [C] of the features, running
     covariance: Tensor  # [C, C]
+    seen: Tensor  # batches
     classes: Tensor  # [objects, 1000], 1 for an object's classes
 
     def __init__(self, trunk: Any, first: int, captions: Sequence[str]):
@@ -80,11 +82,11 @@ class Memory(nn.Module):
         self.first = first
         self.upper = copy.deepcopy(nn.ModuleList([*trunk.blocks[first:], trunk.conv_head, trunk.bn2]))
         published = published_weights()
-        self.head = nn.Linear(*reversed(published["_fc.weight"].shape))
+        classes_known, width = published["_fc.weight"].shape
+        self.head = nn.Linear(width, classes_known)
         self.head.load_state_dict({"weight": published["_fc.weight"], "bias": published["_fc.bias"]})
         self.requires_grad_(False)
-        width = self.head.in_features
-        classes = torch.zeros(len(captions), self.head.out_features)
+        classes = torch.zeros(len(captions), classes_known)
         for label, known in enumerate(known_classes(captions)):
             classes[label, known] = 1
         self.register_buffer("classes", classes)
@@ -155,7 +157,7 @@ class Memory(nn.Module):
         mean = rows.mean(dim=0)
         self.mean.lerp_(mean, 1 - keep)
         self.covariance.lerp_((rows - mean).T @ (rows - mean) / len(rows), 1 - keep)
-        self.seen += 1
+        self.seen.add_(1)
 
     def _recall(
         self, project: nn.Module, pooled: Tensor, names: Tensor, generator: torch.Generator
@@ -166,17 +168,17 @@ class Memory(nn.Module):
         how far, and what else is in the picture, is drawn.
         """
         device = pooled.device
-        draw = {"generator": generator, "device": device}
+        draw = partial(torch.randint, size=(RECALLED,), generator=generator, device=device)
         objects = self.classes.any(dim=-1).nonzero()[:, 0]
-        chosen = objects[torch.randint(len(objects), (RECALLED,), **draw)]
+        chosen = objects[draw(len(objects))]
         # One of the object's classes: a dog is any of ImageNet's hundred and more.
         drawn = torch.multinomial(self.classes[chosen], 1, generator=generator)[:, 0]
         directions = (self.head.weight - self.head.weight.mean(dim=0))[drawn]
         along = (1 - SHRINK) * directions @ self.covariance + SHRINK * directions * self.covariance.diagonal()
         along = along * (pooled.std() / along.std().clamp(min=1e-8))
         low, high = STRENGTH
-        strength = low + (high - low) * torch.rand(RECALLED, 1, **draw)
-        others = pooled[torch.randint(len(pooled), (RECALLED,), **draw)] - self.mean
+        strength = low + (high - low) * torch.rand(RECALLED, 1, generator=generator, device=device)
+        others = pooled[draw(len(pooled))] - self.mean
         imagined = project(self.mean + strength * along + ELSE * others)
         similar = functional.normalize(imagined.float(), dim=-1) @ functional.normalize(names, dim=-1).T
         right = self.classes[:, drawn].T  # objects that share the class are all right: cow, white cow and bull
