@@ -30,7 +30,7 @@ from training.learner import Learner, LoopConfig, backward, build_accelerator
 
 from .generate import now
 
-LOOP = LoopConfig(batch=1, lr=1e-4, steps=1, betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
+LOOP = LoopConfig(batch=1, lr=1e-4, steps=1, precision="bf16", betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
 TOKENS = 20  # of a caption
 
 

@@ -114,8 +114,11 @@ class PatchEncoder(nn.Module):
             # ln_post is applied to all tokens by the tower, the visual projection to the class token only.
             _, tokens = self.tower(pixels)  # [B, P, width]
             return cast(Tensor, tokens @ self.tower.proj)
-        features = self.tower.trunk.forward_features(pixels)  # [B, C, h, w]
-        return cast(Tensor, self.tower.head(features.flatten(2).transpose(1, 2)))
+        return cast(Tensor, self.tower.head(self.features(pixels)))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Normalised [B, 3, S, S] -> what a "timm" tower sees in each patch before its projection: [B, P, C]."""
+        return cast(Tensor, self.tower.trunk.forward_features(pixels).flatten(2).transpose(1, 2))
 
 
 def _build_vit(config: PatchConfig) -> nn.Module:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training import learner
 from training import states as states_module
 from training.discriminators import Critic
 from training.learner import LoopConfig, Objective, rate_at
@@ -60,6 +61,15 @@ class Line(Objective):
 
 
 LOOP = LoopConfig(batch=4, lr=0.05, steps=12, warmup=2, precision="fp32", ema=0.9, save_steps=1, keep=2, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fast", "taken"),
+    [("auto", True, "bf16"), ("auto", False, "no"), ("bf16", False, "bf16"), ("fp32", True, "no")],
+)
+def test_bf16_is_taken_where_it_is_fast_or_asked_for(monkeypatch, asked, fast, taken) -> None:
+    monkeypatch.setattr(learner, "fast_bf16", lambda: fast)
+    assert LoopConfig(batch=1, lr=1.0, precision=asked).mixed_precision == taken
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

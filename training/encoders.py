@@ -32,7 +32,7 @@ from .data.scenes import (
     scene_sound,
 )
 from .data.stamps import Stamps
-from .imagenet import Memory, Objects, load_imagenet
+from .imagenet import Memory, Objects, load_imagenet, split
 from .learner import Objective
 from .loader import Item
 
@@ -63,10 +63,13 @@ class EncodersSettings:
 
 
 class SceneItems:
-    """Scenes of stamps, each drawn anew: the set has no end, `count` only names an epoch."""
+    """Scenes of stamps, each drawn anew: the set has no end, `count` only names an epoch.
 
-    def __init__(self, stamps: Stamps, model: SoundingModel, count: int = 100_000):
-        self.stamps, self.config, self.count = stamps, model.config, count
+    `backdrops` gives with each what a tower that is held to what it knew is asked of (`EncodersSettings.remembers`).
+    """
+
+    def __init__(self, stamps: Stamps, model: SoundingModel, count: int = 100_000, *, backdrops: bool = False):
+        self.stamps, self.config, self.count, self.backdrops = stamps, model.config, count, backdrops
         self.heard = isinstance(model.query, ClapAudioQuery)
 
     def __len__(self) -> int:
@@ -74,8 +77,8 @@ class SceneItems:
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """picture [H, W, 3], grids [4, P] and labels [4] of up to four objects (label -1: none), sounding [4],
-        caption, and a sentence form for the objects' own names; part of a photograph without objects [H, W, 3];
-        waveform [samples] where queries are sounds.
+        caption, and a sentence form for the objects' own names; waveform [samples] where queries are sounds; a seed
+        and part of a photograph without objects [H, W, 3] where backdrops are asked for.
         """
         patches = self.config.patches
         size = (patches.image_size, patches.image_size)
@@ -88,7 +91,7 @@ class SceneItems:
         sounding = torch.zeros(MOST_OBJECTS, dtype=torch.bool)
         sounding[list(scene.sounding)] = True
         sound = {"waveform": scene_sound(self.stamps, scene, self.config.train_samples, rng)} if self.heard else {}
-        return {
+        item = {
             "id": f"scene {index}",
             "picture": image[0],
             "grids": grids,
@@ -96,10 +99,13 @@ class SceneItems:
             "sounding": sounding,
             "caption": scene_caption(self.stamps, scene, rng),
             "form": str(rng.choice(TEMPLATES)),
-            "seed": torch.tensor(int(rng.integers(2**31))),
-            "backdrop": torch.from_numpy(np.asarray(part_of(background_photographs(), rng, size)) / np.float32(255)),
             **sound,
         }
+        if self.backdrops:
+            item["seed"] = torch.tensor(int(rng.integers(2**31)))
+            backdrop = part_of(background_photographs(), rng, size)
+            item["backdrop"] = torch.from_numpy(np.asarray(backdrop) / np.float32(255))
+        return item
 
 
 def attention_loss(query: Tensor, patches: Tensor, coverage: Tensor) -> Tensor:
@@ -123,8 +129,7 @@ class EncodersObjective(Objective):
         if settings.imagenet:
             load_imagenet(self.patches)
         if model.config.patches.tower == "timm":
-            trunk = self.patches.tower.trunk
-            for frozen in (trunk.conv_stem, trunk.bn1, *trunk.blocks[: settings.frozen_blocks]):
+            for frozen in split(self.patches.tower.trunk, settings.frozen_blocks)[0]:
                 frozen.requires_grad_(False)
         self.rates = {"patches.tower.trunk.": settings.tower_rate}
         self.memory: Memory | None = None
@@ -198,10 +203,8 @@ class EncodersObjective(Objective):
         if self.memory is None:
             patches = gather(self.patches(picture).float())
             return patches, patches
-        tower = self.patches.tower
-        features = tower.trunk.forward_features(self.patches.preprocess(picture)).flatten(2).transpose(1, 2)
-        features = gather(features.float())
-        return tower.head(features).float(), features
+        features = gather(self.patches.features(self.patches.preprocess(picture)).float())
+        return self.patches.tower.head(features).float(), features
 
     def _queries(self, batch: dict[str, Any]) -> Tensor:
         """[B, L] of the batch's sounds or captions."""

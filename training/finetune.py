@@ -52,10 +52,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
-    """Settings of `finetune`; a loop of 0 steps leaves its part as it is.
-
-    The precision of names and sounds is the machine's choice, see `fast_bf16`.
-    """
+    """Settings of `finetune`; a loop of 0 steps leaves its part as it is."""
 
     names: LoopConfig
     sounds: LoopConfig
@@ -113,7 +110,7 @@ def finetune(
     known = known_objects(rehearse or [STARTER], folder)
     _same_plan(folder, base, recipe, new, known)
     log.info("%d new objects: %s; %d known ones are kept", len(new), ", ".join(o.name for o in new), len(known))
-    accelerator = build_accelerator(_loop(recipe.sounds))
+    accelerator = build_accelerator(recipe.sounds)
     model = load(base, device=accelerator.device, dtype=torch.float32)
     log.info("1 of 5: listening to what it makes of them now")
     ear = Ear([*new, *known], model.config.train_seconds)
@@ -170,13 +167,13 @@ def learn(
         sentences = [form.format(c) for thing in known for c in thing.captions for form in dict.fromkeys(TEMPLATES)]
         items = NamesItems(folder / "scenes", model, sentences, count=512)
         objective = NamesObjective(model, sentences)
-        train(objective, items, _loop(recipe.names), folder / "names")
+        train(objective, items, recipe.names, folder / "names")
         model.requires_grad_(False)
     log.info("4 of 5: sounds")
     _make(FeatureSource(folder / "scenes", model), folder / "features")
     if recipe.sounds.steps:
         sounds = GroundedItems(folder / "features", model, recipe.grounded)
-        train(GroundedObjective(model, recipe.grounded), sounds, _loop(recipe.sounds), folder / "sounds")
+        train(GroundedObjective(model, recipe.grounded), sounds, recipe.sounds, folder / "sounds")
         model.requires_grad_(False)
     if recipe.voice.steps:
         log.info("5 of 5: voice")
@@ -233,19 +230,6 @@ def _spread(new: Sequence[OwnObject], known: int) -> list[OwnObject]:
     """Every recording of new objects as an object of its own, repeated until there are as many as of known ones."""
     single = [dataclasses.replace(thing, recordings=(sound,)) for thing in new for sound in thing.recordings]
     return single * max(1, round(known / len(single)))
-
-
-def _loop(loop: LoopConfig) -> LoopConfig:
-    """With the precision that is fastest here: bfloat16 needs hardware for it."""
-    return dataclasses.replace(loop, precision="bf16" if fast_bf16() else "fp32")
-
-
-def fast_bf16() -> bool:
-    """Whether this machine multiplies bfloat16 faster than float32: NVIDIA's GPUs from Ampere on, Intel's AMX."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(amx is not None and amx())
 
 
 def _same_plan(

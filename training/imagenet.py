@@ -48,6 +48,12 @@ def load_imagenet(patches: PatchEncoder) -> None:
     trunk.load_state_dict(dict(zip(own, published, strict=True)), strict=False)
 
 
+def split(trunk: Any, first: int) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Layers of timm's EfficientNet in their order, to before block `first` and from it on."""
+    lower = [trunk.conv_stem, trunk.bn1, *trunk.blocks[:first]]
+    return lower, [*trunk.blocks[first:], trunk.conv_head, trunk.bn2]
+
+
 def known_classes(captions: Sequence[str]) -> list[list[int]]:
     """ImageNet's classes of each caption; none for what ImageNet does not know."""
     table = json.loads(CLASSES_OF.read_text(encoding="utf-8"))
@@ -80,7 +86,7 @@ class Memory(nn.Module):
     def __init__(self, trunk: Any, first: int, captions: Sequence[str]):
         super().__init__()
         self.first = first
-        self.upper = copy.deepcopy(nn.ModuleList([*trunk.blocks[first:], trunk.conv_head, trunk.bn2]))
+        self.upper = copy.deepcopy(nn.ModuleList(split(trunk, first)[1]))
         published = published_weights()
         classes_known, width = published["_fc.weight"].shape
         self.head = nn.Linear(width, classes_known)
@@ -124,13 +130,11 @@ class Memory(nn.Module):
             Hoiem 2016); known: the head's cross-entropy of objects that it has classes for; recalled: cross-entropy
             of imagined objects against the captions.
         """
-        trunk = tower.trunk
-        low = trunk.bn1(trunk.conv_stem(backdrops))
-        for block in trunk.blocks[: self.first]:
-            low = block(low)
+        lower, upper = split(tower.trunk, self.first)
+        low = nn.Sequential(*lower)(backdrops)
         with torch.no_grad():
             was = self._answers(self.upper, low).log_softmax(-1)
-        now = self._answers([*trunk.blocks[self.first :], trunk.conv_head, trunk.bn2], low).log_softmax(-1)
+        now = self._answers(upper, low).log_softmax(-1)
         kept = functional.kl_div(now, was, reduction="batchmean", log_target=True)
 
         wanted = self.classes[objects.labels]

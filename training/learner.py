@@ -23,7 +23,8 @@ class LoopConfig:
     """How long and how fast. The learning rate warms up and then stays or falls as a cosine to 2 % of its peak.
 
     `batch` is the whole batch of a step, over all processes and accumulated micro-batches. Give `steps` or
-    `epochs`. `ema` 0 keeps no running average of the weights.
+    `epochs`. `ema` 0 keeps no running average of the weights. `precision` "auto" is bf16 where that is fast
+    (`fast_bf16`), else fp32.
     """
 
     batch: int
@@ -38,7 +39,7 @@ class LoopConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     seed: int = 0
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     ema: float = 0.0
     compile: bool = False
     keep: int = 3
@@ -48,8 +49,9 @@ class LoopConfig:
 
     @property
     def mixed_precision(self) -> str:
-        """`precision` as accelerate calls it."""
-        return "no" if self.precision == "fp32" else self.precision
+        """`precision` as accelerate calls it, on this machine."""
+        bf16 = fast_bf16() if self.precision == "auto" else self.precision == "bf16"
+        return "bf16" if bf16 else "no"
 
     def length(self, items: int) -> int:
         """Steps of the run on a set of `items`.
@@ -90,6 +92,17 @@ class Objective(nn.Module):
         """Put what was learnt into `model`, where it is not learnt in place."""
 
 
+def fast_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 faster than float32: NVIDIA's GPUs from Ampere on, Intel's AMX.
+
+    Processors without it take up to fifty times as long in bfloat16.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(amx is not None and amx())
+
+
 def rate_at(step: int, steps: int, loop: LoopConfig) -> float:
     """Learning rate of `step` in a run of `steps`."""
     if step < loop.warmup:
@@ -118,8 +131,11 @@ class Learner:
         self.module, self.loop, self.accelerator = module, loop, accelerator
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         fused = accelerator.device.type == "cuda"
+        groups = by_rate(module)
+        # Not in the optimiser's groups: those come back from states, which earlier versions wrote without it.
+        self.shares = [group.pop("share") for group in groups]
         optimizer = torch.optim.AdamW(
-            by_rate(module), loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
+            groups, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
         )
         self.model, self.optimizer = accelerator.prepare(module, optimizer)
         if loop.compile:
@@ -127,8 +143,8 @@ class Learner:
 
     def step(self, rate: float) -> Tensor:
         """One step along the gradients that are there; returns their norm before clipping."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+        for group, share in zip(self.optimizer.param_groups, self.shares, strict=True):
+            group["lr"] = rate * share
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.loop.clip or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -95,7 +95,8 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
             raise ValueError("The encoders' trainer draws scenes of stamps; give data.stamps.")
         stamps = Stamps(Path(data.stamps))
         names = [stamp.caption for stamp in stamps.stamps]
-        return build_objective(recipe, model, names=names), SceneItems(stamps, model), None
+        scenes = SceneItems(stamps, model, backdrops=recipe.encoders.remembers)
+        return build_objective(recipe, model, names=names), scenes, None
     if recipe.task == "segmenter":
         if not data.stamps or not recipe.segmenter.cutouts:
             raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
