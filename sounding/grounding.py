@@ -29,12 +29,21 @@ def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False)
     Raises:
         ValueError: a mask is empty.
     """
+    check_coverage(coverage)
+    return shift_and_scale(coverage, std, clamp=clamp)
+
+
+def check_coverage(coverage: Tensor) -> None:
+    """Whether every mask of [B, P] covers something.
+
+    Raises:
+        ValueError: a mask is empty.
+    """
     if (coverage.amax(dim=-1) <= 0).any():
         raise ValueError(
             "mask is empty, but it should cover the object that is to sound; paint or select something (a white "
             "mask selects the whole picture)."
         )
-    return shift_and_scale(coverage, std, clamp=clamp)
 
 
 def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
@@ -49,6 +58,37 @@ def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = Fals
         weights = weights.clamp(min=0)
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights
+
+
+def weigh_by_clarity(weights: Tensor, patches: Tensor, power: float) -> Tensor:
+    """Weights that lean towards patches which say something, as attention's do: times |patch|^power, the same sum.
+
+    A mask weighs fur like a face. Embeddings are long where a tower recognises something, and in a dot product
+    those weigh more by themselves.
+
+    Args:
+        weights: [B, P], none negative.
+        patches: [B, P, L].
+    """
+    leaning = weights * patches.float().norm(dim=-1) ** power
+    return leaning * (weights.sum(dim=-1, keepdim=True) / leaning.sum(dim=-1, keepdim=True).clamp(min=1e-12))
+
+
+def match_length(condition: Tensor, mean: Tensor, length: Tensor) -> Tensor:
+    """Conditions that say little, made to say it as clearly as those of the training.
+
+    Patches of a picture unlike those of the training are nearer to each other, and so their conditions are nearer
+    to the mean one, where the U-Net was never trained. As masks are brought to attention's moments, these are brought
+    to the usual distance from it: only outwards, in the direction that they have.
+
+    Args:
+        condition: [B, D].
+        mean: [D] of all conditions in training.
+        length: of their differences from it, on average.
+    """
+    away = condition.float() - mean.float()
+    far = away.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return (mean.float() + away * (length.float() / far).clamp(min=1)).to(condition.dtype)
 
 
 @dataclass(frozen=True)
@@ -75,6 +115,8 @@ class Grounding(nn.Module):
 
     weight_std: Tensor
     weight_count: Tensor
+    condition_mean: Tensor  # [D]
+    condition_length: Tensor
 
     def __init__(self, config: GroundingConfig, width: int, patches: int, query_width: int | None = None):
         """For patches [B, `patches`, `width`] and queries [B, `query_width`], `width` too without it."""
@@ -101,6 +143,9 @@ class Grounding(nn.Module):
         # Running statistics of attention in training; 1/P is what a mask on a fresh model gets.
         self.register_buffer("weight_std", torch.tensor(1.0 / patches))
         self.register_buffer("weight_count", torch.tensor(0))
+        if config.match_length:
+            self.register_buffer("condition_mean", torch.zeros(config.condition_width))
+            self.register_buffer("condition_length", torch.tensor(0.0))
 
     def attend(self, query: Tensor, patches: Tensor) -> Tensor:
         """Attention weights of queries [B, L] over patches [B, P, L]: [B, heads, P], each row sums to 1 (eq. 4)."""
@@ -115,18 +160,25 @@ class Grounding(nn.Module):
         return scores.float().softmax(dim=-1)
 
     def gather(self, weights: Tensor, patches: Tensor) -> Tensor:
-        """MLP(weights V): weights [B, heads, P] (or [B, 1, P] for all heads alike) -> condition [B, 1, D]."""
+        """MLP(weights V): weights [B, heads, P] (or [B, 1, P] for all heads alike) -> condition [B, 1, D].
+
+        Outside of training conditions are brought to `match_length`'s length, where the configuration asks for it.
+        """
         values = patches + self.value_positions if self.config.positions else patches
         v = self.to_value(values).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)  # [B, heads, P, d]
         gathered = (weights.to(v.dtype)[..., None] * v).sum(dim=2)  # [B, heads, d]
-        return cast(Tensor, self.mlp(gathered.flatten(1)))[:, None]
+        condition = cast(Tensor, self.mlp(gathered.flatten(1)))
+        if self.config.match_length and not self.training:
+            condition = match_length(condition, self.condition_mean, self.condition_length)
+        return condition[:, None]
 
     def by_query(self, query: Tensor, patches: Tensor) -> Condition:
         """Condition by attention: query [B, L], patches [B, P, L]. `weights` is the mean over heads."""
         weights = self.attend(query, patches)
+        tokens = self.gather(weights, patches)
         if self.training:
-            self._observe(weights)
-        return Condition(self.gather(weights, patches), weights.mean(dim=1))
+            self._observe(weights, tokens)
+        return Condition(tokens, weights.mean(dim=1))
 
     def by_mask(self, coverage: Tensor, patches: Tensor, *, clamp: bool | None = None) -> Condition:
         """Condition by mask: coverage [B, P] of `mask_to_grid`, patches [B, P, L].
@@ -137,17 +189,33 @@ class Grounding(nn.Module):
         Raises:
             ValueError: an empty mask.
         """
-        cut = self.config.clamp_weights if clamp is None else clamp
-        weights = match_moments(coverage.to(patches.device), self.weight_std.float(), clamp=cut)
+        check_coverage(coverage)
+        weights = self.mask_weights(coverage.to(patches.device), patches, clamp=clamp)
         return Condition(self.gather(weights[:, None], patches), weights)
+
+    def mask_weights(self, coverage: Tensor, patches: Tensor, *, clamp: bool | None = None) -> Tensor:
+        """The weights [B, P] of `by_mask`, without its checks, which wait for the device.
+
+        `clarity` acts on weights that are clamped: it has no meaning for negative ones.
+        """
+        cut = self.config.clamp_weights if clamp is None else clamp
+        weights = shift_and_scale(coverage, self.weight_std.float(), clamp=cut)
+        if cut and self.config.clarity:
+            weights = weigh_by_clarity(weights, patches, self.config.clarity)
+        return weights
 
     def null_condition(self, batch: int) -> Tensor:
         """[batch, 1, D]: what replaces a dropped condition."""
         return self.null.expand(batch, 1, -1)
 
     @torch.no_grad()
-    def _observe(self, weights: Tensor) -> None:
-        """Keep the running mean of the weights' standard deviation over patches."""
-        std = weights.float().std(dim=-1, unbiased=False).mean()
+    def _observe(self, weights: Tensor, tokens: Tensor) -> None:
+        """Keep running means: of the weights' standard deviation over patches, of conditions and their length."""
         self.weight_count += 1
-        self.weight_std += (std - self.weight_std) * torch.clamp(1 / self.weight_count, min=0.001)
+        share = torch.clamp(1 / self.weight_count, min=0.001)
+        self.weight_std += (weights.float().std(dim=-1, unbiased=False).mean() - self.weight_std) * share
+        if self.config.match_length:
+            conditions = tokens[:, 0].float()
+            self.condition_mean += (conditions.mean(dim=0) - self.condition_mean) * share
+            length = (conditions - self.condition_mean).norm(dim=-1).mean()
+            self.condition_length += (length - self.condition_length) * share

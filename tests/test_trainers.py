@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,9 +24,11 @@ from sounding.config import QueryConfig, SoundingConfig
 from sounding.grounding import Grounding, match_moments
 from sounding.model import SoundingModel
 from training import starter
+from training.calibrate import calibrate
 from training.data.features import FeatureSource
 from training.data.making import make_shards
 from training.data.scene_shards import StampSource
+from training.data.shards import Shards
 from training.data.sounds import StampClips
 from training.data.stamps import Stamps
 from training.encoders import EncodersObjective, EncodersSettings, SceneItems, attention_loss, contrastive_loss
@@ -341,6 +344,41 @@ def test_moments_of_a_mask_meet_those_of_attention_in_training(tiny_config: Soun
     assert float(grounding.weight_std) == pytest.approx(float(torch.stack(stds).mean().detach()), rel=1e-4)
     matched = match_moments((torch.rand(1, 25) > 0.5).float(), grounding.weight_std)
     assert float(matched.std(unbiased=False)) == pytest.approx(float(grounding.weight_std), rel=1e-4)
+
+
+def test_a_model_from_before_gets_the_usual_length_of_its_conditions(
+    tiny_checkpoint: Path, features: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated.safetensors"
+    length = calibrate(tiny_checkpoint, features, out)
+    before, after = load_file(tiny_checkpoint), load_file(out)
+    added = {"grounding.condition_mean", "grounding.condition_length"}
+    assert after.keys() - before.keys() == added
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+    old, new = sounding.load(tiny_checkpoint, device="cpu"), sounding.load(out, device="cpu")
+    shards = Shards(features, ("patches", "queries"))
+    conditions = torch.cat(
+        [
+            old.grounding.by_query(query[None].float(), row["patches"][:1].float()).tokens[:, 0].double()
+            for row in (shards[index] for index in range(len(shards)))
+            for query in row["queries"]
+        ]
+    )
+    lengths = (conditions - conditions.mean(dim=0)).norm(dim=-1)
+    assert float(new.grounding.condition_length) == pytest.approx(length) == pytest.approx(float(lengths.mean()), 0.02)
+    torch.testing.assert_close(new.grounding.condition_mean.double(), conditions.mean(dim=0), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="are not of"):
+        calibrate(_with_other_encoders(tiny_checkpoint, tmp_path), features, tmp_path / "none.safetensors")
+    assert not (tmp_path / "none.safetensors").exists()
+
+
+def _with_other_encoders(checkpoint: Path, folder: Path) -> Path:
+    model = sounding.load(checkpoint, device="cpu")
+    with torch.no_grad():
+        model.patches.tower.head.proj.weight.mul_(1.5)
+    save_model(model, folder / "other.safetensors", dtype=torch.float32)
+    return folder / "other.safetensors"
 
 
 def test_stft_distance_is_zero_only_for_equal_sounds() -> None:
