@@ -279,7 +279,11 @@ def test_a_click_costs_the_decoder_alone_and_each_one_counts(click_checkpoint) -
         Prompt(((10.0, 20.0),), box=(5.0, 5.0, 40.0, 40.0)),
     ]
     answers = [segmenter.segment(prepared, prompt) for prompt in prompts]
-    assert runs == [1]
+    assert len(runs) == 1 + len(prepared.closer)  # the whole, and what had to be looked at more closely
+    seen = len(runs)
+    repeated = [segmenter.segment(prepared, prompt) for prompt in prompts]
+    assert len(runs) == seen
+    assert all(torch.equal(one.logits, other.logits) for one, other in zip(answers, repeated, strict=True))
     for index, answer in enumerate(answers):
         assert answer.mask.shape == answer.logits.shape == (50, 70)
         assert torch.equal(answer.mask, answer.logits.sigmoid())

@@ -15,7 +15,7 @@ from PIL import Image
 from sounding.config import SegmenterConfig
 from sounding.model import SoundingModel
 from sounding.segment import Prepared, Prompt, Segmentation, load_segmenter
-from training.data.click_scenes import click_scene
+from training.data.click_scenes import _frame, click_scene
 from training.data.clicks import first_click, jittered_box, next_click
 from training.data.cutouts import Cutouts, collect, read_cutouts, with_stamps
 from training.data.scenes import background_photographs
@@ -23,7 +23,7 @@ from training.evaluate.segment import Case, measure, overlap, overlaps, photogra
 from training.learner import LoopConfig
 from training.loader import collate
 from training.loop import train
-from training.segmenter import SegmenterItems, SegmenterObjective, SegmenterSettings
+from training.segmenter import SegmenterItems, SegmenterObjective, SegmenterSettings, _rough
 
 
 def rectangle(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
@@ -127,6 +127,31 @@ def test_scenes_follow_from_their_number_and_hold_what_can_be_clicked(objects) -
         assert np.array_equal(scene.masks, again.masks)
         assert ((scene.masks > 127).mean(axis=(1, 2)) >= 0.003).all()
     assert not np.array_equal(click_scene(objects, 0, 96).picture, click_scene(objects, 1, 96).picture)
+
+
+def test_part_of_the_scenes_shows_an_object_as_closely_as_the_segmenter_looks_at_it(objects) -> None:
+    """Half or so of them: a square of 1.25 to 2.2 of the object's sizes, so it is that much of the picture."""
+    rng = np.random.default_rng(1)
+    masks = np.zeros((1, 300, 300), np.uint8)
+    masks[0, 100:150, 180:280] = 255
+    for _ in range(50):
+        x, y, extent = _frame(masks, rng)
+        assert 125 <= extent <= 220
+        assert 0 <= x <= 300 - extent
+        assert 0 <= y <= 300 - extent
+        assert x <= 190  # the object may stick out a little
+        assert x + extent >= 270
+        assert y <= 105
+        assert y + extent >= 145
+    assert _frame(np.zeros((1, 64, 64), np.uint8), rng) == (0, 0, 64)
+
+
+def test_a_second_look_knows_the_first_answer_roughly() -> None:
+    logits = torch.randn(2, 96, 96)
+    rough = _rough(logits)
+    assert rough.shape == logits.shape
+    assert float(rough.std()) < 0.5 * float(logits.std())
+    torch.testing.assert_close(_rough(torch.full((1, 96, 96), 3.0)), torch.full((1, 96, 96), 3.0))
 
 
 @pytest.fixture(scope="module")

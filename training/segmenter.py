@@ -29,7 +29,9 @@ from .loader import Item
 class SegmenterSettings:
     """`cutouts` is a folder of `training.data.cutouts`. `cache` keeps scenes with the tower's maps: it is frozen.
 
-    `boxes` is the share of first prompts that are a box; a third of those have no click.
+    `boxes` is the share of first prompts that are a box; a third of those have no click. `again` is the share of
+    batches in which no click follows on the first answer, but a second look that knows it roughly, as the segmenter
+    takes one at small objects.
     """
 
     cutouts: str = ""
@@ -37,6 +39,7 @@ class SegmenterSettings:
     scenes: int = 4000
     rounds: int = 2  # clicks a step; each but the last is followed by one where the answer is most wrong
     boxes: float = 0.15
+    again: float = 0.4
     rough_weight: float = 0.3
 
 
@@ -163,6 +166,7 @@ class SegmenterObjective(Objective):
         embedding = self.network.embed(maps, pixels)
         clicks = Clicks(batch["point"][:, None].float(), batch["sign"][:, None], batch["box"].float())
         seeds = [np.random.default_rng(int(seed)) for seed in batch["seed"]]
+        again = seeds[0].random() < self.settings.again
         last: Tensor | None = None
         losses: dict[str, Tensor] = {"loss": torch.zeros((), device=truth.device)}
         for round_ in range(1, self.settings.rounds + 1):
@@ -172,8 +176,17 @@ class SegmenterObjective(Objective):
             losses[f"iou{round_}"] = overlap(logits > 0, truth > 0.5).mean()
             if round_ < self.settings.rounds:
                 last = logits.detach()
-                clicks = _another(clicks, last, truth, seeds)
+                if again:
+                    last = _rough(last)
+                else:
+                    clicks = _another(clicks, last, truth, seeds)
         return losses
+
+
+def _rough(logits: Tensor) -> Tensor:
+    """[B, h, w] as an answer to the whole picture would be, in which the object is a third of the size."""
+    small = functional.avg_pool2d(logits[:, None], 3)
+    return functional.interpolate(small, logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 
 def _another(clicks: Clicks, logits: Tensor, truth: Tensor, seeds: list[np.random.Generator]) -> Clicks:

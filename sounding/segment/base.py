@@ -6,7 +6,7 @@ import hashlib
 import threading
 import weakref
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,17 +18,26 @@ from .prompt import Prompt
 CACHE_COUNT, CACHE_BYTES = 8, 512 * 2**20
 
 
+Frame = tuple[int, int, int, int]  # left, top, right and bottom of a part of a picture, in pixels
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as one segmenter embeds it. Its tensors are on the CPU: no device's memory is held by them."""
+    """A picture as one segmenter embeds it. Its tensors are on the CPU: no device's memory is held by them.
+
+    `closer` are parts of it that the segmenter had to look at more closely, embedded likewise, the last few.
+    """
 
     size: tuple[int, int]  # height and width of the picture, in pixels
     tensors: dict[str, Tensor]
+    closer: dict[Frame, Prepared] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(value.numel() * value.element_size() for value in self.tensors.values())
+        own = sum(value.numel() * value.element_size() for value in self.tensors.values())
+        # A list, since another thread may be adding to it.
+        return own + sum(part.nbytes for part in list(self.closer.values()))
 
 
 @dataclass(frozen=True)

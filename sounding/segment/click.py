@@ -7,12 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..vision import PatchEncoder
-from .base import Prepared, Segmentation, device_of, one_picture
+from .base import Frame, Prepared, Segmentation, device_of, one_picture
+from .closer import LEAST, closer_frame
 from .network import STRIDES, ClickNetwork, Clicks, Embedding
 from .prompt import Prompt
 
 STEP = STRIDES[-1]  # sides of the network's picture are multiples of it
 PASSES = 6  # clicks that are taken one after the other; further ones come together with the last
+PARTS = 8  # of a picture that stay embedded
+OUTSIDE = -4.0  # at most, what a part of the picture does not show: 2 % that it is the object
+PICTURE = "picture"
 EMBEDDED = ("coarse", "middle", "fine", "keys", "raw_keys")
 
 
@@ -33,23 +37,64 @@ class ClickSegmenter:
 
     @torch.inference_mode()
     def prepare(self, image: Tensor) -> Prepared:
-        """See `Segmenter.prepare`."""
+        """See `Segmenter.prepare`. The picture itself is kept too, as sharp as `segment` can use it."""
         image = one_picture(image)
-        patches, network = self.module.patches, self.module.network
         height, width = image.shape[1:3]
-        pixels = image.movedim(-1, 1).to(device_of(network))
-        inner = network_size((height, width), network.config.side)
-        pixels = functional.interpolate(pixels, inner, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-        pixels = (pixels - patches.mean.to(pixels)) / patches.std.to(pixels)
-        embedding = network.embed(network.levels(patches.tower, pixels), pixels)
-        return Prepared((height, width), {name: getattr(embedding, name).cpu() for name in EMBEDDED})
+        share = min(1.0, self.module.network.config.side / (LEAST * max(height, width)))
+        sharp = _resized(image.movedim(-1, 1), (max(1, round(share * height)), max(1, round(share * width))))
+        return Prepared(
+            (height, width), {**self._embed(image.movedim(-1, 1)), PICTURE: (sharp * 255).round().to(torch.uint8).cpu()}
+        )
 
     @torch.inference_mode()
     def segment(self, prepared: Prepared, prompt: Prompt) -> Segmentation:
-        """See `Segmenter.segment`. The score is how little the mask depends on its threshold, as SAM's stability."""
+        """See `Segmenter.segment`: the object on the whole picture, then in its part of it, if that is small.
+
+        The score is how little the mask depends on its threshold, as SAM's stability.
+        """
         prompt.check(prepared.size, self.name)
+        whole = self._decode(prepared, prompt)
+        answer = _resized(whole[None, None], prepared.size)  # [1, 1, H, W]
+        logits = answer[0, 0]
+        frame = closer_frame(whole, prompt, prepared.size)
+        if frame is not None:
+            x0, y0, x1, y1 = frame
+            logits = logits.clamp(max=OUTSIDE)
+            part = self._decode(self._closer(prepared, frame), within(prompt, frame), answer[..., y0:y1, x0:x1])
+            logits[y0:y1, x0:x1] = _resized(part[None, None], (y1 - y0, x1 - x0))[0, 0]
+        sure, possible = (logits > 1).sum(), (logits > -1).sum()
+        return Segmentation.of(logits, float(sure / possible.clamp(min=1)))
+
+    def _embed(self, pixels: Tensor) -> dict[str, Tensor]:
+        """[1, 3, h, w] 0..1 -> what `_decode` needs of it, on the CPU."""
+        patches, network = self.module.patches, self.module.network
+        pixels = pixels.to(device_of(network))
+        size = (pixels.shape[-2], pixels.shape[-1])
+        pixels = _resized(pixels, network_size(size, network.config.side)).clamp(0, 1)
+        pixels = (pixels - patches.mean.to(pixels)) / patches.std.to(pixels)
+        embedding = network.embed(network.levels(patches.tower, pixels), pixels)
+        return {name: getattr(embedding, name).cpu() for name in EMBEDDED}
+
+    def _closer(self, prepared: Prepared, frame: Frame) -> Prepared:
+        """A part of a picture, embedded once."""
+        known = prepared.closer.get(frame)
+        if known is None:
+            sharp = prepared.tensors[PICTURE]
+            x0, y0, x1, y1 = frame
+            rows, columns = (
+                slice(int(a * kept / whole), max(int(a * kept / whole) + 1, round(b * kept / whole)))
+                for a, b, kept, whole in zip((y0, x0), (y1, x1), sharp.shape[-2:], prepared.size, strict=True)
+            )
+            known = Prepared((y1 - y0, x1 - x0), self._embed(sharp[..., rows, columns] / 255))
+            for oldest in list(prepared.closer)[: max(0, len(prepared.closer) + 1 - PARTS)]:
+                prepared.closer.pop(oldest, None)
+            prepared.closer[frame] = known
+        return known
+
+    def _decode(self, prepared: Prepared, prompt: Prompt, known: Tensor | None = None) -> Tensor:
+        """Logits [h, w] at the network's resolution; `known` [1, 1, any, any] is an answer from before."""
         network = self.module.network
-        embedding = Embedding(**{k: v.to(device_of(network)) for k, v in prepared.tensors.items()})
+        embedding = Embedding(**{name: prepared.tensors[name].to(device_of(network)) for name in EMBEDDED})
         like = embedding.fine
         inner = (like.shape[-2] * STRIDES[0], like.shape[-1] * STRIDES[0])
         scale = torch.tensor([inner[1] / prepared.size[1], inner[0] / prepared.size[0]])
@@ -58,14 +103,30 @@ class ClickSegmenter:
         box = torch.tensor([prompt.box or (0.0,) * 4]) * scale.repeat(2)
         if not signs.numel():  # a box alone
             points, signs = torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.long)
-        logits: Tensor | None = None
+        logits = None if known is None else _resized(known, inner)[0]
         for count in passes(signs.shape[1]):
             shown = Clicks(points[:, :count].to(like.device), signs[:, :count].to(like.device), box.to(like.device))
             logits, _ = network.decode(embedding, shown, logits)
         assert logits is not None
-        logits = functional.interpolate(logits[:, None], prepared.size, mode="bilinear", align_corners=False)[0, 0]
-        sure, possible = (logits > 1).sum(), (logits > -1).sum()
-        return Segmentation.of(logits, float(sure / possible.clamp(min=1)))
+        return logits[0]
+
+
+def within(prompt: Prompt, frame: Frame) -> Prompt:
+    """A prompt in the pixels of a part of the picture that holds all that it selects; negative points elsewhere go."""
+    x0, y0, x1, y1 = frame
+    positive, negative = (
+        tuple((x - x0, y - y0) for x, y in points if x0 <= x <= x1 and y0 <= y <= y1)
+        for points in (prompt.positive, prompt.negative)
+    )
+    box = prompt.box and (prompt.box[0] - x0, prompt.box[1] - y0, prompt.box[2] - x0, prompt.box[3] - y0)
+    return Prompt(positive, negative, box)
+
+
+def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, h, w] at `size`: smaller by averaging, larger by interpolation."""
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def network_size(size: tuple[int, int], side: int) -> tuple[int, int]:

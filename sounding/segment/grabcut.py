@@ -6,6 +6,7 @@ that answer's edges by colour.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class GrabCutSegmenter:
         cv2, pixels = self.cv2, np.ascontiguousarray(prepared.tensors["pixels"].numpy())
         rest = {name: value for name, value in prepared.tensors.items() if name != "pixels"}
         if self.first:
-            answer = self.first.segment(Prepared(prepared.size, rest), prompt)
+            answer = self.first.segment(dataclasses.replace(prepared, tensors=rest), prompt)
             labels, score = self._of_answer(answer.mask.numpy()), answer.score
         else:
             labels, score = self._of_prompt(prompt, prepared.size), 0.0

@@ -13,6 +13,8 @@ from .scenes import background, background_photographs, make_scene, part_of, sce
 
 TEXTURES = slice(0, 3)  # of scenes' photographs: grass, gravel, brick, which show no object
 LEAST_AREA = 0.003  # of the picture; what is hidden beyond that is not clicked on
+CLOSER = 0.45  # share of scenes that are seen as the segmenter sees an object that it looks at more closely
+FRAMES = (1.25, 2.2)  # how wide that view is, in sizes of the object
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class ClickScene:
 
 
 def click_scene(data: Cutouts, index: int, side: int) -> ClickScene:
-    """The training scene `index`: one to five objects mostly before photographs, a third of them seen close."""
+    """The training scene `index`: one to five objects mostly before photographs, whole or a part of it seen close."""
     rng = scene_rng("train", index)
     photographs = [*data.photographs, *background_photographs()[TEXTURES]]
 
@@ -35,16 +37,43 @@ def click_scene(data: Cutouts, index: int, side: int) -> ClickScene:
 
     count = int(rng.choice([1, 2, 3, 4, 5], p=[0.3, 0.25, 0.2, 0.15, 0.1]))
     labels = tuple(int(i) for i in rng.choice(len(data), min(count, len(data)), replace=False))
-    close = float(rng.uniform(1.1, 1.8)) if rng.random() < 0.35 else 1.0
+    closer = rng.random() < CLOSER
+    # What is looked at more closely is seen as sharply as the picture was taken, which is not very.
+    close = float(rng.uniform(1.0, 2.0) if closer else rng.uniform(1.1, 1.8) if rng.random() < 0.35 else 1.0)
     whole = round(side * close)
     scene = make_scene(data, rng, size=(whole, whole), labels=labels, backdrop=backdrop)
-    x, y = (int(rng.integers(0, whole - side + 1)) for _ in range(2))
-    picture = _treated(scene.image[y : y + side, x : x + side], rng)
-    masks = scene.masks[:, y : y + side, x : x + side]
+    if closer:
+        x, y, extent = _frame(scene.masks, rng)
+    else:
+        x, y, extent = int(rng.integers(0, whole - side + 1)), int(rng.integers(0, whole - side + 1)), side
+    picture = _treated(_resized(scene.image[y : y + extent, x : x + extent], side), rng)
+    masks = np.stack([_resized(mask[y : y + extent, x : x + extent], side) for mask in scene.masks])
     seen = (masks > 127).mean(axis=(1, 2)) >= LEAST_AREA
     if not seen.any():  # the part that was cut out shows none of them
         return click_scene(data, index + 10_000_019, side)
     return ClickScene(picture, np.ascontiguousarray(masks[seen]))
+
+
+def _frame(masks: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Left, top and side of a square about one of the objects of [k, S, S], not quite in its middle."""
+    whole = masks.shape[-1]
+    mask = masks[int(rng.integers(len(masks)))] > 127
+    if not mask.any():
+        return 0, 0, whole
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    size = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    extent = int(min(whole, max(size * rng.uniform(*FRAMES), whole // 4)))
+    off = rng.uniform(-0.1, 0.1, 2) * extent
+    middle = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2 + off
+    x, y = np.clip(np.round(middle - extent / 2), 0, whole - extent).astype(int)
+    return int(x), int(y), extent
+
+
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    """[h, w] or [h, w, 3] uint8 at `side` x `side`."""
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def _treated(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
