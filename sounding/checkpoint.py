@@ -275,6 +275,24 @@ def save_model(
         save_file(tensors, temporary, metadata=metadata)
 
 
+def rewrite(
+    header: Header, tensors: dict[str, Tensor], config: SoundingConfig, out: str | os.PathLike[str] | None = None
+) -> None:
+    """Write a checkpoint with other tensors or another configuration; what else its header says stays.
+
+    Args:
+        header: of the checkpoint.
+        tensors: all of them, as they are to lie in the file.
+        config: that they belong to.
+        out: where to write; without it the checkpoint itself, in one step.
+    """
+    from safetensors.torch import save_file
+
+    metadata = {**header.metadata, CONFIG_KEY: config.to_json(), "modelspec.hash_sha256": digest(tensors)}
+    with replacing(out or header.path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names and bytes of all tensors, in name order."""
     state = hashlib.sha256()

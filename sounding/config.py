@@ -82,7 +82,6 @@ class GroundingConfig:
     condition_width: int = 512  # D
     mask_training: float = 0.0  # share of training items whose weights come from the mask
     clamp_weights: bool = False  # matched weights below 0 are cut off and the rest renormalised
-    clarity: float = 0.0  # a clamped mask's weights are multiplied by |patch|^clarity, see `grounding`
     match_length: bool = False  # conditions that say little are brought to the usual length, see `grounding`
 
 

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from .config import GroundingConfig
 
+# Shares of the usual length. In the starter, conditions of backgrounds alone have 0.19 to 0.26, of photographs of what
+# it knows 0.3 and more.
+SILENT, CLEAR = 0.25, 0.35
+
 
 def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
     """Shift and scale a mask on the patch grid to attention's statistics ("matching the mean and variance").
@@ -29,21 +33,12 @@ def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False)
     Raises:
         ValueError: a mask is empty.
     """
-    check_coverage(coverage)
-    return shift_and_scale(coverage, std, clamp=clamp)
-
-
-def check_coverage(coverage: Tensor) -> None:
-    """Whether every mask of [B, P] covers something.
-
-    Raises:
-        ValueError: a mask is empty.
-    """
     if (coverage.amax(dim=-1) <= 0).any():
         raise ValueError(
             "mask is empty, but it should cover the object that is to sound; paint or select something (a white "
             "mask selects the whole picture)."
         )
+    return shift_and_scale(coverage, std, clamp=clamp)
 
 
 def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
@@ -60,26 +55,13 @@ def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = Fals
     return weights
 
 
-def weigh_by_clarity(weights: Tensor, patches: Tensor, power: float) -> Tensor:
-    """Weights that lean towards patches which say something, as attention's do: times |patch|^power, the same sum.
-
-    A mask weighs fur like a face. Embeddings are long where a tower recognises something, and in a dot product
-    those weigh more by themselves.
-
-    Args:
-        weights: [B, P], none negative.
-        patches: [B, P, L].
-    """
-    leaning = weights * patches.float().norm(dim=-1) ** power
-    return leaning * (weights.sum(dim=-1, keepdim=True) / leaning.sum(dim=-1, keepdim=True).clamp(min=1e-12))
-
-
 def match_length(condition: Tensor, mean: Tensor, length: Tensor) -> Tensor:
     """Conditions that say little, made to say it as clearly as those of the training.
 
     Patches of a picture unlike those of the training are nearer to each other, and so their conditions are nearer
     to the mean one, where the U-Net was never trained. As masks are brought to attention's moments, these are brought
-    to the usual distance from it: only outwards, in the direction that they have.
+    to the usual distance from it: only outwards, in the direction that they have. Those that are all but the mean,
+    as of a mere background, say nothing and stay.
 
     Args:
         condition: [B, D].
@@ -87,8 +69,9 @@ def match_length(condition: Tensor, mean: Tensor, length: Tensor) -> Tensor:
         length: of their differences from it, on average.
     """
     away = condition.float() - mean.float()
-    far = away.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    return (mean.float() + away * (length.float() / far).clamp(min=1)).to(condition.dtype)
+    share = away.norm(dim=-1, keepdim=True).clamp(min=1e-6) / length.float().clamp(min=1e-6)
+    gain = 1 + (1 / share - 1).clamp(min=0) * ((share - SILENT) / (CLEAR - SILENT)).clamp(0, 1)
+    return (mean.float() + away * gain).to(condition.dtype)
 
 
 @dataclass(frozen=True)
@@ -189,20 +172,9 @@ class Grounding(nn.Module):
         Raises:
             ValueError: an empty mask.
         """
-        check_coverage(coverage)
-        weights = self.mask_weights(coverage.to(patches.device), patches, clamp=clamp)
-        return Condition(self.gather(weights[:, None], patches), weights)
-
-    def mask_weights(self, coverage: Tensor, patches: Tensor, *, clamp: bool | None = None) -> Tensor:
-        """The weights [B, P] of `by_mask`, without its checks, which wait for the device.
-
-        `clarity` acts on weights that are clamped: it has no meaning for negative ones.
-        """
         cut = self.config.clamp_weights if clamp is None else clamp
-        weights = shift_and_scale(coverage, self.weight_std.float(), clamp=cut)
-        if cut and self.config.clarity:
-            weights = weigh_by_clarity(weights, patches, self.config.clarity)
-        return weights
+        weights = match_moments(coverage.to(patches.device), self.weight_std.float(), clamp=cut)
+        return Condition(self.gather(weights[:, None], patches), weights)
 
     def null_condition(self, batch: int) -> Tensor:
         """[batch, 1, D]: what replaces a dropped condition."""

@@ -88,11 +88,11 @@ def test_prompts_move_with_the_part() -> None:
 def test_a_part_is_embedded_once_and_only_the_last_few_are_kept() -> None:
     segmenter = load_segmenter("starter")
     assert isinstance(segmenter, ClickSegmenter)
-    prepared = segmenter.prepare(torch.rand(1, 200, 300, 3))
+    prepared = segmenter.prepare(torch.rand(1, 300, 1200, 3))
     before = prepared.nbytes
     runs: list[int] = []
     segmenter.module.patches.tower.trunk.conv_stem.register_forward_hook(lambda *_: runs.append(1))
-    boxes = [(20.0 * i, 10.0 * i, 20.0 * i + 30, 10.0 * i + 30) for i in range(PARTS + 3)]
+    boxes = [(180.0 + 80 * i, 100.0, 210.0 + 80 * i, 130.0) for i in range(PARTS + 3)]
     first = [segmenter.segment(prepared, Prompt(box=box)).logits for box in boxes]
     assert len(runs) == len(boxes)
     assert len(prepared.closer) == PARTS

@@ -71,13 +71,12 @@ def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Trained before there was grounding.match_length.")],
     features: Annotated[Path, typer.Option(help="Made with it by `python -m training prepare features`.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")] = None,
-    clarity: Annotated[float, typer.Option(help="How much a mask leans towards patches that say something.")] = 0.0,
 ) -> None:
     """Measure how far conditions lie from their mean, so that unclear pictures are brought out to there."""
     from .calibrate import calibrate as measure
 
     with plain_errors("training"):
-        length = measure(checkpoint, features, out or checkpoint, clarity=clarity)
+        length = measure(checkpoint, features, out or checkpoint)
         typer.echo(f"{out or checkpoint}: the usual length is {length:.3f}")
 
 

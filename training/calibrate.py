@@ -1,7 +1,6 @@
-"""Give a checkpoint that was trained without them what helps on unclear pictures: `grounding.match_length`, with the
-statistics of its conditions measured, and `grounding.clarity`.
+"""Give a checkpoint that was trained without it `grounding.match_length`: the statistics of its conditions, measured.
 
-A run of the grounded trainer keeps the statistics itself; this is for models from before, whose weights stay.
+A run of the grounded trainer keeps them itself; this is for models from before, whose weights stay.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sounding.checkpoint import CONFIG_KEY, digest, read_header
-from sounding.checkpoint import load_model as load_checkpoint
-from sounding.files import replacing
+from sounding.checkpoint import load_model, read_header, rewrite
 from sounding.grounding import Grounding
 
 from .data.features import fingerprint
@@ -22,14 +19,13 @@ from .data.shards import Shards
 BATCH = 64
 
 
-def calibrate(checkpoint: Path, features: Path, out: Path, *, clarity: float = 0.0) -> float:
+def calibrate(checkpoint: Path, features: Path, out: Path) -> float:
     """Write `checkpoint` with the mean and the length of the conditions of all captions in `features`.
 
     Args:
         checkpoint: any, whose other tensors stay bit by bit as they are.
         features: shards made with its encoders and VAE (`python -m training prepare features`).
         out: where to write; may be `checkpoint` itself.
-        clarity: for the configuration.
 
     Returns:
         The length.
@@ -38,9 +34,9 @@ def calibrate(checkpoint: Path, features: Path, out: Path, *, clarity: float = 0
         CheckpointError: see `load_model`.
         ValueError: features of another model.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
-    model = load_checkpoint(checkpoint)
+    model = load_model(checkpoint)
     shards = Shards(features, ("patches", "queries"))
     if shards.index.model != fingerprint(model):
         raise ValueError(f"The features in {features} are not of {checkpoint}; prepare them with that checkpoint.")
@@ -50,11 +46,7 @@ def calibrate(checkpoint: Path, features: Path, out: Path, *, clarity: float = 0
     like = tensors["grounding.null"].dtype
     tensors["grounding.condition_mean"] = grounding.condition_mean.to(like).contiguous()
     tensors["grounding.condition_length"] = grounding.condition_length.to(like)
-    config = dataclasses.replace(grounding.config, clarity=clarity)
-    whole = dataclasses.replace(header.config, grounding=config)
-    metadata = {**header.metadata, CONFIG_KEY: whole.to_json(), "modelspec.hash_sha256": digest(tensors)}
-    with replacing(out) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    rewrite(header, tensors, dataclasses.replace(header.config, grounding=grounding.config), out)
     return float(grounding.condition_length)
 
 

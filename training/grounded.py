@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sounding.diffusion import build_noise_schedule
-from sounding.grounding import Grounding
+from sounding.grounding import Grounding, shift_and_scale
 from sounding.model import SoundingModel
 
 from .data.features import fingerprint
@@ -160,7 +160,7 @@ class GroundedObjective(Objective):
         """Losses of `GroundedItems`; also the share of attention on the sounding objects."""
         patches, coverage, times = batch["patches"], batch["coverage"], batch["time"]
         # The mask first: it takes the running deviation as it was before this batch, on every process alike.
-        weights = self.grounding.mask_weights(coverage, patches)
+        weights = shift_and_scale(coverage, self.grounding.weight_std, clamp=self.config.grounding.clamp_weights)
         masked = self.grounding.gather(weights[:, None], patches)
         attended = self.grounding.by_query(batch["query"], patches)
         condition = torch.where(batch["by_mask"][:, None, None], masked, attended.tokens)

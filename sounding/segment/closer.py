@@ -14,7 +14,7 @@ from torch.nn import functional
 from .base import Frame
 from .prompt import Box, Prompt
 
-MARGIN = 1.4  # width of a part, in sizes of the object
+MARGIN = 1.6  # width of a part, in sizes of the object
 LEAST = 0.3  # of the picture's longer side; parts below that no longer show what the object is
 MOST = 0.75  # of the picture's longer side; parts beyond that show hardly more than the whole does
 SNAP = 16  # steps along the longer side, so that the part mostly stays the same from click to click

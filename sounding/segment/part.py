@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import CONFIG_KEY, CheckpointError, Header, digest, read_header
+from ..checkpoint import CheckpointError, Header, digest, read_header, rewrite
 from ..config import SegmenterConfig, from_dict
 from ..files import replacing
 
@@ -42,7 +42,7 @@ def put_segmenter(source: Path, checkpoint: Path, out: Path | None = None) -> No
     Raises:
         CheckpointError: no such file, no decoder in it, or another patch tower.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     config, mine, tower = _read(source)
     header = read_header(checkpoint)
@@ -53,10 +53,7 @@ def put_segmenter(source: Path, checkpoint: Path, out: Path | None = None) -> No
             "one for it with `python -m training run training/recipes/starter/segmenter.yaml`."
         )
     tensors |= mine
-    whole = dataclasses.replace(header.config, segmenter=config)
-    metadata = {**header.metadata, CONFIG_KEY: whole.to_json(), "modelspec.hash_sha256": digest(tensors)}
-    with replacing(out or checkpoint) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    rewrite(header, tensors, dataclasses.replace(header.config, segmenter=config), out)
 
 
 def _read(path: Path) -> tuple[SegmenterConfig, dict[str, Tensor], str]:
