@@ -48,7 +48,11 @@ def test_round_trip_is_bit_exact(tiny_model: SoundingModel, tiny_checkpoint: Pat
 def test_a_loaded_model_makes_the_same_sound(tiny_model: SoundingModel, tiny_checkpoint: Path) -> None:
     loaded = sounding.load(tiny_checkpoint, device="cpu")
     inputs = {"image": torch.rand(1, 40, 40, 3), "mask": torch.ones(1, 40, 40), "seconds": 0.3, "steps": 2}
-    assert torch.equal(loaded.generate(**inputs), tiny_model.generate(**inputs))
+    sound = loaded.generate(**inputs)
+    assert torch.equal(sound, sounding.load(tiny_checkpoint, device="cpu").generate(**inputs))
+    # Weights are used where they lie in the file, and how far from 64 bytes that is decides how products are summed.
+    other = tiny_model.generate(**inputs)
+    assert float((sound - other).abs().max()) < 1e-3 * float(other.abs().max())
 
 
 def test_half_precision_halves_the_file(tiny_model: SoundingModel, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ class Page:
 
     def drawn(self) -> None:
         """Wait until the masks of all clicks are on the screen."""
+        self.page.bring_to_front()  # a tab behind another one paints no frames
         self.page.wait_for_function(
             """() => {
               const click = theClick().soundingClick;
