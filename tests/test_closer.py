@@ -15,6 +15,7 @@ from sounding.segment import click as click_module
 from sounding.segment.click import PARTS, ClickSegmenter, within
 from sounding.segment.closer import LEAST, MARGIN, MOST, closer_frame
 from sounding.vision import to_square
+from training.segmenter import overlap
 
 from .conftest import ROOT
 
@@ -110,10 +111,13 @@ def test_a_small_object_is_found_better_at_a_second_look(monkeypatch) -> None:
         picture, mask = _in_a_corner(PHOTOGRAPHS / f"{name}.jpg", PHOTOGRAPHS / f"{name}_mask.png")
         rows, columns = mask.nonzero(as_tuple=True)
         middle = Prompt(((float(columns.float().median()), float(rows.float().median())),))
-        closer = _overlap(segmenter.segment(segmenter.prepare(picture), middle).mask, mask)
+        closer = float(overlap(segmenter.segment(segmenter.prepare(picture), middle).mask[None] > 0.5, mask[None]))
         with monkeypatch.context() as patch:
             patch.setattr(click_module, "closer_frame", lambda *_: None)
-            gains.append(closer - _overlap(segmenter.segment(segmenter.prepare(picture), middle).mask, mask))
+            gains.append(
+                closer
+                - float(overlap(segmenter.segment(segmenter.prepare(picture), middle).mask[None] > 0.5, mask[None]))
+            )
     assert np.mean(gains) > 0.02
 
 
@@ -126,8 +130,3 @@ def _in_a_corner(photograph: Path, mask: Path) -> tuple[Tensor, Tensor]:
     picture[40:220, 40:220] = to_square(shown.movedim(-1, 0)[None], 180, "squeeze")[0].movedim(0, -1)
     selected[40:220, 40:220] = to_square(white[None, None], 180, "squeeze")[0, 0] > 0.5
     return picture[None].clamp(0, 1), selected
-
-
-def _overlap(mask: Tensor, truth: Tensor) -> float:
-    found = mask > 0.5
-    return float((found & truth).sum() / (found | truth).sum())

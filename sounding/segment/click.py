@@ -40,11 +40,10 @@ class ClickSegmenter:
         """See `Segmenter.prepare`. The picture itself is kept too, as sharp as `segment` can use it."""
         image = one_picture(image)
         height, width = image.shape[1:3]
+        pixels = image.movedim(-1, 1)
         share = min(1.0, self.module.network.config.side / (LEAST * max(height, width)))
-        sharp = _resized(image.movedim(-1, 1), (max(1, round(share * height)), max(1, round(share * width))))
-        return Prepared(
-            (height, width), {**self._embed(image.movedim(-1, 1)), PICTURE: (sharp * 255).round().to(torch.uint8).cpu()}
-        )
+        sharp = _resized(pixels, (max(1, round(share * height)), max(1, round(share * width))))
+        return Prepared((height, width), {**self._embed(pixels), PICTURE: (sharp * 255).round().to(torch.uint8).cpu()})
 
     @torch.inference_mode()
     def segment(self, prepared: Prepared, prompt: Prompt) -> Segmentation:

@@ -63,6 +63,10 @@ class Page:
         if message.type == "error" and ours and "Failed to load resource" not in message.text:
             self.errors.append(message.text)
 
+    def front(self) -> None:
+        """A tab behind another one paints no frames, and what waits for one would wait for ever."""
+        self.page.bring_to_front()
+
     def ready(self) -> None:
         self.page.wait_for_function(READY)
         self.page.evaluate(CLICK)
@@ -104,6 +108,7 @@ class Page:
 
     def frame(self) -> tuple[float, float, float]:
         """Left and top of the picture on the screen, and screen pixels a pixel of it."""
+        self.front()
         box = self.page.locator(STAGE).bounding_box()
         width, height = self.page.evaluate("() => theClick().soundingClick.size")
         scale = min(box["width"] / width, box["height"] / height)
@@ -123,7 +128,7 @@ class Page:
 
     def drawn(self) -> None:
         """Wait until the masks of all clicks are on the screen."""
-        self.page.bring_to_front()  # a tab behind another one paints no frames
+        self.front()
         self.page.wait_for_function(
             """() => {
               const click = theClick().soundingClick;
@@ -151,6 +156,7 @@ class Page:
         return [(len(o["positive"]), len(o["negative"]), o["box"] is not None) for o in objects]
 
     def button(self, name: str) -> Any:
+        self.front()
         return self.page.get_by_role("button", name=name, exact=True)
 
     def status(self) -> str:
@@ -167,6 +173,7 @@ class Page:
 
     def loudness(self) -> tuple[float, float]:
         """Seconds and RMS of what the player's source decodes to."""
+        self.front()
         self.page.wait_for_function("() => document.querySelector('.sounding-click-player audio').readyState >= 2")
         seconds, level = self.page.evaluate(
             """async () => {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from .clicks import bounds
 from .cutouts import Cutouts
 from .scenes import background, background_photographs, make_scene, part_of, scene_rng
 
@@ -60,11 +61,11 @@ def _frame(masks: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int]:
     mask = masks[int(rng.integers(len(masks)))] > 127
     if not mask.any():
         return 0, 0, whole
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    size = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    x0, y0, x1, y1 = bounds(mask)
+    size = max(x1 - x0, y1 - y0)
     extent = int(min(whole, max(size * rng.uniform(*FRAMES), whole // 4)))
     off = rng.uniform(-0.1, 0.1, 2) * extent
-    middle = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2 + off
+    middle = np.array([x0 + x1 - 1, y0 + y1 - 1]) / 2 + off
     x, y = np.clip(np.round(middle - extent / 2), 0, whole - extent).astype(int)
     return int(x), int(y), extent
 

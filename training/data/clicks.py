@@ -65,10 +65,15 @@ def next_click(mask: np.ndarray, answer: np.ndarray, rng: np.random.Generator | 
     return Click(*_pick(region, rng), positive)
 
 
+def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what a mask [H, W] bool selects; it selects something."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def jittered_box(mask: np.ndarray, rng: np.random.Generator, share: float = 0.08) -> tuple[float, float, float, float]:
     """The bounds x0, y0, x1, y1 of a mask [H, W] bool, each moved by up to `share` of the box's size."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    x0, y0, x1, y1 = bounds(mask)
     height, width = mask.shape
     moves = rng.uniform(-share, share, 4) * np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
     sides = np.clip(np.array([x0, y0, x1, y1]) + moves, 0, [width, height, width, height])
