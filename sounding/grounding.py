@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from .config import GroundingConfig
 
-# Shares of the usual length. In the starter, conditions of backgrounds alone have 0.19 to 0.26, of photographs of what
-# it knows 0.3 and more.
-SILENT, CLEAR = 0.25, 0.35
+# Shares of the usual length. In the starter, conditions of backgrounds alone have 0.23 to 0.32, of photographs of what
+# it knows 0.3 to 1.1, of objects in scenes 0.56 to 1.3 (nine in ten of each).
+SILENT, CLEAR = 0.3, 0.4
 
 
 def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:

@@ -221,6 +221,20 @@ def test_patches_can_be_mixed_with_anothers(tiny_checkpoint: Path, features: Pat
     assert torch.equal(plain.item(0, np.random.default_rng(0))["patches"], every[0])
 
 
+def test_items_of_several_sounds_give_way_to_single_ones(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    rows = Shards(features, ("id", "sounding"))
+    single = {row["id"]: len(row["sounding"]) == 1 for row in (rows[index] for index in range(len(rows)))}
+    several = next(index for index in range(len(rows)) if not single[rows[index]["id"]])
+    never, half, always = (GroundedItems(features, model, GroundedSettings(alone=alone)) for alone in (0.0, 0.5, 1.0))
+    draws = [np.random.default_rng(seed) for seed in range(60)]
+    assert {never.item(several, rng)["id"] for rng in draws} == {rows[several]["id"]}
+    assert all(single[always.item(several, rng)["id"]] for rng in draws)
+    assert np.mean([single[half.item(several, rng)["id"]] for rng in draws]) == pytest.approx(0.5, abs=0.2)
+    kept = next(index for index in range(len(rows)) if single[rows[index]["id"]])
+    assert always.item(kept, np.random.default_rng(0))["id"] == rows[kept]["id"]
+
+
 def test_frozen_diffusion_learns_grounding_and_cross_attention_alone(tiny_config: SoundingConfig) -> None:
     model = SoundingModel(tiny_config)
     objective = GroundedObjective(model, GroundedSettings(frozen=True))

@@ -37,8 +37,9 @@ class GroundedSettings:
     begins with noise. `keep_attention` lets W_Q and W_K stay as they came: attention that learns with a young
     U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `mix` blends
     up to that share of another item's patches in (Zhang et al. 2018, of inputs alone): pictures that users bring are
-    never as clearly one thing or the other as scenes of cut-outs are. `frozen` keeps the U-Net as it came but for its
-    attention to the condition (table 3, i).
+    never as clearly one thing or the other as scenes of cut-outs are. `alone` is the share of items in which several
+    objects sound that give way to an item in which one does: users mostly select one. `frozen` keeps the U-Net as it
+    came but for its attention to the condition (table 3, i).
     """
 
     drop: float = 0.1
@@ -46,6 +47,7 @@ class GroundedSettings:
     attention_start: float = 0.0
     keep_attention: bool = False
     mix: float = 0.0
+    alone: float = 0.0
     frozen: bool = False
 
 
@@ -57,7 +59,8 @@ class GroundedItems:
     """
 
     def __init__(self, folder: Path, model: SoundingModel, settings: GroundedSettings):
-        self.shards = Shards(folder, FIELDS, optional=("coverage",))
+        needed = (*FIELDS, "sounding") if settings.alone else FIELDS
+        self.shards = Shards(folder, needed, optional=("coverage",))
         made = self.shards.index.model
         if made != fingerprint(model):
             raise ValueError(
@@ -65,6 +68,7 @@ class GroundedItems:
                 "prepare them again with the checkpoint that `start` names."
             )
         self.drop, self.mix, self.by_mask = settings.drop, settings.mix, model.config.grounding.mask_training
+        self.alone, self.single = settings.alone, _one_sounds(folder) if settings.alone else []
         self.train_steps = model.config.diffusion.train_steps
 
     def __len__(self) -> int:
@@ -75,6 +79,8 @@ class GroundedItems:
         caption, coverage [P], by_mask and dropped as booleans.
         """
         row = self.shards[index]
+        if self.alone and len(row["sounding"]) > 1 and rng.random() < self.alone:
+            row = self.shards[self.single[int(rng.integers(len(self.single)))]]
         shape = row["mean"].shape
         within, noise = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for _ in range(2))
         frame = int(rng.integers(len(row["patches"])))
@@ -101,6 +107,19 @@ class GroundedItems:
             "by_mask": wants_mask or not len(queries),
             "dropped": bool(rng.random() < self.drop),
         }
+
+
+def _one_sounds(folder: Path) -> list[int]:
+    """The items with one sounding object.
+
+    Raises:
+        ValueError: there is none.
+    """
+    described = Shards(folder, ("sounding",))
+    single = [index for index in range(len(described)) if len(described[index]["sounding"]) == 1]
+    if not single:
+        raise ValueError(f"grounded.alone asks for items with one sounding object, but {folder} has none; set it to 0.")
+    return single
 
 
 class GroundedObjective(Objective):
