@@ -214,8 +214,8 @@ def test_running_deviation_is_the_mean_over_training() -> None:
 
 def test_conditions_that_say_little_are_brought_to_the_usual_length() -> None:
     mean, length = torch.randn(6), torch.tensor(2.0)
-    lengths = torch.tensor([[0.2], [0.5], [0.6], [0.7], [0.8], [2.0], [5.0]])
-    reached = torch.tensor([[0.2], [0.5], [1.3], [2.0], [2.0], [2.0], [5.0]])  # nothing, the way between, something
+    lengths = torch.tensor([[0.2], [0.6], [0.7], [0.8], [0.9], [2.0], [5.0]])
+    reached = torch.tensor([[0.2], [0.6], [1.35], [2.0], [2.0], [2.0], [5.0]])  # nothing, the way between, something
     ways = torch.nn.functional.normalize(torch.randn(7, 6), dim=-1)
     torch.testing.assert_close(match_length(mean + ways * lengths, mean, length) - mean, ways * reached)
     assert torch.isfinite(match_length(mean[None], mean, length)).all()
