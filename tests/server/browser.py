@@ -12,7 +12,7 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
-PATIENCE = 600_000  # milliseconds for anything on a page: slow machines should only be slow
+PATIENCE = 240_000  # milliseconds for anything on a page: slow machines should only be slow
 
 
 @contextmanager
@@ -36,3 +36,10 @@ def open_page(where: Any, url: str) -> Any:
     page.set_default_timeout(PATIENCE)
     page.goto(url, wait_until="domcontentloaded")
     return page
+
+
+def wait_until(page: Any, expression: str, arg: Any = None) -> Any:
+    """Wait for a function of JavaScript to say yes, and give a handle of what it said. It is asked by the clock: tabs
+    behind others paint no frames, by which Playwright asks if nothing is said.
+    """
+    return page.wait_for_function(expression, arg=arg, polling=100)

@@ -17,7 +17,7 @@ import pytest
 import requests
 from PIL import Image
 
-from .browser import PATIENCE, browser, open_page
+from .browser import PATIENCE, browser, open_page, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -64,11 +64,11 @@ class Page:
             self.errors.append(message.text)
 
     def front(self) -> None:
-        """A tab behind another one paints no frames, and what waits for one would wait for ever."""
+        """A tab behind another one paints no frames, and what waits for one would wait long."""
         self.page.bring_to_front()
 
     def ready(self) -> None:
-        self.page.wait_for_function(READY)
+        wait_until(self.page, READY)
         self.page.evaluate(CLICK)
 
     def settings(self, **values: Any) -> None:
@@ -88,7 +88,7 @@ class Page:
             }""",
             json.dumps(workflow),
         )
-        self.page.wait_for_function("(id) => app.graph.extra && theClick() && app.graph.nodes.length === id", arg=5)
+        wait_until(self.page, "(id) => app.graph.extra && theClick() && app.graph.nodes.length === id", arg=5)
         self.page.evaluate(SHORT)
         self.show()
 
@@ -102,7 +102,7 @@ class Page:
               app.canvas.setDirty(true, true);
             }"""
         )
-        self.page.wait_for_function("() => theClick().soundingClick.image")
+        wait_until(self.page, "() => theClick().soundingClick.image")
         self.page.locator(STAGE).wait_for()
         self.page.wait_for_timeout(400)
 
@@ -129,13 +129,19 @@ class Page:
     def drawn(self) -> None:
         """Wait until the masks of all clicks are on the screen."""
         self.front()
-        self.page.wait_for_function(
+        wait_until(
+            self.page,
             """() => {
               const click = theClick().soundingClick;
               return click.state.objects.every((o) => !(o.positive.length || o.box) || click.mask(o));
             }""",
         )
-        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.page.evaluate(
+            """() => Promise.race([
+              new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))),
+              new Promise((done) => setTimeout(done, 3000)),
+            ])"""
+        )
 
     def picture(self) -> np.ndarray:
         """The screen where the picture is: [H, W, 3] in the picture's own size."""
@@ -174,7 +180,7 @@ class Page:
     def loudness(self) -> tuple[float, float]:
         """Seconds and RMS of what the player's source decodes to."""
         self.front()
-        self.page.wait_for_function("() => document.querySelector('.sounding-click-player audio').readyState >= 2")
+        wait_until(self.page, "() => document.querySelector('.sounding-click-player audio').readyState >= 2")
         seconds, level = self.page.evaluate(
             """async () => {
               const audio = document.querySelector(".sounding-click-player audio");
@@ -355,7 +361,7 @@ def test_run_makes_a_sound_an_object_and_play_is_heard(page: Page, server: Any):
           app.queuePrompt(0, 1);
         }"""
     )
-    entry = server.wait(page.page.wait_for_function("() => window.ended").json_value())
+    entry = server.wait(wait_until(page.page, "() => window.ended").json_value())
     (sounds,) = server.sounds(entry).values()
     assert [samples.shape for samples, _ in sounds] == [(16_000,)] * 2
     assert all(np.abs(samples).max() > 0.01 for samples, _ in sounds)
@@ -367,8 +373,8 @@ def test_run_makes_a_sound_an_object_and_play_is_heard(page: Page, server: Any):
     page.page.locator(".sounding-click-spectrogram").wait_for()
     page.photograph("click-and-hear")
     page.button("Hear Object 2").click()
-    page.page.wait_for_function(
-        "(old) => document.querySelector('.sounding-click-player audio').currentSrc !== old", arg=heard
+    wait_until(
+        page.page, "(old) => document.querySelector('.sounding-click-player audio').currentSrc !== old", arg=heard
     )
     assert page.loudness()[1] > 0.003
     assert page.page.evaluate("() => app.graph.nodes.length") == 5
@@ -415,7 +421,7 @@ def test_wrong_files_are_refused_and_right_ones_shown(page: Page, server: Any, t
     other = tmp_path / "taller.png"
     Image.open(INPUT / "farm.png").crop((0, 0, 200, 384)).save(other)
     page.page.set_input_files(".sounding-click-bar input[type=file]", other)
-    page.page.wait_for_function("() => theClick().soundingClick.size?.[0] === 200")
+    wait_until(page.page, "() => theClick().soundingClick.size?.[0] === 200")
     alert = page.page.get_by_role("alert").filter(has_text="512 x 384")
     alert.wait_for()
     alert.get_by_role("button", name="Clear").click()
@@ -437,12 +443,12 @@ def test_a_picture_of_another_node_is_shown_after_a_run(page: Page):
           window.turn = turn;
         }"""
     )
-    page.page.wait_for_function("() => theClick().soundingClick.picture?.name === 'dog.png'")
+    wait_until(page.page, "() => theClick().soundingClick.picture?.name === 'dog.png'")
     page.page.evaluate("() => turn.connect(0, theClick(), theClick().inputs.findIndex((i) => i.name === 'image'))")
-    page.page.wait_for_function("() => !theClick().soundingClick.picture")
+    wait_until(page.page, "() => !theClick().soundingClick.picture")
     assert "Run the workflow once" in page.page.locator(".sounding-click-hint").text_content()
     page.page.evaluate("() => app.queuePrompt(0, 1)")
-    page.page.wait_for_function("() => theClick().soundingClick.picture?.type === 'temp'")
+    wait_until(page.page, "() => theClick().soundingClick.picture?.type === 'temp'")
     page.page.keyboard.press("Escape")
     page.page.evaluate("() => app.ui?.dialog?.close?.()")
 
@@ -478,7 +484,7 @@ def test_reloading_the_page_keeps_the_clicks(plain_tab: Page):
     plain_tab.page.wait_for_timeout(1500)  # the page keeps drafts after a pause
     plain_tab.page.reload(wait_until="domcontentloaded")
     plain_tab.ready()
-    plain_tab.page.wait_for_function("() => theClick()")
+    wait_until(plain_tab.page, "() => theClick()")
     assert plain_tab.state() == before
     plain_tab.show()
     plain_tab.drawn()
@@ -537,7 +543,7 @@ def test_a_server_that_comes_back_is_used_again(context: Any, own_server: Any):
     own_server.launch()
     own_server.wait_until_up()
     page.drawn()
-    page.page.wait_for_function("() => !document.querySelector('.sounding-click-status.error')")
+    wait_until(page.page, "() => !document.querySelector('.sounding-click-status.error')")
     page.button("Hear Object 1").click()
     assert page.loudness()[1] > 0.003
     page.page.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .browser import browser, open_page
+from .browser import browser, open_page, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -131,7 +131,7 @@ def test_the_page_speaks_chinese(server):
     try:
         with browser() as opened:
             page = open_page(opened, server.url)
-            page.wait_for_function(SPEAKS, arg="zh")
+            wait_until(page, SPEAKS, arg="zh")
             page.evaluate(AGAIN)
             shown = page.evaluate(SHOWN, list(texts))
     finally:

@@ -11,7 +11,7 @@ import pytest
 from sounding.demo import SCENE
 from sounding.fetch import CATALOGUE
 
-from .browser import browser, open_page
+from .browser import browser, open_page, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -137,7 +137,7 @@ def test_links_of_models_are_those_that_fetch_has():
 def test_the_real_page_sends_the_api_form(server):
     with browser() as opened:
         page = open_page(opened, server.url)
-        page.wait_for_function("() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingSampler")
+        wait_until(page, "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingSampler")
         for path in UI:
             sent = page.evaluate(
                 "async (workflow) => { await window.app.loadGraphData(workflow);"
