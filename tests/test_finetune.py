@@ -15,7 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import sounding
-from sounding.checkpoint import read_header
+from sounding.checkpoint import read_header, save_model
 from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 from training.__main__ import app
@@ -31,6 +31,19 @@ from training.recipe import RECIPES, read_recipe
 from training.vocoder import VocoderObjective, VocoderSettings
 
 from .test_own import disc, paint, sing, tone
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoint(tiny_model: SoundingModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that knows how its conditions usually are, as the starter does."""
+    config = tiny_model.config
+    grounding = dataclasses.replace(config.grounding, match_length=True)
+    model = SoundingModel(dataclasses.replace(config, grounding=grounding)).requires_grad_(False)
+    model.load_state_dict(tiny_model.state_dict(), strict=False)
+    model.grounding.condition_length.fill_(0.3)
+    path = tmp_path_factory.mktemp("base") / "tiny.safetensors"
+    save_model(model, path, dtype=torch.float32)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +64,7 @@ def short(steps: int = 6, **changes: Any) -> FinetuneRecipe:
     loop = LoopConfig(steps=steps, batch=4, lr=2e-3, warmup=2, log_every=2, save_steps=1, keep=1, precision="fp32")
     settings: dict[str, Any] = {
         "names": loop,
+        "conditions": loop,
         "sounds": dataclasses.replace(loop, ema=0.9),
         "voice": loop,
         "scenes": 12,

@@ -1,8 +1,8 @@
 """`python -m training finetune`: a trained model is taught a person's own objects and keeps those that it knows.
 
-Every sample is, turn by turn, of a new or of a known object. The query tower learns the new names, grounding and
-U-Net the new sounds, the vocoder what the new recordings are made of; patch tower and VAE stay as they are. All of
-it can be interrupted: the same command goes on.
+Every sample is, turn by turn, of a new or of a known object. The query tower learns the new names, grounding to
+tell the new objects from all others, it and the U-Net the new sounds, the vocoder what the new recordings are made of;
+patch tower and VAE stay as they are. All of it can be interrupted: the same command goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sounding.model import SoundingModel, load
 from sounding.terminal import progress
 from sounding.text import OpenClipQuery
 
+from .conditions import ConditionsItems, ConditionsObjective
 from .data.features import FeatureSource
 from .data.known import as_objects, starter_objects, unpack
 from .data.making import Source, digest, make_shards
@@ -48,6 +49,7 @@ from .vocoder import VocoderItems, VocoderObjective, VocoderSettings
 log = logging.getLogger("training")
 STARTER, NONE = "starter", "none"
 PLAN = "plan.json"
+STAGES = ("names", "conditions", "sounds", "voice")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class FinetuneRecipe:
     """Settings of `finetune`; a loop of 0 steps leaves its part as it is."""
 
     names: LoopConfig
+    conditions: LoopConfig
     sounds: LoopConfig
     voice: LoopConfig
     scenes: int = 1200
@@ -145,7 +148,7 @@ def finetune(
         licence=result.licence,
     )
     write_atomic(folder / "report.json", json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False).encode())
-    for leftover in ("scenes", "features", "known", *(f"{stage}/states" for stage in ("names", "sounds", "voice"))):
+    for leftover in ("scenes", "features", "known", *(f"{stage}/states" for stage in STAGES)):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     return result
 
@@ -171,6 +174,10 @@ def learn(
         model.requires_grad_(False)
     log.info("4 of 5: sounds")
     _make(FeatureSource(folder / "scenes", model), folder / "features")
+    if recipe.conditions.steps and config.grounding.match_length:
+        conditions = ConditionsItems(folder / "features", len(new))
+        train(ConditionsObjective(model, conditions, len(new)), conditions, recipe.conditions, folder / "conditions")
+        model.requires_grad_(False)
     if recipe.sounds.steps:
         sounds = GroundedItems(folder / "features", model, recipe.grounded)
         train(GroundedObjective(model, recipe.grounded), sounds, recipe.sounds, folder / "sounds")
