@@ -385,6 +385,27 @@ def test_the_part_goes_into_another_checkpoint_with_the_same_tower(
         put_segmenter(_without(click_checkpoint, tmp_path), target)
 
 
+def test_last_layers_of_the_tower_do_not_matter_to_the_decoder(
+    tiny_config, click_model, click_checkpoint, tmp_path
+) -> None:
+    target = tmp_path / "target.safetensors"
+    for name, fits in (("head.proj.weight", True), ("trunk.conv_head.weight", True), ("trunk.conv_stem.weight", False)):
+        other = SoundingModel(tiny_config).requires_grad_(False)
+        other.patches.load_state_dict(click_model.patches.state_dict())
+        other.patches.tower.get_parameter(name).mul_(2)
+        save_model(other, target, dtype=torch.float16)
+        if fits:
+            put_segmenter(click_checkpoint, target)
+            picture = torch.rand(1, 90, 120, 3, generator=torch.Generator().manual_seed(1))
+            prompt = Prompt(((40.0, 40.0),))
+            mine, given = (load_segmenter(path) for path in (target, click_checkpoint))
+            found, expected = (one.segment(one.prepare(picture), prompt).mask for one in (mine, given))
+            torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)  # fp16 and fp32
+        else:
+            with pytest.raises(CheckpointError, match="another patch tower"):
+                put_segmenter(click_checkpoint, target)
+
+
 def _without(path: Path, folder: Path) -> Path:
     header = read_header(path)
     config = dataclasses.replace(header.config, segmenter=None)

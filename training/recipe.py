@@ -19,6 +19,7 @@ from sounding.config import SoundingConfig, from_dict
 from .encoders import EncodersSettings
 from .grounded import GroundedSettings
 from .learner import LoopConfig
+from .recall import RecallSettings
 from .report import Preview
 from .segmenter import SegmenterSettings
 from .vae import VaeSettings
@@ -49,7 +50,7 @@ class Recipe:
     ("vae", "vocoder", ...). Such a part brings its own sizes. "random", or no word of it, starts a part anew.
     """
 
-    task: Literal["grounded", "vae", "vocoder", "encoders", "segmenter"]
+    task: Literal["grounded", "vae", "vocoder", "encoders", "recall", "segmenter"]
     name: str
     loop: LoopConfig
     out: str = "runs"  # the run's folder is `out/name`
@@ -64,6 +65,7 @@ class Recipe:
     vae: VaeSettings = field(default_factory=VaeSettings)
     vocoder: VocoderSettings = field(default_factory=VocoderSettings)
     encoders: EncodersSettings = field(default_factory=EncodersSettings)
+    recall: RecallSettings = field(default_factory=RecallSettings)
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
 
     def source(self, part: str) -> str:

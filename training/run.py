@@ -13,6 +13,7 @@ import torch
 from sounding.checkpoint import load_model, resolve, save_model
 from sounding.files import write_atomic
 from sounding.model import PARTS, SEGMENTER, SoundingModel
+from sounding.segment.part import seen_by
 
 from .data.cutouts import read_cutouts, with_stamps
 from .data.shard_format import INDEX
@@ -26,6 +27,8 @@ from .grounded import GroundedItems, GroundedObjective
 from .learner import Objective, build_accelerator
 from .loader import Items
 from .loop import train
+from .recall import RecallObjective
+from .recall_scenes import RecallItems
 from .recipe import RANDOM, Recipe
 from .report import Report, make_previews
 from .segmenter import SegmenterItems, SegmenterObjective
@@ -68,10 +71,10 @@ def begin(recipe: Recipe) -> SoundingModel:
 
 
 def _sees_alike(whole: SoundingModel, patches: SoundingModel | None) -> bool:
-    """Whether `whole` has a click decoder, and one for the patch tower that is taken from `patches`."""
+    """Whether `whole` has a click decoder, and one that sees by the tower that is taken from `patches`."""
     if whole.segmenter is None or patches is None:
         return False
-    mine, other = whole.patches.state_dict(), patches.patches.state_dict()
+    mine, other = (seen_by(model.patches.state_dict()) for model in (whole, patches))
     return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
 
 
@@ -97,6 +100,12 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
         names = [stamp.caption for stamp in stamps.stamps]
         scenes = SceneItems(stamps, model, backdrops=recipe.encoders.remembers)
         return build_objective(recipe, model, names=names), scenes, None
+    if recipe.task == "recall":
+        if not data.stamps:
+            raise ValueError("The recall trainer draws scenes of stamps; give data.stamps.")
+        stamps = Stamps(Path(data.stamps))
+        names = [stamp.caption for stamp in stamps.stamps]
+        return build_objective(recipe, model, names=names), RecallItems(stamps, model, recipe.recall), None
     if recipe.task == "segmenter":
         if not data.stamps or not recipe.segmenter.cutouts:
             raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
@@ -114,11 +123,13 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
 
 
 def build_objective(recipe: Recipe, model: SoundingModel, *, names: Sequence[str] = ()) -> Objective:
-    """The recipe's objective over `model`; `names` are the captions of all objects, for the encoders' trainer."""
+    """The recipe's objective over `model`; `names` are the captions of all objects, where a trainer asks for them."""
     if recipe.task == "grounded":
         return GroundedObjective(model, recipe.grounded)
     if recipe.task == "encoders":
         return EncodersObjective(model, recipe.encoders, list(names))
+    if recipe.task == "recall":
+        return RecallObjective(model, recipe.recall, list(names))
     if recipe.task == "vae":
         return VaeObjective(model, recipe.vae)
     if recipe.task == "segmenter":

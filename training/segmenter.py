@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from sounding.files import replacing
 from sounding.model import SoundingModel
 from sounding.segment.network import ClickNetwork, Clicks
+from sounding.segment.part import seen_by
 from sounding.vision import PatchEncoder
 
 from .data.click_scenes import ClickScene, click_scene
@@ -23,6 +21,7 @@ from .data.clicks import first_click, jittered_box, next_click
 from .data.cutouts import Cutouts
 from .learner import Objective
 from .loader import Item
+from .tensor_cache import TensorCache
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,10 @@ class SegmenterItems:
         self.data, self.settings = data, settings
         self.network, self.patches = build_network(model), model.patches
         self.side = self.network.config.side
-        self.cache: Path | None = None
+        self.cache: TensorCache | None = None
         if settings.cache:
-            digest = hashlib.sha256(f"{self.side} {len(data)} {len(data.photographs)}".encode())
-            for value in self.patches.state_dict().values():
-                digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-            self.cache = Path(settings.cache) / digest.hexdigest()[:12]
-            self.cache.mkdir(parents=True, exist_ok=True)
+            drawn = f"{self.side} {len(data)} {len(data.photographs)}"
+            self.cache = TensorCache(Path(settings.cache), drawn, seen_by(self.patches.state_dict()))
 
     def __len__(self) -> int:
         return self.settings.scenes
@@ -97,16 +93,13 @@ class SegmenterItems:
     def _scene(self, index: int) -> dict[str, Tensor]:
         if self.cache is None:
             return _tensors(click_scene(self.data, index, self.side))
-        file = self.cache / f"{index:06d}.safetensors"
-        if not file.is_file():
-            tensors = _tensors(click_scene(self.data, index, self.side))
-            pixels = normal(tensors["picture"][None], self.patches)
-            with torch.no_grad():
-                maps = self.network.levels(self.patches.tower, pixels)
-            tensors |= {f"map{i}": level[0].half().contiguous() for i, level in enumerate(maps)}
-            with replacing(file) as temporary:
-                save_file(tensors, temporary)
-        return dict(load_file(file))
+        return self.cache.get(index, lambda: self._seen(index))
+
+    @torch.no_grad()
+    def _seen(self, index: int) -> dict[str, Tensor]:
+        tensors = _tensors(click_scene(self.data, index, self.side))
+        maps = self.network.levels(self.patches.tower, normal(tensors["picture"][None], self.patches))
+        return tensors | {f"map{i}": level[0].half().contiguous() for i, level in enumerate(maps)}
 
 
 def _tensors(scene: ClickScene) -> dict[str, Tensor]:

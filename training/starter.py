@@ -1,4 +1,5 @@
-"""The starter, all stages in order: VAE, encoders, features of scenes, grounding and U-Net, vocoder twice, segmenter.
+"""The starter, all stages in order: VAE, encoders, features of scenes, grounding and U-Net, what photographs show,
+vocoder twice, segmenter.
 
 A stage whose checkpoint is there is not run again, and one that was stopped goes on where it was.
 """
@@ -19,7 +20,7 @@ from .recipe import RECIPES, Recipe, read_recipe
 from .run import run
 
 log = logging.getLogger("training")
-STAGES = ("vae", "encoders", "grounded", "vocoder", "restored")
+STAGES = ("vae", "encoders", "grounded", "recall", "vocoder", "restored")
 SCENES = 9000
 
 
@@ -30,6 +31,8 @@ def stage_recipes(data: Path, out: Path, folder: Path = RECIPES / "starter") -> 
         moved = [f"out={out}", f"data.stamps={data}"]
         if stage == "grounded":
             moved = [f"out={out}", f"data.shards={out / 'features'}"]
+        if stage == "recall":
+            moved.append(f"recall.cache={out / 'recall_scenes'}")
         if recipes:
             moved.append(f"start.all={recipes[-1].result}")
         recipes.append(read_recipe(folder / f"{stage}.yaml", overrides=moved))

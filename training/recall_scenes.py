@@ -1,0 +1,109 @@
+"""What `recall.py` learns on: scenes as the patch tower sees them up to its last layer, and imagined objects."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sounding.model import SoundingModel
+from sounding.vision import PatchEncoder
+
+from .data.stamps import Stamps
+from .encoders import SceneItems
+from .imagenet import known_classes, published_weights
+from .imagine import SIDE, Cells, Wanted, imagine
+from .loader import Item
+from .recall import Last, RecallSettings
+from .tensor_cache import TensorCache
+
+log = logging.getLogger("training")
+AT_ONCE = 500
+MONGREL = 0.7  # most that an imagined object is of a second class of its kind
+
+
+class RecallItems:
+    """Scenes of stamps, each with a photograph without objects, and imagined objects. All are made at once, which
+    takes minutes, or read where an earlier run kept them.
+    """
+
+    def __init__(self, stamps: Stamps, model: SoundingModel, settings: RecallSettings):
+        self.shown = settings.shown
+        scenes, patches = SceneItems(stamps, model, backdrops=True), model.patches
+        names = [stamp.caption for stamp in stamps.stamps]
+        of = f"{patches.config} {names} {settings.scenes}"
+        cache = TensorCache(Path(settings.cache), of, patches.state_dict()) if settings.cache else None
+        self.items: list[dict[str, Tensor]] = []
+        for index in range(settings.scenes):
+            make = partial(_seen, scenes, patches, index)
+            self.items.append(cache.get(index, make) if cache else make())
+            if (index + 1) % AT_ONCE == 0:
+                log.info("%d of %d scenes are seen", index + 1, settings.scenes)
+        pictures = torch.cat([torch.stack([item[name] for item in self.items]) for name in ("cells", "backdrop")])
+        self.made: list[dict[str, Tensor]] = []
+        for part in range(-(-settings.imagined // AT_ONCE)):
+            count = min(AT_ONCE, settings.imagined - part * AT_ONCE)
+            make = partial(imagined, Last(patches.tower), pictures, names, count, seed=part)
+            self.made.append(cache.get(settings.scenes + part, make) if cache else make())
+        log.info("%d objects are imagined", settings.imagined)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """cells [P, C] fp16 of a picture, backdrop [P, C] of one without objects, grids [4, P], labels [4], a seed;
+        made [M, K, C] cells of imagined objects and their class [M].
+        """
+        parts = [self.made[int(rng.integers(len(self.made)))] for _ in range(self.shown)]
+        drawn = [(part, int(rng.integers(len(part["class"])))) for part in parts]
+        made = {name: torch.stack([part[name][at] for part, at in drawn]) for name in ("made", "class")}
+        return {"id": f"scene {index}", **self.items[index], **made, "seed": torch.tensor(int(rng.integers(2**31)))}
+
+
+@torch.no_grad()
+def _seen(scenes: SceneItems, patches: PatchEncoder, index: int) -> dict[str, Tensor]:
+    drawn = scenes.item(index, np.random.default_rng(index))
+    trunk = patches.tower.trunk
+    pixels = patches.preprocess(torch.stack([drawn["picture"], drawn["backdrop"]]))
+    maps = trunk.blocks(trunk.bn1(trunk.conv_stem(pixels)))
+    cells, backdrop = maps.flatten(2).transpose(1, 2).half().contiguous()
+    return {"cells": cells, "backdrop": backdrop.clone(), "grids": drawn["grids"], "labels": drawn["labels"]}
+
+
+def imagined(last: Last, pictures: Tensor, names: list[str], count: int, *, seed: int) -> dict[str, Tensor]:
+    """`made` [count, K, C] fp16 and their `class` [count].
+
+    Args:
+        last: the layers that ImageNet's head belongs to.
+        pictures: [B, P, C] cells of real pictures.
+        names: captions of objects. One of many kinds (dogs) is drawn more often, but less than its kinds are many.
+        count: how many.
+        seed: of all that is drawn.
+    """
+    published = published_weights()
+    head = nn.Linear(published["_fc.weight"].shape[1], len(published["_fc.bias"])).requires_grad_(False)
+    head.load_state_dict({"weight": published["_fc.weight"], "bias": published["_fc.bias"]})
+    classes = torch.zeros(len(names), head.out_features)
+    for label, known in enumerate(known_classes(names)):
+        classes[label, known] = 1
+    cells, generator = Cells(pictures.shape[2]), torch.Generator().manual_seed(seed)
+    cells.observe(pictures)
+    grid = round(pictures.shape[1] ** 0.5)
+    chosen = torch.multinomial(classes.sum(dim=-1).sqrt(), count, replacement=True, generator=generator)
+    kinds = torch.multinomial(classes[chosen], 2, replacement=True, generator=generator)
+    wanted = Wanted(kinds[:, 0], kinds[:, 1], MONGREL * torch.rand(count, generator=generator))
+    draw = partial(torch.randint, size=(count, 1), generator=generator)
+    within = torch.arange(SIDE**2)
+    at = (draw(grid - SIDE + 1) + within // SIDE) * grid + draw(grid - SIDE + 1) + within % SIDE
+    begin = pictures[draw(len(pictures)), at].float()
+
+    def answer(moved: Tensor) -> Tensor:
+        return cast(Tensor, head(last.features(moved).mean(dim=1)))
+
+    made = imagine(answer, begin, wanted, cells, generator=generator)
+    return {"made": made.half().contiguous(), "class": wanted.first.clone()}
