@@ -203,6 +203,11 @@ def test_only_a_tower_that_imagenets_head_fits_can_recall(tiny_config: SoundingC
         RecallObjective(SoundingModel(tiny_config), RecallSettings(), CAPTIONS)
 
 
+def test_objects_that_imagenet_does_not_know_cannot_be_recalled(model: SoundingModel, stamps_data: Stamps) -> None:
+    with pytest.raises(ValueError, match="3 stamps are of nothing that ImageNet has a class for"):
+        RecallItems(stamps_data, model, RecallSettings(scenes=1, imagined=1))
+
+
 def test_kept_items_are_made_once(tmp_path: Path) -> None:
     made: list[int] = []
 

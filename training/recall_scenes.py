@@ -30,12 +30,20 @@ MONGREL = 0.7  # most that an imagined object is of a second class of its kind
 class RecallItems:
     """Scenes of stamps, each with a photograph without objects, and imagined objects. All are made at once, which
     takes minutes, or read where an earlier run kept them.
+
+    Raises:
+        ValueError: ImageNet has a class for none of the stamps.
     """
 
     def __init__(self, stamps: Stamps, model: SoundingModel, settings: RecallSettings):
         self.shown = settings.shown
         scenes, patches = SceneItems(stamps, model, backdrops=True), model.patches
         names = [stamp.caption for stamp in stamps.stamps]
+        if not any(known_classes(names)):
+            raise ValueError(
+                f"The {len(names)} stamps are of nothing that ImageNet has a class for, but objects that it knows are "
+                "to be recalled; add them to training/data/imagenet_classes.json, or leave this stage out."
+            )
         of = f"{patches.config} {names} {settings.scenes}"
         cache = TensorCache(Path(settings.cache), of, patches.state_dict()) if settings.cache else None
         self.items: list[dict[str, Tensor]] = []
