@@ -1,7 +1,7 @@
 """Photographs recalled: the last layers before a mask's sound learn the objects that ImageNet's head knows.
 
 Scenes show one picture or two of an object, photographs show any: the dogs of ImageNet are of 118 breeds, the one of
-the scenes is of one. This stage comes when all others are done and changes the patch tower's last layer and
+the scenes is of one. This stage comes after the grounded trainer's and changes the patch tower's last layer and
 projection, and the grounding's value projection and MLP. Patches of scenes stay what they were, so that attention and
 U-Net need not learn anew; imagined objects (`imagine.py`) get the embedding that their caption has and the condition
 that the object has in scenes.
@@ -144,8 +144,8 @@ class RecallObjective(Objective):
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of `RecallItems`; top1 and recalled1 are the shares of objects in scenes and of
-        imagined ones whose caption is nearest to them.
+        """Losses of `RecallItems`; top1 and recalled1 are the shares of objects in scenes and of imagined ones whose
+        caption is nearest to them.
         """
         device = batch["cells"].device
         generator = torch.Generator(device).manual_seed(int(batch["seed"][0]))
