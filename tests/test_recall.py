@@ -88,7 +88,10 @@ def test_what_is_imagined_is_seen_by_the_head_and_is_not_far_from_pictures(
     model: SoundingModel, items: RecallItems
 ) -> None:
     pictures = torch.cat([torch.stack([item[name] for item in items.items]) for name in ("cells", "backdrop")])
-    last, made = Last(model.patches.tower), imagined(Last(model.patches.tower), pictures, CAPTIONS, 200, seed=1)
+    cells = Cells(pictures.shape[2])
+    cells.observe(pictures)
+    last = Last(model.patches.tower)
+    made = imagined(last, pictures, cells, CAPTIONS, 200, seed=1)
     published = published_weights()
     cow, dogs, _ = known_classes(CAPTIONS)
 
@@ -106,8 +109,6 @@ def test_what_is_imagined_is_seen_by_the_head_and_is_not_far_from_pictures(
     assert named_by_head(pictures[:, :4], torch.ones(len(pictures), dtype=torch.long)) == 0
     assert named_by_head(made["made"], wanted) > 0.5
     # Not farther from the mean cell than cells of pictures are, along the directions in which these differ.
-    cells = Cells(pictures.shape[2])
-    cells.observe(pictures)
     inverse = torch.linalg.inv(cells.shrunk())
 
     def distance(rows: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def test_what_is_imagined_is_seen_by_the_head_and_is_not_far_from_pictures(
         return (away @ inverse * away).sum(dim=-1).sqrt()
 
     assert float(distance(made["made"]).median()) < 1.5 * float(distance(pictures).median())
-    again = imagined(last, pictures, CAPTIONS, 200, seed=1)
+    again = imagined(last, pictures, cells, CAPTIONS, 200, seed=1)
     assert torch.equal(again["made"], made["made"])
 
 

@@ -28,6 +28,17 @@ NEAR = 0.3  # how near places count as the same, in usual distances from the mea
 GAP = 1.0  # what places of new objects should be apart from all others, likewise
 
 
+def mask_weights(grounding: Grounding, coverage: Tensor) -> Tensor:
+    """As a mask's in generation: coverage [N, P] -> [N, P]."""
+    deviation, clamp = grounding.weight_std.float(), grounding.config.clamp_weights
+    return shift_and_scale(coverage.clamp(min=1e-6), deviation, clamp=clamp)
+
+
+def conditions_of(grounding: Grounding, weights: Tensor, patches: Tensor) -> Tensor:
+    """[N, D] of weights [N, P] over patches [N, P, L]."""
+    return grounding.gather(weights[:, None], patches)[:, 0].float()
+
+
 class ConditionsItems:
     """Features of scenes, with the one object that sounds in each."""
 
@@ -62,7 +73,7 @@ class ConditionsObjective(Objective):
 
     def __init__(self, model: SoundingModel, items: ConditionsItems, new: int):
         super().__init__()
-        self.new, self.clamp = new, model.config.grounding.clamp_weights
+        self.new = new
         self.grounding = model.grounding
         self.before = copy.deepcopy(self.grounding).requires_grad_(False)
         for part in (self.grounding.to_value, self.grounding.mlp):
@@ -84,10 +95,10 @@ class ConditionsObjective(Objective):
         losses: dict[str, Tensor] = {}
         places = torch.cat([self._at_length(self.places), self.known])
         kept, near, hits = [], [], []
-        for weights in (self._masked(batch), self._asked(batch)):
-            found = self._conditions(self.grounding, weights, batch["patches"])
+        for weights in (mask_weights(self.before, batch["coverage"]), self._asked(batch)):
+            found = conditions_of(self.grounding, weights, batch["patches"])
             with torch.no_grad():
-                was = self._conditions(self.before, weights, batch["patches"])
+                was = conditions_of(self.before, weights, batch["patches"])
             kept.append((found - was)[~fresh].square().sum(dim=-1))
             apart = torch.cdist(found[fresh], places) / self._length()
             own = apart.gather(1, labels[fresh][:, None])[:, 0]
@@ -109,18 +120,10 @@ class ConditionsObjective(Objective):
         mean = self.before.condition_mean.float()
         return mean + functional.normalize(conditions - mean, dim=-1) * self._length()
 
-    def _masked(self, batch: dict[str, Any]) -> Tensor:
-        """Weights [B, P] of masks."""
-        return shift_and_scale(batch["coverage"].clamp(min=1e-6), self.before.weight_std.float(), clamp=self.clamp)
-
     @torch.no_grad()
     def _asked(self, batch: dict[str, Any]) -> Tensor:
         """Weights [B, P] of captions, mean over heads."""
         return self.before.attend(batch["query"], batch["patches"]).mean(dim=1)
-
-    def _conditions(self, grounding: Grounding, weights: Tensor, patches: Tensor) -> Tensor:
-        """[B, D]."""
-        return grounding.gather(weights[:, None], patches)[:, 0].float()
 
     @torch.no_grad()
     def _places(self, items: ConditionsItems) -> Tensor:
@@ -130,7 +133,7 @@ class ConditionsObjective(Objective):
         device = self.before.null.device
         labels = torch.tensor([row["label"] for row in rows], device=device)
         batch = {name: torch.stack([row[name] for row in rows]).to(device) for name in ("coverage", "patches")}
-        found = self._conditions(self.before, self._masked(batch), batch["patches"])
+        found = conditions_of(self.before, mask_weights(self.before, batch["coverage"]), batch["patches"])
         objects = max(self.new, int(labels.max()) + 1)
         total = found.new_zeros(objects, found.shape[1]).index_add_(0, labels, found)
         count = labels.bincount(minlength=objects)

@@ -59,8 +59,7 @@ class GroundedItems:
     """
 
     def __init__(self, folder: Path, model: SoundingModel, settings: GroundedSettings):
-        needed = (*FIELDS, "sounding") if settings.alone else FIELDS
-        self.shards = Shards(folder, needed, optional=("coverage",))
+        self.shards = Shards(folder, FIELDS, optional=("coverage",))
         made = self.shards.index.model
         if made != fingerprint(model):
             raise ValueError(
@@ -68,7 +67,8 @@ class GroundedItems:
                 "prepare them again with the checkpoint that `start` names."
             )
         self.drop, self.mix, self.by_mask = settings.drop, settings.mix, model.config.grounding.mask_training
-        self.alone, self.single = settings.alone, _one_sounds(folder) if settings.alone else []
+        self.alone, self.sounding = settings.alone, _sounding(folder) if settings.alone else []
+        self.single = [index for index, count in enumerate(self.sounding) if count == 1]
         self.train_steps = model.config.diffusion.train_steps
 
     def __len__(self) -> int:
@@ -78,9 +78,9 @@ class GroundedItems:
         """latents and noise [8, T/4, 16], time, patches [P, L] of one random frame, query [L] of one random
         caption, coverage [P], by_mask and dropped as booleans.
         """
+        if self.alone and self.sounding[index] > 1 and rng.random() < self.alone:
+            index = self.single[int(rng.integers(len(self.single)))]
         row = self.shards[index]
-        if self.alone and len(row["sounding"]) > 1 and rng.random() < self.alone:
-            row = self.shards[self.single[int(rng.integers(len(self.single)))]]
         shape = row["mean"].shape
         within, noise = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for _ in range(2))
         frame = int(rng.integers(len(row["patches"])))
@@ -109,17 +109,17 @@ class GroundedItems:
         }
 
 
-def _one_sounds(folder: Path) -> list[int]:
-    """The items with one sounding object.
+def _sounding(folder: Path) -> list[int]:
+    """How many objects sound in each item.
 
     Raises:
-        ValueError: there is none.
+        ValueError: in none of them one alone.
     """
     described = Shards(folder, ("sounding",))
-    single = [index for index in range(len(described)) if len(described[index]["sounding"]) == 1]
-    if not single:
+    counts = [len(described[index]["sounding"]) for index in range(len(described))]
+    if 1 not in counts:
         raise ValueError(f"grounded.alone asks for items with one sounding object, but {folder} has none; set it to 0.")
-    return single
+    return counts
 
 
 class GroundedObjective(Objective):

@@ -24,6 +24,7 @@ from sounding.vision import PatchEncoder
 
 # Captions of stamps -> ImageNet's classes of the same animals and things, by their numbers there.
 CLASSES_OF = Path(__file__).parent / "data/imagenet_classes.json"
+CLASSES = 1000
 SHRINK = 0.3  # of the covariance towards its diagonal
 RECALLED = 48  # imagined objects a step
 STRENGTH = (0.5, 2.0)  # how clearly they are what they are
@@ -60,6 +61,22 @@ def known_classes(captions: Sequence[str]) -> list[list[int]]:
     return [table.get(caption, []) for caption in captions]
 
 
+def class_table(captions: Sequence[str]) -> Tensor:
+    """[captions, 1000]: 1 where ImageNet has the class for the caption."""
+    table = torch.zeros(len(captions), CLASSES)
+    for label, known in enumerate(known_classes(captions)):
+        table[label, known] = 1
+    return table
+
+
+def published_head() -> nn.Linear:
+    """The head of the published weights: a picture's mean features -> logits of the 1000 classes; frozen."""
+    published = published_weights()
+    head = nn.Linear(published["_fc.weight"].shape[1], CLASSES).requires_grad_(False)
+    head.load_state_dict({"weight": published["_fc.weight"], "bias": published["_fc.bias"]})
+    return head
+
+
 @dataclass(frozen=True)
 class Objects:
     """What the tower that learns makes of a batch, before the projection to the joint space."""
@@ -87,15 +104,10 @@ class Memory(nn.Module):
         super().__init__()
         self.first = first
         self.upper = copy.deepcopy(nn.ModuleList(split(trunk, first)[1]))
-        published = published_weights()
-        classes_known, width = published["_fc.weight"].shape
-        self.head = nn.Linear(width, classes_known)
-        self.head.load_state_dict({"weight": published["_fc.weight"], "bias": published["_fc.bias"]})
+        self.head = published_head()
         self.requires_grad_(False)
-        classes = torch.zeros(len(captions), classes_known)
-        for label, known in enumerate(known_classes(captions)):
-            classes[label, known] = 1
-        self.register_buffer("classes", classes)
+        width = self.head.in_features
+        self.register_buffer("classes", class_table(captions))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("covariance", torch.zeros(width, width))
         self.register_buffer("seen", torch.tensor(0))

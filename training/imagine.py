@@ -64,6 +64,13 @@ class Cells(nn.Module):
         return self.covariance.lerp(self.covariance.diagonal().diag(), SHRINK)
 
 
+def blocks(count: int, grid: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """[count, SIDE^2] places of cells beside each other, anywhere on a grid."""
+    top, left = (torch.randint(grid - SIDE + 1, (count, 1), generator=generator, device=device) for _ in range(2))
+    within = torch.arange(SIDE**2, device=device)
+    return (top + within // SIDE) * grid + left + within % SIDE
+
+
 def imagine(
     answer: Callable[[Tensor], Tensor], begin: Tensor, wanted: Wanted, cells: Cells, *, generator: torch.Generator
 ) -> Tensor:

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sounding.grounding import Grounding, shift_and_scale
 from sounding.model import SoundingModel
 from sounding.text import OpenClipQuery
 
+from .conditions import conditions_of, mask_weights
 from .encoders import MOST_OBJECTS
-from .imagenet import known_classes
-from .imagine import SIDE
+from .imagenet import class_table
+from .imagine import SIDE, blocks
 from .learner import Objective
 
-IMAGENET = 1000  # classes
+LOSSES = ("kept", "region", "recalled", "single", "other", "sound")
 FLAT = 0.3  # most that an imagined object's cells are mixed with others
 DULL = (0.7, 1.2)  # how far they are from the mean cell, of what they were imagined
 
@@ -108,12 +108,9 @@ class RecallObjective(Objective):
         # As they came.
         self.old_last = copy.deepcopy(self.last).requires_grad_(False)
         self.old_grounding = copy.deepcopy(self.grounding).requires_grad_(False)
-        classes = torch.zeros(IMAGENET, len(names))
-        for label, known in enumerate(known_classes(names)):
-            classes[known, label] = 1
         with torch.no_grad():
             asked = functional.normalize(model.query.encode(names).float(), dim=-1)
-        for name, value in {"classes": classes, "asked": asked}.items():
+        for name, value in {"classes": class_table(names).T, "asked": asked}.items():
             self.register_buffer(name, value, persistent=False)
         self.register_buffer("usual", torch.zeros(len(names), config.grounding.condition_width))
         self.register_buffer("heard", torch.zeros(len(names)))
@@ -158,7 +155,7 @@ class RecallObjective(Objective):
             losses = {"kept": (now - was)[:scenes].square().mean() / was[:scenes].var()}
             seen = (batch["labels"] >= 0) & (batch["grids"].sum(dim=-1) > 0.2)  # nearly hidden ones teach nothing
             owner, labels = seen.nonzero()[:, 0], batch["labels"][seen]
-            weights = self._weights(batch["grids"][seen])
+            weights = mask_weights(self.grounding, batch["grids"][seen])
             pooled = torch.einsum("np,npl->nl", weights, now[owner])
             losses |= self._named("region", "top1", pooled, functional.one_hot(labels, len(self.asked)).float())
 
@@ -171,15 +168,10 @@ class RecallObjective(Objective):
             losses["other"] = self._other(now, was, generator)
             losses["sound"] = self._sound(shown, now, right, generator)
         total = sum(
-            (getattr(self.settings, f"{name}_weight") * value for name, value in losses.items() if name[-1] != "1"),
+            (getattr(self.settings, f"{name}_weight") * losses[name] for name in LOSSES),
             torch.zeros((), device=device),
         )
         return {"loss": total, **losses}
-
-    def _weights(self, coverage: Tensor) -> Tensor:
-        """As a mask's in generation: [N, P] -> [N, P]."""
-        deviation = self.grounding.weight_std.float()
-        return shift_and_scale(coverage.clamp(min=1e-6), deviation, clamp=self.config.grounding.clamp_weights)
 
     def _named(self, loss: str, share: str, pooled: Tensor, right: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of embeddings [N, L] against all captions above the least that it can be, and the share of
@@ -202,10 +194,6 @@ class RecallObjective(Objective):
         others = cells.flatten(0, 1)[torch.randint(cells[..., 0].numel(), (count,), generator=generator, device=device)]
         return made.lerp(others[:, None], FLAT * draw(count, 1, 1))
 
-    def _condition(self, grounding: Grounding, weights: Tensor, patches: Tensor) -> Tensor:
-        """[N, D] of weights [N, P]."""
-        return grounding.gather(weights[:, None], patches)[:, 0]
-
     def _off(self, found: Tensor, wanted: Tensor) -> Tensor:
         """Mean squared distance of conditions [N, D], of their usual one from the mean."""
         return (found - wanted).square().sum(dim=-1).mean() / self.grounding.condition_length.float().square()
@@ -220,7 +208,7 @@ class RecallObjective(Objective):
         self, now: Tensor, was: Tensor, owner: Tensor, weights: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
         with torch.no_grad():
-            before = self._condition(self.old_grounding, weights, was[owner])
+            before = conditions_of(self.old_grounding, weights, was[owner])
             self.heard.index_add_(0, labels, torch.ones_like(labels, dtype=self.heard.dtype))
             gone = torch.zeros_like(self.usual).index_add_(0, labels, before - self.usual[labels])
             self.usual += gone / self.heard.clamp(min=1)[:, None]
@@ -228,7 +216,7 @@ class RecallObjective(Objective):
         share = self.settings.mix * torch.rand(len(owner), 1, 1, generator=generator, device=now.device)
         share = share * (torch.rand(share.shape, generator=generator, device=now.device) < 0.5)
         return self._off(
-            self._condition(self.grounding, weights, now[owner].lerp(others, share)), self._targets()[labels]
+            conditions_of(self.grounding, weights, now[owner].lerp(others, share)), self._targets()[labels]
         )
 
     def _other(self, now: Tensor, was: Tensor, generator: torch.Generator) -> Tensor:
@@ -239,16 +227,15 @@ class RecallObjective(Objective):
         weights = chosen.square() * (chosen.roll(1, dims=-1) < part) + 1e-4
         weights = weights / weights.sum(dim=-1, keepdim=True)
         with torch.no_grad():
-            before = self._condition(self.old_grounding, weights, was)
-        return self._off(self._condition(self.grounding, weights, now), before)
+            before = conditions_of(self.old_grounding, weights, was)
+        return self._off(conditions_of(self.grounding, weights, now), before)
 
     def _sound(self, shown: Tensor, now: Tensor, right: Tensor, generator: torch.Generator) -> Tensor:
         """Imagined patches [N, K, L] somewhere in a picture in which nothing else is selected."""
-        count, most, grid = len(shown), now.shape[1], self.config.patches.grid
-        draw = partial(torch.randint, size=(count, 1), generator=generator, device=now.device)
-        within = torch.arange(SIDE**2, device=now.device)
-        at = (draw(grid - SIDE + 1) + within // SIDE) * grid + draw(grid - SIDE + 1) + within % SIDE  # [N, K]
-        patches = now[draw(len(now))[:, 0]].scatter(1, at[:, :, None].expand_as(shown), shown)
+        count, most = len(shown), now.shape[1]
+        at = blocks(count, self.config.patches.grid, generator, now.device)
+        drawn = torch.randint(len(now), (count,), generator=generator, device=now.device)
+        patches = now[drawn].scatter(1, at[:, :, None].expand_as(shown), shown)
         weights = torch.full((count, most), 1e-6, device=now.device).scatter(1, at, 1.0)
         weights = weights / weights.sum(dim=-1, keepdim=True)
         similar = functional.normalize(shown.mean(dim=1), dim=-1) @ self.asked.T / self.settings.temperature
@@ -257,4 +244,4 @@ class RecallObjective(Objective):
         if not known.any():
             return torch.zeros((), device=now.device)
         wanted = equal[known].softmax(dim=-1) @ self._targets()
-        return self._off(self._condition(self.grounding, weights[known], patches[known]), wanted)
+        return self._off(conditions_of(self.grounding, weights[known], patches[known]), wanted)

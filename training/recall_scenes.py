@@ -9,15 +9,15 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sounding.model import SoundingModel
 from sounding.vision import PatchEncoder
 
 from .data.stamps import Stamps
 from .encoders import SceneItems
-from .imagenet import known_classes, published_weights
-from .imagine import SIDE, Cells, Wanted, imagine
+from .imagenet import class_table, known_classes, published_head
+from .imagine import Cells, Wanted, blocks, imagine
 from .loader import Item
 from .recall import Last, RecallSettings
 from .tensor_cache import TensorCache
@@ -53,10 +53,12 @@ class RecallItems:
             if (index + 1) % AT_ONCE == 0:
                 log.info("%d of %d scenes are seen", index + 1, settings.scenes)
         pictures = torch.cat([torch.stack([item[name] for item in self.items]) for name in ("cells", "backdrop")])
+        usual = Cells(pictures.shape[2])
+        usual.observe(pictures)
         self.made: list[dict[str, Tensor]] = []
         for part in range(-(-settings.imagined // AT_ONCE)):
             count = min(AT_ONCE, settings.imagined - part * AT_ONCE)
-            make = partial(imagined, Last(patches.tower), pictures, names, count, seed=part)
+            make = partial(imagined, Last(patches.tower), pictures, usual, names, count, seed=part)
             self.made.append(cache.get(settings.scenes + part, make) if cache else make())
         log.info("%d objects are imagined", settings.imagined)
 
@@ -83,35 +85,29 @@ def _seen(scenes: SceneItems, patches: PatchEncoder, index: int) -> dict[str, Te
     return {"cells": cells, "backdrop": backdrop.clone(), "grids": drawn["grids"], "labels": drawn["labels"]}
 
 
-def imagined(last: Last, pictures: Tensor, names: list[str], count: int, *, seed: int) -> dict[str, Tensor]:
+def imagined(
+    last: Last, pictures: Tensor, usual: Cells, names: list[str], count: int, *, seed: int
+) -> dict[str, Tensor]:
     """`made` [count, K, C] fp16 and their `class` [count].
 
     Args:
         last: the layers that ImageNet's head belongs to.
         pictures: [B, P, C] cells of real pictures.
+        usual: those counted.
         names: captions of objects. One of many kinds (dogs) is drawn more often, but less than its kinds are many.
         count: how many.
         seed: of all that is drawn.
     """
-    published = published_weights()
-    head = nn.Linear(published["_fc.weight"].shape[1], len(published["_fc.bias"])).requires_grad_(False)
-    head.load_state_dict({"weight": published["_fc.weight"], "bias": published["_fc.bias"]})
-    classes = torch.zeros(len(names), head.out_features)
-    for label, known in enumerate(known_classes(names)):
-        classes[label, known] = 1
-    cells, generator = Cells(pictures.shape[2]), torch.Generator().manual_seed(seed)
-    cells.observe(pictures)
+    head, classes, generator = published_head(), class_table(names), torch.Generator().manual_seed(seed)
     grid = round(pictures.shape[1] ** 0.5)
     chosen = torch.multinomial(classes.sum(dim=-1).sqrt(), count, replacement=True, generator=generator)
     kinds = torch.multinomial(classes[chosen], 2, replacement=True, generator=generator)
     wanted = Wanted(kinds[:, 0], kinds[:, 1], MONGREL * torch.rand(count, generator=generator))
-    draw = partial(torch.randint, size=(count, 1), generator=generator)
-    within = torch.arange(SIDE**2)
-    at = (draw(grid - SIDE + 1) + within // SIDE) * grid + draw(grid - SIDE + 1) + within % SIDE
-    begin = pictures[draw(len(pictures)), at].float()
+    at = blocks(count, grid, generator, pictures.device)
+    begin = pictures[torch.randint(len(pictures), (count, 1), generator=generator), at].float()
 
     def answer(moved: Tensor) -> Tensor:
         return cast(Tensor, head(last.features(moved).mean(dim=1)))
 
-    made = imagine(answer, begin, wanted, cells, generator=generator)
+    made = imagine(answer, begin, wanted, usual, generator=generator)
     return {"made": made.half().contiguous(), "class": wanted.first.clone()}

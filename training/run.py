@@ -93,19 +93,16 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
             raise ValueError("The grounded trainer reads features; make them with `python -m training prepare`.")
         items: Items = GroundedItems(Path(data.shards), model, recipe.grounded)
         return build_objective(recipe, model), items, None
-    if recipe.task == "encoders":
+    if recipe.task in ("encoders", "recall"):
         if not data.stamps:
-            raise ValueError("The encoders' trainer draws scenes of stamps; give data.stamps.")
+            raise ValueError(f"The {recipe.task} trainer draws scenes of stamps; give data.stamps.")
         stamps = Stamps(Path(data.stamps))
         names = [stamp.caption for stamp in stamps.stamps]
-        scenes = SceneItems(stamps, model, backdrops=recipe.encoders.remembers)
-        return build_objective(recipe, model, names=names), scenes, None
-    if recipe.task == "recall":
-        if not data.stamps:
-            raise ValueError("The recall trainer draws scenes of stamps; give data.stamps.")
-        stamps = Stamps(Path(data.stamps))
-        names = [stamp.caption for stamp in stamps.stamps]
-        return build_objective(recipe, model, names=names), RecallItems(stamps, model, recipe.recall), None
+        if recipe.task == "recall":
+            items = RecallItems(stamps, model, recipe.recall)
+        else:
+            items = SceneItems(stamps, model, backdrops=recipe.encoders.remembers)
+        return build_objective(recipe, model, names=names), items, None
     if recipe.task == "segmenter":
         if not data.stamps or not recipe.segmenter.cutouts:
             raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
