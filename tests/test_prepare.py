@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from sounding.checkpoint import load_model, save_model
 from sounding.config import QueryConfig, SoundingConfig
 from sounding.model import SoundingModel
 from sounding.vision import mask_to_grid
-from training.data import features, scenes
+from training.data import features, making, scenes
 from training.data.clip_lists import read_clips
 from training.data.making import Source, make_shards
 from training.data.pairs import PairSource
@@ -259,6 +261,16 @@ def test_processes_change_nothing(audiocaps: Path, videos: Path, tmp_path: Path)
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert seen == sorted(seen)
     assert seen[-1] == (10, 7)
+
+
+def test_processes_have_one_thread_each(
+    audiocaps: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what a process would begin with
+    context = multiprocessing.get_context("spawn")
+    given = (video_source(audiocaps, videos), tmp_path, 3, context.Array("q", 2), context.Event())
+    with ProcessPoolExecutor(1, mp_context=context, initializer=making._start_process, initargs=given) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
 
 
 class Stopping(VideoSource):

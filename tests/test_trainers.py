@@ -246,6 +246,29 @@ def test_frozen_diffusion_learns_grounding_and_cross_attention_alone(tiny_config
     assert learning - unet == {f"grounding.{name}" for name, _ in model.grounding.named_parameters()}
 
 
+def test_a_kept_grounding_gives_conditions_as_in_generation_and_stays(tiny_config: SoundingConfig) -> None:
+    config = dataclasses.replace(tiny_config, grounding=dataclasses.replace(tiny_config.grounding, match_length=True))
+    model = SoundingModel(config).requires_grad_(False)
+    objective = GroundedObjective(model, GroundedSettings(keep_grounding=True)).train()
+    learning = {name.split(".")[0] for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    assert learning == {"unet"}
+    batch = objective.example(torch.device("cpu"))
+    patches, coverage = torch.randn(1, 25, 16), (torch.rand(1, 25) > 0.5).float()
+    batch |= {"patches": patches, "coverage": coverage, "by_mask": torch.tensor([True])}
+    plain = model.grounding.train().by_mask(coverage, patches).tokens  # the mean is 0
+    model.grounding.condition_length.copy_(2 * plain.norm())
+    objective.train()
+    before = {name: value.clone() for name, value in model.grounding.state_dict().items()}
+    given: list[Tensor] = []
+    model.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    objective(batch)["loss"].backward()
+    torch.testing.assert_close(given[0], 2 * plain)
+    for name, value in model.grounding.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_encoders_learn_where_the_named_object_is(
     tiny_config: SoundingConfig, stamps_data: Stamps, stamps_folder: Path, tmp_path: Path
 ) -> None:

@@ -38,12 +38,13 @@ from .data.scenes import TEMPLATES
 from .data.sounds import StampClips
 from .data.stamps import SAMPLE_RATE, Stamps
 from .finetune_report import Report
-from .grounded import GroundedItems, GroundedObjective, GroundedSettings
+from .grounded import GroundedSettings
 from .learner import LoopConfig, build_accelerator
 from .listening import Ear, Heard, listen
 from .loop import train
 from .names import NamesItems, NamesObjective
 from .recipe import RECIPES, read_recipe
+from .rehearsed import RehearsedItems, RehearsedObjective
 from .vocoder import VocoderItems, VocoderObjective, VocoderSettings
 
 log = logging.getLogger("training")
@@ -61,6 +62,7 @@ class FinetuneRecipe:
     sounds: LoopConfig
     voice: LoopConfig
     scenes: int = 1200
+    kept: float = 2.0  # weight of known objects' sounds beside new ones'
     grounded: GroundedSettings = field(default_factory=GroundedSettings)
     vocoder: VocoderSettings = field(default_factory=VocoderSettings)
     known_heard: int = 16  # known objects that the report listens to
@@ -174,13 +176,16 @@ def learn(
         model.requires_grad_(False)
     log.info("4 of 5: sounds")
     _make(FeatureSource(folder / "scenes", model), folder / "features")
+    grounded = recipe.grounded
     if recipe.conditions.steps and config.grounding.match_length:
         conditions = ConditionsItems(folder / "features", len(new))
         train(ConditionsObjective(model, conditions, len(new)), conditions, recipe.conditions, folder / "conditions")
         model.requires_grad_(False)
+    else:  # nobody gave the new objects conditions of their own, so they come with the sounds
+        grounded = dataclasses.replace(grounded, keep_grounding=False)
     if recipe.sounds.steps:
-        sounds = GroundedItems(folder / "features", model, recipe.grounded)
-        train(GroundedObjective(model, recipe.grounded), sounds, recipe.sounds, folder / "sounds")
+        sounds = RehearsedItems(folder / "features", model, grounded, len(new))
+        train(RehearsedObjective(model, grounded, recipe.kept), sounds, recipe.sounds, folder / "sounds")
         model.requires_grad_(False)
     if recipe.voice.steps:
         log.info("5 of 5: voice")

@@ -25,7 +25,6 @@ from .data.shards import Shards
 from .learner import Objective
 from .loader import Item
 
-FIELDS = ("id", "patches", "queries", "mean", "std")
 ATTENTION = ("to_query", "to_key", "key_positions")  # what decides where grounding looks
 
 
@@ -39,7 +38,8 @@ class GroundedSettings:
     up to that share of another item's patches in (Zhang et al. 2018, of inputs alone): pictures that users bring are
     never as clearly one thing or the other as scenes of cut-outs are. `alone` is the share of items in which several
     objects sound that give way to an item in which one does: users mostly select one. `frozen` keeps the U-Net as it
-    came but for its attention to the condition (table 3, i).
+    came but for its attention to the condition (table 3, i). `keep_grounding` lets the U-Net alone learn, from
+    conditions as generation has them: for a grounding that has found its places already.
     """
 
     drop: float = 0.1
@@ -49,6 +49,7 @@ class GroundedSettings:
     mix: float = 0.0
     alone: float = 0.0
     frozen: bool = False
+    keep_grounding: bool = False
 
 
 class GroundedItems:
@@ -58,8 +59,10 @@ class GroundedItems:
         ValueError: the features were computed with other encoders or another VAE than `model`'s.
     """
 
+    fields: tuple[str, ...] = ("id", "patches", "queries", "mean", "std")
+
     def __init__(self, folder: Path, model: SoundingModel, settings: GroundedSettings):
-        self.shards = Shards(folder, FIELDS, optional=("coverage",))
+        self.shards = Shards(folder, self.fields, optional=("coverage",))
         made = self.shards.index.model
         if made != fingerprint(model):
             raise ValueError(
@@ -106,7 +109,12 @@ class GroundedItems:
             "coverage": torch.ones(len(patches)) if coverage is None else coverage.float().clamp(min=1e-6),
             "by_mask": wants_mask or not len(queries),
             "dropped": bool(rng.random() < self.drop),
+            **self.more(row),
         }
+
+    def more(self, row: dict[str, Any]) -> Item:
+        """What a trainer that builds on this one takes of a row beside."""
+        return {}
 
 
 def _sounding(folder: Path) -> list[int]:
@@ -149,6 +157,16 @@ class GroundedObjective(Objective):
         for name, value in (("signal", signal.sqrt()), ("noise", (1 - signal).sqrt()), ("weight", weight)):
             self.register_buffer(name, value, persistent=False)
         self.velocity = self.config.diffusion.prediction == "v_prediction"
+        self.keep_grounding = settings.keep_grounding
+        if self.keep_grounding:
+            self.grounding.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> GroundedObjective:
+        """Groundings that are kept give conditions, and keep statistics, as in generation."""
+        super().train(mode)
+        if self.keep_grounding:
+            self.grounding.eval()
+        return self
 
     def place(self, device: torch.device) -> None:
         """On a CPU the fused attention's backward pass takes longer than plain matrix products do."""
@@ -191,7 +209,7 @@ class GroundedObjective(Objective):
         noisy = signal * latents + deviation * noise
         predicted = self.unet(noisy, times, encoder_hidden_states=condition).sample.float()
         target = signal * noise - deviation * latents if self.velocity else noise
-        errors = functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+        errors = self.errors(predicted, target, batch, (noisy, times, condition))
         on_target = (attended.weights * (coverage > 0.3)).sum(-1).mean()
         return {
             "loss": (errors * self.weight[times]).mean(),
@@ -199,6 +217,12 @@ class GroundedObjective(Objective):
             "on_target": on_target.detach(),
             "weight_std": self.grounding.weight_std.clone(),
         }
+
+    def errors(
+        self, predicted: Tensor, target: Tensor, batch: dict[str, Any], asked: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """[B] squared errors of predictions; `asked` is what the U-Net was given: latents, times and conditions."""
+        return functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
 
 
 @torch.no_grad()

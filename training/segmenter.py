@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ class SegmenterItems:
 
     def __init__(self, data: Cutouts, model: SoundingModel, settings: SegmenterSettings):
         self.data, self.settings = data, settings
-        self.network, self.patches = build_network(model), model.patches
+        # A copy: the trainer moves its own to the device, while pictures are drawn on the CPU.
+        self.network, self.patches = build_network(model), copy.deepcopy(model.patches)
         self.side = self.network.config.side
         self.cache: TensorCache | None = None
         if settings.cache:

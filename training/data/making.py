@@ -176,6 +176,9 @@ _work: Work | None = None  # of this process, where it is one of several
 
 def _start_process(source: Source, out: Path, shard_size: int, counts: Any, stop: Any) -> None:
     global _work
+    import torch
+
+    torch.set_num_threads(1)  # processes of many threads each spend most of their time waiting for one another
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches every process; the first one tells the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -61,7 +61,7 @@ def whole(model: SoundingModel, picture: Picture, seeds: list[int], settings: ar
     noise = model.noise(settings.seconds, seeds)
     latents = model.sample(condition, noise, steps=settings.steps, cfg=settings.cfg, scheduler=settings.scheduler)
     sound = model.vocode(model.decode(latents), settings.seconds)[:, 0]
-    return resample(sound, model.config.audio.sample_rate, SAMPLE_RATE)
+    return resample(sound, model.config.audio.sample_rate, SAMPLE_RATE).cpu()
 
 
 def evaluate(

@@ -66,7 +66,7 @@ def held_out_pairs(data: Stamps, count: int) -> list[Chosen]:
 @torch.inference_mode()
 def copies(model: SoundingModel, waveform: Tensor) -> Tensor:
     """[B, samples] through VAE and vocoder -> [B, samples]."""
-    return model.vocode(model.decode(model.encode(waveform)), waveform.shape[-1] / SAMPLE_RATE)[:, 0]
+    return model.vocode(model.decode(model.encode(waveform)), waveform.shape[-1] / SAMPLE_RATE)[:, 0].cpu()
 
 
 def selection(model: SoundingModel, data: Stamps, chosen: Chosen, by: By, clamp: bool | None = None) -> Condition:
@@ -104,5 +104,5 @@ def generated(
             window=settings.window,
         )
         waveform = model.vocode(model.decode(latents), seconds)[:, 0]
-        sounds.append(resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE))
+        sounds.append(resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE).cpu())
     return torch.cat(sounds)
