@@ -39,6 +39,11 @@ def conditions_of(grounding: Grounding, weights: Tensor, patches: Tensor) -> Ten
     return grounding.gather(weights[:, None], patches)[:, 0].float()
 
 
+def heard_in(row: dict[str, Any]) -> list[int]:
+    """Numbers of the objects that sound in a row of shards with labels and sounding."""
+    return [int(row["labels"][place]) for place in row["sounding"]]
+
+
 class ConditionsItems:
     """Features of scenes, with the one object that sounds in each."""
 
@@ -48,7 +53,7 @@ class ConditionsItems:
         self.rows: list[dict[str, Any]] = []
         for index in range(len(shards)):
             row = shards[index]
-            heard = [int(row["labels"][place]) for place in row["sounding"]]
+            heard = heard_in(row)
             if len(heard) == 1 or min(heard) >= new:  # mixes with new objects are left to the U-Net's training
                 label = heard[0] if len(heard) == 1 else -1
                 kept = {name: row[name].float() for name in ("queries", "coverage")}

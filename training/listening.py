@@ -59,6 +59,12 @@ class Ear:
         return torch.cat([level.mean(dim=1), level.std(dim=1), 4 * change], dim=1)
 
 
+def sound_of(model: SoundingModel, latents: Tensor, seconds: float) -> Tensor:
+    """What latents sound like to ears and judges: [B, samples] at 16 kHz on the CPU, of `seconds`, not leveled."""
+    waveform = model.vocode(model.decode(latents), seconds)[:, 0].cpu()
+    return resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE)
+
+
 @dataclass(frozen=True)
 class Heard:
     """The sounds [each, samples] that a model made of one object, and the object's rank in each."""
@@ -96,8 +102,7 @@ def listen(
         together = Condition(torch.cat([one.tokens for one in part]), torch.cat([one.weights for one in part]))
         noise = model.noise(seconds, [start + i for i in range(len(part))])
         latents = model.sample(together, noise, steps=steps, cfg=cfg)
-        waveform = model.vocode(model.decode(latents), seconds)[:, 0].cpu()
-        made.append(resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE))
+        made.append(sound_of(model, latents, seconds))
     sounds = torch.cat(made).unflatten(0, (len(numbers), each))
     return [
         Heard(ear.objects[number].name, ear.ranks(own, number), own)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sounding.model import SoundingModel
 
+from .conditions import heard_in
 from .grounded import GroundedItems, GroundedObjective, GroundedSettings
 from .loader import Item
 
@@ -32,7 +33,7 @@ class RehearsedItems(GroundedItems):
 
     def more(self, row: dict[str, Any]) -> Item:
         """known."""
-        return {"known": min(int(row["labels"][place]) for place in row["sounding"]) >= self.new}
+        return {"known": min(heard_in(row)) >= self.new}
 
 
 class RehearsedObjective(GroundedObjective):

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.audio import resample
 from sounding.config import DEFAULT_CFG
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
@@ -31,7 +30,8 @@ from sounding.model import SoundingModel, load
 from ..data.known import as_objects
 from ..data.own import OwnObject, Picture, read_objects, read_pictures
 from ..data.own_scenes import Cast
-from ..data.stamps import SAMPLE_RATE, Stamps
+from ..data.stamps import Stamps
+from ..listening import sound_of
 from ..recipe import RECIPES, read_recipe
 from .classifier import ClassifierRecipe, train_classifier
 from .recognise import Judge, score
@@ -60,8 +60,7 @@ def whole(model: SoundingModel, picture: Picture, seeds: list[int], settings: ar
     condition = model.ground(model.see(image), mask=mask, image_size=(image.shape[1], image.shape[2]))
     noise = model.noise(settings.seconds, seeds)
     latents = model.sample(condition, noise, steps=settings.steps, cfg=settings.cfg, scheduler=settings.scheduler)
-    sound = model.vocode(model.decode(latents), settings.seconds)[:, 0]
-    return resample(sound, model.config.audio.sample_rate, SAMPLE_RATE).cpu()
+    return sound_of(model, latents, settings.seconds)
 
 
 def evaluate(

@@ -26,7 +26,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
-from sounding.audio import resample
 from sounding.config import DEFAULT_CFG
 from sounding.files import replacing, write_atomic
 from sounding.grounding import Condition
@@ -34,7 +33,8 @@ from sounding.listen import ClapAudioQuery
 from sounding.model import SoundingModel, load
 from sounding.vision import mask_to_grid
 
-from ..data.stamps import SAMPLE_RATE, Stamps
+from ..data.stamps import Stamps
+from ..listening import sound_of
 from ..recipe import RECIPES, read_recipe
 from .classifier import ClassifierRecipe, train_classifier
 from .recognise import Judge, ranks_of
@@ -149,8 +149,7 @@ def make_sounds(
             cfg=settings.cfg,
             scheduler=settings.scheduler,
         )
-        waveform = model.vocode(model.decode(latents), settings.seconds)[:, 0]
-        sounds.append(resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE).cpu())
+        sounds.append(sound_of(model, latents, settings.seconds))
     return torch.cat(sounds)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.audio import resample
 from sounding.config import DEFAULT_CFG
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
@@ -17,6 +16,7 @@ from sounding.windows import WINDOW_SECONDS
 
 from ..data.scenes import as_tensors, make_scene, scene_rng
 from ..data.stamps import SAMPLE_RATE, Stamps
+from ..listening import sound_of
 
 Chosen = tuple[int, tuple[int, ...]]  # a held-out scene's number, and its objects, the first of which is asked for
 By = Literal["mask", "text", "background"]
@@ -103,6 +103,5 @@ def generated(
             scheduler=settings.scheduler,
             window=settings.window,
         )
-        waveform = model.vocode(model.decode(latents), seconds)[:, 0]
-        sounds.append(resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE).cpu())
+        sounds.append(sound_of(model, latents, seconds))
     return torch.cat(sounds)
