@@ -83,6 +83,7 @@ class GroundingConfig:
     mask_training: float = 0.0  # share of training items whose weights come from the mask
     clamp_weights: bool = False  # matched weights below 0 are cut off and the rest renormalised
     match_length: bool = False  # conditions that say little are brought to the usual length, see `grounding`
+    backdrops: bool = False  # backdrops' say nothing, and are told by their direction, not by being short
 
 
 @dataclass(frozen=True)

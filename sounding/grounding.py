@@ -11,12 +11,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .config import GroundingConfig
 
-# Shares of the usual length. In the starter, conditions of backgrounds alone have 0.23 to 0.35, of photographs of what
-# it knows 0.2 to 1.1, of objects in scenes 0.6 to 1.2 (nine in ten of each).
-SILENT, CLEAR = 0.3, 0.4
+SILENT, CLEAR = 0.3, 0.4  # shares of the usual length, where nothing else tells what says nothing
+# Cosines with the direction of backdrops' conditions. In the starter those themselves have 0.6 and more, objects in
+# scenes 0.45 and less (all but two in a hundred of each), while both can be as short: photographs of dogs 0.2.
+OBJECT, BACKDROP = 0.5, 0.6
 
 
 def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
@@ -55,23 +57,31 @@ def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = Fals
     return weights
 
 
-def match_length(condition: Tensor, mean: Tensor, length: Tensor) -> Tensor:
+def match_length(condition: Tensor, mean: Tensor, length: Tensor, backdrop: Tensor | None = None) -> Tensor:
     """Conditions that say little, made to say it as clearly as those of the training.
 
     Patches of a picture unlike those of the training are nearer to each other, and so their conditions are nearer
     to the mean one, where the U-Net was never trained. As masks are brought to attention's moments, these are brought
-    to the usual distance from it: only outwards, in the direction that they have. Those that are all but the mean,
-    as of a mere background, say nothing and stay.
+    to the usual distance from it: only outwards, in the direction that they have. Those of a mere backdrop say nothing:
+    they become what those of backdrops are on average, so that nothing of the objects before it is left in them.
 
     Args:
         condition: [B, D].
         mean: [D] of all conditions in training.
         length: of their differences from it, on average.
+        backdrop: [D] difference of backdrops' conditions from it, on average. Without it, what is all but the mean is
+            taken for one, and stays.
     """
     away = condition.float() - mean.float()
-    share = away.norm(dim=-1, keepdim=True).clamp(min=1e-6) / length.float().clamp(min=1e-6)
-    gain = 1 + (1 / share - 1).clamp(min=0) * ((share - SILENT) / (CLEAR - SILENT)).clamp(0, 1)
-    return (mean.float() + away * gain).to(condition.dtype)
+    size = away.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    share = size / length.float().clamp(min=1e-6)
+    if backdrop is None:
+        nothing, says = away, (share - SILENT) / (CLEAR - SILENT)
+    else:
+        nothing = backdrop.float().expand_as(away)
+        says = (BACKDROP - functional.cosine_similarity(away, nothing, dim=-1)[:, None]) / (BACKDROP - OBJECT)
+    clear = away * (1 / share).clamp(min=1)
+    return (mean.float() + nothing.lerp(clear, says.clamp(0, 1))).to(condition.dtype)
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ class Grounding(nn.Module):
     weight_count: Tensor
     condition_mean: Tensor  # [D]
     condition_length: Tensor
+    condition_backdrop: Tensor | None  # [D]
 
     def __init__(self, config: GroundingConfig, width: int, patches: int, query_width: int | None = None):
         """For patches [B, `patches`, `width`] and queries [B, `query_width`], `width` too without it."""
@@ -129,6 +140,7 @@ class Grounding(nn.Module):
         if config.match_length:
             self.register_buffer("condition_mean", torch.zeros(config.condition_width))
             self.register_buffer("condition_length", torch.tensor(0.0))
+        self.register_buffer("condition_backdrop", torch.zeros(config.condition_width) if config.backdrops else None)
 
     def attend(self, query: Tensor, patches: Tensor) -> Tensor:
         """Attention weights of queries [B, L] over patches [B, P, L]: [B, heads, P], each row sums to 1 (eq. 4)."""
@@ -152,7 +164,7 @@ class Grounding(nn.Module):
         gathered = (weights.to(v.dtype)[..., None] * v).sum(dim=2)  # [B, heads, d]
         condition = cast(Tensor, self.mlp(gathered.flatten(1)))
         if self.config.match_length and not self.training:
-            condition = match_length(condition, self.condition_mean, self.condition_length)
+            condition = match_length(condition, self.condition_mean, self.condition_length, self.condition_backdrop)
         return condition[:, None]
 
     def by_query(self, query: Tensor, patches: Tensor) -> Condition:

@@ -80,6 +80,22 @@ def test_places_begin_where_conditions_are_and_at_the_usual_length(
     model.requires_grad_(False)
 
 
+def test_no_place_is_where_backdrops_are(model: SoundingModel, items: ConditionsItems) -> None:
+    found, labels = by_masks(model.grounding, items)
+    first, second = (found[labels == label].mean(dim=0) for label in (0, 1))
+    alike = first + 0.3 * second  # which the first seems to be
+    grounding = dataclasses.replace(model.config.grounding, backdrops=True)
+    other = SoundingModel(dataclasses.replace(model.config, grounding=grounding)).requires_grad_(False)
+    other.load_state_dict(model.state_dict() | {"grounding.condition_backdrop": 0.3 * alike})
+    objective = ConditionsObjective(other, items, NEW)
+    torch.testing.assert_close(objective.known[-1], 0.4 * functional.normalize(alike, dim=0))
+    places = objective.places.detach()
+    assert float((places @ alike).max()) < 1e-3
+    torch.testing.assert_close(places.norm(dim=-1), torch.full((NEW,), 0.4))
+    assert len(objective.known) == len(ConditionsObjective(model, items, NEW).known) + 1
+    model.requires_grad_(False)
+
+
 def test_nothing_is_lost_before_the_first_step(model: SoundingModel, items: ConditionsItems) -> None:
     objective = ConditionsObjective(model, items, NEW).train()
     batch = collate([items.item(i, np.random.default_rng(i)) for i in range(16)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -242,7 +243,8 @@ def test_known_sounds_are_held_to_what_they_were_and_new_ones_learnt(tiny_config
     model = SoundingModel(tiny_config).requires_grad_(False)
     nn.init.normal_(model.unet.conv_out.weight)
     settings = GroundedSettings(keep_grounding=True)
-    held, plain = RehearsedObjective(model, settings, 3.0).train(), GroundedObjective(model, settings).train()
+    before = copy.deepcopy((model.grounding, model.unet))
+    held, plain = RehearsedObjective(model, settings, before, 3.0).train(), GroundedObjective(model, settings).train()
     one = held.example(torch.device("cpu"))
     batch = {name: value.repeat_interleave(2, dim=0) for name, value in one.items()}
     batch |= {name: torch.randn_like(batch[name]) for name in ("latents", "noise", "patches", "query")}
@@ -258,6 +260,12 @@ def test_known_sounds_are_held_to_what_they_were_and_new_ones_learnt(tiny_config
     with torch.no_grad():
         model.unet.conv_out.bias += 0.5
     assert loss(held, [True, True]) == pytest.approx(3 * 0.25, rel=1e-4)
+    with torch.no_grad():
+        model.unet.conv_out.bias -= 0.5
+        assert loss(held, [True, True]) == pytest.approx(0, abs=1e-9)
+        # Conditions that moved meanwhile are no excuse: what is asked for is what came of them where they were.
+        model.grounding.mlp[2].bias += 1.0
+    assert loss(held, [True, True]) > 1e-4
 
 
 def test_items_say_what_was_known(folder: Path, stamps_folder: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

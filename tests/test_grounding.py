@@ -222,6 +222,19 @@ def test_conditions_that_say_little_are_brought_to_the_usual_length() -> None:
     assert match_length((mean + ways).half(), mean.half(), length.half()).dtype == torch.float16
 
 
+def test_a_backdrops_direction_tells_what_says_nothing() -> None:
+    mean, length, backdrop = torch.randn(6), torch.tensor(2.0), 0.4 * torch.eye(6)[2]
+    cosines = torch.tensor([[-0.9], [0.0], [0.5], [0.6], [0.95], [0.95]])
+    lengths = torch.tensor([[0.1], [0.3], [3.0], [0.5], [1.0], [3.0]])
+    ways = cosines * torch.eye(6)[2] + (1 - cosines**2).sqrt() * torch.eye(6)[4]
+    found = match_length(mean + ways * lengths, mean, length, backdrop) - mean
+    torch.testing.assert_close(found[:3], ways[:3] * torch.tensor([[2.0], [2.0], [3.0]]))  # out, or as they were
+    torch.testing.assert_close(found[3:], backdrop.expand(3, -1))
+    between = 0.55 * torch.eye(6)[2] + (1 - 0.55**2) ** 0.5 * torch.eye(6)[4]
+    found = match_length((mean + 0.2 * between)[None], mean, length, backdrop) - mean
+    torch.testing.assert_close(found[0], (2.0 * between + backdrop) / 2)
+
+
 def test_the_usual_length_is_that_of_training() -> None:
     grounding = make(match_length=True)
     query, patches = inputs(64)

@@ -562,7 +562,7 @@ def test_features_are_what_the_model_makes(
     result = CliRunner().invoke(app, [*command, "--batch", "3", "--shard-size", "4"])
     assert result.exit_code == 0, result.output
     fields = ("id", "captions", "patches", "queries", "mean", "std")
-    found = Shards(out, fields, optional=("coverage", "labels", "sounding"))
+    found = Shards(out, fields, optional=("coverage", "backdrop", "labels", "sounding"))
     raw = Shards(mixed, ("id", "captions", "waveform", "pictures"), optional=("masks", "sounding"))
     assert found.index.model == features.fingerprint(tiny_model)
     assert found.index.kind == "features"
@@ -590,6 +590,9 @@ def test_features_are_what_the_model_makes(
             union = np.max([given["masks"][i].numpy() for i in given.get("sounding", [0, 1, 2])], axis=0)
             grid = mask_to_grid(torch.from_numpy(union)[None] / 255, union.shape, tiny_model.config.patches)[0]
             torch.testing.assert_close(sample["coverage"].float(), grid, atol=1e-3, rtol=1e-3)
+            free = 1 - torch.from_numpy(np.max(given["masks"].numpy(), axis=0))[None] / 255
+            grid = mask_to_grid(free, union.shape, tiny_model.config.patches)[0]
+            torch.testing.assert_close(sample["backdrop"].float(), grid, atol=1e-3, rtol=1e-3)
             assert sample["labels"] == [5, 6, 7]
 
 

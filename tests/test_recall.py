@@ -23,7 +23,7 @@ from training.recall import Last, RecallObjective, RecallSettings
 from training.recall_scenes import RecallItems, imagined
 from training.tensor_cache import TensorCache
 
-CAPTIONS = ["a cow", "a dog", "a cuckoo"]
+CAPTIONS = ["a cow", "a dog", "a saw"]
 LEARNT = {
     "patches.tower.trunk.conv_head.weight",
     "patches.tower.head.proj.weight",
@@ -161,6 +161,15 @@ def test_a_model_that_learnt_nothing_loses_nothing_that_it_has(model: SoundingMo
     learnt = {name for name, value in objective.named_parameters() if value.grad is not None}
     assert learnt == LEARNT
     assert {group["share"] for group in by_rate(objective)} == {0.2, 0.5, 1.0}
+
+
+def test_patches_that_are_kept_leave_conditions_alone_to_learn(model: SoundingModel, items: RecallItems) -> None:
+    objective = RecallObjective(model, RecallSettings(keep_patches=True), CAPTIONS).train()
+    found = objective(batch_of(items))
+    found["loss"].backward()
+    learnt = {name for name, value in objective.named_parameters() if value.grad is not None}
+    assert learnt == {name for name in LEARNT if name.startswith("grounding.")}
+    assert found["kept"].item() == 0
 
 
 def test_usual_conditions_are_means_over_all_that_was_seen(model: SoundingModel, items: RecallItems) -> None:

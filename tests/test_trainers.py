@@ -236,6 +236,32 @@ def test_items_of_several_sounds_give_way_to_single_ones(tiny_checkpoint: Path, 
     assert always.item(kept, np.random.default_rng(0))["id"] == rows[kept]["id"]
 
 
+def test_a_backdrop_is_heard_with_any_items_sound(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    never, half, always = (GroundedItems(features, model, GroundedSettings(backdrop=b)) for b in (0.0, 0.5, 1.0))
+    rows = [always.shards[index] for index in range(len(always))]
+    free, sounding_part = rows[1]["backdrop"].float(), rows[1]["coverage"].float().clamp(min=1e-6)
+    assert not torch.equal(free, sounding_part)
+    heard = set()
+    for seed in range(40):
+        item = always.item(1, np.random.default_rng(seed))
+        assert item["by_mask"]
+        torch.testing.assert_close(item["coverage"], free.clamp(min=1e-6))
+        distances = [float((item["latents"] - row["mean"].float()).square().sum()) for row in rows]
+        heard.add(int(np.argmin(distances)))
+    assert len(heard) > 3
+    drawn = [half.item(1, np.random.default_rng(seed)) for seed in range(200)]
+    assert np.mean([torch.equal(item["coverage"], sounding_part) for item in drawn]) == pytest.approx(0.5, abs=0.1)
+    assert all(torch.equal(never.item(1, np.random.default_rng(s))["coverage"], sounding_part) for s in range(9))
+
+
+def test_a_backdrop_is_asked_of_features_that_have_one(tiny_checkpoint: Path, features: Path) -> None:
+    items = GroundedItems(features, sounding.load(tiny_checkpoint, device="cpu"), GroundedSettings(backdrop=1.0))
+    items.shards = Shards(features, items.fields, optional=("coverage",))  # as features were made before
+    with pytest.raises(ValueError, match="prepare the features again"):
+        items.item(0, np.random.default_rng(0))
+
+
 def test_frozen_diffusion_learns_grounding_and_cross_attention_alone(tiny_config: SoundingConfig) -> None:
     model = SoundingModel(tiny_config)
     objective = GroundedObjective(model, GroundedSettings(frozen=True))
@@ -390,12 +416,12 @@ def test_a_model_from_before_gets_the_usual_length_of_its_conditions(
     out = tmp_path / "calibrated.safetensors"
     length = calibrate(tiny_checkpoint, features, out)
     before, after = load_file(tiny_checkpoint), load_file(out)
-    added = {"grounding.condition_mean", "grounding.condition_length"}
+    added = {"grounding.condition_mean", "grounding.condition_length", "grounding.condition_backdrop"}
     assert after.keys() - before.keys() == added
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
     old, new = sounding.load(tiny_checkpoint, device="cpu"), sounding.load(out, device="cpu")
-    shards = Shards(features, ("patches", "queries"))
+    shards = Shards(features, ("patches", "queries", "backdrop"))
     conditions = torch.cat(
         [
             old.grounding.by_query(query[None].float(), row["patches"][:1].float()).tokens[:, 0].double()
@@ -406,6 +432,14 @@ def test_a_model_from_before_gets_the_usual_length_of_its_conditions(
     lengths = (conditions - conditions.mean(dim=0)).norm(dim=-1)
     assert float(new.grounding.condition_length) == pytest.approx(length) == pytest.approx(float(lengths.mean()), 0.02)
     torch.testing.assert_close(new.grounding.condition_mean.double(), conditions.mean(dim=0), rtol=1e-4, atol=1e-6)
+    ways = []
+    for row in (shards[index] for index in range(len(shards))):
+        if float(row["backdrop"].float().sum()) > 4:
+            found = old.grounding.by_mask(row["backdrop"][None].float().clamp(min=1e-6), row["patches"][:1].float())
+            ways.append(found.tokens[0, 0].double() - conditions.mean(dim=0))
+    backdrop = new.grounding.condition_backdrop
+    assert backdrop is not None
+    torch.testing.assert_close(backdrop.double(), torch.stack(ways).mean(dim=0), rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="are not of"):
         calibrate(_with_other_encoders(tiny_checkpoint, tmp_path), features, tmp_path / "none.safetensors")
     assert not (tmp_path / "none.safetensors").exists()
@@ -486,8 +520,11 @@ def test_the_starters_stages_follow_each_other_to_one_checkpoint(
     model = sounding.load(path, device="cpu")
     grounded = sounding.load(tmp_path / "out" / "grounded" / "grounded.safetensors", device="cpu")
     assert model.config.vae.scale == grounded.config.vae.scale != tiny_config.vae.scale
-    torch.testing.assert_close(model.unet.conv_in.weight, grounded.unet.conv_in.weight, rtol=1e-3, atol=1e-3)
+    matched = sounding.load(tmp_path / "out" / "matched" / "matched.safetensors", device="cpu")
+    torch.testing.assert_close(model.unet.conv_in.weight, matched.unet.conv_in.weight, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(matched.unet.conv_in.weight, grounded.unet.conv_in.weight)
     before, after = grounded.patches.tower.head.proj.weight, model.patches.tower.head.proj.weight
     assert not torch.allclose(before, after, rtol=1e-3, atol=1e-3)  # recalled
+    assert model.config.grounding.backdrops and not matched.config.grounding.backdrops
     assert "GPL" in read_header(path).metadata["modelspec.license"]
     assert read_header(path).dtypes["unet.conv_in.weight"] == "F16"

@@ -68,11 +68,11 @@ def starter(
 
 @app.command()
 def calibrate(
-    checkpoint: Annotated[Path, typer.Argument(help="Trained before there was grounding.match_length.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Trained without grounding.match_length, or before backdrops.")],
     features: Annotated[Path, typer.Option(help="Made with it by `python -m training prepare features`.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")] = None,
 ) -> None:
-    """Measure how far conditions lie from their mean, so that unclear pictures are brought out to there."""
+    """Measure how far conditions lie from their mean, so that unclear objects are brought out to there."""
     from .calibrate import calibrate as measure
 
     with plain_errors("training"):

@@ -25,6 +25,7 @@ from .learner import Objective
 from .loader import Item
 
 NEAR = 0.3  # how near places count as the same, in usual distances from the mean
+KEPT = 5.0  # weight of known objects' conditions
 GAP = 1.0  # what places of new objects should be apart from all others, likewise
 
 
@@ -74,7 +75,7 @@ class ConditionsObjective(Objective):
     the usual distance.
     """
 
-    known: Tensor  # [objects - new, D] places of known objects
+    known: Tensor  # [objects - new, D] places of known objects, and one more of backdrops where grounding knows them
 
     def __init__(self, model: SoundingModel, items: ConditionsItems, new: int):
         super().__init__()
@@ -83,9 +84,9 @@ class ConditionsObjective(Objective):
         self.before = copy.deepcopy(self.grounding).requires_grad_(False)
         for part in (self.grounding.to_value, self.grounding.mlp):
             part.requires_grad_(True)
-        places = self._places(items)
-        self.places = nn.Parameter(places[:new].clone())
-        self.register_buffer("known", places[new:].clone())
+        places, backdrop = self._places(items), self._backdrop()
+        self.places = nn.Parameter(self._beside(places[:new], backdrop))
+        self.register_buffer("known", torch.cat([places[new:], backdrop]))
 
     def train(self, mode: bool = True) -> ConditionsObjective:
         """Conditions are taken as the MLP gives them, at no usual length."""
@@ -110,7 +111,7 @@ class ConditionsObjective(Objective):
             near.append(functional.cross_entropy(-apart.square() / (2 * NEAR**2), labels[fresh], reduction="none"))
             near.append(own.square())
             hits.append((apart.argmin(dim=-1) == labels[fresh]).float())
-        losses["kept"] = _mean(kept) / self._length().square()
+        losses["kept"] = KEPT * _mean(kept) / self._length().square()
         losses["near"] = 2 * _mean(near)
         between = torch.cdist(places[: self.new], places) / self._length()
         between = between + 2 * GAP * torch.eye(self.new, len(places), device=places.device)
@@ -119,6 +120,21 @@ class ConditionsObjective(Objective):
 
     def _length(self) -> Tensor:
         return self.before.condition_length.float().clamp(min=1e-6)
+
+    def _backdrop(self) -> Tensor:
+        """[1, D] or [0, D]: where a new object would be if it were taken for a backdrop."""
+        backdrop = self.before.condition_backdrop
+        if backdrop is None:
+            return self.before.condition_mean.new_zeros(0, len(self.before.condition_mean))
+        return self._at_length(self.before.condition_mean.float() + backdrop.float()[None])
+
+    def _beside(self, places: Tensor, others: Tensor) -> Tensor:
+        """Places [N, D] with nothing left of the directions of `others`, at the usual distance."""
+        mean = self.before.condition_mean.float()
+        for other in functional.normalize(others - mean, dim=-1):
+            shared = ((places - mean) @ other).clamp(min=0)
+            places = self._at_length(places - shared[:, None] * other)
+        return places.clone()
 
     def _at_length(self, conditions: Tensor) -> Tensor:
         """[N, D] at the usual distance from the mean one."""

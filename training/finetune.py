@@ -7,6 +7,7 @@ patch tower and VAE stay as they are. All of it can be interrupted: the same com
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -163,7 +164,7 @@ def learn(
     folder: Path,
 ) -> None:
     """All stages in place, each from where an earlier call stopped."""
-    config = model.config
+    config, before = model.config, copy.deepcopy((model.grounding, model.unet))
     log.info("2 of 5: %d pictures with their sounds", recipe.scenes)
     source = OwnSource(new, known, count=recipe.scenes, seconds=config.train_seconds, size=config.patches.image_size)
     _make(source, folder / "scenes")
@@ -185,7 +186,7 @@ def learn(
         grounded = dataclasses.replace(grounded, keep_grounding=False)
     if recipe.sounds.steps:
         sounds = RehearsedItems(folder / "features", model, grounded, len(new))
-        train(RehearsedObjective(model, grounded, recipe.kept), sounds, recipe.sounds, folder / "sounds")
+        train(RehearsedObjective(model, grounded, before, recipe.kept), sounds, recipe.sounds, folder / "sounds")
         model.requires_grad_(False)
     if recipe.voice.steps:
         log.info("5 of 5: voice")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,9 +37,10 @@ class GroundedSettings:
     U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `mix` blends
     up to that share of another item's patches in (Zhang et al. 2018, of inputs alone): pictures that users bring are
     never as clearly one thing or the other as scenes of cut-outs are. `alone` is the share of items in which several
-    objects sound that give way to an item in which one does: users mostly select one. `frozen` keeps the U-Net as it
-    came but for its attention to the condition (table 3, i). `keep_grounding` lets the U-Net alone learn, from
-    conditions as generation has them: for a grounding that has found its places already.
+    objects sound that give way to an item in which one does: users mostly select one. `backdrop` is the share of items
+    with the mask of what is no object, and another item's sound: a backdrop says nothing of it. `frozen` keeps the
+    U-Net as it came but for its attention to the condition (table 3, i). `keep_grounding` lets the U-Net alone learn,
+    from conditions as generation has them: for a grounding that has found its places already.
     """
 
     drop: float = 0.1
@@ -48,6 +49,7 @@ class GroundedSettings:
     keep_attention: bool = False
     mix: float = 0.0
     alone: float = 0.0
+    backdrop: float = 0.0
     frozen: bool = False
     keep_grounding: bool = False
 
@@ -62,7 +64,7 @@ class GroundedItems:
     fields: tuple[str, ...] = ("id", "patches", "queries", "mean", "std")
 
     def __init__(self, folder: Path, model: SoundingModel, settings: GroundedSettings):
-        self.shards = Shards(folder, self.fields, optional=("coverage",))
+        self.shards = Shards(folder, self.fields, optional=("coverage", "backdrop"))
         made = self.shards.index.model
         if made != fingerprint(model):
             raise ValueError(
@@ -70,6 +72,7 @@ class GroundedItems:
                 "prepare them again with the checkpoint that `start` names."
             )
         self.drop, self.mix, self.by_mask = settings.drop, settings.mix, model.config.grounding.mask_training
+        self.backdrop = settings.backdrop
         self.alone, self.sounding = settings.alone, _sounding(folder) if settings.alone else []
         self.single = [index for index, count in enumerate(self.sounding) if count == 1]
         self.train_steps = model.config.diffusion.train_steps
@@ -99,9 +102,12 @@ class GroundedItems:
             others = self.shards[int(rng.integers(len(self)))]["patches"]
             other = others[int(rng.integers(len(others)))].float()
             patches = patches.lerp(other, self.mix * float(rng.random()))
+        heard = row
+        if self.backdrop and rng.random() < self.backdrop:
+            coverage, wants_mask, heard = self._backdrop(row), True, self.shards[int(rng.integers(len(self)))]
         return {
             "id": row["id"],
-            "latents": row["mean"].float() + row["std"].float() * within,
+            "latents": heard["mean"].float() + heard["std"].float() * within,
             "noise": noise,
             "time": int(rng.integers(self.train_steps)),
             "patches": patches,
@@ -111,6 +117,14 @@ class GroundedItems:
             "dropped": bool(rng.random() < self.drop),
             **self.more(row),
         }
+
+    def _backdrop(self, row: dict[str, Any]) -> Tensor:
+        if "backdrop" not in row:
+            raise ValueError(
+                f"Item {row['id']} has no mask of what is no object, but grounded.backdrop asks for it; prepare the "
+                "features again from shards with masks, or set it to 0."
+            )
+        return cast(Tensor, row["backdrop"])
 
     def more(self, row: dict[str, Any]) -> Item:
         """What a trainer that builds on this one takes of a row beside."""
@@ -195,22 +209,15 @@ class GroundedObjective(Objective):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `GroundedItems`; also the share of attention on the sounding objects."""
-        patches, coverage, times = batch["patches"], batch["coverage"], batch["time"]
-        # The mask first: it takes the running deviation as it was before this batch, on every process alike.
-        weights = shift_and_scale(coverage, self.grounding.weight_std, clamp=self.config.grounding.clamp_weights)
-        masked = self.grounding.gather(weights[:, None], patches)
-        attended = self.grounding.by_query(batch["query"], patches)
-        condition = torch.where(batch["by_mask"][:, None, None], masked, attended.tokens)
-        null = self.grounding.null_condition(len(patches))
-        condition = torch.where(batch["dropped"][:, None, None], null, condition)
-
+        condition, attention = conditions(self.grounding, batch)
+        times = batch["time"]
         latents, noise = batch["latents"], batch["noise"]
         signal, deviation = (values[times][:, None, None, None] for values in (self.signal, self.noise))
         noisy = signal * latents + deviation * noise
         predicted = self.unet(noisy, times, encoder_hidden_states=condition).sample.float()
         target = signal * noise - deviation * latents if self.velocity else noise
-        errors = self.errors(predicted, target, batch, (noisy, times, condition))
-        on_target = (attended.weights * (coverage > 0.3)).sum(-1).mean()
+        errors = self.errors(predicted, target, noisy, batch)
+        on_target = (attention * (batch["coverage"] > 0.3)).sum(-1).mean()
         return {
             "loss": (errors * self.weight[times]).mean(),
             "mse": errors.mean(),
@@ -218,11 +225,21 @@ class GroundedObjective(Objective):
             "weight_std": self.grounding.weight_std.clone(),
         }
 
-    def errors(
-        self, predicted: Tensor, target: Tensor, batch: dict[str, Any], asked: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
-        """[B] squared errors of predictions; `asked` is what the U-Net was given: latents, times and conditions."""
+    def errors(self, predicted: Tensor, target: Tensor, noisy: Tensor, batch: dict[str, Any]) -> Tensor:
+        """[B] squared errors of predictions from `noisy` latents."""
         return functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+
+
+def conditions(grounding: Grounding, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Conditions [B, 1, D] that a batch of `GroundedItems` asks for, and its captions' attention [B, P]."""
+    patches = batch["patches"]
+    # The mask first: it takes the running deviation as it was before this batch, on every process alike.
+    weights = shift_and_scale(batch["coverage"], grounding.weight_std, clamp=grounding.config.clamp_weights)
+    masked = grounding.gather(weights[:, None], patches)
+    attended = grounding.by_query(batch["query"], patches)
+    condition = torch.where(batch["by_mask"][:, None, None], masked, attended.tokens)
+    null = grounding.null_condition(len(patches))
+    return torch.where(batch["dropped"][:, None, None], null, condition), attended.weights
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from sounding.vision import PatchEncoder
 
-# Captions of stamps -> ImageNet's classes of the same animals and things, by their numbers there.
+# Captions of stamps -> ImageNet's classes of the same animals and things, by their numbers there. Where it has none,
+# those that look alike and are of no other object: for scissors can opener and letter opener, for a dolphin sharks.
 CLASSES_OF = Path(__file__).parent / "data/imagenet_classes.json"
 CLASSES = 1000
 SHRINK = 0.3  # of the covariance towards its diagonal

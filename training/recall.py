@@ -40,7 +40,8 @@ class RecallSettings:
     The weights: patches of scenes that stay as they were (`kept`), objects in scenes against their captions (`region`),
     imagined ones against theirs (`recalled`); conditions of single objects brought to their object's usual one
     (`single`), of any other selection kept (`other`), of imagined objects as of those in scenes (`sound`). `mix` blends
-    up to that share of another picture's patches in, as in `GroundedSettings`.
+    up to that share of another picture's patches in, as in `GroundedSettings`. `keep_patches` leaves patches as they
+    came, so that conditions alone learn, from patches that have found their places already.
     """
 
     scenes: int = 3000
@@ -55,6 +56,7 @@ class RecallSettings:
     other_weight: float = 1.0
     sound_weight: float = 1.0
     mix: float = 0.4
+    keep_patches: bool = False
 
 
 class Last(nn.Module):
@@ -102,7 +104,9 @@ class RecallObjective(Objective):
         self.settings, self.config = settings, config
         self.patches, self.grounding = model.patches, model.grounding
         self.last = Last(self.patches.tower)
-        for part in (self.last.conv_head, self.last.head, self.grounding.to_value, self.grounding.mlp):
+        for part in (self.last.conv_head, self.last.head):
+            part.requires_grad_(not settings.keep_patches)
+        for part in (self.grounding.to_value, self.grounding.mlp):
             part.requires_grad_(True)
         self.rates = {"patches.tower.trunk.": 0.2, "grounding.": 0.5}
         # As they came.
@@ -150,7 +154,7 @@ class RecallObjective(Objective):
             cells = torch.cat([batch["cells"], batch["backdrop"]]).float()  # [2 B, P, C]
             with torch.no_grad():
                 was = self.old_last(cells)
-            now = self.last(cells)
+            now = was if self.settings.keep_patches else self.last(cells)
             scenes = len(batch["cells"])  # of photographs it may change its mind
             losses = {"kept": (now - was)[:scenes].square().mean() / was[:scenes].var()}
             seen = (batch["labels"] >= 0) & (batch["grids"].sum(dim=-1) > 0.2)  # nearly hidden ones teach nothing

@@ -44,7 +44,7 @@ class RecallItems:
                 f"The {len(names)} stamps are of nothing that ImageNet has a class for, but objects that it knows are "
                 "to be recalled; add them to training/data/imagenet_classes.json, or leave this stage out."
             )
-        of = f"{patches.config} {names} {settings.scenes}"
+        of = f"{patches.config} {names} {known_classes(names)} {settings.scenes}"
         cache = TensorCache(Path(settings.cache), of, patches.state_dict()) if settings.cache else None
         self.items: list[dict[str, Tensor]] = []
         for index in range(settings.scenes):

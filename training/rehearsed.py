@@ -1,4 +1,5 @@
-"""New sounds beside known ones: of known objects the U-Net goes on to predict what it predicted before.
+"""New sounds beside known ones: of known objects the U-Net goes on to predict what it predicted before, also where
+grounding has moved their conditions a little to make room for new ones.
 
 A recording says what is right only through noise, and steps towards it, right on average, carry the known sounds away.
 What the model predicted itself from the same latents is free of that noise and, as long as nothing is forgotten, asks
@@ -7,18 +8,20 @@ for no change ("Learning without Forgetting", Li & Hoiem 2016, for a diffusion m
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from .conditions import heard_in
-from .grounded import GroundedItems, GroundedObjective, GroundedSettings
+from .grounded import GroundedItems, GroundedObjective, GroundedSettings, conditions
 from .loader import Item
+
+Before = tuple[Grounding, Any]  # and the U-Net
 
 
 class RehearsedItems(GroundedItems):
@@ -39,30 +42,32 @@ class RehearsedItems(GroundedItems):
 class RehearsedObjective(GroundedObjective):
     """Learns as `GroundedObjective` does from new items, and from known ones, `weight` times as much, to stay."""
 
-    def __init__(self, model: SoundingModel, settings: GroundedSettings, weight: float = 1.0):
+    def __init__(self, model: SoundingModel, settings: GroundedSettings, before: Before, weight: float = 1.0):
+        """`before` is what came: grounding has moved conditions since, also those of known objects."""
         super().__init__(model, settings)
         self.known_weight = weight
-        # Never learns and is made anew by every run, so it is no child: neither state nor optimiser need to know of it.
-        self._before = [copy.deepcopy(self.unet).requires_grad_(False).eval()]
+        for part in before:
+            part.requires_grad_(False).eval()
+        # Never learns and is the same in every run, so it is no child: neither state nor optimiser need to know of it.
+        self._before = before
 
     def place(self, device: torch.device) -> None:
-        """The U-Net as it was is no child, so nobody else moves it."""
+        """What came is no child, so nobody else moves it."""
         super().place(device)
-        self._before[0].to(device)
+        for part in self._before:
+            part.to(device)
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""
         return {**super().example(device), "known": torch.ones(1, dtype=torch.bool, device=device)}
 
-    def errors(
-        self, predicted: Tensor, target: Tensor, batch: dict[str, Any], asked: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
+    def errors(self, predicted: Tensor, target: Tensor, noisy: Tensor, batch: dict[str, Any]) -> Tensor:
         """See GroundedObjective."""
-        known = batch["known"]
+        known, (grounding, unet) = batch["known"], self._before
         if known.any():
-            latents, times, conditions = (part[known] for part in asked)
             with torch.no_grad():
-                before = self._before[0](latents, times, encoder_hidden_states=conditions).sample.float()
-            target = target.index_put((known,), before)
-        errors = super().errors(predicted, target, batch, asked)
+                asked, _ = conditions(grounding, batch)
+                was = unet(noisy[known], batch["time"][known], encoder_hidden_states=asked[known]).sample.float()
+            target = target.index_put((known,), was)
+        errors = super().errors(predicted, target, noisy, batch)
         return torch.where(known, self.known_weight * errors, errors)

@@ -1,5 +1,5 @@
-"""The starter, all stages in order: VAE, encoders, features of scenes, grounding and U-Net, what photographs show,
-vocoder twice, segmenter.
+"""The starter, all stages in order: VAE, encoders, grounding and U-Net, what photographs show, the U-Net and
+conditions once more each, vocoder twice, segmenter.
 
 A stage whose checkpoint is there is not run again, and one that was stopped goes on where it was.
 """
@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from sounding.checkpoint import load_model
+from sounding.checkpoint import load_model, read_header
 from sounding.segment.part import put_segmenter
 
+from .calibrate import calibrate
 from .data.cutouts import read_cutouts
 from .data.features import FeatureSource
 from .data.making import make_shards
@@ -20,7 +21,7 @@ from .recipe import RECIPES, Recipe, read_recipe
 from .run import run
 
 log = logging.getLogger("training")
-STAGES = ("vae", "encoders", "grounded", "recall", "vocoder", "restored")
+STAGES = ("vae", "encoders", "grounded", "recall", "matched", "places", "vocoder", "restored")
 SCENES = 9000
 
 
@@ -29,9 +30,9 @@ def stage_recipes(data: Path, out: Path, folder: Path = RECIPES / "starter") -> 
     recipes: list[Recipe] = []
     for stage in STAGES:
         moved = [f"out={out}", f"data.stamps={data}"]
-        if stage == "grounded":
-            moved = [f"out={out}", f"data.shards={out / 'features'}"]
-        if stage == "recall":
+        if stage in ("grounded", "matched"):
+            moved = [f"out={out}", f"data.shards={out / f'{stage}_features'}"]
+        if stage in ("recall", "places"):
             moved.append(f"recall.cache={out / 'recall_scenes'}")
         if recipes:
             moved.append(f"start.all={recipes[-1].result}")
@@ -64,13 +65,15 @@ def train_starter(
     for recipe in recipes:
         if recipe.result.is_file():
             log.info("%s is there", recipe.result)
-            continue
-        if recipe.task == "grounded":
-            seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
-            scenes = StampSource(data, scenes=SCENES, split="train", seconds=seconds, size=size, captions=2)
-            make_shards(scenes, out / "scenes", workers=workers)
-            make_shards(FeatureSource(out / "scenes", load_model(recipe.start["all"])), out / "features")
-        run(recipe)
+        else:
+            if recipe.task == "grounded":
+                seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
+                scenes = StampSource(data, scenes=SCENES, split="train", seconds=seconds, size=size, captions=2)
+                make_shards(scenes, out / "scenes", workers=workers)
+                make_shards(FeatureSource(out / "scenes", load_model(recipe.start["all"])), Path(recipe.data.shards))
+            run(recipe)
+        if recipe.name == "places" and not read_header(recipe.result).config.grounding.backdrops:
+            calibrate(recipe.result, out / "matched_features", recipe.result)
     if cutouts is not None:
         recipe = segmenter_recipe(data, cutouts, out, folder)
         put_segmenter(recipe.result if recipe.result.is_file() else run(recipe), recipes[-1].result)

@@ -64,7 +64,7 @@ def posterior(model: SoundingModel, waveforms: list[Tensor]) -> tuple[Tensor, Te
 def encode_batch(model: SoundingModel, samples: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
     """Features of samples with the fields captions, waveform, pictures and, where they have them, masks and
     sounding: patches [F, P, L], queries [C, L], mean and std [8, T/4, 16], and with masks coverage [P] by all
-    that sounds; float16 on the CPU.
+    that sounds and backdrop [P], what no object covers; float16 on the CPU.
     """
     mean, std = posterior(model, [sample["waveform"] for sample in samples])
     pixels = [model.patches.preprocess(sample["pictures"] / 255.0) for sample in samples]  # each [F, 3, S, S]
@@ -77,6 +77,8 @@ def encode_batch(model: SoundingModel, samples: list[dict[str, Any]]) -> list[di
             union = (masks[list(sounding)] / 255.0).amax(dim=0, keepdim=True)
             size = (samples[i]["pictures"].shape[1], samples[i]["pictures"].shape[2])
             features["coverage"] = mask_to_grid(union, size, model.config.patches)[0]
+            free = 1 - (masks / 255.0).amax(dim=0, keepdim=True)
+            features["backdrop"] = mask_to_grid(free, size, model.config.patches)[0]
         found.append({name: value.half().cpu().contiguous() for name, value in features.items()})
     return found
 

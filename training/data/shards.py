@@ -29,7 +29,7 @@ __all__ = ["FIELDS", "Shard", "ShardIndex", "Shards", "Skipped"]
 
 DESCRIBED = ("id", "captions", "licence", "source", "seconds", "labels", "sounding")
 RAW = ("waveform", "pictures", "masks")
-FEATURES = ("patches", "queries", "coverage", "mean", "std")
+FEATURES = ("patches", "queries", "coverage", "backdrop", "mean", "std")
 FIELDS = (*DESCRIBED, *RAW, *FEATURES)
 OPEN_FILES = 64  # tars that one process keeps open; folders may have thousands
 BLOCK = tarfile.BLOCKSIZE
@@ -40,8 +40,8 @@ class Shards(Dataset[dict[str, Any]]):
 
     Fields: id, captions, licence, source, seconds, labels, sounding as they were described; waveform [samples]
     float32 at 16 kHz; pictures [F, H, W, 3] uint8; masks [k, H, W] uint8; and of features patches [F, P, L],
-    queries [C, L], coverage [P] (share of each patch under the sounding objects' masks), mean and std
-    [8, T/4, 16] (the VAE's posterior times the latents' scale), all float16.
+    queries [C, L], coverage and backdrop [P] (share of each patch under the sounding objects' masks, and under
+    none), mean and std [8, T/4, 16] (the VAE's posterior times the latents' scale), all float16.
 
     Tars are opened as they are needed, anew in every process: objects of this class can be forked and pickled
     into a DataLoader's workers, and used by several threads.
