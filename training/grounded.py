@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sounding.diffusion import build_noise_schedule
-from sounding.grounding import Grounding, shift_and_scale
+from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
+from .conditions import mask_weights
 from .data.features import fingerprint
 from .data.shards import Shards
 from .learner import Objective
@@ -234,8 +235,7 @@ def conditions(grounding: Grounding, batch: dict[str, Any]) -> tuple[Tensor, Ten
     """Conditions [B, 1, D] that a batch of `GroundedItems` asks for, and its captions' attention [B, P]."""
     patches = batch["patches"]
     # The mask first: it takes the running deviation as it was before this batch, on every process alike.
-    weights = shift_and_scale(batch["coverage"], grounding.weight_std, clamp=grounding.config.clamp_weights)
-    masked = grounding.gather(weights[:, None], patches)
+    masked = grounding.gather(mask_weights(grounding, batch["coverage"])[:, None], patches)
     attended = grounding.by_query(batch["query"], patches)
     condition = torch.where(batch["by_mask"][:, None, None], masked, attended.tokens)
     null = grounding.null_condition(len(patches))

@@ -74,11 +74,10 @@ def encode_batch(model: SoundingModel, samples: list[dict[str, Any]]) -> list[di
         features = {"patches": patches[i], "queries": query, "mean": mean[i], "std": std[i]}
         if (masks := samples[i].get("masks")) is not None:
             sounding = samples[i].get("sounding") or range(len(masks))
-            union = (masks[list(sounding)] / 255.0).amax(dim=0, keepdim=True)
+            shown = masks / 255.0
+            both = torch.stack([shown[list(sounding)].amax(dim=0), 1 - shown.amax(dim=0)])
             size = (samples[i]["pictures"].shape[1], samples[i]["pictures"].shape[2])
-            features["coverage"] = mask_to_grid(union, size, model.config.patches)[0]
-            free = 1 - (masks / 255.0).amax(dim=0, keepdim=True)
-            features["backdrop"] = mask_to_grid(free, size, model.config.patches)[0]
+            features["coverage"], features["backdrop"] = mask_to_grid(both, size, model.config.patches)
         found.append({name: value.half().cpu().contiguous() for name, value in features.items()})
     return found
 
