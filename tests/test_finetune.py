@@ -21,6 +21,7 @@ from sounding.config import SoundingConfig
 from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 from training.__main__ import app
+from training.conditions import ConditionsObjective
 from training.data.features import FeatureSource
 from training.data.making import make_shards
 from training.data.own import read_objects
@@ -30,10 +31,10 @@ from training.finetune import FinetuneRecipe, finetune, known_objects
 from training.grounded import GroundedObjective, GroundedSettings
 from training.learner import LoopConfig
 from training.loop import train
+from training.low_rank import LowRank, change_by_low_rank, fold
 from training.names import NamesItems, NamesObjective, attention_divergence
 from training.recipe import RECIPES, read_recipe
 from training.rehearsed import RehearsedItems, RehearsedObjective
-from training.vocoder import VocoderObjective, VocoderSettings
 
 from .test_own import disc, paint, sing, tone
 
@@ -71,9 +72,7 @@ def short(steps: int = 6, **changes: Any) -> FinetuneRecipe:
         "names": loop,
         "conditions": loop,
         "sounds": dataclasses.replace(loop, ema=0.9),
-        "voice": loop,
         "scenes": 12,
-        "vocoder": VocoderSettings(frames=24, restored=0.5, resolutions=(256,)),
         "known_heard": 2,
     }
     return FinetuneRecipe(**settings | changes)
@@ -96,7 +95,7 @@ def test_it_learns_and_leaves_the_rest_as_it_was(taught: Path, tiny_checkpoint: 
     before, after = load_file(tiny_checkpoint), load_file(taught)
     assert before.keys() == after.keys()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name].half(), after[name].half())}
-    assert changed == {"grounding", "query", "unet", "vocoder"}
+    assert changed == {"grounding", "query", "unet"}
     model = sounding.load(taught, device="cpu")
     sound = model.generate(image=torch.rand(1, 64, 64, 3), text="a bird", seconds=0.64, steps=2)
     assert torch.isfinite(sound).all()
@@ -132,7 +131,7 @@ def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(
         return out
 
     whole = load_file(go("whole"))
-    for stage, step in ((NamesObjective, 3), (GroundedObjective, 4), (VocoderObjective, 2)):
+    for stage, step in ((NamesObjective, 3), (ConditionsObjective, 2), (GroundedObjective, 4)):
         forward, calls = stage.forward, [0]
 
         def stopping(self: Any, batch: Any, forward: Any = forward, calls: Any = calls, step: int = step) -> Any:
@@ -266,6 +265,35 @@ def test_known_sounds_are_held_to_what_they_were_and_new_ones_learnt(tiny_config
         # Conditions that moved meanwhile are no excuse: what is asked for is what came of them where they were.
         model.grounding.mlp[2].bias += 1.0
     assert loss(held, [True, True]) > 1e-4
+    # What is asked for without a condition is held as well, whatever sounds.
+    batch["dropped"] = torch.tensor([True, True])
+    assert loss(held, [False, False]) == pytest.approx(0, abs=1e-9)
+
+
+def test_changes_of_low_rank_are_what_learns_and_fold_into_the_weights(tiny_model: SoundingModel) -> None:
+    network = copy.deepcopy(tiny_model.unet).float()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    given = (torch.randn(2, 8, 8, 16), torch.tensor([10, 900]), torch.randn(2, 1, network.config.cross_attention_dim))
+    was = network(*given).sample
+    change_by_low_rank(network, 2)
+    torch.testing.assert_close(network(*given).sample, was)
+    network(*given).sample.square().mean().backward()
+    learning = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    changes = [part for part in network.modules() if isinstance(part, LowRank)]
+    assert len(changes) == sum(isinstance(layer, nn.Linear | nn.Conv2d) for layer in network.modules())
+    assert len(learning) == 2 * len(changes)
+    with torch.no_grad():
+        for change in changes:
+            change.out.normal_(std=0.1)
+        learnt = network(*given).sample
+        assert float((learnt - was).abs().max()) > 0.01
+        fold(network)
+        torch.testing.assert_close(network(*given).sample, learnt)
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    moved = [(value - before[name]).flatten(1) for name, value in after.items() if not torch.equal(value, before[name])]
+    assert len(moved) == len(changes)
+    assert max(int(torch.linalg.matrix_rank(change, rtol=1e-4)) for change in moved) == 2
 
 
 def test_items_say_what_was_known(folder: Path, stamps_folder: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -285,4 +313,4 @@ def test_items_say_what_was_known(folder: Path, stamps_folder: Path, tiny_checkp
 
 def test_its_recipe_reads() -> None:
     recipe = read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
-    assert min(recipe.names.steps, recipe.sounds.steps, recipe.voice.steps) > 0
+    assert min(recipe.names.steps, recipe.sounds.steps) > 0

@@ -25,7 +25,7 @@ from .learner import Objective
 from .loader import Item
 
 NEAR = 0.3  # how near places count as the same, in usual distances from the mean
-KEPT = 5.0  # weight of known objects' conditions
+KEPT = 15.0  # weight of known objects' conditions
 GAP = 1.0  # what places of new objects should be apart from all others, likewise
 
 

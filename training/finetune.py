@@ -1,8 +1,8 @@
 """`python -m training finetune`: a trained model is taught a person's own objects and keeps those that it knows.
 
 Every sample is, turn by turn, of a new or of a known object. The query tower learns the new names, grounding to
-tell the new objects from all others, it and the U-Net the new sounds, the vocoder what the new recordings are made of;
-patch tower and VAE stay as they are. All of it can be interrupted: the same command goes on.
+tell the new objects from all others, the U-Net the new sounds; patch tower, VAE and vocoder stay as they are. All of it
+can be interrupted: the same command goes on.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from .data.features import FeatureSource
 from .data.known import as_objects, starter_objects, unpack
 from .data.making import Source, digest, make_shards
 from .data.own import OwnObject, read_objects
-from .data.own_scenes import Cast, OwnSource
+from .data.own_scenes import OwnSource
 from .data.scenes import TEMPLATES
-from .data.sounds import StampClips
 from .data.stamps import SAMPLE_RATE, Stamps
 from .finetune_report import Report
 from .grounded import GroundedSettings
@@ -46,12 +45,11 @@ from .loop import train
 from .names import NamesItems, NamesObjective
 from .recipe import RECIPES, read_recipe
 from .rehearsed import RehearsedItems, RehearsedObjective
-from .vocoder import VocoderItems, VocoderObjective, VocoderSettings
 
 log = logging.getLogger("training")
 STARTER, NONE = "starter", "none"
 PLAN = "plan.json"
-STAGES = ("names", "conditions", "sounds", "voice")
+STAGES = ("names", "conditions", "sounds")
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,10 @@ class FinetuneRecipe:
     names: LoopConfig
     conditions: LoopConfig
     sounds: LoopConfig
-    voice: LoopConfig
     scenes: int = 1200
     kept: float = 2.0  # weight of known objects' sounds beside new ones'
+    rank: int = 16  # of the U-Net's changes; 0 leaves it free
     grounded: GroundedSettings = field(default_factory=GroundedSettings)
-    vocoder: VocoderSettings = field(default_factory=VocoderSettings)
     known_heard: int = 16  # known objects that the report listens to
 
 
@@ -118,7 +115,7 @@ def finetune(
     log.info("%d new objects: %s; %d known ones are kept", len(new), ", ".join(o.name for o in new), len(known))
     accelerator = build_accelerator(recipe.sounds)
     model = load(base, device=accelerator.device, dtype=torch.float32)
-    log.info("1 of 5: listening to what it makes of them now")
+    log.info("1 of 4: listening to what it makes of them now")
     ear = Ear([*new, *known], model.config.train_seconds)
     numbers = list(range(len(new)))
     old = [len(new) + i * len(known) // recipe.known_heard for i in range(min(recipe.known_heard, len(known)))]
@@ -165,17 +162,16 @@ def learn(
 ) -> None:
     """All stages in place, each from where an earlier call stopped."""
     config, before = model.config, copy.deepcopy((model.grounding, model.unet))
-    log.info("2 of 5: %d pictures with their sounds", recipe.scenes)
+    log.info("2 of 4: %d pictures with their sounds", recipe.scenes)
     source = OwnSource(new, known, count=recipe.scenes, seconds=config.train_seconds, size=config.patches.image_size)
     _make(source, folder / "scenes")
     if recipe.names.steps and isinstance(model.query, OpenClipQuery):
-        log.info("3 of 5: names")
+        log.info("3 of 4: names")
         sentences = [form.format(c) for thing in known for c in thing.captions for form in dict.fromkeys(TEMPLATES)]
-        items = NamesItems(folder / "scenes", model, sentences, count=512)
-        objective = NamesObjective(model, sentences)
-        train(objective, items, recipe.names, folder / "names")
+        named = NamesItems(folder / "scenes", model, sentences, count=512)
+        train(NamesObjective(model, sentences), named, recipe.names, folder / "names")
         model.requires_grad_(False)
-    log.info("4 of 5: sounds")
+    log.info("4 of 4: sounds")
     _make(FeatureSource(folder / "scenes", model), folder / "features")
     grounded = recipe.grounded
     if recipe.conditions.steps and config.grounding.match_length:
@@ -185,17 +181,10 @@ def learn(
     else:  # nobody gave the new objects conditions of their own, so they come with the sounds
         grounded = dataclasses.replace(grounded, keep_grounding=False)
     if recipe.sounds.steps:
-        sounds = RehearsedItems(folder / "features", model, grounded, len(new))
-        train(RehearsedObjective(model, grounded, before, recipe.kept), sounds, recipe.sounds, folder / "sounds")
-        model.requires_grad_(False)
-    if recipe.voice.steps:
-        log.info("5 of 5: voice")
-        voice = VocoderObjective(model, recipe.vocoder, fresh=False)
-        clips = StampClips(Cast([*_spread(new, len(known)), *known]))
-        train(voice, VocoderItems(clips, model, recipe.vocoder), recipe.voice, folder / "voice")
-        device = next(model.vocoder.parameters()).device
-        voice.install(model)
-        model.vocoder.to(device)
+        sounds = RehearsedObjective(model, grounded, before, recipe.kept, recipe.rank)
+        items = RehearsedItems(folder / "features", model, grounded, len(new))
+        train(sounds, items, recipe.sounds, folder / "sounds")
+        sounds.install(model)
         model.requires_grad_(False)
 
 
@@ -237,12 +226,6 @@ def _make(source: Source, out: Path) -> None:
                 on_step(done, len(source))
 
         make_shards(source, out, shard_size=120, workers=workers, on_progress=report)
-
-
-def _spread(new: Sequence[OwnObject], known: int) -> list[OwnObject]:
-    """Every recording of new objects as an object of its own, repeated until there are as many as of known ones."""
-    single = [dataclasses.replace(thing, recordings=(sound,)) for thing in new for sound in thing.recordings]
-    return single * max(1, round(known / len(single)))
 
 
 def _same_plan(

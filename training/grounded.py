@@ -7,6 +7,7 @@ section 4.3) takes the mask of the sounding objects instead, and a tenth of all 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +33,9 @@ ATTENTION = ("to_query", "to_key", "key_positions")  # what decides where ground
 @dataclass(frozen=True)
 class GroundedSettings:
     """`drop` is the share of items without a condition. `snr_gamma` weighs the loss by min(SNR, gamma) / SNR
-    (Hang et al. 2023); 0 is the plain loss of equation 1. `attention_start` lets attention begin with the dot
+    (Hang et al. 2023); 0 is the plain loss of equation 1. `snr_floor` makes that max(snr_floor, min(SNR, gamma)) / SNR:
+    what is heard as a sound's kind is decided where there is much noise, of which the plain loss takes little notice,
+    and guidance multiplies what is wrong there. `attention_start` lets attention begin with the dot
     product that the encoders were trained with, that many times as sharp, for encoders whose spaces are shared; 0
     begins with noise. `keep_attention` lets W_Q and W_K stay as they came: attention that learns with a young
     U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `mix` blends
@@ -46,6 +49,7 @@ class GroundedSettings:
 
     drop: float = 0.1
     snr_gamma: float = 0.0
+    snr_floor: float = 0.0
     attention_start: float = 0.0
     keep_attention: bool = False
     mix: float = 0.0
@@ -167,7 +171,8 @@ class GroundedObjective(Objective):
                 parameter.requires_grad_(not name.startswith(ATTENTION))
         signal = build_noise_schedule(self.config.diffusion).alphas_cumprod
         snr = signal / (1 - signal)
-        weight = snr.clamp(max=settings.snr_gamma) / snr if settings.snr_gamma else torch.ones_like(snr)
+        top = settings.snr_gamma or math.inf
+        weight = snr.clamp(settings.snr_floor, top) / snr
         # Buffers, so that a step moves nothing to the device (the scheduler's own `add_noise` does every time).
         for name, value in (("signal", signal.sqrt()), ("noise", (1 - signal).sqrt()), ("weight", weight)):
             self.register_buffer(name, value, persistent=False)

@@ -20,8 +20,10 @@ from sounding.model import SoundingModel
 from .conditions import heard_in
 from .grounded import GroundedItems, GroundedObjective, GroundedSettings, conditions
 from .loader import Item
+from .low_rank import change_by_low_rank, fold
 
 Before = tuple[Grounding, Any]  # and the U-Net
+ASKED = ("patches", "coverage", "query", "by_mask", "dropped")  # what a condition is made of
 
 
 class RehearsedItems(GroundedItems):
@@ -42,9 +44,15 @@ class RehearsedItems(GroundedItems):
 class RehearsedObjective(GroundedObjective):
     """Learns as `GroundedObjective` does from new items, and from known ones, `weight` times as much, to stay."""
 
-    def __init__(self, model: SoundingModel, settings: GroundedSettings, before: Before, weight: float = 1.0):
-        """`before` is what came: grounding has moved conditions since, also those of known objects."""
+    def __init__(
+        self, model: SoundingModel, settings: GroundedSettings, before: Before, weight: float = 1.0, rank: int = 0
+    ):
+        """`before` is what came: grounding has moved conditions since, also those of known objects. `rank` lets the
+        U-Net change by that rank at most, until `install`; 0 leaves it free.
+        """
         super().__init__(model, settings)
+        if rank:
+            change_by_low_rank(self.unet, rank)
         self.known_weight = weight
         for part in before:
             part.requires_grad_(False).eval()
@@ -57,17 +65,22 @@ class RehearsedObjective(GroundedObjective):
         for part in self._before:
             part.to(device)
 
+    def install(self, model: SoundingModel) -> None:
+        """Plain weights again."""
+        fold(model.unet)
+
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""
         return {**super().example(device), "known": torch.ones(1, dtype=torch.bool, device=device)}
 
     def errors(self, predicted: Tensor, target: Tensor, noisy: Tensor, batch: dict[str, Any]) -> Tensor:
         """See GroundedObjective."""
-        known, (grounding, unet) = batch["known"], self._before
-        if known.any():
+        # Nothing is new without a condition either, and guidance multiplies what it adds to that prediction.
+        held, (grounding, unet) = batch["known"] | batch["dropped"], self._before
+        if held.any():
             with torch.no_grad():
-                asked, _ = conditions(grounding, batch)
-                was = unet(noisy[known], batch["time"][known], encoder_hidden_states=asked[known]).sample.float()
-            target = target.index_put((known,), was)
+                asked, _ = conditions(grounding, {name: batch[name][held] for name in ASKED})
+                was = unet(noisy[held], batch["time"][held], encoder_hidden_states=asked).sample.float()
+            target = target.index_put((held,), was)
         errors = super().errors(predicted, target, noisy, batch)
-        return torch.where(known, self.known_weight * errors, errors)
+        return torch.where(held, self.known_weight * errors, errors)
