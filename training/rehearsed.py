@@ -1,5 +1,5 @@
-"""New sounds beside known ones: of known objects the U-Net goes on to predict what it predicted before, also where
-grounding has moved their conditions a little to make room for new ones.
+"""New sounds beside known ones: of known objects, and without a condition, the U-Net goes on to predict what it
+predicted before, also where grounding has moved conditions a little to make room for new ones.
 
 A recording says what is right only through noise, and steps towards it, right on average, carry the known sounds away.
 What the model predicted itself from the same latents is free of that noise and, as long as nothing is forgotten, asks
@@ -42,7 +42,9 @@ class RehearsedItems(GroundedItems):
 
 
 class RehearsedObjective(GroundedObjective):
-    """Learns as `GroundedObjective` does from new items, and from known ones, `weight` times as much, to stay."""
+    """Learns as `GroundedObjective` does from new items, and from known ones and those without a condition, `weight`
+    times as much, to stay.
+    """
 
     def __init__(
         self, model: SoundingModel, settings: GroundedSettings, before: Before, weight: float = 1.0, rank: int = 0
@@ -53,7 +55,7 @@ class RehearsedObjective(GroundedObjective):
         super().__init__(model, settings)
         if rank:
             change_by_low_rank(self.unet, rank)
-        self.known_weight = weight
+        self.held_weight = weight
         for part in before:
             part.requires_grad_(False).eval()
         # Never learns and is the same in every run, so it is no child: neither state nor optimiser need to know of it.
@@ -66,7 +68,7 @@ class RehearsedObjective(GroundedObjective):
             part.to(device)
 
     def install(self, model: SoundingModel) -> None:
-        """Plain weights again."""
+        """Plain weights again: once, at the end, for nothing learns after it."""
         fold(model.unet)
 
     def example(self, device: torch.device) -> dict[str, Any]:
@@ -83,4 +85,4 @@ class RehearsedObjective(GroundedObjective):
                 was = unet(noisy[held], batch["time"][held], encoder_hidden_states=asked).sample.float()
             target = target.index_put((held,), was)
         errors = super().errors(predicted, target, noisy, batch)
-        return torch.where(held, self.known_weight * errors, errors)
+        return torch.where(held, self.held_weight * errors, errors)
