@@ -164,13 +164,20 @@ def test_shares_of_masks_and_dropped_conditions_are_the_recipes(tiny_model: Soun
     assert 970 < max(item["time"] for item in drawn) < 1000
 
 
-@pytest.mark.parametrize(("prediction", "floor"), [("epsilon", 0.0), ("epsilon", 0.2), ("v_prediction", 0.0)])
-def test_the_grounded_loss_is_equation_1(tiny_config: SoundingConfig, prediction: str, floor: float) -> None:
+@pytest.mark.parametrize(
+    ("prediction", "floor", "limit"),
+    [("epsilon", 0.0, 0.0), ("epsilon", 0.2, 0.0), ("epsilon", 0.2, 1.5), ("v_prediction", 0.0, 0.0)],
+)
+def test_the_grounded_loss_is_equation_1(
+    tiny_config: SoundingConfig, prediction: str, floor: float, limit: float
+) -> None:
     """In float64 and written out, for a batch with every kind of condition."""
     diffusion = dataclasses.replace(tiny_config.diffusion, prediction=prediction)
     torch.manual_seed(0)
     model = SoundingModel(dataclasses.replace(tiny_config, diffusion=diffusion))
-    objective = GroundedObjective(model, GroundedSettings(snr_gamma=5.0, snr_floor=floor)).double().eval()
+    objective = (
+        GroundedObjective(model, GroundedSettings(snr_gamma=5.0, snr_floor=floor, snr_limit=limit)).double().eval()
+    )
     batch = {name: value.double() if value.is_floating_point() else value for name, value in random_batch().items()}
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
     signal = torch.cumprod(1 - betas, 0)[batch["time"]][:, None, None, None]
@@ -183,8 +190,20 @@ def test_the_grounded_loss_is_equation_1(tiny_config: SoundingConfig, prediction
     if prediction == "v_prediction":
         target = signal.sqrt() * batch["noise"] - (1 - signal).sqrt() * batch["latents"]
     snr = (signal / (1 - signal)).flatten()
-    expected = ((predicted - target).square().mean((1, 2, 3)) * snr.clamp(floor, 5) / snr).mean()
+    weight = (snr.clamp(floor, 5) / snr).clamp(max=limit or math.inf)
+    assert not limit or float(weight.max()) == limit
+    expected = ((predicted - target).square().mean((1, 2, 3)) * weight).mean()
     torch.testing.assert_close(objective(batch)["loss"].float(), expected.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_even_times_cover_all_times_whatever_is_drawn(tiny_config: SoundingConfig) -> None:
+    model = SoundingModel(tiny_config)
+    drawn = torch.tensor([731, 5, 5, 5, 5, 5, 5])
+    assert torch.equal(GroundedObjective(model, GroundedSettings()).times(drawn), drawn)
+    times = GroundedObjective(model, GroundedSettings(even_times=True)).times(drawn)
+    assert int(times[0]) == 731
+    gaps = times.sort().values.diff(append=times.min()[None] + 1000)
+    assert set(gaps.tolist()) == {142, 143}
 
 
 def random_batch() -> dict[str, Tensor]:

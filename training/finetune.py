@@ -60,7 +60,7 @@ class FinetuneRecipe:
     conditions: LoopConfig
     sounds: LoopConfig
     scenes: int = 1200
-    kept: float = 2.0  # weight of known objects' sounds, and of what needs no condition, beside new ones'
+    kept: float = 3.0  # weight of known objects' sounds beside new ones'
     rank: int = 16  # of the U-Net's changes; 0 leaves it free
     grounded: GroundedSettings = field(default_factory=GroundedSettings)
     known_heard: int = 16  # known objects that the report listens to

@@ -35,21 +35,26 @@ class GroundedSettings:
     """`drop` is the share of items without a condition. `snr_gamma` weighs the loss by min(SNR, gamma) / SNR
     (Hang et al. 2023); 0 is the plain loss of equation 1. `snr_floor` makes that max(snr_floor, min(SNR, gamma)) / SNR:
     what is heard as a sound's kind is decided where there is much noise, of which the plain loss takes little notice,
-    and guidance multiplies what is wrong there. `attention_start` lets attention begin with the dot
-    product that the encoders were trained with, that many times as sharp, for encoders whose spaces are shared; 0
-    begins with noise. `keep_attention` lets W_Q and W_K stay as they came: attention that learns with a young
-    U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `mix` blends
-    up to that share of another item's patches in (Zhang et al. 2018, of inputs alone): pictures that users bring are
-    never as clearly one thing or the other as scenes of cut-outs are. `alone` is the share of items in which several
-    objects sound that give way to an item in which one does: users mostly select one. `backdrop` is the share of items
-    with the mask of what is no object, and another item's sound: a backdrop says nothing of it. `frozen` keeps the
-    U-Net as it came but for its attention to the condition (table 3, i). `keep_grounding` lets the U-Net alone learn,
-    from conditions as generation has them: for a grounding that has found its places already.
+    and guidance multiplies what is wrong there. `snr_limit` is the most that this may weigh (0: anything): where all is
+    noise it would be a thousand times as much, and gradients of nothing but the last tenth of the times.
+    `even_times` spreads the times of a batch evenly from one draw (Kingma et al. 2021, "low-discrepancy sampler"), so
+    that few steps see all of them; with several processes each spreads its own. `attention_start` lets attention begin
+    with the dot product that the encoders were trained with, that many times as sharp, for encoders whose spaces are
+    shared; 0 begins with noise. `keep_attention` lets W_Q and W_K stay as they came: attention that learns with a young
+    U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `mix` blends up
+    to that share of another item's patches in (Zhang et al. 2018, of inputs alone): pictures that users bring are never
+    as clearly one thing or the other as scenes of cut-outs are. `alone` is the share of items in which several objects
+    sound that give way to an item in which one does: users mostly select one. `backdrop` is the share of items with the
+    mask of what is no object, and another item's sound: a backdrop says nothing of it. `frozen` keeps the U-Net as it
+    came but for its attention to the condition (table 3, i). `keep_grounding` lets the U-Net alone learn, from
+    conditions as generation has them: for a grounding that has found its places already.
     """
 
     drop: float = 0.1
     snr_gamma: float = 0.0
     snr_floor: float = 0.0
+    snr_limit: float = 0.0
+    even_times: bool = False
     attention_start: float = 0.0
     keep_attention: bool = False
     mix: float = 0.0
@@ -172,12 +177,12 @@ class GroundedObjective(Objective):
         signal = build_noise_schedule(self.config.diffusion).alphas_cumprod
         snr = signal / (1 - signal)
         top = settings.snr_gamma or math.inf
-        weight = snr.clamp(settings.snr_floor, top) / snr
+        weight = (snr.clamp(settings.snr_floor, top) / snr).clamp(max=settings.snr_limit or math.inf)
         # Buffers, so that a step moves nothing to the device (the scheduler's own `add_noise` does every time).
         for name, value in (("signal", signal.sqrt()), ("noise", (1 - signal).sqrt()), ("weight", weight)):
             self.register_buffer(name, value, persistent=False)
         self.velocity = self.config.diffusion.prediction == "v_prediction"
-        self.keep_grounding = settings.keep_grounding
+        self.keep_grounding, self.even_times = settings.keep_grounding, settings.even_times
         if self.keep_grounding:
             self.grounding.requires_grad_(False)
 
@@ -216,13 +221,13 @@ class GroundedObjective(Objective):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `GroundedItems`; also the share of attention on the sounding objects."""
         condition, attention = conditions(self.grounding, batch)
-        times = batch["time"]
+        times = self.times(batch["time"])
         latents, noise = batch["latents"], batch["noise"]
         signal, deviation = (values[times][:, None, None, None] for values in (self.signal, self.noise))
         noisy = signal * latents + deviation * noise
         predicted = self.unet(noisy, times, encoder_hidden_states=condition).sample.float()
         target = signal * noise - deviation * latents if self.velocity else noise
-        errors = self.errors(predicted, target, noisy, batch)
+        errors = self.errors(predicted, target, noisy, {**batch, "time": times})
         on_target = (attention * (batch["coverage"] > 0.3)).sum(-1).mean()
         return {
             "loss": (errors * self.weight[times]).mean(),
@@ -230,6 +235,13 @@ class GroundedObjective(Objective):
             "on_target": on_target.detach(),
             "weight_std": self.grounding.weight_std.clone(),
         }
+
+    def times(self, drawn: Tensor) -> Tensor:
+        """[B]: `drawn`, or as many from its first one on, evenly round the circle of all times."""
+        if not self.even_times:
+            return drawn
+        count, steps = len(drawn), len(self.signal)
+        return (drawn[0] + torch.arange(count, device=drawn.device) * steps // count) % steps
 
     def errors(self, predicted: Tensor, target: Tensor, noisy: Tensor, batch: dict[str, Any]) -> Tensor:
         """[B] squared errors of predictions from `noisy` latents."""

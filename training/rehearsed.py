@@ -1,5 +1,5 @@
-"""New sounds beside known ones: of known objects, and without a condition, the U-Net goes on to predict what it
-predicted before, also where grounding has moved conditions a little to make room for new ones.
+"""New sounds beside known ones: of known objects the U-Net goes on to predict what it predicted before, also where
+grounding has moved conditions a little to make room for new ones.
 
 A recording says what is right only through noise, and steps towards it, right on average, carry the known sounds away.
 What the model predicted itself from the same latents is free of that noise and, as long as nothing is forgotten, asks
@@ -42,9 +42,7 @@ class RehearsedItems(GroundedItems):
 
 
 class RehearsedObjective(GroundedObjective):
-    """Learns as `GroundedObjective` does from new items, and from known ones and those without a condition, `weight`
-    times as much, to stay.
-    """
+    """Learns as `GroundedObjective` does from new items, and from known ones, `weight` times as much, to stay."""
 
     def __init__(
         self, model: SoundingModel, settings: GroundedSettings, before: Before, weight: float = 1.0, rank: int = 0
@@ -77,8 +75,9 @@ class RehearsedObjective(GroundedObjective):
 
     def errors(self, predicted: Tensor, target: Tensor, noisy: Tensor, batch: dict[str, Any]) -> Tensor:
         """See GroundedObjective."""
-        # Nothing is new without a condition either, and guidance multiplies what it adds to that prediction.
-        held, (grounding, unet) = batch["known"] | batch["dropped"], self._before
+        # A new item's prediction without a condition is left to learn: held to what it was as well, and conditions
+        # alone moving, fewer sounds are right of both kinds, for guidance multiplies the difference of the two.
+        held, (grounding, unet) = batch["known"], self._before
         if held.any():
             with torch.no_grad():
                 asked, _ = conditions(grounding, {name: batch[name][held] for name in ASKED})

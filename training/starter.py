@@ -73,7 +73,8 @@ def train_starter(
                 make_shards(FeatureSource(out / "scenes", load_model(recipe.start["all"])), Path(recipe.data.shards))
             run(recipe)
         if recipe.name == "places" and not read_header(recipe.result).config.grounding.backdrops:
-            calibrate(recipe.result, out / "matched_features", recipe.result)
+            matched = next(one for one in recipes if one.name == "matched")
+            calibrate(recipe.result, Path(matched.data.shards), recipe.result)
     if cutouts is not None:
         recipe = segmenter_recipe(data, cutouts, out, folder)
         put_segmenter(recipe.result if recipe.result.is_file() else run(recipe), recipes[-1].result)

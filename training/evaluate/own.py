@@ -32,9 +32,7 @@ from ..data.own import OwnObject, Picture, read_objects, read_pictures
 from ..data.own_scenes import Cast
 from ..data.stamps import Stamps
 from ..listening import sound_of
-from ..recipe import RECIPES, read_recipe
-from .classifier import ClassifierRecipe, train_classifier
-from .recognise import Judge, score
+from .judge import Judge, open_judge, score
 from .sounds import By, Chosen, Settings, generated
 
 log = logging.getLogger("training")
@@ -135,9 +133,7 @@ def main() -> None:
     settings = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     old, (new, _) = as_objects(Stamps(settings.stamps)), read_objects(settings.data)
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    recipe = read_recipe(RECIPES / "starter" / "classifier.yaml", ClassifierRecipe)
-    judge = Judge(train_classifier(recipe, Cast([*old, *new]), settings.folder))
+    judge = open_judge(Cast([*old, *new]), settings.folder)
     test = read_pictures(settings.test) if settings.test else {}
     figures: dict[str, object] = {"objects": {"new": len(new), "old": len(old)}}
     for name in settings.models:

@@ -35,9 +35,7 @@ from sounding.vision import mask_to_grid
 
 from ..data.stamps import Stamps
 from ..listening import sound_of
-from ..recipe import RECIPES, read_recipe
-from .classifier import ClassifierRecipe, train_classifier
-from .recognise import Judge, ranks_of
+from .judge import Judge, open_judge, ranks_of
 
 log = logging.getLogger("training")
 
@@ -252,11 +250,7 @@ def main() -> None:
     settings = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     data = Stamps(settings.data)
-    judge = None
-    if settings.by:
-        settings.folder.mkdir(parents=True, exist_ok=True)
-        recipe = read_recipe(RECIPES / "starter" / "classifier.yaml", ClassifierRecipe)
-        judge = Judge(train_classifier(recipe, data, settings.folder))
+    judge = open_judge(data, settings.folder) if settings.by else None
     photographs = read_photographs(settings.photographs, [stamp.name for stamp in data.stamps])
     figures = evaluate(load(settings.model), data, photographs, judge, settings)
     if settings.out:
