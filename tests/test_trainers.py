@@ -175,9 +175,8 @@ def test_the_grounded_loss_is_equation_1(
     diffusion = dataclasses.replace(tiny_config.diffusion, prediction=prediction)
     torch.manual_seed(0)
     model = SoundingModel(dataclasses.replace(tiny_config, diffusion=diffusion))
-    objective = (
-        GroundedObjective(model, GroundedSettings(snr_gamma=5.0, snr_floor=floor, snr_limit=limit)).double().eval()
-    )
+    settings = GroundedSettings(snr_gamma=5.0, snr_floor=floor, snr_limit=limit)
+    objective = GroundedObjective(model, settings).double().eval()
     batch = {name: value.double() if value.is_floating_point() else value for name, value in random_batch().items()}
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
     signal = torch.cumprod(1 - betas, 0)[batch["time"]][:, None, None, None]

@@ -220,14 +220,15 @@ class GroundedObjective(Objective):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `GroundedItems`; also the share of attention on the sounding objects."""
+        batch = {**batch, "time": self.times(batch["time"])}
         condition, attention = conditions(self.grounding, batch)
-        times = self.times(batch["time"])
+        times = batch["time"]
         latents, noise = batch["latents"], batch["noise"]
         signal, deviation = (values[times][:, None, None, None] for values in (self.signal, self.noise))
         noisy = signal * latents + deviation * noise
         predicted = self.unet(noisy, times, encoder_hidden_states=condition).sample.float()
         target = signal * noise - deviation * latents if self.velocity else noise
-        errors = self.errors(predicted, target, noisy, {**batch, "time": times})
+        errors = self.errors(predicted, target, noisy, batch)
         on_target = (attention * (batch["coverage"] > 0.3)).sum(-1).mean()
         return {
             "loss": (errors * self.weight[times]).mean(),

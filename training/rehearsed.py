@@ -23,7 +23,6 @@ from .loader import Item
 from .low_rank import change_by_low_rank, fold
 
 Before = tuple[Grounding, Any]  # and the U-Net
-ASKED = ("patches", "coverage", "query", "by_mask", "dropped")  # what a condition is made of
 
 
 class RehearsedItems(GroundedItems):
@@ -53,7 +52,7 @@ class RehearsedObjective(GroundedObjective):
         super().__init__(model, settings)
         if rank:
             change_by_low_rank(self.unet, rank)
-        self.held_weight = weight
+        self.known_weight = weight
         for part in before:
             part.requires_grad_(False).eval()
         # Never learns and is the same in every run, so it is no child: neither state nor optimiser need to know of it.
@@ -77,11 +76,11 @@ class RehearsedObjective(GroundedObjective):
         """See GroundedObjective."""
         # A new item's prediction without a condition is left to learn: held to what it was as well, and conditions
         # alone moving, fewer sounds are right of both kinds, for guidance multiplies the difference of the two.
-        held, (grounding, unet) = batch["known"], self._before
-        if held.any():
+        known, (grounding, unet) = batch["known"], self._before
+        if known.any():
             with torch.no_grad():
-                asked, _ = conditions(grounding, {name: batch[name][held] for name in ASKED})
-                was = unet(noisy[held], batch["time"][held], encoder_hidden_states=asked).sample.float()
-            target = target.index_put((held,), was)
+                asked, _ = conditions(grounding, batch)
+                was = unet(noisy[known], batch["time"][known], encoder_hidden_states=asked[known]).sample.float()
+            target = target.index_put((known,), was)
         errors = super().errors(predicted, target, noisy, batch)
-        return torch.where(held, self.held_weight * errors, errors)
+        return torch.where(known, self.known_weight * errors, errors)

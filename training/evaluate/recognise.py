@@ -42,11 +42,11 @@ from sounding.windows import WINDOW_SECONDS
 
 from ..data.stamps import SAMPLE_RATE, Stamps
 from .classifier import real_crops
-from .judge import Judge, Score, open_judge, ranks_of, score
+from .judge import Judge, open_judge, ranks_of, score
 from .lengths import judged, score_length
 from .sounds import Settings, copies, every_label, generated, held_out_pairs, held_out_scenes
 
-__all__ = ["PARTS", "Judge", "Score", "Settings", "evaluate", "main", "ranks_of", "score"]
+__all__ = ["PARTS", "Judge", "Settings", "evaluate", "main", "score"]
 
 log = logging.getLogger("training")
 Figures = dict[str, Any]
