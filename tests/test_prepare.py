@@ -268,9 +268,37 @@ def test_processes_have_one_thread_each(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what a process would begin with
     context = multiprocessing.get_context("spawn")
-    given = (video_source(audiocaps, videos), tmp_path, 3, context.Array("q", 2), context.Event())
+    sources = context.Queue()
+    sources.put(video_source(audiocaps, videos))
+    given = (sources, tmp_path, 3, context.Array("q", 2), context.Event())
     with ProcessPoolExecutor(1, mp_context=context, initializer=making._start_process, initargs=given) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
+
+
+UNGUARDED = """
+from pathlib import Path
+from training.data.making import Source, make_shards
+
+class Heavy(Source):
+    def __len__(self): return 4
+    def settings(self): return {}
+    def name(self, position): return str(position)
+    def make(self, position): raise ValueError("never asked")
+
+source = Heavy()
+source.heavy = bytes(1_000_000)  # more than a pipe holds
+make_shards(source, Path("out"), shard_size=1, workers=2)
+"""
+
+
+def test_a_script_without_a_guard_does_not_wait_for_ever(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"  # every process that begins would run it whole again, and dies instead
+    script.write_text(UNGUARDED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1
+    assert "ChildProcessError: A process that makes shards died" in ended.stderr
 
 
 class Stopping(VideoSource):

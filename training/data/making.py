@@ -147,11 +147,17 @@ def _make_in_processes(
     # Started afresh, not forked: a fork would copy the locks of whatever threads this process runs.
     context = multiprocessing.get_context("spawn")
     counts, stop = context.Array("q", 2), context.Event()
+    processes = min(workers, len(todo))
+    # Not among `initargs`: those are written to a process that begins, for ever if it has died before reading them.
+    sources = context.Queue()
+    sources.cancel_join_thread()
+    for _ in range(processes):
+        sources.put(source)
     pool = ProcessPoolExecutor(
-        min(workers, len(todo)),
+        processes,
         mp_context=context,
         initializer=_start_process,
-        initargs=(source, out, shard_size, counts, stop),
+        initargs=(sources, out, shard_size, counts, stop),
     )
     try:
         waiting = {pool.submit(_make_shard_there, number) for number in todo}
@@ -162,8 +168,9 @@ def _make_in_processes(
                 future.result()
     except BrokenProcessPool:
         raise ChildProcessError(
-            "A process that makes shards died, from too little memory or a file that crashes its decoder; use fewer "
-            "--workers, or --workers 0 to see which sample it is; finished shards are kept."
+            "A process that makes shards died, from too little memory, a file that crashes its decoder, or in a script "
+            'whose work is not below `if __name__ == "__main__":`; use fewer --workers, or --workers 0 to see which '
+            "sample it is; finished shards are kept."
         ) from None
     finally:
         stop.set()
@@ -174,7 +181,7 @@ def _make_in_processes(
 _work: Work | None = None  # of this process, where it is one of several
 
 
-def _start_process(source: Source, out: Path, shard_size: int, counts: Any, stop: Any) -> None:
+def _start_process(sources: Any, out: Path, shard_size: int, counts: Any, stop: Any) -> None:
     global _work
     import torch
 
@@ -187,7 +194,7 @@ def _start_process(source: Source, out: Path, shard_size: int, counts: Any, stop
             counts[0] += 1
             counts[1] += skipped
 
-    _work = Work(source, out, shard_size, count, stop.is_set)
+    _work = Work(sources.get(), out, shard_size, count, stop.is_set)
 
 
 def _end_with_parent() -> None:
