@@ -8,6 +8,7 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -269,7 +270,7 @@ def test_processes_have_one_thread_each(
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what a process would begin with
     context = multiprocessing.get_context("spawn")
     sources = context.Queue()
-    sources.put(video_source(audiocaps, videos))
+    sources.put(pickle.dumps(video_source(audiocaps, videos)))
     given = (sources, tmp_path, 3, context.Array("q", 2), context.Event())
     with ProcessPoolExecutor(1, mp_context=context, initializer=making._start_process, initargs=given) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
@@ -299,6 +300,13 @@ def test_a_script_without_a_guard_does_not_wait_for_ever(tmp_path: Path) -> None
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert "ChildProcessError: A process that makes shards died" in ended.stderr
+
+
+def test_a_source_that_cannot_be_sent_says_so(tmp_path: Path) -> None:
+    source = Long()
+    source.settings = lambda: {}  # type: ignore[method-assign]
+    with pytest.raises((AttributeError, pickle.PicklingError), match="pickle"):
+        make_shards(source, tmp_path, shard_size=1, workers=2)
 
 
 class Stopping(VideoSource):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from abc import ABC, abstractmethod
@@ -149,10 +150,11 @@ def _make_in_processes(
     counts, stop = context.Array("q", 2), context.Event()
     processes = min(workers, len(todo))
     # Not among `initargs`: those are written to a process that begins, for ever if it has died before reading them.
-    sources = context.Queue()
+    # Pickled here: the queue would do it behind our back, once a process, and not say what cannot be.
+    sources, pickled = context.Queue(), pickle.dumps(source)
     sources.cancel_join_thread()
     for _ in range(processes):
-        sources.put(source)
+        sources.put(pickled)
     pool = ProcessPoolExecutor(
         processes,
         mp_context=context,
@@ -194,7 +196,7 @@ def _start_process(sources: Any, out: Path, shard_size: int, counts: Any, stop: 
             counts[0] += 1
             counts[1] += skipped
 
-    _work = Work(sources.get(), out, shard_size, count, stop.is_set)
+    _work = Work(pickle.loads(sources.get()), out, shard_size, count, stop.is_set)
 
 
 def _end_with_parent() -> None:
