@@ -16,10 +16,11 @@ from training.data.scenes import SIDE, as_tensors, make_scene, scene_rng
 from training.data.stamps import Stamps
 from training.evaluate import recognise, sounds
 from training.evaluate.classifier import Classifier, ClassifierRecipe, train_classifier
+from training.evaluate.judge import Judge, score
 from training.evaluate.lengths import WINDOW, score_length, window_starts
-from training.evaluate.recognise import Judge, Settings, evaluate, score
+from training.evaluate.recognise import evaluate
 from training.evaluate.sheet import CELL, Entry, draw_cell, write_sheet
-from training.evaluate.sounds import held_out_scenes
+from training.evaluate.sounds import Settings, held_out_scenes
 from training.learner import LoopConfig
 
 from .conftest import TONES

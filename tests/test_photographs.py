@@ -17,6 +17,7 @@ from sounding.model import SoundingModel
 from sounding.text import OpenClipQuery
 from training.data.stamps import Stamps
 from training.evaluate.classifier import Classifier
+from training.evaluate.judge import Judge
 from training.evaluate.photographs import (
     PHOTOGRAPHS,
     Photograph,
@@ -29,7 +30,6 @@ from training.evaluate.photographs import (
     read_photographs,
     table,
 )
-from training.evaluate.recognise import Judge
 
 INDEX = json.loads((PHOTOGRAPHS / "index.json").read_text(encoding="utf-8"))
 SETTINGS = Namespace(by=["mask", "text", "whole"], seeds=2, seconds=0.64, steps=2, cfg=2.0, scheduler="dpm++", batch=4)

@@ -46,8 +46,6 @@ from .judge import Judge, open_judge, ranks_of, score
 from .lengths import judged, score_length
 from .sounds import Settings, copies, every_label, generated, held_out_pairs, held_out_scenes
 
-__all__ = ["PARTS", "Judge", "Settings", "evaluate", "main", "score"]
-
 log = logging.getLogger("training")
 Figures = dict[str, Any]
 PARTS = ("real", "masked", "text", "pairs", "background", "lengths", "checks", "demo")
