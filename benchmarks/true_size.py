@@ -78,7 +78,7 @@ def main(
         with row(f"generated, {seconds} s in {steps} steps with guidance", said):
             mask = torch.zeros(1, 64, 64)
             mask[:, :32] = 1
-            sound = model.generate(image=torch.rand(1, 480, 640, 3), mask=mask, seconds=seconds, steps=steps)
+            sound = model.generate(image=torch.rand(1, 480, 640, 3), mask=mask, seconds=seconds, steps=steps).waveform
             said.append(f"{list(sound.shape)}, {'finite' if sound.isfinite().all() else 'NOT FINITE'}")
 
 

@@ -136,5 +136,4 @@ class SoundingGroundText(io.ComfyNode):
 
 def _kept(condition: Condition) -> Condition:
     """The condition where results between nodes are kept."""
-    device = host.intermediate_device()
-    return Condition(condition.tokens.to(device), condition.weights.to(device))
+    return condition.to(host.intermediate_device())

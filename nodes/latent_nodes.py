@@ -12,22 +12,23 @@ from torch import Tensor
 
 from ..sounding.audio import level as level_sounds
 from ..sounding.audio import resample
-from ..sounding.config import DEFAULT_CFG
-from ..sounding.diffusion import SAMPLERS, OnStep, draw_noise
+from ..sounding.diffusion import MAX_SEED, SAMPLERS, OnStep, draw_noise, item_seeds
 from ..sounding.grounding import Condition
 from ..sounding.pictures import mel_picture
 from .handle import ModelHandle
 from .types import (
     MAX_SECONDS,
-    MAX_SEED,
+    OWN,
     ConditionType,
     Mel,
     MelType,
     ModelType,
+    cfg_input,
     latent_samples,
     latent_seconds,
     level_input,
     schema,
+    steps_input,
     with_samples,
 )
 
@@ -110,22 +111,14 @@ class SoundingSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The same seed makes the same sound. Item i of a batch uses seed + i.",
                 ),
-                io.Int.Input(
-                    "steps", default=25, min=1, max=999, tooltip="More steps take longer; 25 are enough for dpm++."
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=DEFAULT_CFG,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="Guidance: how strongly the selection decides. 1 switches it off and is twice as fast.",
-                ),
+                steps_input(),
+                cfg_input(),
                 io.Combo.Input(
                     "scheduler",
-                    options=list(SAMPLERS),
-                    default="dpm++",
-                    tooltip="ddim is the paper's, at 200 steps; dpm++ needs fewer steps.",
+                    options=[OWN, *SAMPLERS],
+                    default=OWN,
+                    tooltip="checkpoint takes what it is best used with. ddim is the paper's, at 200 steps; dpm++ "
+                    "needs fewer steps.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -162,15 +155,15 @@ class SoundingSampler(io.ComfyNode):
         rows = max(len(condition), len(samples))
         # Core nodes that take items out of a batch note their places, so that they keep their noise.
         places = latent.get("batch_index", range(rows)) if len(samples) == rows else range(rows)
-        noise = draw_noise(tuple(samples.shape[1:]), [seed + place for place in places])
+        noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, places))
         frames = samples.shape[2] * config.vae.stride
         model.use(("grounding", "unet"), model.memory("unet", rows, frames))
         made = model.model.sample(
             condition,
             noise,
-            steps=steps,
-            cfg=cfg,
-            scheduler=scheduler,
+            steps=steps or None,
+            cfg=cfg or None,
+            scheduler=None if scheduler == OWN else scheduler,
             denoise=denoise,
             latents=samples.expand(rows, -1, -1, -1) if len(samples) in (1, rows) else samples,
             on_step=progress(),

@@ -8,12 +8,12 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..sounding.audio import MelSpectrogram
-from ..sounding.config import DEFAULT_CFG
+from ..sounding.diffusion import MAX_SEED
 from ..sounding.pictures import mel_picture
 from .files import STARTER_LABEL
 from .handle import ModelHandle
 from .latent_nodes import progress
-from .types import MAX_SECONDS, MAX_SEED, ModelType, level_input, schema
+from .types import MAX_SECONDS, ModelType, cfg_input, level_input, schema, steps_input
 
 
 class SoundingThisObject(io.ComfyNode):
@@ -54,23 +54,8 @@ class SoundingThisObject(io.ComfyNode):
                 ModelType.Input(
                     "model", optional=True, tooltip="From Sounding Load Model; without it the starter in the box."
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=25,
-                    min=1,
-                    max=999,
-                    optional=True,
-                    tooltip="More steps take longer; 25 are enough.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=DEFAULT_CFG,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    optional=True,
-                    tooltip="Guidance: how strongly the object decides. 1 switches it off and is twice as fast.",
-                ),
+                steps_input(optional=True),
+                cfg_input(optional=True),
                 level_input(optional=True),
             ],
             outputs=[
@@ -87,8 +72,8 @@ class SoundingThisObject(io.ComfyNode):
         seconds: float,
         seed: int,
         model: ModelHandle | None = None,
-        steps: int = 25,
-        cfg: float = DEFAULT_CFG,
+        steps: int = 0,
+        cfg: float = 0.0,
         level: bool = True,
     ) -> io.NodeOutput:
         """Run `SoundingModel.generate`, with the host moving each part in before its use."""
@@ -117,17 +102,18 @@ class SoundingThisObject(io.ComfyNode):
         def on_use(parts: tuple[str, ...]) -> None:
             model.use(parts, max(model.memory(part, batch, frames) for part in parts))
 
-        waveform = model.model.generate(
+        sound = model.model.generate(
             image=image,
             mask=mask,
             seconds=seconds,
-            steps=steps,
-            cfg=cfg,
+            steps=steps or None,
+            cfg=cfg or None,
             seed=seed,
             level=level,
             on_step=progress(),
             on_use=on_use,
-        ).to(host.intermediate_device())  # [B, 1, samples]
+        )
+        waveform = sound.waveform.to(host.intermediate_device())  # [B, 1, samples]
         mel = MelSpectrogram(config.audio).to(waveform.device)(waveform[:, 0])
         audio = {"waveform": waveform, "sample_rate": config.audio.sample_rate}
         return io.NodeOutput(audio, mel_picture(mel).to(host.intermediate_device()))

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 CATEGORY = "audio/Sounding"
 MAX_SECONDS = 600.0
-# Item i of a batch is drawn from seed + i, which has to stay in torch's 64 bits.
-MAX_SEED = 2**63 - 1
 
 ModelType = io.Custom("SOUNDING_MODEL")
 PatchesType = io.Custom("SOUNDING_PATCHES")
@@ -49,6 +47,35 @@ def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
     if "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}:
         fields["search_aliases"] = search_aliases
     return io.Schema(category=CATEGORY, **fields)
+
+
+OWN = "checkpoint"  # among the schedulers: the checkpoint's own; so is 0 for steps and guidance
+
+
+def steps_input(*, optional: bool = False) -> io.Int.Input:
+    """Sampling steps."""
+    return io.Int.Input(
+        "steps",
+        default=0,
+        min=0,
+        max=999,
+        optional=optional,
+        tooltip="0 takes what the checkpoint is best used with. More steps take longer.",
+    )
+
+
+def cfg_input(*, optional: bool = False) -> io.Float.Input:
+    """Guidance."""
+    return io.Float.Input(
+        "cfg",
+        default=0.0,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        optional=optional,
+        tooltip="Guidance: how strongly the selection decides. 0 takes what the checkpoint is best used with; 1 "
+        "switches it off and is twice as fast.",
+    )
 
 
 def level_input(*, optional: bool = False) -> io.Boolean.Input:

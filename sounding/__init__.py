@@ -1,7 +1,8 @@
 """Sounding Objects: select an object in a picture and hear it.
 
     model = sounding.load("starter")
-    sound = model.generate(image=image, mask=mask, seconds=5.0, seed=7)  # [1, 1, samples] at 16 kHz
+    sound = model.generate(image=image, mask=mask, seconds=5.0, seed=7)
+    sound.waveform  # [1, 1, samples] at sound.sample_rate, 16 kHz
 
 After "Sounding that Object: Interactive Object-Aware Image to Audio Generation" (ICML 2025). Importing this
 package is cheap: heavy libraries load with the first model.
@@ -11,19 +12,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .config import SoundingConfig
+from .config import GenerationConfig, SoundingConfig
 
 if TYPE_CHECKING:
     from .checkpoint import CheckpointError
+    from .coding import Sound
     from .grounding import Condition
     from .model import SoundingModel, load
 
 __version__ = "0.1.0"
-__all__ = ["CheckpointError", "Condition", "SoundingConfig", "SoundingModel", "load"]
+__all__ = ["CheckpointError", "Condition", "GenerationConfig", "Sound", "SoundingConfig", "SoundingModel", "load"]
 
 _HOMES = {
     "CheckpointError": "checkpoint",
     "Condition": "grounding",
+    "Sound": "coding",
     "SoundingModel": "model",
     "load": "model",
 }

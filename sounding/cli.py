@@ -12,7 +12,6 @@ import typer
 
 from .cli_queue import queue
 from .cli_weights import convert, fetch
-from .config import DEFAULT_CFG
 from .terminal import JsonOption, plain_errors, progress
 
 if TYPE_CHECKING:
@@ -48,10 +47,14 @@ def generate(
     text: Annotated[str | None, typer.Option(help="What to listen for, instead of a mask.")] = None,
     model: ModelOption = "starter",
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 5.0,
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 25,
-    cfg: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = DEFAULT_CFG,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; the checkpoint's own without it.")] = None,
+    cfg: Annotated[
+        float | None, typer.Option(help="Guidance scale, 1 is none; the checkpoint's own without it.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
-    scheduler: Annotated[str, typer.Option(help="ddim, dpm++ or 'dpm++ karras'.")] = "dpm++",
+    scheduler: Annotated[
+        str | None, typer.Option(help="ddim, dpm++ or 'dpm++ karras'; the checkpoint's own without it.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
     device: DeviceOption = "auto",
     attention_map: Annotated[Path | None, typer.Option(help="Picture of what was listened to.")] = None,
@@ -72,6 +75,7 @@ def generate(
 
         from .audio import audio_format, mix_tracks, write_audio
         from .audio import level as level_sounds
+        from .diffusion import item_seeds
         from .model import PARTS, load
         from .pictures import overlay, read_image, read_mask, write_image
 
@@ -93,7 +97,7 @@ def generate(
         condition = loaded.ground(
             loaded.see(picture), mask=selection, text=text, image_size=(picture.shape[1], picture.shape[2])
         )
-        noise = loaded.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
+        noise = loaded.noise(seconds, item_seeds(seed, range(max(batch, len(condition)))))
         with progress("sampling", as_json) as on_step:
             latents = loaded.sample(
                 condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, window=window, on_step=on_step
@@ -111,6 +115,7 @@ def generate(
             "sample_rate": rate,
             "samples": tracks.shape[-1],
             "seed": seed,
+            "sureness": [round(float(sure), 3) for sure in condition.sureness],
         }
         written = list(files)
         if len(condition) > 1:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from .config import AudioConfig, VaeConfig
+from .grounding import Condition
 from .overflow import in_range, vocoded
 from .windows import in_windows
 
 # The full size's vocoder looks 25 frames around itself, so what counts does not notice the windows.
 VOCODER_OVERLAP, VOCODER_MARGIN = 72, 32  # mel frames
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What a model made of selections in pictures: one row each."""
+
+    waveform: Tensor  # [B, 1, samples] float32
+    mel: Tensor  # [B, T, 64], the natural log of it as the VAE gave it, before the waveform was leveled
+    condition: Condition  # one row a selection, which may have been made to sound several times
+    sample_rate: int
+
+    @property
+    def sureness(self) -> Tensor:
+        """How sure the model is of what it makes heard, one number a selection: [B], see `Condition`."""
+        return self.condition.sureness
 
 
 def encode_mel(vae: Any, config: VaeConfig, mel: Tensor, window: int) -> Tensor:

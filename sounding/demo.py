@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .audio import level, write_audio
-from .diffusion import OnStep
+from .diffusion import OnStep, item_seeds
 from .model import SoundingModel
 from .pictures import label_font, mel_picture, overlay, read_image, read_mask, write_image
 
@@ -44,7 +44,7 @@ def write_demo(model: SoundingModel, out: Path, *, seed: int = 0, on_step: OnSte
     masks = torch.cat([read_mask(folder / f"{SCENE}_mask_{name}.png") for name in OBJECTS])  # [2, H, W]
     condition = model.ground(patches, mask=masks, image_size=size)
     asked = model.ground(patches, text=[f"a {name}" for name in OBJECTS])
-    noise = model.noise(SECONDS, [seed + i for i in range(len(OBJECTS))])
+    noise = model.noise(SECONDS, item_seeds(seed, range(len(OBJECTS))))
     mel = model.decode(model.sample(condition, noise, on_step=on_step))
     sounds = level(model.vocode(mel, SECONDS), model.config.audio.sample_rate)
 

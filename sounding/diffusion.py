@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
 SAMPLERS = ("ddim", "dpm++", "dpm++ karras")
+MAX_SEED = 2**64 - 1
 OnStep = Callable[[int, int], None]
 
 
@@ -56,6 +57,17 @@ def build_scheduler(config: DiffusionConfig, name: str) -> Any:
     if name == "dpm++ karras":
         return DPMSolverMultistepScheduler(**_schedule(config), use_karras_sigmas=True)
     raise ValueError(f"scheduler is {name!r}, but one of {', '.join(SAMPLERS)} is expected.")
+
+
+def item_seeds(seed: int, places: Iterable[int]) -> list[int]:
+    """The seeds of a batch's items: `seed + place`, and from 0 again beyond the largest.
+
+    Raises:
+        ValueError: `seed` is not one of 0 to 2^64 - 1.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed is {seed}, but 0 to {MAX_SEED} (2^64 - 1) is expected; take another number.")
+    return [(seed + place) % (MAX_SEED + 1) for place in places]
 
 
 def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:

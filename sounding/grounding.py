@@ -6,6 +6,7 @@ the weights are the object's mask, brought to the mean and variance that attenti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,12 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import GroundingConfig
-
-SILENT, CLEAR = 0.3, 0.4  # shares of the usual length, where nothing else tells what says nothing
-# Cosines with the direction of backdrops' conditions. In the starter those themselves have 0.6 and more, objects in
-# scenes 0.45 and less (all but two in a hundred of each), while both can be as short: photographs of dogs 0.2.
-OBJECT, BACKDROP = 0.5, 0.6
+from .config import GenerationConfig, GroundingConfig
 
 
 def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
@@ -57,7 +53,13 @@ def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = Fals
     return weights
 
 
-def match_length(condition: Tensor, mean: Tensor, length: Tensor, backdrop: Tensor | None = None) -> Tensor:
+def match_length(
+    condition: Tensor,
+    mean: Tensor,
+    length: Tensor,
+    backdrop: Tensor | None = None,
+    thresholds: GenerationConfig | None = None,
+) -> tuple[Tensor, Tensor]:
     """Conditions that say little, made to say it as clearly as those of the training.
 
     Patches of a picture unlike those of the training are nearer to each other, and so their conditions are nearer
@@ -71,28 +73,53 @@ def match_length(condition: Tensor, mean: Tensor, length: Tensor, backdrop: Tens
         length: of their differences from it, on average.
         backdrop: [D] difference of backdrops' conditions from it, on average. Without it, what is all but the mean is
             taken for one, and stays.
+        thresholds: what is taken for nothing, and what for something; the defaults without them.
+
+    Returns:
+        The conditions, and how sure it is that they say something: [B], 0 (nothing) to 1.
     """
+    thresholds = thresholds or GenerationConfig()
     away = condition.float() - mean.float()
     size = away.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     share = size / length.float().clamp(min=1e-6)
     if backdrop is None:
-        nothing, says = away, (share - SILENT) / (CLEAR - SILENT)
+        nothing, says = away, (share - thresholds.silent) / (thresholds.clear - thresholds.silent)
     else:
         nothing = backdrop.float().expand_as(away)
-        says = (BACKDROP - functional.cosine_similarity(away, nothing, dim=-1)[:, None]) / (BACKDROP - OBJECT)
+        cosine = functional.cosine_similarity(away, nothing, dim=-1)[:, None]
+        says = (thresholds.backdrop - cosine) / (thresholds.backdrop - thresholds.object)
     clear = away * (1 / share).clamp(min=1)
-    return (mean.float() + nothing.lerp(clear, says.clamp(0, 1))).to(condition.dtype)
+    says = says.clamp(0, 1)
+    return (mean.float() + nothing.lerp(clear, says)).to(condition.dtype), says[:, 0]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the U-Net attends to, and the weights it came from."""
+    """What the U-Net attends to, the weights it came from, and how sure the model is of it.
+
+    `sureness` is 0 where the selection says no more than a mere backdrop does, and 1 where it clearly shows (or
+    names) something that the model knows. Checkpoints without `grounding.match_length` do not measure it and give 1.
+    """
 
     tokens: Tensor  # [B, N, D]
     weights: Tensor  # [B, P]
+    sureness: Tensor  # [B] float, 0..1
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same on another device."""
+        return Condition(self.tokens.to(device), self.weights.to(device), self.sureness.to(device))
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """All rows of several conditions of one model, in their order."""
+        return Condition(
+            torch.cat([one.tokens for one in conditions]),
+            torch.cat([one.weights for one in conditions]),
+            torch.cat([one.sureness for one in conditions]),
+        )
 
     def attention_map(self, size: tuple[int, int]) -> Tensor:
         """Weights as a picture: [B, *size], bilinear between patches, each scaled to 0..1 (figure 4)."""
@@ -112,14 +139,24 @@ class Grounding(nn.Module):
     condition_length: Tensor
     condition_backdrop: Tensor | None  # [D]
 
-    def __init__(self, config: GroundingConfig, width: int, patches: int, query_width: int | None = None):
-        """For patches [B, `patches`, `width`] and queries [B, `query_width`], `width` too without it."""
+    def __init__(
+        self,
+        config: GroundingConfig,
+        width: int,
+        patches: int,
+        query_width: int | None = None,
+        thresholds: GenerationConfig | None = None,
+    ):
+        """For patches [B, `patches`, `width`] and queries [B, `query_width`], `width` too without it.
+
+        `thresholds` are of `match_length`.
+        """
         super().__init__()
         if config.key_width % config.heads:
             raise ValueError(
                 f"grounding.key_width is {config.key_width}, but a multiple of heads ({config.heads}) is expected."
             )
-        self.config = config
+        self.config, self.thresholds = config, thresholds or GenerationConfig()
         self.to_query = nn.Linear(query_width or width, config.key_width, bias=False)
         self.to_key = nn.Linear(width, config.key_width, bias=False)
         self.to_value = nn.Linear(width, config.key_width, bias=False)
@@ -159,21 +196,27 @@ class Grounding(nn.Module):
 
         Outside of training conditions are brought to `match_length`'s length, where the configuration asks for it.
         """
+        return self._gathered(weights, patches)[0]
+
+    def _gathered(self, weights: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """What `gather` gives, and how sure it is: [B]."""
         values = patches + self.value_positions if self.config.positions else patches
         v = self.to_value(values).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)  # [B, heads, P, d]
         gathered = (weights.to(v.dtype)[..., None] * v).sum(dim=2)  # [B, heads, d]
         condition = cast(Tensor, self.mlp(gathered.flatten(1)))
+        sureness = torch.ones(len(condition), device=condition.device)
         if self.config.match_length and not self.training:
-            condition = match_length(condition, self.condition_mean, self.condition_length, self.condition_backdrop)
-        return condition[:, None]
+            usual = self.condition_mean, self.condition_length, self.condition_backdrop
+            condition, sureness = match_length(condition, *usual, self.thresholds)
+        return condition[:, None], sureness
 
     def by_query(self, query: Tensor, patches: Tensor) -> Condition:
         """Condition by attention: query [B, L], patches [B, P, L]. `weights` is the mean over heads."""
         weights = self.attend(query, patches)
-        tokens = self.gather(weights, patches)
+        tokens, sureness = self._gathered(weights, patches)
         if self.training:
             self._observe(weights, tokens)
-        return Condition(tokens, weights.mean(dim=1))
+        return Condition(tokens, weights.mean(dim=1), sureness)
 
     def by_mask(self, coverage: Tensor, patches: Tensor, *, clamp: bool | None = None) -> Condition:
         """Condition by mask: coverage [B, P] of `mask_to_grid`, patches [B, P, L].
@@ -186,7 +229,8 @@ class Grounding(nn.Module):
         """
         cut = self.config.clamp_weights if clamp is None else clamp
         weights = match_moments(coverage.to(patches.device), self.weight_std.float(), clamp=cut)
-        return Condition(self.gather(weights[:, None], patches), weights)
+        tokens, sureness = self._gathered(weights[:, None], patches)
+        return Condition(tokens, weights, sureness)
 
     def null_condition(self, batch: int) -> Tensor:
         """[batch, 1, D]: what replaces a dropped condition."""

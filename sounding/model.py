@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from . import audio, vision
 from .checkpoint import load_model, resolve
-from .coding import decode_latents, encode_mel, vocode_mel
-from .config import DEFAULT_CFG, SoundingConfig
-from .diffusion import Denoiser, OnStep, draw_noise, sample_latents
+from .coding import Sound, decode_latents, encode_mel, vocode_mel
+from .config import SoundingConfig
+from .diffusion import Denoiser, OnStep, draw_noise, item_seeds, sample_latents
 from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
@@ -60,7 +60,8 @@ class SoundingModel(nn.Module):
         self.config = config
         self.patches = vision.PatchEncoder(config.patches)
         self.query: ClapQuery | OpenClipQuery | ClapAudioQuery = build_query_encoder(config.query)
-        self.grounding = Grounding(config.grounding, config.patches.width, config.patches.grid**2, config.query.width)
+        sizes = config.patches.width, config.patches.grid**2, config.query.width
+        self.grounding = Grounding(config.grounding, *sizes, config.generation)
         self.unet = build_unet(config)
         self.vae = build_vae(config)
         self.vocoder = build_vocoder(config)
@@ -166,7 +167,8 @@ class SoundingModel(nn.Module):
             )
         query = self._ask(check_texts([text] if isinstance(text, str) else list(text)), None)
         places = self.config.patches.grid**2
-        return Condition(query[:, None], query.new_full((len(query), places), 1 / places))
+        weights = query.new_full((len(query), places), 1 / places)
+        return Condition(query[:, None], weights, torch.ones(len(query), device=query.device))
 
     def noise(self, seconds: float, seeds: list[int]) -> Tensor:
         """[len(seeds), 8, T/4, 16] standard normal noise that covers `seconds`, one generator a seed."""
@@ -183,9 +185,9 @@ class SoundingModel(nn.Module):
         condition: Condition,
         noise: Tensor,
         *,
-        steps: int = 25,
-        cfg: float = DEFAULT_CFG,
-        scheduler: str = "dpm++",
+        steps: int | None = None,
+        cfg: float | None = None,
+        scheduler: str | None = None,
         denoise: float = 1.0,
         latents: Tensor | None = None,
         window: float = WINDOW_SECONDS,
@@ -193,6 +195,7 @@ class SoundingModel(nn.Module):
     ) -> Tensor:
         """Latents [B, 8, T/4, 16] for a condition; see `diffusion.sample_latents`.
 
+        Steps, guidance and scheduler are the checkpoint's own (`config.generation`) where they are None.
         Condition and noise of one row serve any number of the other. What is longer than `window` seconds (and than
         the training's clips) is denoised in overlapping windows of that length, see `windows.WindowedDenoiser`.
         """
@@ -208,6 +211,7 @@ class SoundingModel(nn.Module):
         tokens = tokens.expand(batch, -1, -1)
         null = self.grounding.null_condition(batch).to(like).expand_as(tokens)
         denoiser: Denoiser = self.unet
+        own = self.config.generation
         frames = self.config.latent_frames(max(window, self.config.train_seconds))
         if noise.shape[2] > frames:
             denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
@@ -217,9 +221,9 @@ class SoundingModel(nn.Module):
             tokens,
             null,
             self.config.diffusion,
-            steps=steps,
-            cfg=cfg,
-            scheduler=scheduler,
+            steps=own.steps if steps is None else steps,
+            cfg=own.cfg if cfg is None else cfg,
+            scheduler=own.sampler if scheduler is None else scheduler,
             denoise=denoise,
             latents=latents,
             on_step=on_step,
@@ -258,17 +262,17 @@ class SoundingModel(nn.Module):
         mask: Tensor | None = None,
         text: str | list[str] | None = None,
         seconds: float = 5.0,
-        steps: int = 25,
-        cfg: float = DEFAULT_CFG,
+        steps: int | None = None,
+        cfg: float | None = None,
         seed: int = 0,
         batch: int = 1,
-        scheduler: str = "dpm++",
+        scheduler: str | None = None,
         clamp: bool | None = None,
         level: bool = True,
         window: float = WINDOW_SECONDS,
         on_step: OnStep | None = None,
         on_use: OnUse | None = None,
-    ) -> Tensor:
+    ) -> Sound:
         """Picture and selection to sound, the whole main path.
 
         Args:
@@ -276,7 +280,9 @@ class SoundingModel(nn.Module):
             mask: [B, H, W] 0..1; each row is a sound of its own.
             text: instead of a mask, what to listen for.
             seconds: length of the sound.
-            seed: item `i` of the result is drawn from `seed + i`, whatever the size of the batch.
+            steps, cfg, scheduler: of the sampler; the checkpoint's own (`config.generation`) where they are None.
+            seed: 0 to 2^64 - 1. Item `i` of the result is drawn from `seed + i` (modulo 2^64), whatever the size of
+                the batch.
             batch: sounds a selection; only with a single one.
             level: bring every sound to one loudness, without DC, clicks or clipping (`audio.level`); off is the
                 vocoder's samples as they are.
@@ -285,7 +291,7 @@ class SoundingModel(nn.Module):
             on_use: called with names of parts before they are used; hosts that manage memory load them there.
 
         Returns:
-            [B, 1, samples] float32 at `config.audio.sample_rate`.
+            The sounds with their spectrograms, what they were made from, and how sure the model is of that.
 
         Raises:
             ValueError: bad input; the message says what came, what was expected and what to do.
@@ -301,7 +307,7 @@ class SoundingModel(nn.Module):
                 f"batch is {batch} with {len(condition)} selections, but several sounds need a single selection; "
                 "use batch 1 or one mask."
             )
-        noise = self.noise(seconds, [seed + i for i in range(max(batch, len(condition)))])
+        noise = self.noise(seconds, item_seeds(seed, range(max(batch, len(condition)))))
         use(("grounding", "unet"))
         latents = self.sample(
             condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, window=window, on_step=on_step
@@ -310,7 +316,10 @@ class SoundingModel(nn.Module):
         mel = self.decode(latents)
         use(("vocoder",))
         waveform = self.vocode(mel, seconds)
-        return audio.level(waveform, self.config.audio.sample_rate) if level else waveform
+        rate = self.config.audio.sample_rate
+        if level:
+            waveform = audio.level(waveform, rate)
+        return Sound(waveform, mel[:, : self.config.mel_frames(seconds)], condition, rate)
 
 
 def _pair(patches: Tensor, others: Tensor, name: str) -> tuple[Tensor, Tensor]:

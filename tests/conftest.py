@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from sounding.audio import write_audio
 from sounding.checkpoint import save_model
 from sounding.config import (
+    GenerationConfig,
     GroundingConfig,
     PatchConfig,
     QueryConfig,
@@ -57,6 +58,7 @@ def tiny_config() -> SoundingConfig:
         query=QueryConfig(tower="open_clip", width=16, layers=1, heads=1, hidden=4, context_length=16, tokenizer=""),
         grounding=GroundingConfig(key_width=16, mlp_width=16, condition_width=16),
         vae=VaeConfig(channels=(8, 8, 8), layers=1, norm_groups=4),
+        generation=GenerationConfig(steps=25, cfg=7.0, sampler="dpm++"),
         unet=UnetConfig(channels=(16, 32), layers=1, head_width=16, norm_groups=8),
         vocoder=VocoderConfig(initial_channels=32, kernels=(3,), dilations=(1,)),
     )

@@ -73,13 +73,17 @@ def test_level_is_a_switch(folder: Path, tiny_checkpoint: Path) -> None:
 
     import sounding as library
 
-    raw = library.load(tiny_checkpoint, device="cpu").generate(
-        image=read_image(folder / "picture.png"),
-        mask=torch.nn.functional.interpolate(read_mask(folder / "left.png")[None], (48, 64), mode="area")[0],
-        seconds=0.5,
-        steps=2,
-        level=False,
-    )[0, 0]
+    raw = (
+        library.load(tiny_checkpoint, device="cpu")
+        .generate(
+            image=read_image(folder / "picture.png"),
+            mask=torch.nn.functional.interpolate(read_mask(folder / "left.png")[None], (48, 64), mode="area")[0],
+            seconds=0.5,
+            steps=2,
+            level=False,
+        )
+        .waveform[0, 0]
+    )
     assert np.abs(off - raw.numpy()).max() < 0.01 * np.abs(off).max() + 2 / 32768
     assert float(loudness(torch.from_numpy(on), 16_000)) == pytest.approx(LOUDNESS, abs=0.1)
     assert float(loudness(torch.from_numpy(off), 16_000)) != pytest.approx(LOUDNESS, abs=0.1)

@@ -12,6 +12,7 @@ import torch
 from sounding.config import (
     CONFIG_VERSION,
     DiffusionConfig,
+    GenerationConfig,
     GroundingConfig,
     PatchConfig,
     SoundingConfig,
@@ -44,7 +45,16 @@ def test_whole_numbers_serve_as_floats() -> None:
 
 
 def test_what_a_file_leaves_out_has_its_default() -> None:
-    assert SoundingConfig.from_json("{}") == FULL
+    assert SoundingConfig.from_json('{"generation": {}}') == FULL
+
+
+def test_files_from_before_generate_as_they_did() -> None:
+    """Steps, guidance, sampler and thresholds were the library's then."""
+    old = SoundingConfig.from_json('{"version": 1, "train_seconds": 2.56}')
+    assert old.generation == GenerationConfig(25, 7.0, "dpm++", silent=0.3, clear=0.4, object=0.5, backdrop=0.6)
+    assert old.train_seconds == 2.56
+    assert SoundingConfig.from_json(old.to_json()) == old
+    assert (FULL.generation.steps, FULL.generation.cfg, FULL.generation.sampler) == (200, 2.0, "ddim")  # the paper's
 
 
 @pytest.mark.parametrize(

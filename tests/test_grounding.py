@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sounding.config import GroundingConfig
-from sounding.grounding import CLEAR, Condition, Grounding, match_length, match_moments
+from sounding.config import GenerationConfig, GroundingConfig
+from sounding.grounding import Condition, Grounding, match_length, match_moments
 
 P = 49
 SMALL = GroundingConfig(key_width=12, mlp_width=20, condition_width=8)
@@ -217,9 +217,11 @@ def test_conditions_that_say_little_are_brought_to_the_usual_length() -> None:
     lengths = torch.tensor([[0.2], [0.6], [0.7], [0.8], [0.9], [2.0], [5.0]])
     reached = torch.tensor([[0.2], [0.6], [1.35], [2.0], [2.0], [2.0], [5.0]])  # nothing, the way between, something
     ways = torch.nn.functional.normalize(torch.randn(7, 6), dim=-1)
-    torch.testing.assert_close(match_length(mean + ways * lengths, mean, length) - mean, ways * reached)
-    assert torch.isfinite(match_length(mean[None], mean, length)).all()
-    assert match_length((mean + ways).half(), mean.half(), length.half()).dtype == torch.float16
+    found, sureness = match_length(mean + ways * lengths, mean, length)
+    torch.testing.assert_close(found - mean, ways * reached)
+    torch.testing.assert_close(sureness, torch.tensor([0, 0, 0.5, 1, 1, 1, 1]))
+    assert torch.isfinite(match_length(mean[None], mean, length)[0]).all()
+    assert match_length((mean + ways).half(), mean.half(), length.half())[0].dtype == torch.float16
 
 
 def test_a_backdrops_direction_tells_what_says_nothing() -> None:
@@ -227,12 +229,15 @@ def test_a_backdrops_direction_tells_what_says_nothing() -> None:
     cosines = torch.tensor([[-0.9], [0.0], [0.5], [0.6], [0.95], [0.95]])
     lengths = torch.tensor([[0.1], [0.3], [3.0], [0.5], [1.0], [3.0]])
     ways = cosines * torch.eye(6)[2] + (1 - cosines**2).sqrt() * torch.eye(6)[4]
-    found = match_length(mean + ways * lengths, mean, length, backdrop) - mean
+    found, sureness = match_length(mean + ways * lengths, mean, length, backdrop)
+    found = found - mean
+    torch.testing.assert_close(sureness, torch.tensor([1.0, 1, 1, 0, 0, 0]))
     torch.testing.assert_close(found[:3], ways[:3] * torch.tensor([[2.0], [2.0], [3.0]]))  # out, or as they were
     torch.testing.assert_close(found[3:], backdrop.expand(3, -1))
     between = 0.55 * torch.eye(6)[2] + (1 - 0.55**2) ** 0.5 * torch.eye(6)[4]
-    found = match_length((mean + 0.2 * between)[None], mean, length, backdrop) - mean
-    torch.testing.assert_close(found[0], (2.0 * between + backdrop) / 2)
+    found, sureness = match_length((mean + 0.2 * between)[None], mean, length, backdrop)
+    torch.testing.assert_close(found[0] - mean, (2.0 * between + backdrop) / 2)
+    assert float(sureness) == pytest.approx(0.5, abs=1e-4)
 
 
 def test_the_usual_length_is_that_of_training() -> None:
@@ -252,7 +257,7 @@ def test_the_usual_length_is_that_of_training() -> None:
     for found in (grounding.by_query(query, patches), grounding.by_mask(partial(10).expand(64, -1), patches)):
         reached = (found.tokens[:, 0].double() - conditions.mean(dim=0)).norm(dim=-1)
         plain = make().gather(found.weights[:, None], patches)[:, 0].double() - conditions.mean(dim=0)
-        clear = plain.norm(dim=-1) > CLEAR * lengths.mean()
+        clear = plain.norm(dim=-1) > GenerationConfig().clear * lengths.mean()
         assert clear.any()
         assert float(reached[clear].min()) >= float(lengths.mean()) * (1 - 1e-4)
 
@@ -273,11 +278,12 @@ def test_null_condition_is_one_vector_for_all() -> None:
 def test_attention_map_is_a_picture_of_the_weights() -> None:
     weights = torch.zeros(2, P)
     weights[0, 0], weights[1, 24] = 1.0, 0.5  # top left, middle
-    maps = Condition(torch.zeros(2, 1, 4), weights).attention_map((70, 140))
+    maps = Condition(torch.zeros(2, 1, 4), weights, torch.ones(2)).attention_map((70, 140))
     assert maps.shape == (2, 70, 140)
     assert maps.amin(dim=(1, 2)).tolist() == [0, 0]
     assert maps.amax(dim=(1, 2)).tolist() == [1, 1]
     assert maps[0, 2, 2] == 1
     assert maps[0, 20:].max() == 0
     assert maps[1, 35, 70] == pytest.approx(1, abs=0.15)
-    assert torch.isfinite(Condition(torch.zeros(1, 1, 4), torch.full((1, P), 1 / P)).attention_map((8, 8))).all()
+    even = Condition(torch.zeros(1, 1, 4), torch.full((1, P), 1 / P), torch.ones(1))
+    assert torch.isfinite(even.attention_map((8, 8))).all()

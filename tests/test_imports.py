@@ -53,7 +53,7 @@ import torch, sounding
 model = sounding.load(sys.argv[1], device="cpu")
 image = torch.rand(1, 32, 32, 3)
 for selection in ({"mask": torch.ones(1, 32, 32)}, {"text": "a dog"}):
-    print(tuple(model.generate(image=image, seconds=0.3, steps=1, **selection).shape))
+    print(tuple(model.generate(image=image, seconds=0.3, steps=1, **selection).waveform.shape))
 try:
     socket.create_connection(("localhost", 9))
 except AssertionError:

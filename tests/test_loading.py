@@ -188,7 +188,8 @@ def test_a_stage_says_what_was_not_read(tiny_checkpoint: Path, tiny_model: Sound
 def test_masks_work_without_the_query(tiny_checkpoint: Path) -> None:
     inputs = {"image": torch.rand(1, 40, 40, 3), "mask": torch.ones(1, 40, 40), "seconds": 0.3, "steps": 2}
     model = sounding.load(tiny_checkpoint, device="cpu", parts=[name for name in PARTS if name != "query"])
-    assert torch.equal(model.generate(**inputs), sounding.load(tiny_checkpoint, device="cpu").generate(**inputs))
+    whole = sounding.load(tiny_checkpoint, device="cpu")
+    assert torch.equal(model.generate(**inputs).waveform, whole.generate(**inputs).waveform)
 
 
 def test_a_file_that_was_changed_meanwhile(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_previews_are_what_the_model_generates(tiny_model: SoundingModel, pictur
         ),
         strict=True,
     ):
-        made = tiny_model.generate(image=image, seconds=0.5, steps=2, cfg=1.5, **expected)  # type: ignore[arg-type]
+        made = tiny_model.generate(image=image, seconds=0.5, steps=2, cfg=1.5, **expected).waveform  # type: ignore[arg-type]
         assert torch.equal(sound.waveform, made[0, 0])
         assert torch.equal(sound.mel, MelSpectrogram(tiny_model.config.audio)(made[0])[0])
     assert [sound.name for sound in sounds] == ["1-a_street-dog", "2-a_street-a_dog", "3-a_street"]

@@ -112,7 +112,7 @@ def test_averaging_predictions_averages_steps() -> None:
 
 def generate(model: SoundingModel, seconds: float, **options: Any) -> torch.Tensor:
     image = torch.rand(1, 60, 80, 3, generator=torch.Generator().manual_seed(0))
-    return model.generate(image=image, mask=torch.ones(1, 60, 80), seconds=seconds, **{"steps": 2, **options})
+    return model.generate(image=image, mask=torch.ones(1, 60, 80), seconds=seconds, **{"steps": 2, **options}).waveform
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.28])

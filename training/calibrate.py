@@ -63,7 +63,8 @@ def measured(grounding: Grounding, shards: Shards) -> Grounding:
     weights = grounding.state_dict()
     patches, width = (int(size) for size in shards[0]["patches"].shape[1:])
     config = dataclasses.replace(grounding.config, match_length=True, backdrops=False)
-    copy = Grounding(config, width, patches, grounding.to_query.in_features).train()
+    sizes = width, patches, grounding.to_query.in_features, grounding.thresholds
+    copy = Grounding(config, *sizes).train()
     fresh = copy.state_dict()
     copy.load_state_dict(fresh | {name: value for name, value in weights.items() if name in fresh})
     copy.weight_count.zero_()  # statistics of this pass alone
@@ -81,6 +82,6 @@ def measured(grounding: Grounding, shards: Shards) -> Grounding:
     found = copy.state_dict() | {name: weights[name] for name in ("weight_std", "weight_count")}
     if backdrops:
         found["condition_backdrop"] = torch.cat(backdrops).mean(dim=0) - copy.condition_mean
-        copy = Grounding(dataclasses.replace(config, backdrops=True), width, patches, grounding.to_query.in_features)
+        copy = Grounding(dataclasses.replace(config, backdrops=True), *sizes)
     copy.load_state_dict(found)
     return copy.eval()

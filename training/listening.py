@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sounding.audio import MelSpectrogram, resample
-from sounding.config import DEFAULT_CFG, AudioConfig
+from sounding.config import AudioConfig
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
 
@@ -75,7 +75,7 @@ class Heard:
 
 
 def listen(
-    model: SoundingModel, ear: Ear, numbers: Sequence[int], *, each: int = 2, steps: int = 10, cfg: float = DEFAULT_CFG
+    model: SoundingModel, ear: Ear, numbers: Sequence[int], *, each: int = 2, steps: int = 10, cfg: float | None = None
 ) -> list[Heard]:
     """Sounds of objects in pictures that training did not show: in scenes beside another object, or, of a photograph
     without an outline, of the whole. Always the same pictures and seeds.
@@ -99,7 +99,7 @@ def listen(
     made: list[Tensor] = []
     for start in range(0, len(conditions), 8):
         part = conditions[start : start + 8]
-        together = Condition(torch.cat([one.tokens for one in part]), torch.cat([one.weights for one in part]))
+        together = Condition.cat(part)
         noise = model.noise(seconds, [start + i for i in range(len(part))])
         latents = model.sample(together, noise, steps=steps, cfg=cfg)
         made.append(sound_of(model, latents, seconds))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sounding.audio import MelSpectrogram, fit_length, normalize, read_audio
-from sounding.config import DEFAULT_CFG
 from sounding.pictures import read_image, read_mask
 
 if TYPE_CHECKING:
@@ -44,13 +43,16 @@ class PreviewItem:
 
 @dataclass(frozen=True)
 class Preview:
-    """Settings of a recipe: what to preview, and every how many steps (0 is never)."""
+    """Settings of a recipe: what to preview, and every how many steps (0 is never).
+
+    The checkpoint says how many sampling steps and how much guidance, where `steps` and `cfg` do not.
+    """
 
     every: int = 0
     items: tuple[PreviewItem, ...] = ()
     seconds: float = 5.0
-    steps: int = 25
-    cfg: float = DEFAULT_CFG
+    steps: int | None = None
+    cfg: float | None = None
 
     def due(self, step: int) -> bool:
         """Whether previews are wanted behind this step (counted as done)."""
@@ -100,7 +102,7 @@ def _made(model: SoundingModel, preview: Preview, item: PreviewItem, name: str) 
         cfg=preview.cfg,
         seed=item.seed,
     )
-    waveform = sound[0, 0].cpu()
+    waveform = sound.waveform[0, 0].cpu()
     return PreviewSound(name, waveform, _mel(model, waveform), model.config.audio.sample_rate)
 
 

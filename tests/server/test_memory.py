@@ -43,7 +43,7 @@ def loaded(handle):
 def generate(handle, seed=0, rows=4):
     picture, mask = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 8, 8)
     mask[:, :rows] = 0
-    return handle.model.generate(image=picture, mask=mask, seconds=0.5, steps=2, seed=seed, on_use=handle.use)
+    return handle.model.generate(image=picture, mask=mask, seconds=0.5, steps=2, seed=seed, on_use=handle.use).waveform
 
 calls = Calls()
 calls.count(handles, "read_parts")

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.config import DEFAULT_CFG
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
 
@@ -126,8 +125,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--seconds", type=float, default=2.56)
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--cfg", type=float, default=DEFAULT_CFG)
-    parser.add_argument("--scheduler", default="dpm++")
+    parser.add_argument("--cfg", type=float)
+    parser.add_argument("--scheduler")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     settings = parser.parse_args()

@@ -26,7 +26,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
-from sounding.config import DEFAULT_CFG
 from sounding.files import replacing, write_atomic
 from sounding.grounding import Condition
 from sounding.listen import ClapAudioQuery
@@ -139,7 +138,7 @@ def make_sounds(
     sounds = []
     for first in range(0, len(seeds), settings.batch):
         part = conditions[first : first + settings.batch]
-        together = Condition(torch.cat([one.tokens for one in part]), torch.cat([one.weights for one in part]))
+        together = Condition.cat(part)
         latents = model.sample(
             together,
             model.noise(settings.seconds, seeds[first : first + settings.batch]),
@@ -241,9 +240,9 @@ def main() -> None:
     parser.add_argument("--by", nargs="*", choices=WAYS, default=["mask", "text"], help="what selects the object")
     parser.add_argument("--seeds", type=int, default=3, help="sounds a photograph")
     parser.add_argument("--seconds", type=float, default=2.56)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--cfg", type=float, default=DEFAULT_CFG)
-    parser.add_argument("--scheduler", default="dpm++")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--cfg", type=float)
+    parser.add_argument("--scheduler")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     parser.add_argument("--sheet", type=Path, help="write photographs, masks and guesses there as a picture")

@@ -34,7 +34,6 @@ from torch import Tensor
 
 from sounding.audio import level, read_audio
 from sounding.checks import CHECKS, check_sound
-from sounding.config import DEFAULT_CFG
 from sounding.demo import OBJECTS, write_demo
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
@@ -157,7 +156,7 @@ def evaluate(
     return figures
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, per_object: int = 3, steps: int = 25) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, per_object: int = 3, steps: int | None = None) -> None:
     """What the commands of this package share."""
     parser.add_argument("--model", default="starter", help="'starter' or a checkpoint")
     parser.add_argument("--data", type=Path, default=Path("data/stamps"))
@@ -165,8 +164,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, per_object: int = 3, steps
     parser.add_argument("--per-object", type=int, default=per_object, help="sounds an object")
     parser.add_argument("--seconds", type=float, default=2.56)
     parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--cfg", type=float, default=DEFAULT_CFG)
-    parser.add_argument("--scheduler", default="dpm++")
+    parser.add_argument("--cfg", type=float)
+    parser.add_argument("--scheduler")
     parser.add_argument("--clamp", choices=["default", "on", "off"], default="default", help="negative weights, see"
                         " grounding.match_moments")  # fmt: skip
     parser.add_argument("--batch", type=int, default=16)

@@ -216,7 +216,8 @@ def main() -> None:
     data = Stamps(arguments.data)
     settings = read_settings(arguments)
     command = f"python -m training.evaluate.sheet --model {arguments.model} --per-object {settings.per_object}"
-    command += f" --steps {settings.steps} --cfg {settings.cfg:g} --out {arguments.out.name}"
+    given = {"--steps": settings.steps, "--cfg": settings.cfg, "--out": arguments.out.name}
+    command += "".join(f" {option} {value}" for option, value in given.items() if value is not None)
     judge = open_judge(data, arguments.folder)
     for path in write_sheet(load(arguments.model), data, judge, settings, arguments.out, command=command):
         log.info("%s, %d bytes", path, path.stat().st_size)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.config import DEFAULT_CFG
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
 from sounding.windows import WINDOW_SECONDS
@@ -24,12 +23,12 @@ By = Literal["mask", "text", "background"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How sounds are made, and how many."""
+    """How sounds are made, and how many; None is the checkpoint's own."""
 
     seconds: float = 2.56
-    steps: int = 25
-    cfg: float = DEFAULT_CFG
-    scheduler: str = "dpm++"
+    steps: int | None = None
+    cfg: float | None = None
+    scheduler: str | None = None
     clamp: bool | None = None
     window: float = WINDOW_SECONDS
     batch: int = 16
@@ -91,10 +90,7 @@ def generated(
     for first in range(0, len(scenes), batch):
         group = scenes[first : first + batch]
         conditions = [selection(model, data, chosen, by, settings.clamp) for chosen in group]
-        together = Condition(
-            torch.cat([condition.tokens for condition in conditions]),
-            torch.cat([condition.weights for condition in conditions]),
-        )
+        together = Condition.cat(conditions)
         latents = model.sample(
             together,
             model.noise(seconds, [index for index, _ in group]),
