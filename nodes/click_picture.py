@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 import folder_paths
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..sounding.picture_files import read_pixels
+
 KINDS = ("input", "output", "temp")
-MAX_PIXELS = 64_000_000
-# Formats that Pillow reads by itself: some others start programs (EPS) or are no pictures at all.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 class PictureError(ValueError):
@@ -76,27 +73,10 @@ def picture_path(name: str, subfolder: str = "", kind: str = "input") -> Path:
 def read_picture(path: Path) -> Tensor:
     """The first frame of a picture file, turned as its EXIF says, without transparency: [1, H, W, 3] float 0..1.
 
-    The same pixels as of the host's Load Image.
-
     Raises:
         PictureError: not a readable picture, or one with too many pixels.
     """
     try:
-        with Image.open(path, formats=[each for each in FORMATS if each in _readable()]) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise PictureError(
-                    f"{path.name} has {file.width} x {file.height} pixels, but at most {MAX_PIXELS:,} in all are "
-                    "expected; make it smaller."
-                )
-            turned = ImageOps.exif_transpose(file)
-            if turned.mode.startswith("I"):  # 16 bits
-                turned = turned.point(lambda value: value * (1 / 255))
-            pixels = np.asarray(turned.convert("RGB"), np.float32) / 255
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise PictureError(f"{path.name} cannot be read as a picture, but one is expected; choose another.") from error
-    return torch.from_numpy(pixels)[None]
-
-
-def _readable() -> dict[str, object]:
-    Image.init()
-    return dict(Image.OPEN)
+        return torch.from_numpy(read_pixels(path, white_behind=False))[None]
+    except ValueError as error:
+        raise PictureError(str(error).replace(str(path), path.name)) from error

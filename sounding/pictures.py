@@ -5,17 +5,32 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .files import write_atomic
-from .picture_files import open_mask, open_picture
+from .picture_files import read_pixels, read_selection
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
+
+WRITTEN = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 88},
+    "WEBP": {"quality": 90},
+    "TIFF": {"compression": "tiff_lzw"},
+}
 
 # Anchors of a dark-to-light colour scale that keeps its order in greyscale.
 _SCALE = ((4, 3, 18), (60, 15, 110), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
@@ -64,32 +79,48 @@ def label_font(size: int) -> FreeTypeFont | ImageFont:
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """A picture file as [1, H, W, 3] float 0..1; transparent parts are laid on white.
+    """A picture file as [1, H, W, 3] float 0..1; transparent parts are laid on white. See `picture_files`.
 
     Raises:
-        ValueError: the file cannot be read as a picture.
+        ValueError: the file cannot be read as a picture, or is too large.
     """
-    picture = open_picture(path).convert("RGBA")
-    pixels = np.asarray(picture, np.float32) / 255
-    alpha = pixels[..., 3:]
-    return torch.from_numpy(pixels[..., :3] * alpha + 1 - alpha)[None]
+    return torch.from_numpy(read_pixels(path))[None]
 
 
 def read_mask(path: str | os.PathLike[str]) -> Tensor:
     """A mask file as [1, H, W] float 0..1: white selects; a picture with transparency selects what is opaque.
 
     Raises:
-        ValueError: the file cannot be read as a picture.
+        ValueError: the file cannot be read as a picture, or is too large.
     """
-    return torch.from_numpy(np.asarray(open_mask(path), np.float32) / 255)[None]
+    return torch.from_numpy(read_selection(path))[None]
+
+
+def image_format(path: str | os.PathLike[str]) -> str:
+    """Pillow's name of the format that the ending of `path` asks for.
+
+    Raises:
+        ValueError: an ending that is not written.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in WRITTEN:
+        raise ValueError(
+            f"{Path(path).name} ends in {ending or 'nothing'}, but one of {', '.join(WRITTEN)} is expected of a "
+            "picture; give it one of these endings."
+        )
+    return WRITTEN[ending]
 
 
 def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Write [H, W, 3] or [H, W] 0..1 atomically as PNG or JPEG, by the ending of `path`."""
+    """Write [H, W, 3] or [H, W] 0..1 atomically, in the format that the ending of `path` asks for.
+
+    Raises:
+        ValueError: an ending that is not written.
+    """
     from PIL import Image
 
+    kind = image_format(path)
     pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
     buffer = io.BytesIO()
-    name = "JPEG" if Path(path).suffix.lower() in (".jpg", ".jpeg") else "PNG"
-    Image.fromarray(pixels).save(buffer, name, **({"quality": 88} if name == "JPEG" else {}))
+    Image.fromarray(pixels).save(buffer, kind, **SETTINGS.get(kind, {}))
     write_atomic(path, buffer.getvalue())
