@@ -77,7 +77,7 @@ def generate(
         from .audio import level as level_sounds
         from .diffusion import item_seeds
         from .model import PARTS, load
-        from .pictures import overlay, read_image, read_mask, write_image
+        from .pictures import image_format, overlay, read_image, read_mask, write_image
 
         started = time.monotonic()
         if mask and text is not None:
@@ -90,6 +90,8 @@ def generate(
                 "or give as many."
             )
         audio_format(out)
+        if attention_map is not None:
+            image_format(attention_map)
         picture = read_image(image)
         masks = [read_mask(path) for path in mask or []]
         selection = None if text is not None else _same_size(masks, picture)

@@ -9,6 +9,7 @@ hold; in floats 1 or, where larger ones occur, the first of 255 and 65535 that i
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,7 +107,9 @@ def load_picture(source: Source, name: str | None = None) -> Picture:
 
     called = name or shown(source)
     if isinstance(source, (str, os.PathLike)):
-        _check_file(source, called)
+        # Opened here, since Pillow maps some TIFFs of a path into memory, and turns those wrongly.
+        with _opened(source, called) as file:
+            return load_picture(file, called)
     PIL.Image.init()
     formats = [each for each in FORMATS if each in PIL.Image.OPEN]
     with _errors(called), PIL.Image.open(source, formats=formats) as picture:
@@ -274,8 +277,10 @@ def _errors(called: str) -> Iterator[None]:
     except TooLarge:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        count = re.search(r"\d+", str(error))  # Pillow's own limit comes first, and says no more than this
+        many = f"{int(count[0]):,}" if count else "too many"
         raise TooLarge(
-            f"{called} has too many pixels ({_line(error)}), but at most {MAX_PIXELS:,} are expected; make it smaller."
+            f"{called} has {many} pixels, but at most {MAX_PIXELS:,} in all are expected; make it smaller."
         ) from None
     except PIL.UnidentifiedImageError:
         raise ValueError(
@@ -290,20 +295,18 @@ def _errors(called: str) -> Iterator[None]:
         raise ValueError(f"{called} cannot be read as a picture ({_line(error)}); give a PNG, JPEG or WebP.") from None
 
 
-def _check_file(path: str | os.PathLike[str], called: str) -> None:
-    """Refuse what is no ordinary file before it is opened: others may never end."""
+def _opened(path: str | os.PathLike[str], called: str) -> IO[bytes]:
+    """An ordinary file of a bounded size: reading others may never end."""
     try:
         found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no ordinary file")
+        if found.st_size <= MAX_BYTES:
+            return open(path, "rb")
     except (OSError, ValueError) as error:  # a NUL or a lone surrogate in a name is a ValueError
-        why = (error.strerror or error) if isinstance(error, OSError) else _line(error)
+        why = (error.strerror if isinstance(error, OSError) else None) or _line(error)
         raise ValueError(f"{called} cannot be read as a picture ({why}); give a PNG, JPEG or WebP.") from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary file"
-        raise ValueError(f"{called} cannot be read as a picture (it is {kind}); give a PNG, JPEG or WebP.")
-    if found.st_size > MAX_BYTES:
-        raise TooLarge(
-            f"{called} has {found.st_size:,} bytes, but at most {MAX_BYTES:,} are expected; make it smaller."
-        )
+    raise TooLarge(f"{called} has {found.st_size:,} bytes, but at most {MAX_BYTES:,} are expected; make it smaller.")
 
 
 def _check_size(size: tuple[int, int], called: str) -> None:
