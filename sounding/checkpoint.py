@@ -19,13 +19,16 @@ from torch import Tensor, nn
 
 from .config import SoundingConfig
 from .files import replacing
-from .weights import finite, fitted, without_weights
+from .weights import OwnRandomness, finite, fitted, without_weights
 
 if TYPE_CHECKING:
     from .model import SoundingModel
 
 CONFIG_KEY = "sounding.config"
 STARTER = "starter"
+MOST_HEADER = 16 * 2**20  # bytes; the paper's model has 0.2 MB
+MOST_TENSORS = 50_000
+DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
 class CheckpointError(ValueError):
@@ -89,11 +92,19 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     path = Path(path)
     try:
         stamp = _stamp(path)
+        check_header_size(path)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            names = list(file.keys())
+            if len(names) > MOST_TENSORS:
+                raise ValueError(f"it has {len(names)} tensors, but at most {MOST_TENSORS} are expected")
+            slices = {name: file.get_slice(name) for name in names}
             shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
             dtypes = {name: str(piece.get_dtype()) for name, piece in slices.items()}
+            if unknown := set(dtypes.values()) - set(DTYPES):
+                raise ValueError(
+                    f"it has numbers of the kind {min(unknown)}, but one of {', '.join(DTYPES)} is expected"
+                )
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     if CONFIG_KEY not in metadata:
@@ -106,6 +117,19 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return Header(path, config, metadata, shapes, dtypes, stamp)
+
+
+def check_header_size(path: Path) -> None:
+    """Look at how long a .safetensors says its header is, before anything reads it.
+
+    Raises:
+        ValueError: longer than any model's.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MOST_HEADER:
+        raise ValueError(f"its header is said to have {length} bytes, but at most {MOST_HEADER} are expected")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -154,23 +178,35 @@ def empty_model(header: Header) -> SoundingModel:
     from .model import SoundingModel
 
     config = header.config
-    blocks = max(config.query.layers, *config.query.depths, config.vae.layers, config.unet.layers)
-    if blocks > len(header.shapes):  # each has weights; building billions of them would take all memory
+    blocks = sum(count for part, count in block_counts(config).items() if part in header.parts)
+    if blocks > len(header.shapes):  # each has weights; building thousands that are not there takes long
         raise CheckpointError(
-            f"{header.path} describes {blocks} layers in a row, but has only {len(header.shapes)} tensors; the "
-            "configuration is damaged or edited, export the file again."
+            f"{header.path} describes {blocks} layers, but has only {len(header.shapes)} tensors; the configuration is "
+            "damaged or edited, export the file again."
         )
     try:
         with torch.device("meta"):  # sizes that the file does not confirm cost nothing here
             skeleton = SoundingModel(config).state_dict()
-    except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
+    except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError, LookupError) as error:
         raise CheckpointError(
             f"{header.path}: the model that its configuration describes cannot be built ({error}); the configuration "
             "is damaged or edited, export the file again."
         ) from None
     _check_tensors(header, {name: tuple(value.shape) for name, value in skeleton.items()})
-    with without_weights():
+    with without_weights(), OwnRandomness():
         return SoundingModel(config).requires_grad_(False)
+
+
+def block_counts(config: SoundingConfig) -> dict[str, int]:
+    """Blocks of each part, all of which have weights of their own; the patch tower's go by its name."""
+    query, vocoder, segmenter = config.query, config.vocoder, config.segmenter
+    return {
+        "query": sum(query.depths) if query.tower == "clap_audio" else query.layers,
+        "vae": 2 * config.vae.layers * len(config.vae.channels),
+        "unet": 2 * config.unet.layers * len(config.unet.channels),
+        "vocoder": 2 * len(vocoder.rates) * len(vocoder.kernels) * len(vocoder.dilations),
+        "segmenter": sum(segmenter.blocks) if segmenter else 0,
+    }
 
 
 def read_parts(

@@ -8,32 +8,43 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from .cost import check_cost
+from .fields import Checked, Length, Range, Text, from_dict, parse_json, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_VERSION = 2
 
+# What numbers may be: several times what published models have, far from what would take all memory.
+Width = Annotated[int, Range(1, 8192)]
+Heads = Annotated[int, Range(1, 1024)]
+Groups = Annotated[int, Range(1, 512)]
+Depth = Annotated[int, Range(1, 64)]  # blocks in a row
+Kernel = Annotated[int, Range(1, 256)]
+Widths = Annotated[tuple[Width, ...], Length(1, 8)]  # of levels
+MOST_FRAMES = 250  # mel frames a second; the paper's are 100
+
 
 @dataclass(frozen=True)
-class AudioConfig:
+class AudioConfig(Checked):
     """Waveform and log-mel geometry; the values are AudioLDM's (64 ms window, 10 ms hop)."""
 
-    sample_rate: int = 16_000
-    fft_size: int = 1024
-    hop: int = 160
-    mel_bands: int = 64
-    f_min: float = 0.0
-    f_max: float = 8_000.0
-    log_floor: float = 1e-5
+    sample_rate: Annotated[int, Range(4_000, 192_000)] = 16_000
+    fft_size: Annotated[int, Range(16, 16_384)] = 1024
+    hop: Annotated[int, Range(16, 8192)] = 160
+    mel_bands: Annotated[int, Range(4, 256)] = 64
+    f_min: Annotated[float, Range(0, 96_000)] = 0.0
+    f_max: Annotated[float, Range(1, 96_000)] = 8_000.0
+    log_floor: Annotated[float, Range(1e-12, 1)] = 1e-5
 
 
 @dataclass(frozen=True)
-class PatchConfig:
+class PatchConfig(Checked):
     """Patch encoder: an open_clip image tower, seen as a grid of patch embeddings.
 
     `tower` is "vit" (open_clip's `VisionTransformer`, sized by `model`, an open_clip model name) or "timm"
@@ -41,62 +52,66 @@ class PatchConfig:
     """
 
     tower: Literal["vit", "timm"] = "vit"
-    model: str = "ViT-B-32"
-    width: int = 512  # L
-    grid: int = 7  # the map is grid x grid patches
-    image_size: int = 224
+    model: Annotated[str, Text(100)] = "ViT-B-32"
+    width: Width = 512  # L
+    grid: Annotated[int, Range(1, 64)] = 7  # the map is grid x grid patches
+    image_size: Annotated[int, Range(16, 1024)] = 224
     geometry: Literal["squeeze", "crop", "pad"] = "squeeze"
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    mean: tuple[Annotated[float, Range(-10, 10)], float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[Annotated[float, Range(1e-3, 10)], float, float] = (0.26862954, 0.26130258, 0.27577711)
     quick_gelu: bool = True  # OpenAI's weights were trained with it
 
 
 @dataclass(frozen=True)
-class QueryConfig:
+class QueryConfig(Checked):
     """Query encoder: "clap" (transformers' CLAP text tower), "open_clip" (a text tower) or "clap_audio" (HTS-AT).
 
     For "clap_audio", `hidden` and `heads` are the first level's and `depths` says the blocks of each level.
     """
 
     tower: Literal["clap", "open_clip", "clap_audio"] = "clap"
-    width: int = 512  # L
-    layers: int = 12
-    heads: int = 12
-    hidden: int = 768
-    context_length: int = 77
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    tokenizer: str = "laion/clap-htsat-unfused"  # folder or cached name with the CLAP tokenizer's files
-    tokenizer_bytes: int = 0  # length of the tokenizer that travels in the checkpoint; 0 is none
+    width: Width = 512  # L
+    layers: Depth = 12
+    heads: Heads = 12
+    hidden: Width = 768
+    context_length: Annotated[int, Range(2, 1024)] = 77
+    depths: Annotated[tuple[Depth, ...], Length(1, 6)] = (2, 2, 6, 2)
+    tokenizer: Annotated[str, Text(300)] = "laion/clap-htsat-unfused"  # where none travels in the file, see `text`
+    tokenizer_bytes: Annotated[int, Range(0, 2**25)] = (
+        0  # length of the tokenizer that travels in the checkpoint; 0 is none
+    )
 
 
 @dataclass(frozen=True)
-class GroundingConfig:
+class GroundingConfig(Checked):
     """Grounding attention (equations 3 and 4) and what the paper's ablations vary (section 4.3)."""
 
-    heads: int = 1
+    heads: Heads = 1
     scoring: Literal["dot", "additive"] = "dot"
     query: Literal["text", "audio"] = "text"
     positions: bool = True
-    key_width: int = 512  # d_k, over all heads
-    mlp_width: int = 1024
-    condition_width: int = 512  # D
-    mask_training: float = 0.0  # share of training items whose weights come from the mask
+    key_width: Width = 512  # d_k, over all heads
+    mlp_width: Width = 1024
+    condition_width: Width = 512  # D
+    mask_training: Annotated[float, Range(0, 1)] = 0.0  # share of training items whose weights come from the mask
     clamp_weights: bool = False  # matched weights below 0 are cut off and the rest renormalised
     match_length: bool = False  # conditions that say little are brought to the usual length, see `grounding`
     backdrops: bool = False  # backdrops' say nothing, and are told by their direction, not by being short
 
 
 @dataclass(frozen=True)
-class VaeConfig:
+class VaeConfig(Checked):
     """`diffusers.AutoencoderKL` over [B, 1, T, mel_bands]; each level after the first halves both axes."""
 
-    channels: tuple[int, ...] = (128, 256, 512)
-    layers: int = 2
-    latent_channels: int = 8
-    norm_groups: int = 32
-    scale: float = 0.9227914214134216  # latents are multiplied by it before diffusion (AudioLDM-S's value)
-    mel_mean: float = 0.0  # mel is normalised before the encoder; AudioLDM's is used raw
-    mel_std: float = 1.0
+    channels: Widths = (128, 256, 512)
+    layers: Depth = 2
+    latent_channels: Annotated[int, Range(1, 256)] = 8
+    norm_groups: Groups = 32
+    scale: Annotated[float, Range(1e-6, 1e6)] = (
+        0.9227914214134216  # latents are multiplied by it before diffusion (AudioLDM-S's value)
+    )
+    mel_mean: Annotated[float, Range(-1000, 1000)] = 0.0  # mel is normalised before the encoder; AudioLDM's is used raw
+    mel_std: Annotated[float, Range(1e-6, 1000)] = 1.0
 
     @property
     def stride(self) -> int:
@@ -113,46 +128,46 @@ class VaeConfig:
 
 
 @dataclass(frozen=True)
-class UnetConfig:
+class UnetConfig(Checked):
     """`diffusers.UNet2DConditionModel`; attention at every level but the first.
 
     `film_width` 0 is the paper's: the U-Net attends to the condition. Otherwise the condition, of that width, is
     added to the time embedding as in AudioLDM as published, and the second attention attends to the latents.
     """
 
-    channels: tuple[int, ...] = (128, 256, 384, 640)
-    layers: int = 2
-    head_width: int = 32
-    heads: tuple[int, ...] = ()  # heads of each level, where they do not all have `head_width`
-    norm_groups: int = 32
-    film_width: int = 0
+    channels: Widths = (128, 256, 384, 640)
+    layers: Depth = 2
+    head_width: Annotated[int, Range(1, 1024)] = 32
+    heads: Annotated[tuple[Heads, ...], Length(0, 8)] = ()  # of each level, where not all have `head_width`
+    norm_groups: Groups = 32
+    film_width: Annotated[int, Range(0, 8192)] = 0
 
 
 @dataclass(frozen=True)
-class VocoderConfig:
+class VocoderConfig(Checked):
     """`transformers.SpeechT5HifiGan`; the product of `rates` is the mel hop."""
 
-    initial_channels: int = 1024
-    rates: tuple[int, ...] = (5, 4, 2, 2, 2)
-    rate_kernels: tuple[int, ...] = (16, 16, 8, 4, 4)
-    kernels: tuple[int, ...] = (3, 7, 11)
-    dilations: tuple[int, ...] = (1, 3, 5)
+    initial_channels: Width = 1024
+    rates: Annotated[tuple[Kernel, ...], Length(1, 10)] = (5, 4, 2, 2, 2)
+    rate_kernels: Annotated[tuple[Kernel, ...], Length(1, 10)] = (16, 16, 8, 4, 4)
+    kernels: Annotated[tuple[Kernel, ...], Length(1, 10)] = (3, 7, 11)
+    dilations: Annotated[tuple[Kernel, ...], Length(1, 10)] = (1, 3, 5)
     normalize: bool = False
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
+class DiffusionConfig(Checked):
     """Noise schedule: 1000 steps, beta 0.0015 to 0.0195, linear in sqrt(beta) as in the paper's base model."""
 
-    train_steps: int = 1000
-    beta_start: float = 0.0015
-    beta_end: float = 0.0195
-    beta_schedule: str = "scaled_linear"
+    train_steps: Annotated[int, Range(2, 10_000)] = 1000
+    beta_start: Annotated[float, Range(1e-8, 0.999)] = 0.0015
+    beta_end: Annotated[float, Range(1e-8, 0.999)] = 0.0195
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
 
 
 @dataclass(frozen=True)
-class GenerationConfig:
+class GenerationConfig(Checked):
     """What suits a checkpoint when sounds are made with it. The sampler's defaults are the paper's (section 4.1).
 
     The thresholds say when a condition is taken for one of something (`grounding.Condition.sureness`): where the
@@ -160,35 +175,35 @@ class GenerationConfig:
     elsewhere by the distance from the mean condition as a share of the usual, from `silent` (0) up to `clear` (1).
     """
 
-    steps: int = 200
-    cfg: float = 2.0
+    steps: Annotated[int, Range(1, 9_999)] = 200
+    cfg: Annotated[float, Range(0, 1000)] = 2.0
     sampler: Literal["ddim", "dpm++", "dpm++ karras"] = "ddim"
-    silent: float = 0.3
-    clear: float = 0.4
-    object: float = 0.5
-    backdrop: float = 0.6
+    silent: Annotated[float, Range(0, 100)] = 0.3
+    clear: Annotated[float, Range(0, 100)] = 0.4
+    object: Annotated[float, Range(-1, 1)] = 0.5
+    backdrop: Annotated[float, Range(-1, 1)] = 0.6
 
 
 @dataclass(frozen=True)
-class SegmenterConfig:
+class SegmenterConfig(Checked):
     """The optional click decoder over the patch tower's feature maps (`sounding.segment.network`).
 
     Widths are those of the maps at 1/16, 1/8 and 1/4 of the picture, blocks likewise.
     """
 
-    side: int = 320  # the picture's longer side as the tower sees it, in pixels
-    widths: tuple[int, int, int] = (64, 48, 24)
-    blocks: tuple[int, int, int] = (2, 2, 3)
-    key_width: int = 32  # of what a clicked place is compared by
+    side: Annotated[int, Range(32, 1024)] = 320  # the picture's longer side as the tower sees it, in pixels
+    widths: tuple[Annotated[int, Range(1, 1024)], int, int] = (64, 48, 24)
+    blocks: tuple[Annotated[int, Range(0, 8)], int, int] = (2, 2, 3)
+    key_width: Annotated[int, Range(1, 1024)] = 32  # of what a clicked place is compared by
 
 
 @dataclass(frozen=True)
-class SoundingConfig:
+class SoundingConfig(Checked):
     """A whole model. `absent` names parts whose weights are not in the checkpoint, with where to get them."""
 
-    name: str = "sounding-full"
-    version: int = CONFIG_VERSION
-    train_seconds: float = 10.24
+    name: Annotated[str, Text(200)] = "sounding-full"
+    version: Annotated[int, Range(1, CONFIG_VERSION)] = CONFIG_VERSION
+    train_seconds: Annotated[float, Range(0.01, 120)] = 10.24
     audio: AudioConfig = field(default_factory=AudioConfig)
     patches: PatchConfig = field(default_factory=PatchConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
@@ -199,9 +214,12 @@ class SoundingConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     segmenter: SegmenterConfig | None = None
-    absent: dict[str, str] = field(default_factory=dict)
+    absent: Annotated[dict[Annotated[str, Text(40)], Annotated[str, Text(200)]], Length(0, 16)] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         film = self.unet.film_width
         if film and film != self.grounding.condition_width:
             raise ValueError(
@@ -213,6 +231,13 @@ class SoundingConfig:
                 f"unet.heads has {len(self.unet.heads)} values, but {len(self.unet.channels)} are expected; give one a "
                 "level."
             )
+        _check_audio(self.audio, self.vae, self.vocoder)
+        if self.diffusion.beta_start > self.diffusion.beta_end:
+            raise ValueError(
+                f"diffusion.beta_start is {self.diffusion.beta_start:g} and beta_end {self.diffusion.beta_end:g}, but "
+                "noise grows: give a beta_end that is not smaller."
+            )
+        check_cost(self)
 
     @property
     def latent_bands(self) -> int:
@@ -252,15 +277,15 @@ class SoundingConfig:
             ValueError: not such a JSON, an unknown or ill-typed key, or a newer version than this code knows.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise ValueError(f"The configuration is not JSON ({error}); the file is damaged.") from None
         if not isinstance(data, dict):
             raise ValueError(f"The configuration is a {type(data).__name__}, but an object is expected.")
         version = data.get("version", CONFIG_VERSION)
         if not isinstance(version, int) or version > CONFIG_VERSION:
             raise ValueError(
-                f"The configuration has version {version}, but this code reads up to {CONFIG_VERSION}; "
+                f"The configuration has version {shown(version)}, but this code reads up to {CONFIG_VERSION}; "
                 "update Sounding Objects."
             )
         return from_dict(cls, with_generation(data))
@@ -275,50 +300,35 @@ def with_generation(data: dict[str, Any]) -> dict[str, Any]:
     return data | {"version": CONFIG_VERSION, "generation": before | thresholds}
 
 
-def from_dict(cls: type, data: dict[str, Any], where: str = "") -> Any:
-    """Build the dataclass `cls` from nested dictionaries, checking names and types.
+def _check_audio(audio: AudioConfig, vae: VaeConfig, vocoder: VocoderConfig) -> None:
+    """Whether mel, VAE and vocoder fit together.
 
     Raises:
-        ValueError: naming the key that is unknown, missing or has the wrong type.
+        ValueError: they do not.
     """
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        needed = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if needed and item.name not in data:
-            raise ValueError(f"The key {where + item.name!r} is missing, but {cls.__name__} needs it; give it a value.")
-    values = {}
-    for key, value in data.items():
-        name = f"{where}{key}"
-        if key not in hints:
-            raise ValueError(f"Unknown key {name!r}; {cls.__name__} has {', '.join(sorted(hints))}.")
-        values[key] = _typed(hints[key], value, name)
-    return cls(**values)
-
-
-def _typed(hint: Any, value: Any, name: str) -> Any:
-    """`value` as `hint` asks (lists become tuples, whole numbers floats), or a ValueError naming it."""
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return from_dict(typing.cast(type, hint), value, f"{name}.")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        # tuple[X, ...] or tuple[X, X, X]
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise ValueError(f"{name} has {len(value)} values, but {len(arguments)} are expected.")
-        return tuple(_typed(arguments[0], item, name) for item in value)
-    if origin is dict and isinstance(value, dict):
-        return dict(value)
-    if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            try:
-                return _typed(option, value, name)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return value
-        raise ValueError(f"{name} is {value!r}, but one of {', '.join(map(str, arguments))} is expected.")
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    raise ValueError(f"{name} is {value!r}, but {getattr(hint, '__name__', hint)} is expected.")
+    if not audio.f_min < audio.f_max <= audio.sample_rate / 2:
+        raise ValueError(
+            f"audio.f_min is {audio.f_min:g} and f_max {audio.f_max:g} at {audio.sample_rate} Hz, but bands between 0 "
+            "and half the rate are expected."
+        )
+    if audio.hop > audio.fft_size or audio.sample_rate > MOST_FRAMES * audio.hop:
+        raise ValueError(
+            f"audio.hop is {audio.hop}, but at most fft_size ({audio.fft_size}) and at most {MOST_FRAMES} frames a "
+            "second are expected."
+        )
+    if audio.mel_bands < vae.stride:
+        raise ValueError(
+            f"audio.mel_bands is {audio.mel_bands}, but the VAE's {len(vae.channels)} levels divide it by "
+            f"{vae.stride}; give as many bands or fewer levels."
+        )
+    if math.prod(vocoder.rates) != audio.hop:
+        raise ValueError(
+            f"vocoder.rates multiply to {math.prod(vocoder.rates)}, but audio.hop, {audio.hop}, is expected; give "
+            "rates that do."
+        )
+    if len(vocoder.rates) != len(vocoder.rate_kernels) or vocoder.initial_channels < 2 ** len(vocoder.rates):
+        raise ValueError(
+            f"vocoder.rates has {len(vocoder.rates)} values, rate_kernels {len(vocoder.rate_kernels)}, "
+            f"initial_channels is {vocoder.initial_channels}, but a kernel each and channels to halve as often are "
+            "expected."
+        )

@@ -125,7 +125,8 @@ def _build_vit(config: PatchConfig) -> nn.Module:
     import open_clip
     from open_clip.transformer import QuickGELU, VisionTransformer
 
-    described = open_clip.get_model_config(config.model)
+    # Only what comes with the package: open_clip takes "hf-hub:..." and "local-dir:..." for names as well.
+    described = open_clip.get_model_config(config.model) if config.model in open_clip.list_models() else None
     if described is None or not described["vision_cfg"].get("patch_size"):
         raise ValueError(f"patches.model is {config.model!r}, but an open_clip ViT such as 'ViT-B-32' is expected.")
     vision = described["vision_cfg"]
@@ -148,9 +149,20 @@ def _build_vit(config: PatchConfig) -> nn.Module:
 
 
 def _build_timm(config: PatchConfig) -> nn.Module:
-    import timm
     from open_clip.timm_model import TimmModel
 
-    if not timm.is_model(config.model):  # "hf-hub:..." would look for a network
+    name = timm_name(config)
+    return TimmModel(name, config.width, config.image_size, pool="avg", proj="linear").eval()
+
+
+def timm_name(config: PatchConfig) -> str:
+    """The tower's architecture as timm itself lists it: other names lead timm to a network or a folder.
+
+    Raises:
+        ValueError: it is not listed.
+    """
+    import timm
+
+    if any(letter in config.model for letter in ":/\\") or not timm.is_model(config.model):
         raise ValueError(f"patches.model is {config.model!r}, but a timm model such as 'resnet18' is expected.")
-    return TimmModel(config.model, config.width, config.image_size, pool="avg", proj="linear").eval()
+    return config.model

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @contextmanager
@@ -29,6 +30,34 @@ def without_weights() -> Iterator[None]:
     # Layers register a parameter before they fill it, so that the memory it had was never touched.
     with register_module_parameter_registration_hook(cast(Any, emptied)):  # its type leaves out the result
         yield
+
+
+class OwnRandomness(TorchDispatchMode):
+    """What this thread draws inside comes from a generator of its own: nobody else's random numbers move on.
+
+    Building a module draws its first weights, also where a file's take their place at once. The numbers are those
+    that `torch.manual_seed(seed)` would give.
+    """
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Hand the generator to every operation on the CPU that draws."""
+        kwargs = dict(kwargs or {})
+        on_meta = kwargs.get("device") == torch.device("meta") or (
+            bool(args) and isinstance(args[0], Tensor) and args[0].is_meta
+        )
+        if torch.Tag.nondeterministic_seeded in func.tags and not on_meta and kwargs.get("generator") is None:
+            name = func._overloadname
+            with_generator = f"{name}_generator".removeprefix("default_")  # "randn.generator", "randint.low_generator"
+            if not any(argument.name == "generator" for argument in func._schema.arguments):
+                func = getattr(func.overloadpacket, with_generator)
+            kwargs["generator"] = self.generator
+        return func(*args, **kwargs)
 
 
 def fitted(value: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:

@@ -166,8 +166,12 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "heads for other levels": (with_section("unet", heads=[1]), "heads has 1 values"),
     "heads that do not divide": (with_section("grounding", heads=3), "key_width is 16"),
     "norm that does not divide": (with_section("unet", norm_groups=7), "cannot be built"),
-    "layers without end": (with_section("query", layers=10**9), "1000000000 layers in a row, but has only"),
-    "levels without end": (with_section("query", depths=[2, 10**9]), "1000000000 layers in a row, but has only"),
+    "layers without end": (with_section("query", layers=10**9), "query.layers is 1000000000, but 1 to 64 is expected"),
+    "levels without end": (with_section("query", depths=[2, 10**9]), "query.depths is 1000000000, but 1 to 64"),
+    "more layers than tensors": (
+        with_section("vocoder", kernels=[3] * 10, dilations=[1] * 10),
+        "1011 layers, but has only",
+    ),
     "unknown tower": (with_section("patches", model="no_such_tower"), "no_such_tower"),
     "tower from a network": (
         with_section("patches", model="hf-hub:timm/resnet18"),

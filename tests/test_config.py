@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, asdict, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from sounding.config import (
     GenerationConfig,
     GroundingConfig,
     PatchConfig,
+    SegmenterConfig,
     SoundingConfig,
     UnetConfig,
     VaeConfig,
@@ -85,12 +87,94 @@ def test_errors_name_the_key(data: dict[str, Any], words: str) -> None:
         ("", "not JSON"),
         ("[1]", "is a list, but an object is expected"),
         (json.dumps({"version": CONFIG_VERSION + 1}), f"version {CONFIG_VERSION + 1}.*update Sounding Objects"),
-        ('{"version": "1"}', "has version 1"),
+        ('{"version": "1"}', "has version '1'"),
     ],
 )
 def test_what_is_no_configuration_is_refused(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SoundingConfig.from_json(text)
+
+
+def _numbers(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Paths of all numbers in nested dictionaries."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, (*path, key))
+        elif not isinstance(value, (bool, str)):
+            yield (*path, key)
+
+
+WHOLE = replace(FULL, segmenter=SegmenterConfig())
+NUMBERS = list(_numbers(asdict(WHOLE)))
+
+
+@pytest.mark.parametrize("value", ["1e400", "NaN", "-Infinity", "9" * 400, "1e300", "-1" + "0" * 20, "true", '"7"'])
+@pytest.mark.parametrize("path", NUMBERS, ids=".".join)
+def test_every_number_has_a_range(path: tuple[str, ...], value: str) -> None:
+    data = asdict(WHOLE)
+    section = data
+    for key in path[:-1]:
+        section = section[key]
+    several = isinstance(section[path[-1]], (list, tuple))
+    section[path[-1]] = [*section[path[-1]][1:], "here"] if several else "here"
+    with pytest.raises(ValueError, match=r"\S") as error:
+        SoundingConfig.from_json(json.dumps(data).replace('"here"', value))
+    message = str(error.value)
+    assert len(message) < 300
+    assert "\n" not in message
+    assert path[-1] in message or "JSON" in message
+
+
+def test_ranges_hold_however_a_section_is_made() -> None:
+    with pytest.raises(ValueError, match=r"PatchConfig\.image_size is 40000, but 16 to 1024 is expected"):
+        PatchConfig(image_size=40_000)
+    with pytest.raises(ValueError, match=r"VaeConfig\.channels has 1000 values, but 1 to 8 are expected"):
+        VaeConfig(channels=(1,) * 1000)
+    with pytest.raises(ValueError, match=r"UnetConfig\.layers is '2', but int is expected"):
+        UnetConfig(layers="2")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vae": {"channels": [8192] * 7}}, "vae would take about .* of parameters"),
+        ({"query": {"hidden": 8192, "layers": 64}}, "query would take about .* of parameters"),
+        ({"train_seconds": 120, "vae": {"channels": [1024, 1024, 1024]}}, "vae would take about .* bytes of memory"),
+        ({"audio": {"mel_bands": 256}, "vae": {"channels": [8]}}, r"unet would attend to \d+ places"),
+        ({"audio": {"sample_rate": 192_000}}, "audio.hop is 160, but .* 250 frames a second"),
+        ({"audio": {"f_max": 9000}}, "audio.f_min is 0 and f_max 9000 at 16000 Hz"),
+        ({"vocoder": {"rates": [5, 4, 2, 2, 4]}}, "vocoder.rates multiply to 320, but audio.hop, 160,"),
+        ({"vocoder": {"rates": [160], "rate_kernels": [16, 16]}}, "vocoder.rates has 1 values, rate_kernels 2"),
+        ({"vocoder": {"kernels": [3] * 5000}}, "vocoder.kernels has 5000 values, but 1 to 10 are expected"),
+        ({"diffusion": {"beta_start": 0.5, "beta_end": 0.1}}, "diffusion.beta_start is 0.5 and beta_end 0.1"),
+        ({"absent": {"query": 5}}, "absent.'query' is 5"),
+        ({"absent": {f"part{i}": "x" for i in range(99)}}, "absent has 99 values"),
+        ({"name": "x" * 5000}, "name is 'x.*, but one line of at most 200 printable characters"),
+        ({"name": "\x1b[31m"}, "but one line of at most 200 printable characters"),
+        ({"patches": {"model": "\ud800"}}, "patches.model is .* characters"),
+    ],
+)
+def test_what_would_take_all_memory_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        SoundingConfig.from_json(json.dumps(changes))
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"name": "a", "name": "b"}', "a key is there twice"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"absent":' * 50_000, "nested too deep"),
+        ('{"train_seconds": NaN}', "NaN is no number of JSON"),
+        ('{"version": ' + "9" * 6000 + "}", "is not JSON"),
+        ('{"name": "' + "x" * 2**20 + '"}', "at most 1048576 are expected"),
+    ],
+)
+def test_json_is_bounded(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        SoundingConfig.from_json(text)
+    assert len(str(error.value)) < 300
 
 
 def test_patches_and_query_may_have_widths_of_their_own() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import PatchConfig, SegmenterConfig
+from ..vision import timm_name
 
 STRIDES = (4, 8, 16, 32)
 DISC, HALO = 1.5, 0.15  # radius of a click's disc in cells, and of its halo in shares of the longer side
@@ -52,7 +53,7 @@ def tower_channels(config: PatchConfig) -> tuple[list[int], list[int]]:
 
     if config.tower == "timm":
         with torch.device("meta"):
-            levels = timm.create_model(config.model, num_classes=0).feature_info
+            levels = timm.create_model(timm_name(config), num_classes=0).feature_info
         places = {level["reduction"]: place for place, level in enumerate(levels)}
         if all(stride in places for stride in STRIDES):
             return [places[s] for s in STRIDES], [levels[places[s]]["num_chs"] for s in STRIDES]

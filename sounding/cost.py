@@ -1,0 +1,100 @@
+"""What a configuration would take, estimated before anything is built: numbers that each are in range can be too many.
+
+Rough on purpose, within a factor of two or so: it is to tell models from mistakes, not models from each other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .windows import WINDOW_SECONDS
+
+if TYPE_CHECKING:
+    from .config import SoundingConfig
+
+FLOAT = 4  # bytes
+LIVE = 4  # maps of the widest layer that are there at once
+MOST_ACTIVATIONS = 2 * 2**30  # bytes for one window; the paper's size takes 0.5 GB
+MOST_PARAMETERS = 4_000_000_000  # the paper's size has 0.5 billion
+MOST_TOKENS = 32_768  # of one window that attend to each other; the paper's size has 2048
+
+
+def parameters(config: SoundingConfig) -> dict[str, int]:
+    """Numbers in each part, without the patch tower, whose size goes by its name."""
+    unet, vae, query, vocoder = config.unet, config.vae, config.query, config.vocoder
+    halved = [max(1, vocoder.initial_channels >> level) for level in range(len(vocoder.rates) + 1)]
+    words = 50_265 * query.hidden if query.tower == "clap" else 0
+    levels = [(query.hidden << level, depth) for level, depth in enumerate(query.depths)]
+    return {
+        "query": words
+        + (
+            sum(12 * w * w * d for w, d in levels)
+            if query.tower == "clap_audio"
+            else 12 * query.hidden**2 * query.layers
+        ),
+        "grounding": 3 * config.patches.width * config.grounding.key_width
+        + config.grounding.mlp_width * (config.grounding.key_width + config.grounding.condition_width),
+        "unet": sum(width**2 * unet.layers * 60 for width in unet.channels),
+        "vae": sum(width**2 * vae.layers * 36 for width in vae.channels),
+        "vocoder": sum(
+            2 * wide * narrow * kernel + sum(vocoder.kernels) * 2 * len(vocoder.dilations) * narrow**2
+            for wide, narrow, kernel in zip(halved, halved[1:], vocoder.rate_kernels, strict=False)
+        ),
+        "segmenter": sum(
+            9 * w * w * max(1, n) for w, n in zip(config.segmenter.widths, config.segmenter.blocks, strict=True)
+        )
+        if config.segmenter
+        else 0,
+    }
+
+
+def activations(config: SoundingConfig) -> dict[str, int]:
+    """Bytes that each part needs beside its weights, for one window of sound or one picture."""
+    frames = max(1, round(max(WINDOW_SECONDS, config.train_seconds) * config.audio.sample_rate / config.audio.hop))
+    cells = frames * config.audio.mel_bands
+    vae = max(
+        (max(config.vae.channels[level : level + 2]) * cells) >> (2 * level)
+        for level in range(len(config.vae.channels))
+    )
+    latents = cells // config.vae.stride**2
+    unet = 2 * max((width * latents) >> (2 * level) for level, width in enumerate(config.unet.channels))
+    samples, vocoder = frames, config.vocoder.initial_channels * frames
+    for level, rate in enumerate(config.vocoder.rates, start=1):
+        samples *= rate
+        vocoder = max(vocoder, samples * max(1, config.vocoder.initial_channels >> level))
+    segmenter = config.segmenter
+    picture = (segmenter.side // 4) ** 2 * max(segmenter.widths) if segmenter else 0
+    return {
+        part: FLOAT * LIVE * size
+        for part, size in (("vae", vae), ("unet", unet), ("vocoder", vocoder), ("segmenter", picture))
+    }
+
+
+def attending(config: SoundingConfig) -> int:
+    """Places of one window that attend to each other in the U-Net: its second level is the first that does."""
+    frames = max(WINDOW_SECONDS, config.train_seconds) * config.audio.sample_rate / config.audio.hop
+    return math.ceil(frames * config.audio.mel_bands / config.vae.stride**2 / 4)
+
+
+def check_cost(config: SoundingConfig) -> None:
+    """Whether a machine could hold what a configuration describes.
+
+    Raises:
+        ValueError: naming the part that is too large.
+    """
+    for what, sizes, most, unit in (
+        ("parameters", parameters(config), MOST_PARAMETERS, ""),
+        ("memory for one window", activations(config), MOST_ACTIVATIONS, " bytes"),
+    ):
+        part = max(sizes, key=lambda name: sizes[name])
+        if sizes[part] > most:
+            raise ValueError(
+                f"{part} would take about {sizes[part]:.3g}{unit} of {what}, but at most {most:.3g} are expected; give "
+                "smaller numbers."
+            )
+    if len(config.unet.channels) > 1 and attending(config) > MOST_TOKENS:
+        raise ValueError(
+            f"unet would attend to {attending(config)} places of one window, but at most {MOST_TOKENS} are expected; "
+            "give fewer bands, or a VAE with more levels."
+        )
