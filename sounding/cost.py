@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .windows import WINDOW_SECONDS
-
 if TYPE_CHECKING:
     from .config import SoundingConfig
 
+WINDOW_SECONDS = 20.48  # of sound that the networks get to see at once; longer ones go through in windows
 FLOAT = 4  # bytes
 LIVE = 4  # maps of the widest layer that are there at once
 MOST_ACTIVATIONS = 2 * 2**30  # bytes for one window; the paper's size takes 0.5 GB

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .cost import WINDOW_SECONDS as WINDOW_SECONDS
+
 if TYPE_CHECKING:
     from .diffusion import Denoiser
-
-WINDOW_SECONDS = 20.48
 
 
 def window_starts(length: int, window: int, overlap: int) -> list[int]:
