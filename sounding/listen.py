@@ -7,8 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .audio import resample
+from .audio import mel_filters, resample
 from .config import QueryConfig
+from .libraries import importing
 
 # CLAP's front end, from LAION's `HTSAT-tiny.json` and transformers' `ClapFeatureExtractor` ("rand_trunc").
 RATE = 48_000
@@ -35,8 +36,8 @@ class ClapAudioQuery(nn.Module):
 
     def __init__(self, config: QueryConfig):
         super().__init__()
-        from torchaudio.functional import melscale_fbanks
-        from transformers import ClapAudioConfig, ClapAudioModelWithProjection
+        with importing("transformers"):
+            from transformers import ClapAudioConfig, ClapAudioModelWithProjection
 
         self.config = config
         levels = len(config.depths)
@@ -51,7 +52,7 @@ class ClapAudioQuery(nn.Module):
             )
         ).eval()
         with torch.device("cpu"):  # a model is first sketched on the meta device, where these cannot be computed
-            filters = melscale_fbanks(FFT // 2 + 1, F_MIN, F_MAX, BANDS, RATE, norm="slaney", mel_scale="slaney")
+            filters = mel_filters(FFT, BANDS, F_MIN, F_MAX, RATE)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchaudio
 
 from sounding import audio
 from sounding.checks import check_sound
@@ -22,6 +23,27 @@ def test_loudness_of_the_standards_own_tone() -> None:
     for peak in (1.0, 0.1, 1e-4):  # and it follows the level, however quiet
         expected = -3.01 + 20 * math.log10(peak)
         assert audio.loudness(tone(peak=peak), 16_000) == pytest.approx(expected, abs=0.3)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+@pytest.mark.parametrize("seconds", [0.4, 0.47, 2.56, 5.03])
+def test_loudness_is_torchaudios(rate: int, seconds: float) -> None:
+    """Both after BS.1770-4; lengths that end within a block too. The sounds stay below torchaudio's clipping."""
+    time = torch.arange(round(seconds * rate)) / rate
+    rows = torch.stack([0.1 * torch.randn(len(time)), 0.5 * torch.sin(2000 * time) * (time % 0.5 < 0.2)])
+    rows = rows * (0.5 / rows.abs().amax(dim=1, keepdim=True))
+    expected = torchaudio.functional.loudness(rows[:, None].double(), rate).float()
+    torch.testing.assert_close(audio.loudness(rows, rate), expected, atol=1e-3, rtol=0)
+
+
+def test_true_peak_is_that_of_four_times_the_rate() -> None:
+    """Against torchaudio's resampling; and a sine whose samples all miss its tops, by up to 3 dB at half of Nyquist."""
+    rows = torch.randn(3, 4_000)
+    expected = torchaudio.functional.resample(rows, 16_000, 64_000).abs().amax(dim=1)
+    torch.testing.assert_close(audio.true_peak(rows, 16_000), expected, rtol=1e-5, atol=0)
+    sine = torch.sin(2 * math.pi * (torch.arange(1_600) / 4 + 0.125)) * torch.hann_window(1_600)
+    assert sine.abs().max() == pytest.approx(math.sqrt(0.5), abs=0.01)
+    assert audio.true_peak(sine, 16_000) == pytest.approx(1, abs=0.02)
 
 
 def test_pauses_do_not_count_as_quiet() -> None:
@@ -55,7 +77,7 @@ def test_sharp_sounds_stay_below_the_ceiling_unbent() -> None:
     """A few clicks have far more peak than loudness: the ceiling holds them, as one gain over all."""
     clicks = 1e-3 * torch.randn(32_000)
     clicks[5_000::9_000] += 0.7
-    leveled = audio.level(clicks, 16_000)
+    leveled = audio.level(clicks, 16_000, fade_out=0)
     assert 20 * audio.true_peak(leveled, 16_000).log10() == pytest.approx(audio.CEILING, abs=0.01)
     assert audio.loudness(leveled, 16_000) < audio.LOUDNESS
     inside, gain = slice(100, -100), leveled.abs().max() / clicks.abs().max()
@@ -75,7 +97,7 @@ def test_silence_stays_silence_and_residue_residue() -> None:
 
 
 def test_fades_are_short_and_leave_attacks_alone() -> None:
-    gain = audio.fades(16_000, 16_000)
+    gain = audio.fades(16_000, 16_000, fade_out=0)
     assert (gain != 1).sum() <= 0.0071 * 16_000
     assert gain[32:-80].eq(1).all()
     assert (gain[:33].diff() >= 0).all()
@@ -92,6 +114,35 @@ def test_fades_are_short_and_leave_attacks_alone() -> None:
         rtol=0,
     )
     assert audio.fades(3, 16_000).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asked", "expected"), [(5, None, 0.3), (1, None, 0.1), (5, 1.5, 1.5), (1, 60, 0.5)]
+)
+def test_sounds_die_away(seconds: float, asked: float | None, expected: float) -> None:
+    """The fade has the length asked for, and leaves what comes before alone; at its middle half is left (-6 dB)."""
+    steady = torch.ones(seconds * 16_000)
+    gain = audio.fades(len(steady), 16_000, asked)
+    length = round(expected * 16_000)
+    assert (gain[32 : len(gain) - length] == 1).all()
+    assert gain[-length // 2] == pytest.approx(0.5, abs=1e-3)
+    assert gain[-1] == 0
+    assert (gain[-length:].diff() <= 0).all()
+
+
+def test_a_steady_sound_ends_at_less_than_half_its_loudness() -> None:
+    """The last 100 ms against the whole: 10 dB less is half as loud (Stevens' sone). A cut ends at full level."""
+    noise = torch.randn(5 * 16_000)
+    for fade_out, low, high in ((None, -math.inf, -10), (0.0, -1, 1)):
+        leveled = audio.level(noise, 16_000, fade_out)
+        end = 10 * (leveled[-1600:].square().mean() / leveled.square().mean()).log10()
+        assert low < end < high
+
+
+@pytest.mark.parametrize("fade_out", [-0.1, math.inf, math.nan])
+def test_impossible_fades_are_refused(fade_out: float) -> None:
+    with pytest.raises(ValueError, match="0 seconds or more are expected"):
+        audio.level(torch.ones(100), 16_000, fade_out)
 
 
 def test_gains_keep_their_meaning_in_a_mix() -> None:
