@@ -92,7 +92,8 @@ def check_rate(rate: Any) -> int:
         ValueError: it is no whole number within `RATES`.
     """
     low, high = RATES
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not low <= rate <= high or rate % 1:
+    number = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
+    if not number or not low <= float(rate) <= high or float(rate) % 1:
         raise ValueError(
             f"The sound's sampling rate is {rate!r}, but a whole number of {low} to {high} Hz is expected; convert it "
             "to 44100 Hz."

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .config import SoundingConfig
 from .files import replacing
+from .libraries import importing, library_error, missing_library
 from .weights import OwnRandomness, finite, fitted, without_weights
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises:
         CheckpointError: unreadable, cut off, another kind of model, or from a newer version.
     """
-    from safetensors import SafetensorError, safe_open
+    with importing("safetensors"):
+        from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     try:
@@ -188,6 +190,8 @@ def empty_model(header: Header) -> SoundingModel:
         with torch.device("meta"):  # sizes that the file does not confirm cost nothing here
             skeleton = SoundingModel(config).state_dict()
     except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError, LookupError) as error:
+        if (missing := missing_library(error)) is not None:
+            raise library_error(missing.name or "A library", error) from error
         raise CheckpointError(
             f"{header.path}: the model that its configuration describes cannot be built ({error}); the configuration "
             "is damaged or edited, export the file again."

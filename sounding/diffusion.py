@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .config import DiffusionConfig
+from .libraries import importing
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -37,7 +38,8 @@ def _schedule(config: DiffusionConfig) -> dict[str, Any]:
 
 def build_noise_schedule(config: DiffusionConfig) -> DDPMScheduler:
     """The forward process that training adds noise with."""
-    from diffusers import DDPMScheduler
+    with importing("diffusers"):
+        from diffusers import DDPMScheduler
 
     return DDPMScheduler(**_schedule(config))
 
@@ -48,7 +50,8 @@ def build_scheduler(config: DiffusionConfig, name: str) -> Any:
     Raises:
         ValueError: another name.
     """
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+    with importing("diffusers"):
+        from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     if name == "ddim":
         return DDIMScheduler(**_schedule(config), clip_sample=False, set_alpha_to_one=False, steps_offset=1)

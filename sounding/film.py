@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import UNet2DConditionModel
 from torch import Tensor
+
+from .libraries import importing
+
+with importing("diffusers"):
+    from diffusers import UNet2DConditionModel
 
 
 class FilmUNet(UNet2DConditionModel):

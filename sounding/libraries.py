@@ -78,12 +78,12 @@ def _culprit(error: BaseException) -> str | None:
     """The installed package whose code raised `error`."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return error.name.partition(".")[0]
+    packages = []
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         parts = Path(frame.filename).parts
-        for folder in ("site-packages", "dist-packages"):
-            if folder in parts:
-                return Path(parts[parts.index(folder) + 1]).stem
-    return None
+        packages += [Path(parts[i + 1]).stem for i, part in enumerate(parts[:-1]) if part.endswith("-packages")]
+    # What was built for another torch fails inside of torch.
+    return next((name for name in packages if name != "torch"), packages[0] if packages else None)
 
 
 @contextmanager

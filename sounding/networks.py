@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .config import SoundingConfig
+from .libraries import importing
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 def build_vae(config: SoundingConfig) -> AutoencoderKL:
     """Mel [B, 1, T, 64] <-> latents [B, 8, T/4, 16] (section 3.1, "Mel-spectrograms compression")."""
-    from diffusers import AutoencoderKL
+    with importing("diffusers"):
+        from diffusers import AutoencoderKL
 
     vae, levels = config.vae, len(config.vae.channels)
     return AutoencoderKL(
@@ -35,7 +37,8 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
 
     With `unet.film_width` it is AudioLDM's own U-Net, called in the same way.
     """
-    from diffusers import UNet2DConditionModel
+    with importing("diffusers"):
+        from diffusers import UNet2DConditionModel
 
     unet, attended = config.unet, len(config.unet.channels) - 1
     film = unet.film_width > 0
@@ -63,7 +66,8 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
 
 def build_vocoder(config: SoundingConfig) -> SpeechT5HifiGan:
     """HiFi-GAN generator: mel [B, T, 64] -> waveform [B, T * hop] (section 3.1, "Waveform reconstruction")."""
-    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+    with importing("transformers"):
+        from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
     vocoder = config.vocoder
     return SpeechT5HifiGan(

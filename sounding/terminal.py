@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .libraries import LibraryError, library_error
+
 if TYPE_CHECKING:
     from .diffusion import OnStep
 
@@ -21,6 +23,10 @@ def plain_errors(program: str = "sounding") -> Iterator[None]:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
         typer.echo(f"{program}: {error}", err=True)
+        raise typer.Exit(1) from None
+    except ImportError as error:
+        said = error if isinstance(error, LibraryError) else library_error(error.name or "A library", error)
+        typer.echo(f"{program}: {said}", err=True)
         raise typer.Exit(1) from None
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import QueryConfig
+from .libraries import importing
 
 if TYPE_CHECKING:
     from open_clip import SimpleTokenizer
@@ -43,7 +44,8 @@ def check_texts(texts: list[str]) -> list[str]:
 @lru_cache(maxsize=2)
 def _open_clip_tokenizer(context_length: int) -> SimpleTokenizer:
     """Building one reads and sorts its whole vocabulary, which takes longer than encoding a sentence."""
-    from open_clip import SimpleTokenizer
+    with importing("open_clip"):
+        from open_clip import SimpleTokenizer
 
     return SimpleTokenizer(context_length=context_length)
 
@@ -51,7 +53,8 @@ def _open_clip_tokenizer(context_length: int) -> SimpleTokenizer:
 @lru_cache(maxsize=2)
 def _clap_tokenizer(data: bytes) -> Tokenizer:
     """The tokenizer out of a checkpoint: RoBERTa's byte-level BPE in the form of the `tokenizers` library."""
-    from tokenizers import Tokenizer
+    with importing("tokenizers"):
+        from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_str(data.decode())
@@ -67,7 +70,8 @@ class OpenClipQuery(nn.Module):
 
     def __init__(self, config: QueryConfig):
         super().__init__()
-        from open_clip.transformer import TextTransformer
+        with importing("open_clip"):
+            from open_clip.transformer import TextTransformer
 
         self.config = config
         self.tower = TextTransformer(
@@ -95,7 +99,8 @@ class ClapQuery(nn.Module):
 
     def __init__(self, config: QueryConfig):
         super().__init__()
-        from transformers import ClapTextConfig, ClapTextModelWithProjection
+        with importing("transformers"):
+            from transformers import ClapTextConfig, ClapTextModelWithProjection
 
         self.config = config
         self.tower = ClapTextModelWithProjection(
@@ -129,7 +134,8 @@ class ClapQuery(nn.Module):
         if self.tokenizer is not None:
             encoded = _clap_tokenizer(self.tokenizer.cpu().numpy().tobytes()).encode_batch(texts)
             return torch.tensor([one.ids for one in encoded]), torch.tensor([one.attention_mask for one in encoded])
-        from transformers import AutoTokenizer
+        with importing("transformers"):
+            from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.config.tokenizer, local_files_only=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import PatchConfig
+from .libraries import importing
 
 
 def check_image(image: Tensor) -> Tensor:
@@ -122,8 +123,9 @@ class PatchEncoder(nn.Module):
 
 
 def _build_vit(config: PatchConfig) -> nn.Module:
-    import open_clip
-    from open_clip.transformer import QuickGELU, VisionTransformer
+    with importing("open_clip"):
+        import open_clip
+        from open_clip.transformer import QuickGELU, VisionTransformer
 
     # Only what comes with the package: open_clip takes "hf-hub:..." and "local-dir:..." for names as well.
     described = open_clip.get_model_config(config.model) if config.model in open_clip.list_models() else None
@@ -149,7 +151,8 @@ def _build_vit(config: PatchConfig) -> nn.Module:
 
 
 def _build_timm(config: PatchConfig) -> nn.Module:
-    from open_clip.timm_model import TimmModel
+    with importing("open_clip"):
+        from open_clip.timm_model import TimmModel
 
     name = timm_name(config)
     return TimmModel(name, config.width, config.image_size, pool="avg", proj="linear").eval()
@@ -161,7 +164,8 @@ def timm_name(config: PatchConfig) -> str:
     Raises:
         ValueError: it is not listed.
     """
-    import timm
+    with importing("timm"):
+        import timm
 
     if any(letter in config.model for letter in ":/\\") or not timm.is_model(config.model):
         raise ValueError(f"patches.model is {config.model!r}, but a timm model such as 'resnet18' is expected.")

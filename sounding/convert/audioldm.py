@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from ..config import DiffusionConfig, UnetConfig, VaeConfig
+from ..libraries import importing
 from .clap import clap_from_state, read_clap, read_tokenizer
 from .hifigan import hifigan_from_state, read_hifigan
 from .read import Converted, ConvertError, count, expect, read_folder, read_json, read_state, under
@@ -160,7 +161,8 @@ def _diffusion(folder: Path) -> DiffusionConfig:
 
 def _from_checkpoint(path: Path, ema: bool) -> AudioLDM:
     """The original .ckpt; layouts are read off the tensors' shapes, names are mapped by diffusers' own code."""
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+    with importing("diffusers"):
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
     state = read_state(path)
     expect(state, f"{UNET}film_emb.weight", path, "an original AudioLDM checkpoint")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import QueryConfig
+from ..libraries import importing
 from .read import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
 
 RENAMED = {  # HTS-AT -> transformers, in this order
@@ -130,14 +131,16 @@ def read_tokenizer(folder: Path) -> Tensor:
     Raises:
         ConvertError: the files are not there or damaged.
     """
-    from tokenizers import Tokenizer
+    with importing("tokenizers"):
+        from tokenizers import Tokenizer
 
     whole, parts = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
     try:
         if whole.is_file():
             tokenizer = Tokenizer.from_file(str(whole))
         elif all(part.is_file() for part in parts):
-            from transformers import RobertaTokenizerFast
+            with importing("transformers"):
+                from transformers import RobertaTokenizerFast
 
             tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
         else:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import PatchConfig, SegmenterConfig
+from ..libraries import importing
 from ..vision import timm_name
 
 STRIDES = (4, 8, 16, 32)
@@ -49,7 +50,8 @@ def tower_channels(config: PatchConfig) -> tuple[list[int], list[int]]:
     Raises:
         ValueError: a tower without such levels.
     """
-    import timm
+    with importing("timm"):
+        import timm
 
     if config.tower == "timm":
         with torch.device("meta"):

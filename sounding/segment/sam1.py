@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convert.read import ConvertError, count, expect, laid_out
+from ..libraries import importing
 from .base import Prepared, Segmentation, one_picture
 from .prompt import Prompt
 
@@ -26,7 +27,8 @@ class Sam1Segmenter:
         self.module: nn.Module = sam.eval().requires_grad_(False)
 
     def _predictor(self) -> Any:
-        from segment_anything import SamPredictor  # type: ignore[import-untyped]
+        with importing("segment_anything"):
+            from segment_anything import SamPredictor  # type: ignore[import-untyped]
 
         return SamPredictor(self.module)
 
@@ -71,13 +73,14 @@ def build_sam1(state: dict[str, Tensor], path: Path) -> nn.Module:
     Raises:
         ConvertError: not a SAM, or not complete.
     """
-    from segment_anything.modeling import (  # type: ignore[import-untyped]
-        ImageEncoderViT,
-        MaskDecoder,
-        PromptEncoder,
-        Sam,
-        TwoWayTransformer,
-    )
+    with importing("segment_anything"):
+        from segment_anything.modeling import (  # type: ignore[import-untyped]
+            ImageEncoderViT,
+            MaskDecoder,
+            PromptEncoder,
+            Sam,
+            TwoWayTransformer,
+        )
 
     position = expect(state, "image_encoder.pos_embed", path, KIND)
     patch = expect(state, "image_encoder.patch_embed.proj.weight", path, KIND)

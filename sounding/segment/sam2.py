@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convert.read import ConvertError, laid_out
+from ..libraries import importing
 from .base import Prepared, Segmentation, device_of, one_picture
 from .prompt import Prompt
 from .sam1 import is_ambiguous
@@ -80,9 +81,11 @@ def load_pretrained(path: Path, model: str, processor: str) -> tuple[nn.Module, 
     """A model and its processor, by transformers' class names, from a folder alone: nothing is downloaded or
     unpickled, and a tensor that is missing is an error.
     """
-    import transformers
+    with importing("transformers"):
+        import transformers
 
-    if not hasattr(transformers, model):
+        known = hasattr(transformers, model) and hasattr(transformers, processor)
+    if not known:
         raise ConvertError(
             f"{path} needs {model}, which transformers {transformers.__version__} does not have; update transformers."
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..convert.read import laid_out
+from ..libraries import importing
 from .base import Prepared, Segmentation, device_of, one_picture
 from .prompt import Prompt
 from .sam2 import Sam2Segmenter, embed, load_pretrained, select
@@ -105,7 +106,8 @@ class Sam3Segmenter:
 
     def _maps(self, prepared: Prepared, device: torch.device) -> Any:
         """The detector's feature maps, from the backbone's tokens [1, h * w, C]; as `Sam3VisionModel.forward`."""
-        from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+        with importing("transformers"):
+            from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
         encoder = self.detector.vision_encoder
         tokens = prepared.tensors["backbone"].to(device)
