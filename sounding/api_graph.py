@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from .picture_files import open_mask, open_picture
+from .plain_text import printable
 
 Graph = dict[str, dict[str, Any]]
 Upload = Callable[[str, bytes], str]  # (file name, content) -> the name by which nodes find it
 # Classes that read a file, and the input that names it.
 PICTURES = {"LoadImage": "image", "SoundingClick": "picture"}
 MASKS = {"LoadImageMask": "image"}
+GRAPH_BYTES = 64 << 20
+DEPTH = 50  # of lists and mappings in each other
+TITLE = 80  # characters of a node's name that are shown
 
 
 class GraphError(ValueError):
@@ -32,9 +36,19 @@ def read_graph(path: Path) -> Graph:
         GraphError: the file is not JSON, is a workflow in the page's own form, or is no graph.
     """
     try:
-        graph = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(GRAPH_BYTES + 1)
+    except OSError as error:
+        raise GraphError(f"{path} cannot be read ({error.strerror or error}); give a graph in the API form.") from None
+    if len(content) > GRAPH_BYTES:
+        raise GraphError(f"{path} has more than {GRAPH_BYTES >> 20} MiB, but a graph is expected; give a smaller one.")
+    try:
+        graph = json.loads(content)
+    except RecursionError:
+        raise GraphError(f"{path} nests values too deep to be a graph; export it anew.") from None
     except ValueError as error:
         raise GraphError(f"{path} is not JSON ({error}); give a workflow that ComfyUI exported as API.") from None
+    check_depth(graph, str(path))
     if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
         raise GraphError(
             f"{path} is a workflow in the page's form, but the API form is expected; open it in ComfyUI and choose "
@@ -47,12 +61,23 @@ def read_graph(path: Path) -> Graph:
     return graph
 
 
+def check_depth(value: Any, what: str) -> None:
+    """Raise GraphError for lists and mappings that lie more than `DEPTH` deep in each other."""
+    level = [value]
+    for _ in range(DEPTH):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
+        level = [one for values in inner for one in values if isinstance(one, (dict, list))]
+        if not level:
+            return
+    raise GraphError(f"{what} nests values more than {DEPTH} deep, but a graph is expected; export it anew.")
+
+
 def node_name(graph: Graph, node: str) -> str:
     """What people call a node: "7 (Sounding Sampler)"; a node made while running is called by its maker's name."""
     known = node if node in graph else node.partition(".")[0]
     if known not in graph:
-        return node
-    return f"{known} ({_title(graph[known])})"
+        return printable(node, TITLE)
+    return printable(f"{known[:TITLE]} ({_title(graph[known])})", 2 * TITLE)
 
 
 def find_node(graph: Graph, name: str) -> str | None:
@@ -208,7 +233,9 @@ def _reads_file(node: dict[str, Any], readers: Mapping[str, str]) -> bool:
 
 
 def _title(node: dict[str, Any]) -> str:
-    return str(node.get("_meta", {}).get("title") or node["class_type"])
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, dict) else None
+    return title if title and isinstance(title, str) else str(node["class_type"])
 
 
 def _listed(graph: Graph, nodes: Iterable[str]) -> str:
@@ -219,6 +246,11 @@ def _value(assignment: str, text: str, before: Any) -> Any:
     """The value, of the kind that the input had before where that is known."""
     try:
         value = json.loads(text)
+        check_depth(value, f"--set {printable(assignment, TITLE)}")
+    except RecursionError:
+        raise GraphError(f"--set {printable(assignment, TITLE)} nests values too deep; give a simpler one.") from None
+    except GraphError:
+        raise
     except ValueError:
         value = text
     if isinstance(before, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import JsonOption, plain_errors
+from .plain_text import printable
+from .terminal import JsonOption, plain_errors, say, show, show_json
 
 if TYPE_CHECKING:
     from .remote_run import OnProgress, Progress
@@ -41,18 +41,24 @@ def queue(
     server: Annotated[str, typer.Option(help="Address of ComfyUI.")] = "http://127.0.0.1:8188",
     out: Annotated[Path, typer.Option(help="Folder for the sounds.")] = Path("sounds"),
     everything: Annotated[bool, typer.Option("--all", help="Bring pictures and all other files too.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds from queueing to the end.", min=1.0)] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for everything: sending, running, fetching.", min=1.0)
+    ] = 600.0,
+    max_mb: Annotated[int, typer.Option(help="Megabytes that a file from the server may have.", min=1)] = 512,
     as_json: JsonOption = False,
 ) -> None:
     """Run a graph on a ComfyUI server; Ctrl-C cancels it there too."""
-    with plain_errors():
+    with plain_errors(as_json=as_json):
         from .api_graph import fill, read_graph, set_input
+        from .outputs import check_folder
         from .remote import ComfyServer, RemoteError, output_files
-        from .remote_run import run_graph
+        from .remote_run import check_timeout, run_graph
 
         started = time.monotonic()
+        check_timeout(timeout)
+        check_folder(out)
         graph = read_graph(workflow)
-        host = ComfyServer(server)
+        host = ComfyServer(server, timeout=timeout, file_bytes=max_mb * 1_000_000)
         host.check()
         for assignment in values or []:
             set_input(graph, assignment, host.inputs_of)
@@ -61,30 +67,44 @@ def queue(
             with _shown(quiet=as_json) as on_progress:
                 entry = run_graph(host, graph, timeout=timeout, on_progress=on_progress)
         except KeyboardInterrupt:
-            typer.echo("sounding: stopped; the server was told to cancel the prompt.", err=True)
+            stopped = "stopped; the server was told to cancel the prompt."
+            if as_json:
+                show_json({"error": stopped})
+            say(f"sounding: {stopped}")
             raise typer.Exit(130) from None
         files = output_files(entry)
-        saved = [(file, host.save(file, out)) for file in files if everything or file.is_sound]
-        if not any(file.is_sound for file, _ in saved):
+        wanted = [file for file in files if everything or file.is_sound]
+        if not any(file.is_sound for file in wanted):
             raise RemoteError(
                 "The graph ran, but saved no sound; add a Save Audio or Preview Audio node, or take its "
                 f"{len(files)} other files with --all."
-                if not everything
+                if files and not everything
                 else "The graph ran, but saved no sound; add a Save Audio or Preview Audio node."
             )
-        if as_json:
+        saved, lost = [], []
+        for file in wanted:
+            try:
+                saved.append((file, host.save(file, out)))
+            except RemoteError as error:  # the others are worth having
+                lost.append(f"{printable(file.filename, 100)}: {error}")
+        if as_json and not lost:
             nodes: dict[str, list[str]] = {}
             for file, path in saved:
                 nodes.setdefault(file.node, []).append(str(path))
-            report = {
-                "files": [str(path) for file, path in saved if file.is_sound],
-                "nodes": nodes,
-                "prompt_id": entry["prompt_id"],
-                "elapsed": round(time.monotonic() - started, 3),
-            }
-            typer.echo(json.dumps(report))
-        else:
-            typer.echo("\n".join(str(path) for _, path in saved))
+            show_json(
+                {
+                    "files": [str(path) for file, path in saved if file.is_sound],
+                    "nodes": nodes,
+                    "prompt_id": entry["prompt_id"],
+                    "elapsed": round(time.monotonic() - started, 3),
+                }
+            )
+        elif not as_json:
+            for _, path in saved:
+                show(path)
+        if lost:
+            others = f" ({len(saved)} others are in {out})" if saved else ""
+            raise RemoteError(f"{len(lost)} of {len(wanted)} files did not come{others}; {lost[0]}")
 
 
 @contextmanager
@@ -94,12 +114,13 @@ def _shown(quiet: bool) -> Iterator[OnProgress | None]:
         yield None
         return
     if not sys.stderr.isatty():
-        shown: list[str] = []
+        last = ""
 
         def line(progress: Progress) -> None:
-            if shown[-1:] != [progress.what]:
-                shown.append(progress.what)
-                typer.echo(progress.what, err=True)
+            nonlocal last
+            if progress.what != last:
+                last = progress.what
+                say(last)
 
         yield line
         return
@@ -119,7 +140,11 @@ def _shown(quiet: bool) -> Iterator[OnProgress | None]:
         def bar(progress: Progress) -> None:
             step = f"{progress.step}/{progress.steps}" if progress.steps else ""
             bars.update(
-                task, description=progress.what, completed=progress.step, total=progress.steps or None, step=step
+                task,
+                description=printable(progress.what),
+                completed=progress.step,
+                total=progress.steps or None,
+                step=step,
             )
 
         yield bar

@@ -7,21 +7,23 @@ library for it (websocket-client, in the extra "queue") is used where it is inst
 
 from __future__ import annotations
 
-import json
+import math
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from .api_graph import Graph, node_name
-from .remote import ComfyServer, RemoteError, Unreachable
+from .remote import ComfyServer, RemoteError, TimeUp, Unreachable
+from .remote_answers import failure, whole
+from .remote_socket import Listener
 
 ENDED = ("execution_success", "execution_error", "execution_interrupted")
 ASK_SECONDS = 1.0  # between questions without a websocket
 ASK_SELDOM_SECONDS = 5.0  # with one
 TICK_SECONDS = 0.25
+LONGEST_SECONDS = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+def check_timeout(seconds: float) -> None:
+    """Raise ValueError unless one can wait that long."""
+    if not (math.isfinite(seconds) and 0 < seconds <= LONGEST_SECONDS):
+        raise ValueError(f"timeout is {seconds}, but more than 0 and at most {LONGEST_SECONDS:g} seconds is expected.")
+
+
 class Failed(RemoteError):
     """The graph ran and failed, or somebody stopped it."""
 
@@ -53,7 +61,7 @@ def run_graph(
     Args:
         server: where.
         graph: in the API form.
-        timeout: seconds from queueing to the end.
+        timeout: seconds from queueing to the end; where the server has a time for everything, the shorter counts.
         on_progress: told of each change.
 
     Returns:
@@ -63,6 +71,7 @@ def run_graph(
         Failed: a node failed (its message is in this one's), or the run was stopped.
         RemoteError: the graph is not valid, time is up, or the server is gone or has forgotten the prompt.
     """
+    check_timeout(timeout)
     client, prompt_id = uuid.uuid4().hex, str(uuid.uuid4())
     listener = Listener(server.socket_url(client))
     try:
@@ -74,68 +83,9 @@ def run_graph(
         raise
     finally:
         listener.close()
-    _raise_failure(graph, entry)
+    if why := failure(graph, entry):
+        raise Failed(why)
     return {**entry, "prompt_id": prompt_id}
-
-
-class Listener:
-    """The server's messages, as long as there is a websocket; it is opened again when it breaks."""
-
-    def __init__(self, url: str):
-        """Try to connect, so that no message of a prompt queued afterwards is missed."""
-        self.url = url
-        self.socket: Any = None
-        self._next_try = 0.0
-        self._pause = 0.5
-        try:
-            import websocket
-
-            # Another library, for other things, is imported by the same name.
-            self._library: Any = websocket if hasattr(websocket, "create_connection") else None
-        except ImportError:
-            self._library = None
-        self._connect()
-
-    @property
-    def connected(self) -> bool:
-        """Whether messages can come at the moment."""
-        return self.socket is not None
-
-    def next(self, seconds: float) -> dict[str, Any] | None:
-        """The next message, or None if none comes within `seconds`."""
-        if self.socket is None and not self._connect():
-            time.sleep(seconds)
-            return None
-        try:
-            self.socket.settimeout(seconds)
-            text = self.socket.recv()
-            message = json.loads(text) if isinstance(text, str) and text else None  # previews are binary
-        except self._library.WebSocketTimeoutException:
-            return None
-        except (self._library.WebSocketException, OSError, ValueError):
-            self.close()
-            self._next_try = time.monotonic() + self._pause
-            return None
-        return message if isinstance(message, dict) else None
-
-    def close(self) -> None:
-        """Let go of the websocket."""
-        if self.socket is not None:
-            with suppress(Exception):
-                self.socket.close(timeout=1)
-            self.socket = None
-
-    def _connect(self) -> bool:
-        if self._library is None or time.monotonic() < self._next_try:
-            return False
-        try:
-            # Without an origin: ComfyUI compares it with its own address, which a proxy in between may change.
-            self.socket = self._library.create_connection(self.url, timeout=5, suppress_origin=True)
-            self._pause = 0.5
-        except (self._library.WebSocketException, OSError, ValueError):
-            self._pause = min(2 * self._pause, 10.0)
-            self._next_try = time.monotonic() + self._pause
-        return self.socket is not None
 
 
 class _Watch:
@@ -151,7 +101,16 @@ class _Watch:
 
     def wait(self, timeout: float) -> dict[str, Any]:
         """The history entry, as soon as there is one."""
-        end = time.monotonic() + timeout
+        try:
+            with self.server.within(timeout):
+                return self._watch()
+        except TimeUp:
+            raise RemoteError(
+                f"Not done after {self.server.timeout or timeout:g} s ({self._reason()}); it was cancelled. Allow more "
+                "time with --timeout, or see the server's log."
+            ) from None
+
+    def _watch(self) -> dict[str, Any]:
         ask_at = 0.0
         while True:
             now = time.monotonic()
@@ -162,13 +121,8 @@ class _Watch:
                 now = time.monotonic()
                 seldom = self.listener.connected and self.running
                 ask_at = now + (TICK_SECONDS if self.ended else ASK_SELDOM_SECONDS if seldom else ASK_SECONDS)
-            if now >= end:
-                raise RemoteError(
-                    f"Not done after {timeout:g} s ({self._reason()}); it was cancelled. Allow more time "
-                    "with --timeout, or see the server's log."
-                )
-            message = self.listener.next(min(TICK_SECONDS, max(0.01, end - now)))
-            if message is not None and self._heard(message):
+            message = self.listener.next(self.server.left(TICK_SECONDS))
+            if message is not None and self._heard(message) and not self.ended:
                 self.ended, ask_at = True, 0.0  # the history has it in a moment
 
     def _heard(self, message: dict[str, Any]) -> bool:
@@ -177,12 +131,15 @@ class _Watch:
         if not isinstance(data, dict) or data.get("prompt_id") != self.prompt_id:
             return False
         self.running = True
-        node = data.get("node")
-        if kind == "executing" and node is not None:
-            self._tell(Progress(node_name(self.graph, str(data.get("display_node") or node))))
-        elif kind == "progress" and node is not None:
-            self._tell(Progress(node_name(self.graph, str(node)), int(data["value"]), int(data["max"])))
-        return kind in ENDED or (kind == "executing" and node is None)
+        node = data.get("display_node") if kind == "executing" else None
+        node = data.get("node") if node is None else node
+        # Nodes that are made while running are called after one of the graph's; others are not ours.
+        if isinstance(node, str) and (node in self.graph or node.partition(".")[0] in self.graph):
+            if kind == "executing":
+                self._tell(Progress(node_name(self.graph, node)))
+            elif kind == "progress":
+                self._tell(Progress(node_name(self.graph, node), whole(data.get("value")), whole(data.get("max"))))
+        return kind in ENDED or (kind == "executing" and data.get("node") is None)
 
     def _ask(self) -> dict[str, Any] | None:
         """The history entry if there is one; otherwise find out where the prompt is."""
@@ -222,17 +179,3 @@ class _Watch:
         if progress != self.last:
             self.last = progress
             self.on_progress(progress)
-
-
-def _raise_failure(graph: Graph, entry: dict[str, Any]) -> None:
-    status = entry.get("status") or {}
-    if status.get("status_str", "success") == "success":
-        return
-    for kind, data in status.get("messages", []):
-        if kind == "execution_error":
-            message = str(data.get("exception_message", "")).strip().replace("\n", " ")
-            raise Failed(f"Node {node_name(graph, str(data.get('node_id')))} failed: {message}")
-        if kind == "execution_interrupted":
-            node = node_name(graph, str(data.get("node_id")))
-            raise Failed(f"Somebody stopped the run on the server, at node {node}; queue it again.")
-    raise Failed("The run failed on the server, which says no more; see its log.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -388,8 +390,13 @@ def test_a_graph_without_a_sound_is_told(fake: Fake, sounding: Callable[..., Res
 
 def test_uploads_arrive_as_they_are(fake: Fake, server: ComfyServer) -> None:
     content = bytes(range(256)) * 300
-    assert server.upload('a "b".png', content) == "sub/a %22b%22.png"
-    assert fake.files["a %22b%22.png"] == content
+    there = server.upload('a "b".png', content)
+    digest = hashlib.sha256(content).hexdigest()
+    assert re.fullmatch(r"sub/a _b_-(\w{20})\.png", there)
+    assert digest.startswith(there[-24:-4])
+    assert fake.files[there.removeprefix("sub/")] == content
+    assert server.upload("another.png", content) != there
+    assert server.upload('a "b".png', content[1:]) != there
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,26 @@ def test_own_picture_masks_and_values(server, tiny_graph, pictures):
         np.testing.assert_array_equal(samples, expected[node][0][0])
 
 
+def test_a_picture_is_there_once_and_anothers_is_left_alone(server, tiny_graph, pictures):
+    """The same picture sent again adds nothing to the input folder, a changed one has a name of its own."""
+    folder = server.folder / "input"
+    (pictures / "scene.png").rename(pictures / "photo.png")
+    (folder / "photo.png").write_bytes(b"another's")
+    arguments = ("--image", str(pictures / "photo.png"), "--mask", str(pictures / "left.png"), "--json")
+    names = []
+    for _ in range(3):
+        result = queue(server, pictures, tiny_graph("one_object", seed=1), *arguments)
+        assert result.exit_code == 0, result.output
+        names.append(sorted(path.name for path in folder.rglob("photo*")))
+    assert names[0] == names[1] == names[2]
+    assert len(names[0]) == 2
+    Image.new("RGB", (64, 48), (9, 90, 200)).save(pictures / "photo.png")
+    assert queue(server, pictures, tiny_graph("one_object", seed=1), *arguments).exit_code == 0
+    assert len(list(folder.rglob("photo*"))) == 3
+    assert not list(folder.rglob("photo*(1)*"))
+    assert (folder / "photo.png").read_bytes() == b"another's"
+
+
 def test_progress_is_shown_node_by_node(server, tiny_graph, pictures):
     result = queue(server, pictures, tiny_graph("text_grounded", seed=501, steps=30))
     assert result.exit_code == 0, result.output
@@ -92,7 +112,7 @@ def test_a_mask_for_a_picture_with_transparency(server, tiny_graph, pictures):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("7.steps=0", "Node 7 (Sounding Sampler): Value 0 smaller than min of 1: steps."),
+        ("7.steps=-1", "Node 7 (Sounding Sampler): Value -1 smaller than min of "),
         ('7.latent=["2", 0]', "Node 7 (Sounding Sampler): Return type mismatch between linked nodes: latent"),
         ("4.text=  ", "Node 4 (Sounding Ground by Text) failed:"),
         ("7.shceduler=ddim", "it has cfg, condition, denoise, latent, model, scheduler, seed, steps."),
