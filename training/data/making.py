@@ -3,13 +3,14 @@
 Sample number `i` of a source goes to shard `i // shard_size`, and each shard is made whole by one process and
 renamed into place, so that neither the number of processes nor an interruption shows in the result. What is known
 of a finished shard is kept in a small file beside it until `shards.json` takes all of it up. One run at a time
-may work in a folder; sources are told apart by their settings, not by a look into every file they read.
+works in a folder, which is locked; sources are told apart by their settings, not by a look into every file they read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import pickle
@@ -19,14 +20,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sounding.files import write_atomic
 
+from .folder_lock import only_one
 from .one_shard import Work, make_shard, read_record, shard_name
-from .shard_format import INDEX, Kind, Sample, ShardIndex, Skipped, reason
+from .shard_format import INDEX, Kind, Sample, ShardIndex, Skipped, printable, read_json, reason
 
+log = logging.getLogger("training")
 PLAN = "unfinished.json"  # the settings of a folder that has no index yet
 OnProgress = Callable[[int, int], None]  # samples done with (skipped ones too), samples skipped
 
@@ -53,16 +57,21 @@ class Source(ABC):
         """One sample.
 
         Raises:
-            ValueError, OSError: it cannot be made; it is skipped and listed with this reason.
+            Exception: it cannot be made; it is skipped and listed with this reason.
         """
+
+    def left_out(self) -> list[Skipped]:
+        """Files and rows that belong to no sample, and why; listed beside samples that cannot be made."""
+        return []
 
     def samples(self, first: int, last: int) -> Iterator[Sample | Skipped]:
         """Samples `first` to `last - 1` in order; sources that work on several at once have their own."""
         for position in range(first, last):
             try:
                 yield self.make(position)
-            except (ValueError, OSError) as error:
-                yield Skipped(self.name(position), reason(error))
+            except Exception as error:  # decoders raise almost every kind for broken files
+                log.debug("%s is skipped", self.name(position), exc_info=True)
+                yield Skipped(printable(self.name(position)), reason(error))
 
 
 def digest(values: Iterable[Any]) -> str:
@@ -100,14 +109,19 @@ def make_shards(
     if len(source) == 0:
         raise ValueError("There is nothing to prepare: the source has no samples; check the folder or list given.")
     settings = json.loads(json.dumps({**source.settings(), "shard_size": shard_size}))
-    if (out / INDEX).is_file():
-        index = ShardIndex.read(out)
-        _same_settings(out, {**index.settings, "model": index.model}, {**settings, "model": source.model})
-        _remove_notes(out)
+    if (index := _finished(source, out, settings)) is not None:  # its folder may be read-only by now
+        return index
+    with only_one(out):
+        return _make(source, out, settings, shard_size, workers, on_progress)
+
+
+def _make(
+    source: Source, out: Path, settings: dict[str, Any], shard_size: int, workers: int, on_progress: OnProgress | None
+) -> ShardIndex:
+    if (index := _finished(source, out, settings)) is not None:
         return index
     if (out / PLAN).is_file():
-        plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
-        _same_settings(out, plan, {**settings, "model": source.model})
+        _same_settings(out, _read_plan(out), {**settings, "model": source.model})
     else:
         write_atomic(out / PLAN, json.dumps({**settings, "model": source.model}).encode())
     _remove_leftovers(out)
@@ -127,6 +141,18 @@ def make_shards(
     elif todo:
         _make_in_processes(source, out, shard_size, todo, workers, report)
     return _finish(source, out, settings, numbers)
+
+
+def _finished(source: Source, out: Path, settings: dict[str, Any]) -> ShardIndex | None:
+    """The index of a folder that is finished, None of any other."""
+    if not (out / INDEX).is_file():
+        return None
+    index = ShardIndex.read(out)
+    _same_settings(out, {**index.settings, "model": index.model}, {**settings, "model": source.model})
+    _check_count(out, index, len(source))
+    with suppress(PermissionError):
+        _remove_notes(out)
+    return index
 
 
 def _make_here(source: Source, out: Path, shard_size: int, todo: list[int], report: Callable[[int, int], None]) -> None:
@@ -216,6 +242,11 @@ def _finish(source: Source, out: Path, settings: dict[str, Any], numbers: range)
     """Gather the records into the index."""
     records = [record for record in (read_record(out, number) for number in numbers) if record is not None]
     skipped = tuple(skip for record in records for skip in record.skipped)
+    if len(records) < len(numbers):
+        raise OSError(
+            f"{len(numbers) - len(records)} of {len(numbers)} shards in {out} went missing while it was prepared; run "
+            "the same command again, and let nothing else change that folder."
+        )
     if len(skipped) == len(source):
         _remove_notes(out)
         raise ValueError(
@@ -233,18 +264,53 @@ def _finish(source: Source, out: Path, settings: dict[str, Any], numbers: range)
         licences=dict(sorted(licences.items())),
         settings=settings,
         model=source.model,
+        left_out=tuple(Skipped(printable(left.id), printable(left.why)) for left in source.left_out()),
+        bare=None if any(r.bare is None for r in records) else tuple(i for r in records for i in r.bare or ()),
+        masked=None if any(r.masked is None for r in records) else sum(r.masked or 0 for r in records),
     )
+    _check_count(out, index, len(source))
     index.write(out)
     _remove_notes(out)
     return index
+
+
+def _check_count(out: Path, index: ShardIndex, asked: int) -> None:
+    """Whether every sample that was asked for is there or named as skipped.
+
+    Raises:
+        ValueError: some are neither.
+    """
+    if index.samples + len(index.skipped) != asked:
+        raise ValueError(
+            f"{out} has {index.samples} samples and names {len(index.skipped)} as skipped, but {asked} were asked for; "
+            "remove that folder and prepare it again."
+        )
+    for shard in index.shards:
+        file = out / shard.name
+        size = file.stat().st_size if file.is_file() else 0
+        if size != shard.bytes:
+            raise ValueError(
+                f"{file} has {size} bytes, but {shard.bytes} are expected; copy it again, or remove that folder and "
+                "prepare it again."
+            )
+
+
+def _read_plan(out: Path) -> dict[str, Any]:
+    try:
+        plan = read_json(out / PLAN)
+        if not isinstance(plan, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{out / PLAN} cannot be read ({error}); remove that folder to begin anew.") from None
+    return plan
 
 
 def _same_settings(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     for key in (*new, *(key for key in old if key not in new)):
         if old.get(key) != new.get(key):
             raise ValueError(
-                f"{out} was made with {key} {old.get(key)!r}, but {new.get(key)!r} came; give another --out, or remove "
-                "that folder to begin anew."
+                f"{out} was made with {key} {old.get(key)!r}, but {new.get(key)!r} came; give another --out (several "
+                "folders combine in data.shards of a recipe), or remove that folder to begin anew."
             )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sounding.config import from_dict
 from sounding.files import replacing, write_atomic
 
-from .shard_format import Sample, Shard, Skipped, reason
+from .shard_format import Sample, Shard, Skipped, printable, read_json, reason
 
 if TYPE_CHECKING:
     from .making import Source
@@ -25,6 +25,8 @@ class Record:
     shard: Shard
     skipped: tuple[Skipped, ...]
     licences: dict[str, int]
+    bare: tuple[str, ...] | None = None  # see ShardIndex
+    masked: int | None = None
 
 
 @dataclass
@@ -46,6 +48,8 @@ def make_shard(work: Work, number: int) -> None:
     last = min(first + work.shard_size, len(work.source))
     path = work.out / shard_name(number)
     offsets, skipped, licences = [], [], dict[str, int]()
+    bare: list[str] = []
+    masked = 0
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
             with TarWriter(file, user="", group="", mtime=0, compress=False, encoder=False) as tar:
@@ -58,6 +62,8 @@ def make_shard(work: Work, number: int) -> None:
                     else:
                         offsets.append(tar.tarstream.offset)
                         tar.write({"__key__": f"{position:09d}", **files})
+                        bare += [printable(item.id)] if item.bare else []
+                        masked += item.masked
                         licences[item.licence] = licences.get(item.licence, 0) + 1
                     work.count(isinstance(item, Skipped))
                 offsets.append(tar.tarstream.offset)
@@ -65,7 +71,7 @@ def make_shard(work: Work, number: int) -> None:
         if len(offsets) == 1:
             path.unlink()
         shard = Shard(path.name, len(offsets) - 1, size, tuple(offsets))
-        record = Record(shard, tuple(skipped), licences)
+        record = Record(shard, tuple(skipped), licences, tuple(bare), masked)
         write_atomic(path.with_suffix(".json"), json.dumps(dataclasses.asdict(record)).encode())
     except OSError as error:
         raise OSError(
@@ -80,8 +86,8 @@ def _encoded(item: Sample | Skipped) -> tuple[dict[str, bytes], Sample | Skipped
         return {}, item
     try:
         return item.members(), item
-    except (ValueError, OSError) as error:  # such as a picture longer than a JPEG can be
-        return {}, Skipped(item.id, reason(error))
+    except Exception as error:  # such as a picture longer than a JPEG can be
+        return {}, Skipped(printable(item.id), reason(error))
 
 
 def shard_name(number: int) -> str:
@@ -93,8 +99,9 @@ def read_record(out: Path, number: int) -> Record | None:
     """The record of a finished shard; None if it has to be made (again)."""
     path = out / shard_name(number)
     try:
-        record: Record = from_dict(Record, json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+        record: Record = from_dict(Record, read_json(path.with_suffix(".json")))
+        record.shard.check()
         whole = record.shard.samples == 0 or path.stat().st_size == record.shard.bytes
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     return record if whole else None

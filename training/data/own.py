@@ -4,8 +4,9 @@
     cat_1.jpg, cat_2.jpg, cat_1.wav         the same object: every picture goes with every recording
     cat/anything.jpg, cat/anything.wav      the same again; in a sub-folder names are free
 
-`NAME_mask.png` (white selects) or transparency cuts an object out of its picture. `cat.txt` has captions, one a
-line; without it the name is one ("a cat"). The licence is that of the nearest licence.txt.
+`NAME_mask.png` (white selects, see `media_files`) or transparency cuts an object out of its picture. `cat.txt` has
+captions, one per line; without it the name is one ("a cat"). The licence is that of the nearest licence.txt. Upper and
+lower case make no difference.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from sounding.audio import normalize, read_audio
+from sounding.picture_files import open_mask, open_picture
 
-from .pairs import MASK, PICTURES, SOUNDS
+from .media_files import NOTES, SOUNDS, VIDEO_SOUNDS, Media, composed, find_media, read_text
+from .shard_format import reason
 from .stamps import SAMPLE_RATE, trim
 from .videos import read_sound
 
-VIDEO_SOUNDS = (".m4a", ".mp4", ".aac", ".opus", ".mov", ".webm", ".mkv", ".3gp", ".amr", ".wma")  # read by PyAV
 NUMBERED = re.compile(r"(?P<name>.+?)(?:[ _-]+\d{1,2}|[ _-]*\(\d{1,2}\))")
-NOTES = re.compile(r"(licen[cs]es?|readme|copying|notes?)", re.IGNORECASE)
 SIDE = 512  # of a picture's shorter side; the encoder sees less than half of that
 LEAST = 0.1  # seconds of sound
 MOST = 60.0
@@ -61,9 +62,12 @@ class OwnObject:
 
 @dataclass
 class _Files:
-    pictures: list[Path] = field(default_factory=list)
-    sounds: list[Path] = field(default_factory=list)
-    texts: list[Path] = field(default_factory=list)
+    """Of one object, relative to the folder."""
+
+    name: str
+    pictures: list[str] = field(default_factory=list)
+    sounds: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 def read_objects(folder: Path, licence: str = "") -> tuple[list[OwnObject], list[str]]:
@@ -79,107 +83,116 @@ def read_objects(folder: Path, licence: str = "") -> tuple[list[OwnObject], list
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder, but one with files such as dog.jpg and dog.wav is expected.")
     problems: list[str] = []
-    found, masks, licences = _sorted_files(folder, problems)
+    found, media = _sorted_files(folder, problems)
     objects = []
-    for name, files in sorted(found.items()):
+    for files in found:
+        name = files.name
         pictures: list[Picture] = []
         recordings: list[Tensor] = []
         for file in files.pictures + files.sounds:
             try:
                 if file in files.pictures:
-                    pictures.append(_picture(folder, file, masks.get(file.with_suffix("").as_posix(), []), problems))
+                    pictures.append(_picture(folder, file, media.masks.get(media.stem(file), []), problems))
                 else:
                     recordings.append(_recording(folder / file))
             except ValueError as error:
                 problems.append(str(error).replace(f"{folder}/", ""))
-        if pictures and recordings:
-            home = (files.pictures + files.sounds)[0]
-            stated = next((licences[up] for up in home.parents if up in licences), licence)
-            captions = _captions(folder, name, files.texts)
-            objects.append(OwnObject(name, captions, tuple(pictures), tuple(recordings), stated))
+            except Exception as error:  # decoders raise almost every kind for broken files
+                problems.append(f"{file} cannot be read ({reason(error)}); save it anew, or leave it out.")
+        captions = _captions(folder, name, files.texts, problems)
+        if pictures and recordings and not captions:
+            problems.append(
+                f"{name!r} has no word in its name, so it is left out; rename its files, or add {name}.txt."
+            )
+        elif pictures and recordings:
+            stated = _licence(media, (files.pictures + files.sounds)[0], problems)
+            objects.append(OwnObject(name, captions, tuple(pictures), tuple(recordings), stated or licence))
         elif files.pictures or files.sounds:
             lack, file_name = ("recording", f"{name}.wav") if pictures else ("picture", f"{name}.jpg")
             problems.append(f"{name} has no {lack} that can be used, so it is left out; add {file_name}.")
+        elif files.texts and not NOTES.fullmatch(name):
+            problems.append(f"{files.texts[0]} is of no object; add {name}.jpg and {name}.wav, or remove it.")
     return objects, problems
 
 
 def read_pictures(folder: Path) -> dict[str, list[Picture]]:
     """The pictures in `folder` by object, with or without recordings; those that cannot be read raise a ValueError."""
-    found, masks, _ = _sorted_files(folder, [])
+    found, media = _sorted_files(folder, [])
     return {
-        name: [_picture(folder, file, masks.get(file.with_suffix("").as_posix(), []), []) for file in files.pictures]
-        for name, files in found.items()
+        files.name: [_picture(folder, file, media.masks.get(media.stem(file), []), []) for file in files.pictures]
+        for files in found
     }
 
 
 def named(name: str) -> str:
-    """A file's or folder's name as a caption: "german_shepherd" becomes "a german shepherd"."""
-    words = " ".join(re.sub(r"[_\-]+", " ", name).split()).lower()
-    if words.split()[0] in ("a", "an", "the", "my", "our", "some"):
+    """A file's or folder's name as a caption: "german_shepherd" becomes "a german shepherd", a name of none ""."""
+    words = _words(name)
+    if not words or words.split()[0] in ("a", "an", "the", "my", "our", "some"):
         return words
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _sorted_files(
-    folder: Path, problems: list[str]
-) -> tuple[dict[str, _Files], dict[str, list[Path]], dict[Path, str]]:
-    """Files by object, masks by their picture's path without ending, licences by folder; all relative."""
+def _words(name: str) -> str:
+    """A name in small letters with spaces; "" if it has neither letters nor figures."""
+    words = " ".join(re.sub(r"[_\-]+", " ", name).split()).lower()
+    return words if any(letter.isalnum() for letter in words) else ""
+
+
+def _sorted_files(folder: Path, problems: list[str]) -> tuple[list[_Files], Media]:
+    """Files by object, in order of their names."""
+    media = find_media(folder, sounds=(*SOUNDS, *VIDEO_SOUNDS))
     found: dict[str, _Files] = {}
-    masks: dict[str, list[Path]] = {}
-    licences: dict[Path, str] = {}
-    for path in sorted(folder.rglob("*")):
-        file, ending = path.relative_to(folder), path.suffix.lower()
-        if not path.is_file() or any(part.startswith(".") for part in file.parts):
-            continue
-        if NOTES.fullmatch(file.stem):
-            if file.name.lower() in ("licence.txt", "license.txt"):
-                text = path.read_text(encoding="utf-8-sig", errors="replace")
-                licences[file.parent] = " ".join(text.split())
-            continue
-        if ending == ".png" and (mask := MASK.fullmatch(file.stem)):
-            masks.setdefault(file.with_name(mask["stem"]).as_posix(), []).append(file)
-            continue
-        numbered = NUMBERED.fullmatch(file.stem)
-        name = file.parts[0] if len(file.parts) > 1 else numbered["name"] if numbered else file.stem
-        files = found.setdefault(name.strip(), _Files())
-        if ending in PICTURES:
-            files.pictures.append(file)
-        elif ending in SOUNDS or ending in VIDEO_SOUNDS:
-            files.sounds.append(file)
-        elif ending == ".txt":
-            files.texts.append(file)
-        else:
+    for kind in ("picture", "sound", "text"):
+        for file in media.files[kind]:
+            path = Path(composed(file))
+            numbered = NUMBERED.fullmatch(path.stem)
+            name = path.parts[0] if len(path.parts) > 1 else numbered["name"] if numbered else path.stem
+            files = found.setdefault(name.strip().casefold(), _Files(name.strip()))
+            {"picture": files.pictures, "sound": files.sounds, "text": files.texts}[kind].append(file)
+    for file in sorted({*media.files["other"], *(left.id for left in media.left_out)}):
+        if not NOTES.fullmatch(Path(file).stem):
             problems.append(
                 f"{file} is of a kind that is not read; save pictures as JPEG or PNG, recordings as WAV, FLAC or M4A."
             )
-    pictures = {file.with_suffix("").as_posix() for files in found.values() for file in files.pictures}
-    for stem in sorted(masks.keys() - pictures):
-        problems.append(f"{masks[stem][0]} is a mask, but there is no picture {stem}; give both the same name.")
-    return found, masks, licences
+    pictures = {media.stem(file) for file in media.files["picture"]}
+    for stem in sorted(media.masks.keys() - pictures):
+        problems.append(f"{media.masks[stem][0]} is a mask, but there is no picture {stem}; give both the same name.")
+    return sorted(found.values(), key=lambda files: files.name), media
 
 
-def _captions(folder: Path, name: str, texts: list[Path]) -> tuple[str, ...]:
+def _captions(folder: Path, name: str, texts: list[str], problems: list[str]) -> tuple[str, ...]:
     """The lines of the object's text files; without any its name, with and without an article."""
-    lines = [line.strip(" .!") for text in texts for line in _text(folder / text).splitlines()]
+    lines: list[str] = []
+    for text in texts:
+        try:
+            lines += [line.strip(" .!") for line in read_text(folder / text).splitlines()]
+        except ValueError as error:
+            problems.append(str(error))
     given = tuple(dict.fromkeys(line for line in lines if line))
-    plain = " ".join(re.sub(r"[_\-]+", " ", name).split()).lower()
-    return given or tuple(dict.fromkeys((named(name), plain)))
+    return given or tuple(dict.fromkeys(form for form in (named(name), _words(name)) if form))
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8-sig", errors="replace")
+def _licence(media: Media, file: str, problems: list[str]) -> str:
+    """What the nearest licence.txt says, on one line; "" if there is none."""
+    if (found := media.licence(file)) is None:
+        return ""
+    try:
+        return " ".join(read_text(media.folder / found).split())
+    except ValueError as error:
+        problems.append(str(error))
+        return ""
 
 
-def _picture(folder: Path, file: Path, masks: list[Path], problems: list[str]) -> Picture:
+def _picture(folder: Path, file: str, masks: list[str], problems: list[str]) -> Picture:
     """A picture with its outline: masks if there are some, else its own transparency, else none."""
-    image = _open(folder / file).convert("RGBA")
+    image = open_picture(folder / file).convert("RGBA")
     scale = SIDE / min(image.size)
     if scale < 1:
         image = image.resize((round(scale * image.width), round(scale * image.height)), Image.Resampling.LANCZOS)
     own = np.asarray(image.getchannel("A"))
     outline = Image.fromarray(own)
     if masks:
-        shown = [_mask(folder / mask).resize(image.size, Image.Resampling.BICUBIC) for mask in masks]
+        shown = [open_mask(folder / mask).resize(image.size, Image.Resampling.BICUBIC) for mask in masks]
         outline = Image.fromarray(np.max([np.asarray(one) for one in shown], axis=0))
         if np.asarray(outline).max() < 128:
             problems.append(f"{masks[0]} selects nothing (white selects), so {file} is used as a whole.")
@@ -190,31 +203,14 @@ def _picture(folder: Path, file: Path, masks: list[Path], problems: list[str]) -
     return Picture(image, cut=not masks and int(own.min()) < 128, masked=int(np.asarray(outline).min()) < 128)
 
 
-def _mask(path: Path) -> Image.Image:
-    """White selects; in a picture with transparency, what is opaque."""
-    image = _open(path).convert("RGBA")
-    alpha = image.getchannel("A")
-    return image.convert("L") if min(alpha.getextrema()) == 255 else alpha
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
-        raise ValueError(f"{path} cannot be read as a picture; save it as JPEG or PNG.") from None
-
-
 def _recording(path: Path) -> Tensor:
     """[samples] without silence at its ends."""
     if path.suffix.lower() in SOUNDS:
         waveform = read_audio(path, SAMPLE_RATE)
     else:
-        from av import FFmpegError
-
         try:
             waveform = torch.from_numpy(read_sound(path, 0.0, MOST))
-        except (FFmpegError, ValueError, IndexError, OSError):
+        except Exception:  # decoders raise almost every kind for broken files
             raise ValueError(f"{path} cannot be read as a recording; save it as WAV, FLAC or M4A.") from None
     waveform = waveform[: round(MOST * SAMPLE_RATE)]
     if not len(waveform) or not torch.isfinite(waveform).all() or float(waveform.abs().max()) < 1e-3:

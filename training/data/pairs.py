@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from .making import Source, digest
-from .shard_format import SAMPLE_RATE, Sample
+from .media_files import NOTES, find_media, read_text
+from .shard_format import SAMPLE_RATE, Sample, Skipped
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
-MASK = re.compile(r"(?P<stem>.+)_mask(_(?P<number>\d+))?")
 LONGEST = 6  # times the nominal length
 
 
@@ -30,46 +27,63 @@ class Pair:
     licence: str | None
 
 
-def find_pairs(folder: Path) -> list[Pair]:
-    """All stems under `folder` that have a picture or a sound, in order of their paths.
+def find_pairs(folder: Path) -> tuple[list[Pair], list[Skipped]]:
+    """All stems under `folder` that have a picture or a sound, in order of their paths, and the files of no use.
 
-    A file STEM_mask.png (or STEM_mask_1.png, STEM_mask_2.png ...) is a mask of the picture STEM. The licence is
-    the nearest licence.txt, in the file's folder or above it up to `folder`.
+    A file STEM_mask.png is a mask of the picture STEM (see `media_files`). The licence is the nearest licence.txt, in
+    the file's folder or above it up to `folder`.
 
     Raises:
         ValueError: no folder.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder, but one with pictures and sounds is expected.")
-    files: dict[str, dict[str, list[str]]] = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        relative, ending = file.relative_to(folder), file.suffix.lower()
-        kind = "picture" if ending in PICTURES else "sound" if ending in SOUNDS else "text" if ending == ".txt" else ""
-        mask = MASK.fullmatch(file.stem) if ending == ".png" else None
-        if kind:
-            stem = relative.with_name(mask["stem"] if mask else file.stem).as_posix()
-            files.setdefault(stem, {}).setdefault("mask" if mask else kind, []).append(relative.as_posix())
-    licences = {kinds["text"][0] for stem, kinds in files.items() if Path(stem).name == "licence" and "text" in kinds}
-
-    def licence(stem: str) -> str | None:
-        return next((f for up in Path(stem).parents if (f := (up / "licence.txt").as_posix()) in licences), None)
-
-    def number(mask: str) -> int:
-        found = MASK.fullmatch(Path(mask).stem)
-        return int(found["number"] or 0) if found else 0
-
-    return [
-        Pair(
-            stem,
-            kinds.get("picture", [None])[0],
-            kinds.get("sound", [None])[0],
-            tuple(sorted(kinds.get("mask", []), key=number)),
-            kinds.get("text", [None])[0],
-            licence(stem),
+    media = find_media(folder)
+    stems: dict[str, dict[str, list[str]]] = {}
+    for kind in ("picture", "sound", "text"):
+        for file in media.files[kind]:
+            stems.setdefault(media.stem(file), {}).setdefault(kind, []).append(file)
+    _join_by_case(stems)
+    left_out = list(media.left_out)
+    pairs = []
+    for stem, kinds in sorted(stems.items()):
+        names = [name for kind in ("picture", "sound") for name in kinds.get(kind, [])[:1]]
+        for kind, files in kinds.items():
+            left_out += [
+                Skipped(file, f"{files[0]} is the {kind} of that name; give one of them.") for file in files[1:]
+            ]
+        masks = media.masks.get(stem, ())
+        if not names:
+            if not NOTES.fullmatch(Path(stem).name):
+                left_out += [Skipped(file, "There is no picture or sound of that name.") for file in kinds["text"]]
+            left_out += [Skipped(file, "There is no picture that it is a mask of.") for file in masks]
+            continue
+        pairs.append(
+            Pair(
+                stem,
+                kinds.get("picture", [None])[0],
+                kinds.get("sound", [None])[0],
+                tuple(masks),
+                kinds.get("text", [None])[0],
+                media.licence(names[0]),
+            )
         )
-        for stem, kinds in sorted(files.items())
-        if kinds.keys() & {"picture", "sound"}
-    ]
+    for stem in sorted(media.masks.keys() - stems.keys()):
+        left_out += [Skipped(file, "There is no picture that it is a mask of.") for file in media.masks[stem]]
+    return pairs, left_out
+
+
+def _join_by_case(stems: dict[str, dict[str, list[str]]]) -> None:
+    """Put a picture and a sound together that lack each other and differ only in upper and lower case."""
+    alike: dict[str, list[str]] = {}
+    for stem, kinds in stems.items():
+        if len(kinds.keys() & {"picture", "sound"}) == 1:
+            alike.setdefault(stem.casefold(), []).append(stem)
+    for found in alike.values():
+        if len(found) == 2 and {"picture", "sound"} <= stems[found[0]].keys() | stems[found[1]].keys():
+            picture, sound = sorted(found, key=lambda stem: "picture" not in stems[stem])
+            for kind, files in stems.pop(sound).items():
+                stems[picture].setdefault(kind, []).extend(files)
 
 
 class PairSource(Source):
@@ -82,7 +96,7 @@ class PairSource(Source):
     def __init__(self, folder: Path, *, seconds: float, size: int, licence: str):
         if not 0.1 <= seconds < float("inf") or size < 16:
             raise ValueError(f"seconds {seconds} and size {size} came, but 0.1 and 16 or more are expected.")
-        self.pairs = find_pairs(folder)
+        self.pairs, self.unused = find_pairs(folder)
         if not self.pairs:
             raise ValueError(f"{folder} has no pictures or sounds, but files such as dog.jpg and dog.wav are expected.")
         self.folder, self.seconds, self.size, self.licence = folder, seconds, size, licence
@@ -100,6 +114,10 @@ class PairSource(Source):
             "licence": self.licence,
             "inputs": digest(rows),
         }
+
+    def left_out(self) -> list[Skipped]:
+        """See Source."""
+        return self.unused
 
     def name(self, position: int) -> str:
         """See Source."""
@@ -137,8 +155,7 @@ class PairSource(Source):
         """The lines of a text file that say something."""
         if file is None:
             return []
-        text = (self.folder / file).read_text(encoding="utf-8-sig")
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in read_text(self.folder / file).splitlines() if line.strip()]
 
 
 def _shrunk(values: np.ndarray, size: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from sounding.terminal import plain_errors
 
 if TYPE_CHECKING:
     from .making import OnProgress, Source
+    from .shard_format import Skipped
 
 app = typer.Typer(
     help="Turn videos, pictures with sounds, or stamps into shards, and shards into features.",
@@ -156,9 +157,22 @@ def _run(source: Source, out: Path, shard_size: int, workers: int) -> None:
         typer.echo(f"Stopped; finished shards are in {out}, and the same command goes on.", err=True)
         raise typer.Exit(130) from None
     typer.echo(f"{index.samples} samples in {len(index.shards)} shards in {out}, {len(index.skipped)} skipped")
-    for skipped in index.skipped[:SHOWN]:
-        typer.echo(f"  {skipped.id}: {skipped.why}")
-    if len(index.skipped) > SHOWN:
+    _show(index.skipped, out)
+    if index.left_out:
+        typer.echo(f"{len(index.left_out)} files or rows are left out")
+        _show(index.left_out, out)
+    if index.bare:
+        some = ", ".join(index.bare[:SHOWN]) + (" ..." if len(index.bare) > SHOWN else "")
+        typer.echo(
+            f"{len(index.bare)} samples have neither a caption nor a mask, so that grounding cannot be trained on them "
+            f"({some}); add STEM.txt or STEM_mask.png and prepare again, unless VAE or vocoder are to be trained."
+        )
+
+
+def _show(lost: tuple[Skipped, ...], out: Path) -> None:
+    for each in lost[:SHOWN]:
+        typer.echo(f"  {each.id}: {each.why}")
+    if len(lost) > SHOWN:
         typer.echo(f"  ... all of them in {out / 'shards.json'}")
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,9 @@ from sounding.config import from_dict
 from sounding.files import write_atomic
 
 INDEX = "shards.json"
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.tar", re.ASCII)
+BLOCK = 512  # bytes; a tar's unit
+MOST_JSON = 1 << 30  # bytes; an index of a million clips has some 50 MB
 SAMPLE_RATE = 16_000
 JPEG_QUALITY = 95
 
@@ -41,8 +45,15 @@ class Skipped:
 
 
 def reason(error: Exception) -> str:
-    """An error as one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error as one line that can be printed; its kind too, unless it is one that is raised with a sentence."""
+    said = " ".join(str(error).split())[:1000]
+    text = said if said and type(error) in (ValueError, OSError) else f"{type(error).__name__}: {said}".rstrip(": ")
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Whatever bytes a file's name had, as text that can be written anywhere."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -54,13 +65,33 @@ class Shard:
     bytes: int
     offsets: tuple[int, ...]
 
+    def check(self) -> None:
+        """Whether the numbers fit each other.
+
+        Raises:
+            ValueError: they do not, or the name leads elsewhere.
+        """
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"a shard is called {self.name[:60]!r}, but names such as shard-000000.tar are expected")
+        if len(self.offsets) != self.samples + 1:
+            raise ValueError(f"{self.name} has {len(self.offsets)} offsets, but {self.samples + 1} are expected")
+        last = 0
+        for offset in self.offsets:
+            if not last <= offset <= self.bytes or offset % BLOCK:
+                raise ValueError(
+                    f"{self.name} has the offset {offset}, but ascending multiples of {BLOCK} are expected"
+                )
+            last = offset
+
 
 @dataclass(frozen=True)
 class ShardIndex:
     """`shards.json`: all tars of a folder, what was left out, and how it was made.
 
-    `model` is the fingerprint of the encoders and the VAE that made features (`features.fingerprint`), null for
-    raw shards. `licences` counts samples.
+    `skipped` are samples that could not be made, `left_out` files and rows that belong to none. `model` is the
+    fingerprint of the encoders and the VAE that made features (`features.fingerprint`), null for raw shards.
+    `licences` counts samples. `bare` are ids of samples that have neither a caption nor a mask, `masked` counts those
+    with masks; null where an earlier version did not look.
     """
 
     kind: Kind
@@ -70,6 +101,9 @@ class ShardIndex:
     licences: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
+    left_out: tuple[Skipped, ...] = ()
+    bare: tuple[str, ...] | None = None
+    masked: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> ShardIndex:
@@ -79,28 +113,38 @@ class ShardIndex:
             ValueError: there is no finished folder of shards, or its index is damaged.
         """
         file = Path(folder) / INDEX
+        again = "remove that folder and prepare it again"
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = read_json(file)
         except FileNotFoundError:
             raise ValueError(
                 f"{file} is missing, but a folder of finished shards is expected; make one with `python -m training "
                 "prepare`, or run an interrupted one again."
             ) from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{file} cannot be read ({error}); remove that folder and prepare it again.") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read ({error}); {again}.") from None
         try:
             if not isinstance(data, dict):
                 raise ValueError(f"a {type(data).__name__} came, but an object is expected")
             index: ShardIndex = from_dict(cls, data)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); remove that folder and prepare it again.") from None
-        for shard in index.shards:
-            if len(shard.offsets) != shard.samples + 1:
-                raise ValueError(
-                    f"{file} is damaged ({shard.name} has {len(shard.offsets)} offsets, but {shard.samples + 1} are "
-                    "expected); remove that folder and prepare it again."
-                )
+            index.check()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{file} is damaged ({error}); {again}.") from None
         return index
+
+    def check(self) -> None:
+        """Whether the numbers fit each other.
+
+        Raises:
+            ValueError: they do not, or a tar's name leads elsewhere.
+        """
+        names = [shard.name for shard in self.shards]
+        if len(set(names)) != len(names):
+            raise ValueError("a shard is listed twice")
+        for shard in self.shards:
+            shard.check()
+        if self.samples != sum(shard.samples for shard in self.shards):
+            raise ValueError(f"{self.samples} samples are counted, but its shards have another number")
 
     def write(self, folder: Path) -> None:
         """Write `shards.json` into `folder` in one step."""
@@ -145,7 +189,47 @@ class Sample:
     def _description(self) -> bytes:
         names = ("id", "captions", "licence", "source", "seconds", "labels", "sounding")
         values = {name: getattr(self, name) for name in names}
-        return json.dumps({k: v for k, v in values.items() if v is not None}, ensure_ascii=False).encode()
+        return json.dumps({k: v for k, v in values.items() if v is not None}, ensure_ascii=False).encode(
+            "utf-8",
+            "backslashreplace",  # a lone surrogate of a file's name becomes JSON's own escape
+        )
+
+    @property
+    def masked(self) -> bool:
+        """Whether it says where the objects are."""
+        return bool(self.masks) if self.features is None else "coverage" in self.features
+
+    @property
+    def bare(self) -> bool:
+        """Whether neither a caption nor a mask says what in the picture sounds."""
+        asked = self.captions if self.features is None else self.features.get("queries", ())
+        return not self.masked and not len(asked)
+
+
+def read_json(file: Path, most: int = MOST_JSON) -> Any:
+    """A JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, nested too deeply, or has more than `most` bytes.
+    """
+    with file.open("rb") as opened:
+        data = opened.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return parse_json(data)
+
+
+def parse_json(data: bytes) -> Any:
+    """Parsed JSON.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def encode_flac(waveform: np.ndarray) -> bytes:
