@@ -16,7 +16,7 @@ from sounding.checkpoint import load_model, read_header, rewrite
 from sounding.grounding import Grounding
 
 from .conditions import conditions_of, mask_weights
-from .data.features import fingerprint
+from .data.features import fingerprint, weights_fingerprint
 from .data.shards import Shards
 
 BATCH = 64
@@ -43,7 +43,7 @@ def calibrate(checkpoint: Path, features: Path, out: Path) -> float:
 
     model = load_model(checkpoint)
     shards = Shards(features, ("patches", "queries"), optional=("backdrop",))
-    if shards.index.model != fingerprint(model):
+    if shards.index.model not in (fingerprint(model), weights_fingerprint(model)):
         raise ValueError(f"The features in {features} are not of {checkpoint}; prepare them with that checkpoint.")
     grounding = measured(model.grounding, shards)
     header = read_header(checkpoint)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,8 +21,8 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from .conditions import mask_weights
-from .data.features import fingerprint
-from .data.shards import Shards
+from .data.features import check_conditions, check_features
+from .data.shards import Folders, Shards
 from .learner import Objective
 from .loader import Item
 
@@ -73,14 +72,10 @@ class GroundedItems:
 
     fields: tuple[str, ...] = ("id", "patches", "queries", "mean", "std")
 
-    def __init__(self, folder: Path, model: SoundingModel, settings: GroundedSettings):
+    def __init__(self, folder: Folders, model: SoundingModel, settings: GroundedSettings):
         self.shards = Shards(folder, self.fields, optional=("coverage", "backdrop"))
-        made = self.shards.index.model
-        if made != fingerprint(model):
-            raise ValueError(
-                f"The features in {folder} were made with other encoders or another VAE than this run starts with; "
-                "prepare them again with the checkpoint that `start` names."
-            )
+        check_features(self.shards, model)
+        check_conditions(self.shards, model.config.grounding.mask_training)
         self.drop, self.mix, self.by_mask = settings.drop, settings.mix, model.config.grounding.mask_training
         self.backdrop = settings.backdrop
         self.alone, self.sounding = settings.alone, _sounding(folder) if settings.alone else []
@@ -141,7 +136,7 @@ class GroundedItems:
         return {}
 
 
-def _sounding(folder: Path) -> list[int]:
+def _sounding(folder: Folders) -> list[int]:
     """How many objects sound in each item.
 
     Raises:

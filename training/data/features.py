@@ -8,7 +8,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,16 +21,28 @@ from sounding.vision import mask_to_grid
 
 from .making import Source, digest
 from .shard_format import Kind, Sample, Skipped, reason
-from .shards import Shards
+from .shards import Folders, Shards
 
 T = TypeVar("T")
 FROZEN = ("patches", "query", "vae")
+# What is wrong with the device is wrong for every sample. `AcceleratorError` came with torch 2.8.
+FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 
 
 def fingerprint(model: SoundingModel) -> str:
     """Names what features depend on: weights of the patch and query encoders and the VAE, their configuration,
-    the mel's and the latents' scale. Equal for a float16 and a float32 copy of equal weights.
+    the mel's and the latents' scale, and the length of the sounds. Equal for a float16 and a float32 copy of equal
+    weights.
     """
+    return _with_seconds(weights_fingerprint(model), model.config.train_seconds)
+
+
+def _with_seconds(weights: str, seconds: float) -> str:
+    return hashlib.sha256(f"{weights} {float(seconds)!r}".encode()).hexdigest()
+
+
+def weights_fingerprint(model: SoundingModel) -> str:
+    """As `fingerprint`, but for the sounds' length: what features of earlier versions are named by."""
     config = dataclasses.asdict(model.config)
     config["query"]["tokenizer"] = ""  # a folder of this machine
     total = hashlib.sha256(json.dumps({part: config[part] for part in (*FROZEN, "audio")}, sort_keys=True).encode())
@@ -41,6 +52,52 @@ def fingerprint(model: SoundingModel) -> str:
             exact = value.detach().float() if value.is_floating_point() else value
             total.update(exact.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def check_features(shards: Shards, model: SoundingModel) -> None:
+    """Whether all features were made by this model's frozen parts, of sounds as long as it trains on.
+
+    Raises:
+        ValueError: they were not; says which.
+    """
+    weights, seconds = weights_fingerprint(model), model.config.train_seconds
+    for folder, index in shards.indices.items():
+        made = index.settings.get("train_seconds")
+        if index.model != _with_seconds(weights, seconds) and isinstance(made, (int, float)) and made != seconds:
+            raise ValueError(
+                f"The features in {folder} were made of sounds of {made:g} s, but this run trains on {seconds:g} s; "
+                f"prepare them again with --seconds {seconds:g}, or give model.train_seconds={made:g}."
+            )
+        if index.model not in (weights, _with_seconds(weights, seconds)):
+            raise ValueError(
+                f"The features in {folder} were made with other encoders or another VAE than this run starts with; "
+                "prepare them again with the checkpoint that `start` names."
+            )
+
+
+def check_conditions(shards: Shards, mask_training: float) -> None:
+    """Whether every sample has what grounding is asked by: a caption or a mask and, where training takes masks, a mask.
+
+    Raises:
+        ValueError: some do not; names the first.
+    """
+    for folder, index in shards.indices.items():
+        bare, masked = index.bare, index.masked
+        if bare is None or masked is None:  # of an earlier version, which did not look
+            described = Shards(folder, ("id", "queries"), optional=("coverage",))
+            rows = [described[number] for number in range(len(described))]
+            bare = tuple(row["id"] for row in rows if "coverage" not in row and not len(row["queries"]))
+            masked = sum("coverage" in row for row in rows)
+        if bare:
+            raise ValueError(
+                f"{len(bare)} samples in {folder} have neither a caption nor a mask (the first is {bare[0]}), but one "
+                "is needed; give them captions or masks, or leave them out, and prepare raw shards and features again."
+            )
+        if mask_training and masked < index.samples:
+            raise ValueError(
+                f"{index.samples - masked} of {index.samples} samples in {folder} have no mask, but every one needs it "
+                f"with grounding.mask_training {mask_training:g}; give data with masks, or set it to 0."
+            )
 
 
 def posterior(model: SoundingModel, waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -104,13 +161,14 @@ class FeatureSource(Source):
 
     kind: Kind = "features"
 
-    def __init__(self, raw: Path, model: SoundingModel, *, batch: int = 16, threads: int = 2):
+    def __init__(self, raw: Folders, model: SoundingModel, *, batch: int = 16, threads: int = 2):
         if batch < 1 or threads < 1:
             raise ValueError(f"batch {batch} and {threads} threads came, but 1 or more of both are expected.")
         fields = ("id", "captions", "licence", "source", "seconds", "waveform", "pictures")
         self.raw = Shards(raw, fields, optional=("labels", "sounding", "masks"))
         self.network, self.batch, self.threads = model, batch, threads
-        self.model = fingerprint(model)
+        weights = weights_fingerprint(model)
+        self.model, self.former = _with_seconds(weights, model.config.train_seconds), weights
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -150,11 +208,22 @@ class FeatureSource(Source):
     def _read(self, position: int) -> dict[str, Any] | Skipped:
         try:
             return self.raw[position]
-        except ValueError as error:
+        except Exception as error:  # decoders raise almost every kind for broken data
             return Skipped(self.name(position), reason(error))
 
     def _made(self, batch: list[dict[str, Any]]) -> Iterator[Sample | Skipped]:
-        for sample, features in self._encode(batch) if batch else ():
+        try:
+            made = self._encode(batch) if batch else []
+        except FATAL:
+            raise
+        except Exception as error:  # of one sample, so that the others are made without it
+            if len(batch) == 1:
+                yield Skipped(batch[0]["id"], reason(error))
+            else:
+                for sample in batch:
+                    yield from self._made([sample])
+            return
+        for sample, features in made:
             try:
                 yield self._described(sample, features)
             except ValueError as error:

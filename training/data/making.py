@@ -40,6 +40,7 @@ class Source(ABC):
 
     kind: Kind = "raw"
     model: str | None = None
+    former: str | None = None  # what an earlier version called the same model
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -121,7 +122,8 @@ def _make(
     if (index := _finished(source, out, settings)) is not None:
         return index
     if (out / PLAN).is_file():
-        _same_settings(out, _read_plan(out), {**settings, "model": source.model})
+        plan = _read_plan(out)
+        _same_settings(out, plan, {**settings, "model": _model(source, plan.get("model"))})
     else:
         write_atomic(out / PLAN, json.dumps({**settings, "model": source.model}).encode())
     _remove_leftovers(out)
@@ -148,11 +150,16 @@ def _finished(source: Source, out: Path, settings: dict[str, Any]) -> ShardIndex
     if not (out / INDEX).is_file():
         return None
     index = ShardIndex.read(out)
-    _same_settings(out, {**index.settings, "model": index.model}, {**settings, "model": source.model})
+    _same_settings(out, {**index.settings, "model": index.model}, {**settings, "model": _model(source, index.model)})
     _check_count(out, index, len(source))
     with suppress(PermissionError):
         _remove_notes(out)
     return index
+
+
+def _model(source: Source, made: str | None) -> str | None:
+    """The source's model, by the name that `made` has for it."""
+    return made if made is not None and made == source.former else source.model
 
 
 def _make_here(source: Source, out: Path, shard_size: int, todo: list[int], report: Callable[[int, int], None]) -> None:

@@ -6,6 +6,7 @@ in `shards.json` with its reason.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -35,6 +36,15 @@ class Form(str, Enum):
 
     audiocaps = "audiocaps"
     audioset = "audioset"
+    vggsound = "vggsound"
+
+
+class ClipSplit(str, Enum):
+    """Of a list that names splits."""
+
+    train = "train"
+    test = "test"
+    all = "all"
 
 
 class SplitName(str, Enum):
@@ -53,10 +63,15 @@ LicenceOption = Annotated[str, typer.Option(help="Licence of the material, kept 
 
 @app.command()
 def videos(
-    csv: Annotated[Path, typer.Option(help="AudioCaps' CSV or one of AudioSet's segments.")],
+    csv: Annotated[Path, typer.Option(help="AudioSet's segments, VGG-Sound's or AudioCaps' CSV.")],
     videos: Annotated[Path, typer.Option(help="Folder with YTID.ext (whole) or YTID_START.ext (cut clips).")],
     out: OutOption,
     form: Annotated[Form | None, typer.Option(help="Of the CSV; without it the first line tells.")] = None,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(help="Videos to keep out: the test set's CSV, or one id per line. Several may be given."),
+    ] = None,
+    split: Annotated[ClipSplit, typer.Option(help="Of VGG-Sound's list, which has both.")] = ClipSplit.train,
     classes: Annotated[Path | None, typer.Option(help="AudioSet's class_labels_indices.csv.")] = None,
     seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 10.0,
     frames: Annotated[int, typer.Option(help="Pictures a clip, evenly spaced.")] = 10,
@@ -67,11 +82,14 @@ def videos(
 ) -> None:
     """Clips of videos that a CSV lists."""
     with plain_errors("training"):
-        from .clip_lists import read_clips
+        from .clip_lists import read_clips, without
         from .videos import VideoSource
 
         clips = read_clips(csv, form.value if form else None, classes)
-        source = VideoSource(clips, videos, seconds=seconds, frames=frames, size=size, licence=licence)
+        kept, left_out = without(clips, exclude or (), None if split is ClipSplit.all else split.value)
+        source = VideoSource(
+            kept, videos, seconds=seconds, frames=frames, size=size, licence=licence, left_out=left_out
+        )
         _run(source, out, shard_size, workers)
 
 
@@ -117,12 +135,15 @@ def stamps(
 
 @app.command()
 def features(
-    raw: Annotated[Path, typer.Option(help="Folder of raw shards.")],
+    raw: Annotated[list[str], typer.Option(help="Folder of raw shards, or a pattern; several may be given.")],
     model: Annotated[str, typer.Option(help="'starter' or a checkpoint; its encoders and VAE make the features.")],
     out: OutOption,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     batch: Annotated[int, typer.Option(help="Samples at once; fewer need less memory.")] = 16,
     threads: Annotated[int, typer.Option(help="Threads that read and decode for the model.")] = 4,
+    seconds: Annotated[
+        float | None, typer.Option(help="model.train_seconds of the recipe; without it the checkpoint's own.")
+    ] = None,
     shard_size: ShardOption = 1000,
 ) -> None:
     """What the frozen encoders and the VAE make of raw shards, so that training need not run them."""
@@ -135,6 +156,8 @@ def features(
 
         # Made once and used for long, so in full precision.
         loaded = load(model, device=device, dtype=torch.float32)
+        if seconds is not None:
+            loaded.config = dataclasses.replace(loaded.config, train_seconds=seconds)
         _run(FeatureSource(raw, loaded, batch=batch, threads=threads), out, shard_size, 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from sounding.audio import fit_length, normalize, resample
 
-from .shards import Shards
+from .shards import Folders, Shards
 from .stamps import SAMPLE_RATE, Stamps, fill, mix
 
 
@@ -27,8 +26,8 @@ class Clips(Protocol):
 class ShardClips:
     """Crops of the recordings in shards, each brought to AudioLDM's training level."""
 
-    def __init__(self, folder: Path):
-        self.shards = Shards(folder, ("id", "waveform"))
+    def __init__(self, folders: Folders):
+        self.shards = Shards(folders, ("id", "waveform"))
 
     def __len__(self) -> int:
         return len(self.shards)

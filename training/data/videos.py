@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sounding.picture_files import MAX_PIXELS
+
 from .clip_lists import Clip
 from .making import Source, digest
-from .shard_format import SAMPLE_RATE, Sample
+from .shard_format import SAMPLE_RATE, Sample, Skipped
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v")
 LEAST = 0.5  # share of the asked seconds that a clip needs to have
+LONGEST = 3600.0  # s
+MOST_ASPECT = 20  # of a frame's sides
 SEEK_EARLY = 1.0  # seconds; decoders need some sound before the first that is right
 
 
@@ -28,15 +33,26 @@ class VideoSource(Source):
     whose shorter side is `size`. A clip that ends early is shorter, down to half of what was asked.
     """
 
-    def __init__(self, clips: list[Clip], folder: Path, *, seconds: float, frames: int, size: int, licence: str):
+    def __init__(
+        self,
+        clips: list[Clip],
+        folder: Path,
+        *,
+        seconds: float,
+        frames: int,
+        size: int,
+        licence: str,
+        left_out: Sequence[Skipped] = (),
+    ):
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder, but one with videos is expected; check --videos.")
-        if not 0.1 <= seconds < float("inf") or frames < 1 or size < 16:
+        if not 0.1 <= seconds <= LONGEST or not 1 <= frames <= 1000 or not 16 <= size <= 4096:
             raise ValueError(
-                f"seconds {seconds}, frames {frames} and size {size} came, but 0.1, 1 and 16 or more are expected."
+                f"seconds {seconds}, frames {frames} and size {size} came, but 0.1 to {LONGEST}, 1 to 1000 and 16 to "
+                "4096 are expected."
             )
         self.clips, self.folder, self.licence = clips, folder, licence
-        self.seconds, self.frames, self.size = seconds, frames, size
+        self.seconds, self.frames, self.size, self.unused = seconds, frames, size, list(left_out)
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
         self.files = {file.stem: file for file in reversed(files)}
 
@@ -54,6 +70,10 @@ class VideoSource(Source):
             "licence": self.licence,
             "inputs": digest(rows),
         }
+
+    def left_out(self) -> list[Skipped]:
+        """See Source."""
+        return self.unused
 
     def name(self, position: int) -> str:
         """See Source."""
@@ -89,7 +109,7 @@ class VideoSource(Source):
                 raise ValueError(f"{file.name} is silent from {start:g} s to {start + length:g} s.")
             times = [start + (i + 0.5) * length / self.frames for i in range(self.frames)]
             pictures = read_frames(file, times, self.size)
-        except (FFmpegError, RuntimeError) as error:
+        except (FFmpegError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{file.name} cannot be decoded ({error}).") from None
         return Sample(
             id=clip.id,
@@ -119,24 +139,30 @@ def read_sound(file: Path, start: float, seconds: float) -> np.ndarray:
         origin = _origin(container)
         if start > SEEK_EARLY:
             container.seek(round((start + origin - SEEK_EARLY) * av.time_base), backward=True)
-        resampler = None
+        resampler = form = None
         pieces: list[np.ndarray] = []
-        first = 0.0
+        first, samples = 0.0, 0
         for frame in container.decode(stream):
             begins = float(frame.time if frame.time is not None else 0.0) - origin
-            if begins >= start + seconds:
+            # Times of broken files may stand still, so what there is counts as well.
+            if begins >= start + seconds or samples > (start - first + seconds) * SAMPLE_RATE:
                 break
-            if resampler is None:
-                first = begins
+            came = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if resampler is None or came != form:
+                if resampler is None:
+                    first = begins
+                else:  # another rate or other channels from here on, as broadcasts have between programmes
+                    pieces += _mono(resampler.resample(None))
                 # Channels are averaged here, as for sound files; ffmpeg's own mix of float sound is 3 dB louder.
-                resampler = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE)
-            pieces += _mono(resampler.resample(frame))
-        if resampler is None:
-            return np.zeros(0, np.float32)
-        pieces += _mono(resampler.resample(None))
-    sound = np.concatenate(pieces)
+                resampler, form = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE), came
+            made = _mono(resampler.resample(frame))
+            pieces += made
+            samples += sum(len(piece) for piece in made)
+        if resampler is not None:
+            pieces += _mono(resampler.resample(None))
+    sound = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
     skip = round((start - first) * SAMPLE_RATE)
-    sound = sound[skip:] if skip >= 0 else np.pad(sound, (-skip, 0))
+    sound = sound[skip:] if skip >= 0 else np.pad(sound, (min(-skip, round(seconds * SAMPLE_RATE)), 0))
     return sound[: round(seconds * SAMPLE_RATE)]
 
 
@@ -167,6 +193,7 @@ def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
         if not container.streams.video:
             raise ValueError(f"{file.name} has no pictures.")
         stream = container.streams.video[0]
+        _check_size(stream.codec_context.width, stream.codec_context.height, file)
         stream.codec_context.thread_count = 1  # as many processes as cores are at work already
         origin = _origin(container)
         if times[0] > SEEK_EARLY:
@@ -185,6 +212,15 @@ def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
         while last is not None and len(found) < len(times):
             found.append(last)
     return found
+
+
+def _check_size(width: int, height: int, file: Path) -> None:
+    """Before a frame is decoded, or made as large as its longer side asks for."""
+    if width * height > MAX_PIXELS or max(width, height) > MOST_ASPECT * max(1, min(width, height)):
+        raise ValueError(
+            f"{file.name} has frames of {width} x {height} pixels, but at most {MAX_PIXELS:,} in all, and sides up "
+            f"to 1 to {MOST_ASPECT}, are expected; convert it."
+        )
 
 
 def _upright(frame: VideoFrame, size: int) -> np.ndarray:
