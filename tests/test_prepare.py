@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from sounding.config import QueryConfig, SoundingConfig
 from sounding.model import SoundingModel
 from sounding.vision import mask_to_grid
 from training.data import features, making, scenes
-from training.data.clip_lists import read_clips
+from training.data.clip_lists import Clip, read_clips
 from training.data.making import Source, make_shards
 from training.data.pairs import PairSource
 from training.data.prepare import app
@@ -40,6 +41,7 @@ from training.data.shard_format import Sample, ShardIndex
 from training.data.shards import Shards
 from training.data.stamps import Stamps
 from training.data.videos import VideoSource, read_frames, read_sound
+from training.grounded import GroundedItems, GroundedSettings
 
 from .conftest import ROOT, heed_ctrl_c
 
@@ -150,6 +152,80 @@ def test_sound_begins_to_the_millisecond(videos: Path) -> None:
         shifts = range(-40, 41)
         errors = [np.square(part[100:-100] - whole[52_900 + shift :][:15_800]).mean() for shift in shifts]
         assert abs(shifts[int(np.argmin(errors))]) <= 16
+
+
+def write_aac(file: Path, rate: int, layout: str, pitch: float) -> None:
+    """Two seconds of a tone, as broadcasts have them: frames one after another, each with its own rate."""
+    with av.open(str(file), "w", format="adts") as container:
+        stream = container.add_stream("aac", rate=rate, layout=layout)
+        wave = (0.4 * np.sin(2 * math.pi * pitch * np.arange(2 * rate) / rate)).astype(np.float32)
+        for start in range(0, len(wave), 1024):
+            packed = np.repeat(wave[None, start : start + 1024], 1 + (layout == "stereo"), axis=0)
+            frame = av.AudioFrame.from_ndarray(packed, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = rate, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_sound_that_changes_its_rate_is_read_on(tmp_path: Path) -> None:
+    parts = [(44_100, "stereo", 500.0), (22_050, "mono", 1500.0), (48_000, "stereo", 2500.0)]
+    for number, (rate, layout, pitch) in enumerate(parts):
+        write_aac(tmp_path / f"{number}.aac", rate, layout, pitch)
+    file = tmp_path / "all.aac"
+    file.write_bytes(b"".join((tmp_path / f"{number}.aac").read_bytes() for number in range(3)))
+    sound = read_sound(file, 0.0, 20.0)
+    assert len(sound) / 16_000 == pytest.approx(6, abs=0.3)
+    for number, (_, _, pitch) in enumerate(parts):
+        piece = sound[int((2.05 * number + 0.5) * 16_000) :][:16_000]
+        assert tone_of(piece) == pytest.approx(pitch, abs=5)
+        assert np.abs(piece).max() == pytest.approx(0.4, abs=0.05)
+
+
+def test_times_beyond_a_video_and_videos_of_nothing_are_skipped(videos: Path, tmp_path: Path) -> None:
+    for start in (1e15, 1e300, 7.0):
+        clip = Clip("whole-mp4", start, None, ("x",))
+        source = VideoSource([clip], videos, seconds=3.0, frames=2, size=32, licence="")
+        with pytest.raises(ValueError, match=r"whole-mp4\.mp4"):
+            source.make(0)
+    for name, data in {"empty": b"", "ftyp": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "text": b"a video" * 99}.items():
+        (tmp_path / f"{name}.mp4").write_bytes(data)
+        source = VideoSource([Clip(name, 0.0, None, ())], tmp_path, seconds=3.0, frames=2, size=32, licence="")
+        with pytest.raises(ValueError, match=rf"{name}\.mp4"):
+            source.make(0)
+    for wrong in ({"seconds": 1e12}, {"seconds": math.nan}, {"frames": 0}, {"frames": 10**9}, {"size": 10**6}):
+        with pytest.raises(ValueError, match="are expected"):
+            VideoSource([], tmp_path, **({"seconds": 3.0, "frames": 2, "size": 32, "licence": ""} | wrong))  # type: ignore[arg-type]
+
+
+def test_frames_as_wide_as_a_line_are_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=1, width=4096, height=16, pix_fmt="yuv420p")
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 4096, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    with pytest.raises(ValueError, match=r"a\.mkv has frames of 4096 x 16 pixels"):
+        read_frames(tmp_path / "a.mkv", [0.0], 256)
+
+
+def test_damaged_videos_are_skipped_and_the_others_made(videos: Path, tmp_path: Path) -> None:
+    """Bytes changed at random, seeded: some can be decoded, and none ends the run."""
+    rng = np.random.default_rng(1)
+    for name in ("whole-mp4.mp4", "more/-whole_webm.webm"):
+        whole = (videos / name).read_bytes()
+        for number in range(12):
+            data = bytearray(whole)
+            for at in rng.integers(0, len(data), 40):
+                data[at] = int(rng.integers(256))
+            (tmp_path / f"{number}-{Path(name).name}").write_bytes(bytes(data))
+    clips = [Clip(file.stem, 1.0, None, ("x",)) for file in sorted(tmp_path.iterdir())]
+    (tmp_path / "fine.mp4").write_bytes((videos / "whole-mp4.mp4").read_bytes())
+    source = VideoSource(
+        [*clips, Clip("fine", 1.0, None, ("x",))], tmp_path, seconds=2.0, frames=2, size=32, licence=""
+    )
+    index = make_shards(source, tmp_path / "out", shard_size=100)
+    assert index.samples + len(index.skipped) == 25
+    assert index.samples >= 1
+    shards = Shards(tmp_path / "out", ("id",))
+    assert shards[len(shards) - 1]["id"] == "fine_1"
 
 
 def test_turned_pictures_are_upright(tmp_path: Path) -> None:
@@ -647,8 +723,6 @@ def _posterior(model: SoundingModel, waveform: torch.Tensor) -> tuple[torch.Tens
 
 
 def test_damaged_raw_samples_are_skipped(mixed: Path, tiny_model: SoundingModel, tmp_path: Path) -> None:
-    import shutil
-
     raw = shutil.copytree(mixed, tmp_path / "raw")
     tar = raw / "shard-000001.tar"
     data = tar.read_bytes()
@@ -689,6 +763,91 @@ def test_fingerprint_names_encoders_vae_and_scale(tiny_model: SoundingModel, tin
         assert features.fingerprint(single) == first
     single.config = dataclasses.replace(tiny_config, vae=dataclasses.replace(tiny_config.vae, scale=0.5))
     assert features.fingerprint(single) != first
+
+
+def test_features_of_another_length_are_refused_in_a_sentence(
+    mixed: Path, tiny_model: SoundingModel, tiny_config: SoundingConfig, tmp_path: Path
+) -> None:
+    make_shards(features.FeatureSource(mixed, tiny_model), tmp_path / "new")
+    longer = SoundingModel(dataclasses.replace(tiny_config, train_seconds=10.24))
+    longer.load_state_dict(tiny_model.state_dict())
+    assert features.fingerprint(longer) != features.fingerprint(tiny_model)
+    said = r"made of sounds of 1\.28 s, but this run trains on 10\.24 s; prepare them again with --seconds 10\.24"
+    with pytest.raises(ValueError, match=said):
+        features.check_features(Shards(tmp_path / "new", ("id",)), longer)
+    with pytest.raises(ValueError, match=r"was made with train_seconds 1\.28, but 10\.24 came"):
+        make_shards(features.FeatureSource(mixed, longer), tmp_path / "new")
+    # What an earlier version made is named by its weights alone, and goes on being used where the length fits.
+    old = shutil.copytree(tmp_path / "new", tmp_path / "old")
+    index = dataclasses.replace(ShardIndex.read(old), model=features.weights_fingerprint(tiny_model), bare=None)
+    index.write(old)
+    features.check_features(Shards(old, ("id",)), tiny_model)
+    assert make_shards(features.FeatureSource(mixed, tiny_model), old).samples == 7
+    with pytest.raises(ValueError, match=said):
+        features.check_features(Shards(old, ("id",)), longer)
+    for folder in (old, tmp_path / "new"):
+        with pytest.raises(ValueError, match=r"3 samples .* neither a caption nor a mask \(the first is mixed-0\)"):
+            features.check_conditions(Shards(folder, ("id",)), 0.0)
+
+
+def test_what_grounding_is_asked_by_is_looked_for_before_training(
+    mixed: Path, tiny_model: SoundingModel, tmp_path: Path
+) -> None:
+    class Captioned(Mixed):
+        def make(self, position: int) -> Sample:
+            return dataclasses.replace(super().make(position), captions=("a sound",))
+
+    make_shards(Captioned(), tmp_path / "raw")
+    out = tmp_path / "features"
+    make_shards(features.FeatureSource(tmp_path / "raw", tiny_model), out)
+    index = ShardIndex.read(out)
+    assert (index.bare, index.masked) == ((), 2)
+    GroundedItems(out, tiny_model, GroundedSettings())
+    taught = dataclasses.replace(
+        tiny_model.config, grounding=dataclasses.replace(tiny_model.config.grounding, mask_training=0.5)
+    )
+    masks = SoundingModel(taught)
+    masks.load_state_dict(tiny_model.state_dict())
+    with pytest.raises(
+        ValueError, match=r"5 of 7 samples in .*features have no mask, .* with grounding\.mask_training 0\.5"
+    ):
+        GroundedItems(out, masks, GroundedSettings())
+
+
+def test_raw_folders_combine_into_features(mixed: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(mixed, tmp_path / "raw" / name)
+    command = ["features", "--model", str(tiny_checkpoint), "--device", "cpu", "--out", str(tmp_path / "features")]
+    result = CliRunner().invoke(app, [*command, "--raw", str(tmp_path / "raw" / "*"), "--seconds", "0.64"])
+    assert result.exit_code == 0, result.output
+    assert "14 samples" in result.output
+    assert "6 samples have neither a caption nor a mask" in result.output
+    made = Shards(tmp_path / "features", ("id", "mean"))
+    assert [made[i]["id"] for i in (0, 7)] == ["mixed-0", "mixed-0"]
+    assert made[0]["mean"].shape == (8, 16, 16)
+
+
+def test_one_sample_that_the_model_cannot_take_does_not_end_a_run(
+    mixed: Path, tiny_model: SoundingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = features.encode_batch
+
+    def choosy(model: SoundingModel, samples: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+        if any(sample["id"] == "mixed-4" for sample in samples):
+            raise RuntimeError("not this one")
+        return encode(model, samples)
+
+    monkeypatch.setattr(features, "encode_batch", choosy)
+    index = make_shards(features.FeatureSource(mixed, tiny_model, batch=3), tmp_path)
+    assert index.samples == 6
+    assert [(skip.id, skip.why) for skip in index.skipped] == [("mixed-4", "RuntimeError: not this one")]
+
+    def full(model: SoundingModel, samples: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(features, "encode_batch", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        make_shards(features.FeatureSource(mixed, tiny_model, batch=3), tmp_path / "other")
 
 
 def test_a_model_that_is_asked_by_sound_gets_its_queries_from_sounds(tiny_config: SoundingConfig, mixed: Path) -> None:

@@ -203,7 +203,10 @@ class Shards(Dataset[dict[str, Any]]):
                     header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
                     key, _, name = header.name.partition(".")
                     keys.add(key)
-                    if not header.isreg() or not 0 <= header.size <= end - start - BLOCK:
+                    if (
+                        header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
+                        or not 0 <= header.size <= end - start - BLOCK
+                    ):
                         raise ValueError(f"its member {header.name[:60]!r} is no ordinary file of {header.size} bytes")
                     if name in found or not name:
                         raise ValueError(f"its member {header.name[:60]!r} comes twice or has no ending")
