@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("ddim", "dpm++", "dpm++ karras")
 MAX_SEED = 2**64 - 1
+BLOCK = 128  # latent frames of noise that are drawn at once: those of 5 s
 OnStep = Callable[[int, int], None]
 
 
@@ -45,18 +46,20 @@ def build_noise_schedule(config: DiffusionConfig) -> DDPMScheduler:
 
 
 def build_scheduler(config: DiffusionConfig, name: str) -> Any:
-    """The sampler `name`: "ddim" (eta 0, leading steps), "dpm++" (2M, trailing) or "dpm++ karras" (2M, Karras).
+    """The sampler `name`: "ddim" (eta 0, to step 0), "dpm++" (2M, to no noise) or "dpm++ karras" (2M, Karras' steps).
+
+    Each makes as many steps as `set_timesteps` is asked for, the first at the noisiest time.
 
     Raises:
         ValueError: another name.
     """
     with importing("diffusers"):
-        from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+        from .samplers import Ddim, DPMSolverMultistepScheduler, EvenSolver
 
     if name == "ddim":
-        return DDIMScheduler(**_schedule(config), clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+        return Ddim(**_schedule(config))
     if name == "dpm++":
-        return DPMSolverMultistepScheduler(**_schedule(config), timestep_spacing="trailing")
+        return EvenSolver(**_schedule(config))
     if name == "dpm++ karras":
         return DPMSolverMultistepScheduler(**_schedule(config), use_karras_sigmas=True)
     raise ValueError(f"scheduler is {name!r}, but one of {', '.join(SAMPLERS)} is expected.")
@@ -74,8 +77,19 @@ def item_seeds(seed: int, places: Iterable[int]) -> list[int]:
 
 
 def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
-    """Noise [len(seeds), *shape], drawn on the CPU, one generator an item: an item does not depend on its batch."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    """Noise [len(seeds), *shape] for a shape (C, T, F), drawn on the CPU: the same wherever the model runs.
+
+    Each item has a generator of its own, so it does not depend on its batch. It is drawn block by block of time, so
+    a longer item begins as a shorter one of the same seed. (torch's generator looks at a seed's lower 32 bits alone.)
+    """
+    channels, frames, bands = shape
+
+    def item(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        blocks = [torch.randn(channels, BLOCK, bands, generator=generator) for _ in range(-(-frames // BLOCK))]
+        return torch.cat(blocks, dim=1)[:, :frames]
+
+    return torch.stack([item(seed) for seed in seeds])
 
 
 def guided_noise(
@@ -129,13 +143,11 @@ def sample_latents(
         raise ValueError(f"denoise is {denoise}, but more than 0 and at most 1 is expected.")
     sampler = build_scheduler(config, scheduler)
     sampler.set_timesteps(steps, device=condition.device)
-    first = 0
     noise = noise.to(condition.device, torch.float32)
-    if latents is not None and denoise < 1:
-        first = min(steps - 1, steps - max(1, round(steps * denoise)))
-        # Multistep solvers look their step up by this index; DDIM has no such state.
-        if hasattr(sampler, "set_begin_index"):
-            sampler.set_begin_index(first)
+    part = latents is not None and denoise < 1
+    first = steps - max(1, round(steps * denoise)) if part else 0
+    sampler.set_begin_index(first)  # by its time the solver would take the second of steps that share one (Karras)
+    if latents is not None and part:
         noisy = sampler.add_noise(latents.to(noise), noise, sampler.timesteps[first : first + 1])
     else:
         noisy = noise * sampler.init_noise_sigma

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 import torch
 
 from sounding.config import DiffusionConfig
-from sounding.diffusion import SAMPLERS, build_noise_schedule, build_scheduler, draw_noise, guided_noise, sample_latents
+from sounding.diffusion import (
+    SAMPLERS,
+    build_noise_schedule,
+    build_scheduler,
+    draw_noise,
+    guided_noise,
+    item_seeds,
+    sample_latents,
+)
 
 CONFIG = DiffusionConfig()
 # The paper's base model: beta linear in its square root; independent of diffusers, in float64.
@@ -84,31 +93,56 @@ def test_training_noise_is_the_forward_process() -> None:
     torch.testing.assert_close(noisy.double(), expected, atol=1e-4, rtol=0)
 
 
-def test_ddim_visits_the_base_models_steps() -> None:
-    sampler = build_scheduler(CONFIG, "ddim")
-    sampler.set_timesteps(200)
-    assert sampler.timesteps.tolist() == list(range(996, 0, -5))
+@pytest.mark.parametrize("name", ["ddim", "dpm++"])
+def test_steps_are_even(name: str) -> None:
+    sampler = build_scheduler(CONFIG, name)
+    for steps, times in {25: range(999, 0, -40), 200: range(999, 0, -5)}.items():
+        sampler.set_timesteps(steps)
+        assert sampler.timesteps.tolist() == list(times)
 
 
-def test_dpm_solver_visits_trailing_steps() -> None:
-    sampler = build_scheduler(CONFIG, "dpm++")
-    sampler.set_timesteps(25)
-    assert sampler.timesteps.tolist() == list(range(999, 0, -40))
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_asked_are_steps_made_from_the_noisiest(name: str) -> None:
+    """For every count. Karras' steps have noise levels of their own, but times rounded to the training's (and take
+    the library so long that not all are tried)."""
+    sampler = build_scheduler(CONFIG, name)
+    for steps in range(1, 1000, 7 if name == "dpm++ karras" else 1):
+        sampler.set_timesteps(steps)
+        times, sigmas = sampler.timesteps.numpy(), sampler.sigmas.numpy()
+        assert len(times) == steps, steps
+        assert times[0] == 999, steps
+        assert times[-1] >= 0, steps
+        assert (np.diff(times) <= (0 if name == "dpm++ karras" else -1)).all(), steps
+        assert len(sigmas) == steps + 1, steps
+        assert sigmas[0] == pytest.approx(((1 - ALPHAS[999]) / ALPHAS[999]) ** 0.5, rel=1e-3), steps
+        assert np.isfinite(sigmas).all(), steps
+        assert (np.diff(sigmas) <= 0).all(), steps
 
 
-@pytest.mark.parametrize("step", [1, 500])
-def test_one_ddim_step_by_hand(step: int) -> None:
-    """Eta 0: x' = a' (x - sigma e) / a + sigma' e, with leading steps of 1000 / steps."""
-    sampler = build_scheduler(CONFIG, "ddim")
-    sampler.set_timesteps(200)
-    noisy, predicted = torch.randn(2, *SHAPE), torch.randn(2, *SHAPE)
-    now, following = ALPHAS[step], ALPHAS[max(step - 5, 0)]
-    clean = (noisy.double() - (1 - now) ** 0.5 * predicted) / now**0.5
-    expected = following**0.5 * clean + (1 - following) ** 0.5 * predicted
-    # the step before the first ends at step 0, not at no noise
-    torch.testing.assert_close(
-        sampler.step(predicted, step, noisy).prev_sample.double(), expected, atol=1e-3, rtol=1e-4
-    )
+@pytest.mark.parametrize("steps", [1, 2, 7, 61, 103, 121, 334, 501, 999])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_any_count_runs_to_its_end(name: str, steps: int) -> None:
+    denoiser, noise = Gaussian(), draw_noise(SHAPE, [0])
+    sample = run(denoiser, noise, steps=steps, scheduler=name)
+    assert len(denoiser.steps) == steps
+    assert denoiser.steps[0] == 999
+    assert torch.isfinite(sample).all()
+    if steps > 60:
+        expected = exact(noise, 999, ALPHAS[0]) if name == "ddim" else with_last_jump(noise, denoiser.steps)
+        torch.testing.assert_close(sample.double(), expected, atol=0.13, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 61, 200, 334, 501, 999])
+def test_ddim_is_its_equation(steps: int) -> None:
+    """Eta 0: x' = a' (x - sigma e) / a + sigma' e from step to step, in float64, down to step 0."""
+    denoiser, noise = Gaussian(), draw_noise(SHAPE, [0, 1])
+    sample = run(denoiser, noise, steps=steps)
+    noisy, levels = noise.double(), [*ALPHAS[denoiser.steps], ALPHAS[0]]
+    for now, following in itertools.pairwise(levels):
+        predicted = (noisy - now**0.5 * MU) * (1 - now) ** 0.5 / (now * S**2 + 1 - now)
+        clean = (noisy - (1 - now) ** 0.5 * predicted) / now**0.5
+        noisy = following**0.5 * clean + (1 - following) ** 0.5 * predicted
+    torch.testing.assert_close(sample.double(), noisy, atol=1e-3, rtol=1e-3)
 
 
 def test_ddim_follows_the_exact_flow() -> None:
@@ -251,9 +285,33 @@ def test_settings_out_of_range_are_refused(options: dict[str, object], words: st
 def test_noise_of_an_item_does_not_depend_on_its_batch() -> None:
     together = draw_noise(SHAPE, [4, 5, 6])
     for index, seed in enumerate((4, 5, 6)):
-        alone = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
-        assert torch.equal(together[index], alone)
+        assert torch.equal(together[index], draw_noise(SHAPE, [seed])[0])
     assert not torch.equal(together[0], together[1])
+
+
+def test_noise_of_five_seconds_is_one_draw() -> None:
+    """As it was before longer and shorter sounds began alike: seeds go on meaning the same sounds."""
+    shape = (8, 128, 16)
+    assert torch.equal(draw_noise(shape, [7])[0], torch.randn(shape, generator=torch.Generator().manual_seed(7)))
+
+
+def test_a_longer_sound_begins_with_the_noise_of_a_shorter_one() -> None:
+    longest = draw_noise((8, 500, 16), [7])
+    for frames in (1, 5, 64, 100, 128, 129, 255, 256, 300):
+        assert torch.equal(draw_noise((8, frames, 16), [7]), longest[:, :, :frames])
+    assert abs(float(longest.mean())) < 0.02
+    assert float(longest.std()) == pytest.approx(1, abs=0.02)
+    assert not torch.equal(longest[:, :, :128], longest[:, :, 128:256])
+
+
+def test_seeds_of_a_batch_count_on_and_start_again_beyond_the_last() -> None:
+    assert item_seeds(2**64 - 2, range(3)) == [2**64 - 2, 2**64 - 1, 0]
+    assert item_seeds(5, [2, 0]) == [7, 5]
+    together = draw_noise(SHAPE, item_seeds(2**64 - 1, range(2)))
+    assert torch.equal(together, draw_noise(SHAPE, [2**64 - 1, 0]))
+    for seed in (-1, 2**64, 10**30):
+        with pytest.raises(ValueError, match=f"seed is {seed}, but 0 to 18446744073709551615"):
+            item_seeds(seed, range(1))
 
 
 def test_drawing_noise_leaves_the_global_generator_alone() -> None:
