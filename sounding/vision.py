@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from .config import PatchConfig
 from .libraries import importing
+from .resize import cell_means, resized
 
 
 def check_image(image: Tensor) -> Tensor:
@@ -65,9 +66,7 @@ def to_square(pixels: Tensor, size: int, geometry: str) -> Tensor:
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
         pixels = functional.pad(pixels, (left, side - width - left, top, side - height - top))
-    if pixels.shape[-2:] == (size, size):
-        return pixels
-    return functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return resized(pixels, (size, size))
 
 
 def mask_to_grid(mask: Tensor, image_size: tuple[int, int], config: PatchConfig) -> Tensor:
@@ -78,11 +77,11 @@ def mask_to_grid(mask: Tensor, image_size: tuple[int, int], config: PatchConfig)
     """
     mask = check_mask(mask)[:, None]
     if mask.shape[-2:] != image_size and config.geometry != "squeeze":
-        mask = functional.interpolate(mask, image_size, mode="bilinear", antialias=True, align_corners=False)
+        mask = resized(mask, image_size)
     if config.geometry != "squeeze":
         mask = to_square(mask, config.image_size, config.geometry)
     # Squeezing is a stretch of each axis by itself, so its area averages can be taken from the mask directly.
-    return functional.adaptive_avg_pool2d(mask, config.grid).flatten(1)
+    return cell_means(mask, config.grid).flatten(1)
 
 
 class PatchEncoder(nn.Module):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from ..resize import resized
 from ..vision import PatchEncoder
 from .base import Frame, Prepared, Segmentation, device_of, one_picture
 from .closer import LEAST, closer_frame
@@ -42,7 +42,7 @@ class ClickSegmenter:
         height, width = image.shape[1:3]
         pixels = image.movedim(-1, 1)
         share = min(1.0, self.module.network.config.side / (LEAST * max(height, width)))
-        sharp = _resized(pixels, (max(1, round(share * height)), max(1, round(share * width))))
+        sharp = resized(pixels, (max(1, round(share * height)), max(1, round(share * width))))
         return Prepared((height, width), {**self._embed(pixels), PICTURE: (sharp * 255).round().to(torch.uint8).cpu()})
 
     @torch.inference_mode()
@@ -53,14 +53,14 @@ class ClickSegmenter:
         """
         prompt.check(prepared.size, self.name)
         whole = self._decode(prepared, prompt)
-        answer = _resized(whole[None, None], prepared.size)  # [1, 1, H, W]
+        answer = resized(whole[None, None], prepared.size)  # [1, 1, H, W]
         logits = answer[0, 0]
         frame = closer_frame(whole, prompt, prepared.size)
         if frame is not None:
             x0, y0, x1, y1 = frame
             logits = logits.clamp(max=OUTSIDE)
             part = self._decode(self._closer(prepared, frame), within(prompt, frame), answer[..., y0:y1, x0:x1])
-            logits[y0:y1, x0:x1] = _resized(part[None, None], (y1 - y0, x1 - x0))[0, 0]
+            logits[y0:y1, x0:x1] = resized(part[None, None], (y1 - y0, x1 - x0))[0, 0]
         sure, possible = (logits > 1).sum(), (logits > -1).sum()
         return Segmentation.of(logits, float(sure / possible.clamp(min=1)))
 
@@ -69,7 +69,7 @@ class ClickSegmenter:
         patches, network = self.module.patches, self.module.network
         pixels = pixels.to(device_of(network))
         size = (pixels.shape[-2], pixels.shape[-1])
-        pixels = _resized(pixels, network_size(size, network.config.side)).clamp(0, 1)
+        pixels = resized(pixels, network_size(size, network.config.side)).clamp(0, 1)
         pixels = (pixels - patches.mean.to(pixels)) / patches.std.to(pixels)
         embedding = network.embed(network.levels(patches.tower, pixels), pixels)
         return {name: getattr(embedding, name).cpu() for name in EMBEDDED}
@@ -102,7 +102,7 @@ class ClickSegmenter:
         box = torch.tensor([prompt.box or (0.0,) * 4]) * scale.repeat(2)
         if not signs.numel():  # a box alone
             points, signs = torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.long)
-        logits = None if known is None else _resized(known, inner)[0]
+        logits = None if known is None else resized(known, inner)[0]
         for count in passes(signs.shape[1]):
             shown = Clicks(points[:, :count].to(like.device), signs[:, :count].to(like.device), box.to(like.device))
             logits, _ = network.decode(embedding, shown, logits)
@@ -119,13 +119,6 @@ def within(prompt: Prompt, frame: Frame) -> Prompt:
     )
     box = prompt.box and (prompt.box[0] - x0, prompt.box[1] - y0, prompt.box[2] - x0, prompt.box[3] - y0)
     return Prompt(positive, negative, box)
-
-
-def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, C, h, w] at `size`: smaller by averaging, larger by interpolation."""
-    if tuple(pixels.shape[-2:]) == size:
-        return pixels
-    return functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def network_size(size: tuple[int, int], side: int) -> tuple[int, int]:

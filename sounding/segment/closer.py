@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..resize import cell_peaks
 from .base import Frame
 from .prompt import Box, Prompt
 
@@ -54,7 +55,7 @@ def _clicked_bounds(logits: Tensor, prompt: Prompt, size: tuple[int, int]) -> Bo
     """Bounds, in the picture's pixels, of what the answer selects and hangs together with a click on the object."""
     height, width = size
     rows, columns = (max(1, round(CELLS * extent / max(size))) for extent in size)
-    selected = functional.adaptive_max_pool2d(logits[None], (rows, columns))[0] > 0  # a thin neck connects too
+    selected = cell_peaks(logits[None], (rows, columns))[0] > 0  # a thin neck connects too
     reached = torch.zeros_like(selected)
     for x, y in prompt.positive:
         reached[min(rows - 1, int(y / height * rows)), min(columns - 1, int(x / width * columns))] = True

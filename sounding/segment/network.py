@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ..config import PatchConfig, SegmenterConfig
 from ..libraries import importing
+from ..resize import sampled
 from ..vision import timm_name
 
 STRIDES = (4, 8, 16, 32)
@@ -177,7 +178,7 @@ def _alike(keys: Tensor, clicks: Clicks, stride: int) -> Tensor:
     height, width = keys.shape[-2:]
     scale = torch.tensor([width * stride, height * stride], device=keys.device)
     places = clicks.points / scale * 2 - 1  # as grid_sample counts: -1..1 from edge to edge
-    clicked = functional.grid_sample(keys, places[:, None].to(keys), padding_mode="border", align_corners=False)
+    clicked = sampled(keys, places[:, None].to(keys))
     cosine = torch.einsum("bckp,bchw->bphw", clicked, keys)  # [B, K, h, w]
     maps = []
     for sign in (1, -1):
