@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import json
 import zipfile
 from pathlib import Path
 
@@ -253,6 +255,44 @@ def test_what_is_no_file_of_known_objects_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="no file of known objects"):
             known.unpack(tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "outside.txt").exists()
+
+
+def test_half_an_unpacked_file_is_not_taken_for_the_whole(
+    stamps_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known.pack(stamps_folder, tmp_path / "a.zip")
+    write, written = known.write_atomic, list[Path]()
+
+    def full(path: Path, data: bytes) -> None:
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(known, "write_atomic", full)
+    with pytest.raises(OSError, match=r"there cannot be written \(No space left on device\); free some space"):
+        known.unpack(tmp_path / "a.zip", tmp_path / "there")
+    assert not (tmp_path / "there" / "manifest.json").exists()
+    monkeypatch.undo()
+    known.unpack(tmp_path / "a.zip", tmp_path / "there")
+    assert len(Stamps(tmp_path / "there")) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[1]", '[{"name": "x"}]', "[" * 100_000, "../../etc/passwd", "/etc/passwd", "7"],
+)
+def test_damaged_manifests_are_one_sentence(text: str, stamps_folder: Path, tmp_path: Path) -> None:
+    rows = json.loads((stamps_folder / "manifest.json").read_text())
+    if "passwd" in text:
+        rows[0]["image"] = text
+        text = json.dumps(rows)
+    if text == "7":
+        rows[0]["audio"] = 7
+        text = json.dumps(rows)
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged .* make the data set again"):
+        Stamps(tmp_path)
 
 
 def test_the_file_in_the_box_is_small_and_licensed(tmp_path: Path) -> None:

@@ -22,9 +22,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from sounding.config import from_dict
 from sounding.files import write_atomic
+from sounding.picture_files import open_picture
 
-from .stamps import LICENCE, Stamps, find_stamps
+from .shard_format import read_json
+from .stamps import LICENCE, MOST_MANIFEST, Stamps, find_stamps
 
 Kind = Literal["object", "background"]
 GPL = "GPL-2.0-or-later (mate-backgrounds, see the package's copyright file)"
@@ -71,11 +74,14 @@ def read_cutouts(folder: Path, *, held_out: bool) -> Cutouts:
         raise FileNotFoundError(
             f"{manifest} is missing; make it with `python -m training.data.cutouts --out {folder}`."
         )
-    rows = [Cutout(**row) for row in json.loads(manifest.read_text())]
+    try:
+        rows: list[Cutout] = [from_dict(Cutout, row) for row in read_json(manifest, MOST_MANIFEST)]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{manifest} is damaged ({error}); make the data set again.") from None
     rows = [row for row in rows if row.held_out == held_out]
     return Cutouts(
-        [Image.open(folder / row.file).convert("RGBA") for row in rows if row.kind == "object"],
-        [Image.open(folder / row.file).convert("RGB") for row in rows if row.kind == "background"],
+        [open_picture(folder / row.file).convert("RGBA") for row in rows if row.kind == "object"],
+        [open_picture(folder / row.file).convert("RGB") for row in rows if row.kind == "background"],
     )
 
 

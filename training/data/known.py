@@ -18,14 +18,16 @@ from PIL import Image
 
 from sounding.audio import read_audio
 from sounding.checkpoint import starter_path
-from sounding.files import replacing
+from sounding.files import replacing, write_atomic
+from sounding.picture_files import open_picture
 
 from .own import OwnObject, Picture
-from .stamps import SAMPLE_RATE, Stamp, Stamps
+from .stamps import SAMPLE_RATE, Stamps, read_manifest
 
 FILE = "starter-objects.zip"  # beside the starter
 SIDE = 160  # of pictures; in scenes they have 64 to 270
 SECONDS = 4.0
+MOST_ALL = 500_000_000  # bytes, of all of them together
 MOST_BYTES = 20_000_000  # of an unpacked member: a zip from elsewhere may pretend to be small
 
 
@@ -33,12 +35,12 @@ def pack(data: Path, out: Path) -> int:
     """Write the small copy of a stamps folder and return its size in bytes."""
     import soundfile
 
-    stamps = [Stamp(**row) for row in json.loads((data / "manifest.json").read_text(encoding="utf-8"))]
+    stamps = read_manifest(data)
     rows = []
     with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for stamp in stamps:
             picture, sound = io.BytesIO(), io.BytesIO()
-            image = Image.open(data / stamp.image).convert("RGBA")
+            image = open_picture(data / stamp.image).convert("RGBA")
             image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
             image.save(picture, "WEBP", quality=55, alpha_quality=60, method=6)
             waveform = read_audio(data / stamp.audio, SAMPLE_RATE)[: round(SECONDS * SAMPLE_RATE)].numpy()
@@ -52,23 +54,37 @@ def pack(data: Path, out: Path) -> int:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """The stamps folder out of `pack`'s zip.
+    """The stamps folder out of `pack`'s zip; its manifest comes last, so that half of it is never taken for the whole.
 
     Raises:
         ValueError: another kind of file.
+        OSError: the folder cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
             names = opened.namelist()
-            wanted = ["manifest.json", *(name for name in names if name.startswith(("image/", "audio/")))]
-            if set(names) - set(wanted) or any(opened.getinfo(name).file_size > MOST_BYTES for name in wanted):
+            wanted = [*(name for name in names if name.startswith(("image/", "audio/"))), "manifest.json"]
+            sizes = [opened.getinfo(name).file_size for name in wanted]
+            foreign = set(names) - set(wanted) or any(".." in Path(name).parts for name in names)
+            if foreign or max(sizes) > MOST_BYTES or sum(sizes) > MOST_ALL:
                 raise ValueError("it has files of another kind")
             for name in wanted:
-                opened.extract(name, folder)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                data = opened.read(name)
+                try:
+                    write_atomic(folder / name, data)
+                except OSError as error:
+                    raise _Unwritable(error.errno, f"{folder} cannot be written ({error.strerror}); free some space or "
+                                      "mend the folder, then run the same command again.") from None  # fmt: skip
+    except _Unwritable as error:
+        raise OSError(error.strerror) from None
+    except Exception as error:  # broken archives raise many kinds
         raise ValueError(
             f"{archive} is no file of known objects ({error}); get it again with the pack, or give --rehearse none."
         ) from None
+
+
+class _Unwritable(OSError):
+    """The folder's fault, not the archive's."""
 
 
 def starter_objects() -> Path:

@@ -18,12 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from sounding.audio import normalize, read_audio, write_audio
+from sounding.config import from_dict
 from sounding.files import write_atomic
+from sounding.picture_files import open_picture
 
-SAMPLE_RATE = 16_000
+from .shard_format import SAMPLE_RATE, read_json
+
+MOST_MANIFEST = 1 << 26  # bytes
 LICENCE = "GPL-2.0-or-later (tuxpaint-stamps, Copyright 2002-2022 Bill Kendrick and contributors)"
 
 # Stamps that have a sound but are no photograph of what makes it: drawings, signs, spoken words, music cues.
@@ -111,7 +114,7 @@ def build(source: Path, out: Path) -> list[Stamp]:
         recording = read_audio(picture.with_suffix(".ogg"), SAMPLE_RATE)
         if recording.abs().max() < 1e-3:  # some animals have a second of digital silence for a sound
             continue
-        cutout = Image.open(picture).convert("RGBA")
+        cutout = open_picture(picture).convert("RGBA")
         cutout = cutout.crop(cutout.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
         cutout.save(out / "image" / f"{name}.png")
         cutout.getchannel("A").save(out / "mask" / f"{name}.png")
@@ -134,17 +137,40 @@ def build(source: Path, out: Path) -> list[Stamp]:
     return stamps
 
 
+def read_manifest(folder: Path) -> list[Stamp]:
+    """The objects of a data set that `build` wrote.
+
+    Raises:
+        FileNotFoundError: no data set; says how to make it.
+        ValueError: a damaged one, or files outside of its folder.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        raise FileNotFoundError(f"{manifest} is missing; make it with `python -m training.data.stamps --out {folder}`.")
+    try:
+        rows = read_json(manifest, MOST_MANIFEST)
+        if not isinstance(rows, list):
+            raise ValueError(f"a {type(rows).__name__} came, but a list is expected")
+        stamps: list[Stamp] = [from_dict(Stamp, row) for row in rows]
+        for stamp in stamps:
+            for file in (stamp.image, stamp.audio):
+                if not (folder / file).resolve().is_relative_to(folder.resolve()):
+                    raise ValueError(f"{file[:100]!r} is not in its folder")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{manifest} is damaged ({error}); make the data set again.") from None
+    return stamps
+
+
 class Stamps:
-    """The data set in memory: `stamps`, `cutouts` (PIL RGBA) and `recordings` ([samples] float at 16 kHz)."""
+    """The data set in memory: `stamps`, `cutouts` (PIL RGBA) and `recordings` ([samples] float at 16 kHz).
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_manifest`; also a file that cannot be read.
+    """
 
     def __init__(self, folder: Path):
-        manifest = folder / "manifest.json"
-        if not manifest.is_file():
-            raise FileNotFoundError(
-                f"{manifest} is missing; make it with `python -m training.data.stamps --out {folder}`."
-            )
-        self.stamps = [Stamp(**row) for row in json.loads(manifest.read_text())]
-        self.cutouts = [Image.open(folder / stamp.image).convert("RGBA") for stamp in self.stamps]
+        self.stamps = read_manifest(folder)
+        self.cutouts = [open_picture(folder / stamp.image).convert("RGBA") for stamp in self.stamps]
         self.recordings = [read_audio(folder / stamp.audio, SAMPLE_RATE) for stamp in self.stamps]
 
     def __len__(self) -> int:
