@@ -29,6 +29,7 @@ CONFIG_KEY = "sounding.config"
 STARTER = "starter"
 MOST_HEADER = 16 * 2**20  # bytes; the paper's model has 0.2 MB
 MOST_TENSORS = 50_000
+MOST_NAME = 500  # characters of a tensor's name
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
@@ -98,6 +99,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             names = list(file.keys())
+            if any(len(name) > MOST_NAME for name in names):
+                raise ValueError(f"a tensor's name is longer than {MOST_NAME} letters")
             if len(names) > MOST_TENSORS:
                 raise ValueError(f"it has {len(names)} tensors, but at most {MOST_TENSORS} are expected")
             slices = {name: file.get_slice(name) for name in names}
@@ -140,7 +143,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    said = " ".join(str(error).split())
+    said = " ".join(str(error).split())[:200]
     return CheckpointError(
         f"{path} is not a readable .safetensors file ({said}); it is cut off or another kind of file, so download or "
         "export it again."
@@ -226,20 +229,13 @@ def read_parts(
         CheckpointError: the file was changed after `header`, is damaged, or has weights that are not finite numbers.
         ValueError: an unknown part.
     """
-    from safetensors import SafetensorError, safe_open
-
     for part in parts:
         if part not in header.parts:
             raise ValueError(f"parts has {part!r}, but the file has {', '.join(header.parts)}; name some of these.")
         module = getattr(model, part)
         expected = module.state_dict()
-        try:
-            if _stamp(header.path) != header.stamp:
-                raise CheckpointError(f"{header.path} was changed while it was in use; load it again.")
-            with safe_open(header.path, framework="pt") as file:
-                weights = {name: file.get_tensor(f"{part}.{name}") for name in expected}
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(header.path, error) from None
+        weights = read_tensors(header, [f"{part}.{name}" for name in expected])
+        weights = {name.removeprefix(f"{part}."): value for name, value in weights.items()}
         for name, like in expected.items():
             try:
                 weights[name] = fitted(weights[name], like, dtype).to(device)
@@ -248,6 +244,23 @@ def read_parts(
         module.load_state_dict(weights, assign=True)
         nn.Module.to(module, device=device, dtype=dtype)  # buffers that are not in the file
         module.requires_grad_(False)
+
+
+def read_tensors(header: Header, names: Iterable[str]) -> dict[str, Tensor]:
+    """Some tensors of a checkpoint, as they lie in it.
+
+    Raises:
+        CheckpointError: the file was changed after `header`, or is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if _stamp(header.path) != header.stamp:
+            raise CheckpointError(f"{header.path} was changed while it was in use; load it again.")
+        with safe_open(header.path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(header.path, error) from None
 
 
 def _check_tensors(header: Header, expected: dict[str, tuple[int, ...]]) -> None:

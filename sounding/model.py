@@ -13,13 +13,14 @@ from . import audio, vision
 from .checkpoint import load_model, resolve
 from .coding import Sound, decode_latents, encode_mel, vocode_mel
 from .config import SoundingConfig
+from .cost import WINDOW_SECONDS
 from .diffusion import Denoiser, OnStep, draw_noise, item_seeds, sample_latents
 from .grounding import Condition, Grounding
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
 from .segment.network import ClickNetwork
 from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
-from .windows import WINDOW_SECONDS, WindowedDenoiser
+from .windows import WindowedDenoiser
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
 SEGMENTER = "segmenter"  # a part that a checkpoint may do without

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -83,3 +85,26 @@ def fitted(value: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
 def finite(value: Tensor) -> bool:
     """Whether all numbers are finite; the extremes say it without a tensor of answers as large as the weights."""
     return value.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(value))
+
+
+def filled(make: Callable[[], M], weights: dict[str, Tensor]) -> M:
+    """The module that `make` makes, with a file's float32 weights in it.
+
+    It is sketched on the meta device first: sizes that the file only claims to have take no memory.
+
+    Raises:
+        ValueError: names or shapes are not the module's, or numbers are not finite.
+    """
+    with torch.device("meta"):
+        sketch = make().state_dict()
+    if names := sketch.keys() ^ weights.keys():
+        raise ValueError(f"{len(names)} tensors are missing or unknown, the first is {min(names)[:80]!r}")
+    for name, expected in sketch.items():
+        if weights[name].shape != expected.shape:
+            raise ValueError(
+                f"{name!r} has shape {tuple(weights[name].shape)}, but {tuple(expected.shape)} is expected"
+            )
+    with without_weights(), OwnRandomness():
+        module = make()
+    module.load_state_dict({name: fitted(weights[name], sketch[name], torch.float32) for name in sketch}, assign=True)
+    return module

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .cost import WINDOW_SECONDS  # noqa: F401 (others take it from here)
-
 if TYPE_CHECKING:
     from .diffusion import Denoiser
 

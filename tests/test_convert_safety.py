@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 import sounding
 from sounding.checkpoint import CheckpointError
-from sounding.convert.archive import ArchiveError, follow
+from sounding.convert.disassembly import ArchiveError, follow
 from sounding.convert.read import ConvertError, read_state
 
 from .bait import FORMS, SUFFIXES
@@ -179,7 +179,7 @@ def test_tensors_outside_their_storage_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(4.0), "epoch": numpy.float64(1)}, path)  # the number keeps torch's own loading out
     assert torch.equal(read_state(path)["a"], torch.arange(4.0))
     rewritten(path, lambda name, data: data[:8] if "/data/" in name else data)
-    with pytest.raises(ConvertError, match=r"weights.pt is damaged .*storage"):
+    with pytest.raises(ConvertError, match=r"weights.pt has a storage of 4 numbers in 8 bytes"):
         read_state(path)
 
 
@@ -187,7 +187,7 @@ def test_tensors_outside_their_storage_are_refused(tmp_path: Path) -> None:
 def test_small_files_that_would_fill_the_memory(beside: dict, tmp_path: Path) -> None:
     endless = tmp_path / "endless.pt"
     torch.save({"a": torch.zeros(1).expand(10**6, 10**6), **beside}, endless)
-    with pytest.raises(ConvertError, match=r"tensor 'a' of shape \(1000000, 1000000\), which is larger than the file"):
+    with pytest.raises(ConvertError, match=r"tensor of shape \(1000000, 1000000\), which is larger than the file"):
         read_state(endless)
     bomb = tmp_path / "bomb.pt"
     torch.save({"a": torch.zeros(10**6), **beside}, bomb)

@@ -1,248 +1,170 @@
-"""Weights out of a zip archive of PyTorch (torch.save or TorchScript) without executing anything in it.
+"""Weights out of PyTorch's files (torch.save in both its formats, TorchScript) without executing anything in them.
 
-`torch.load(weights_only=True)` refuses TorchScript archives (CLIP's own files) and checkpoints that carry a
-NumPy number or a trainer's settings beside the weights (LAION's CLAP, AudioLDM). `torch.jit.load` or a full
-unpickling would run code from the file. Here the pickle is only disassembled (`pickletools.genops`) and its
-instructions are followed on plain values: what would be a call becomes an inert note of it, and the few calls
-that mean "a tensor lies there" are read as that. Formats: `torch/serialization.py`, TorchScript's
-`serialization.md`.
+No unpickler touches them: `torch.load(weights_only=True)` refuses TorchScript archives (CLIP's own files) and
+checkpoints that carry a NumPy number or a trainer's settings (LAION's CLAP, AudioLDM), and some small files keep it
+busy for good. `disassembly` says what their pickle describes; here the tensors are found in the file's own pages.
+Formats: `torch/serialization.py`, TorchScript's `serialization.md`.
 """
 
 from __future__ import annotations
 
-import pickletools
+import io
+import math
+import mmap
+import struct
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-DTYPES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-# Things from here are noted and left alone; a checkpoint that names anything else is not just weights.
-HARMLESS = {
-    "__torch__", "_codecs", "argparse", "collections", "lightning", "lightning_fabric", "numpy", "omegaconf",
-    "pytorch_lightning", "torch", "typing",
-}  # fmt: skip
-# Instructions that push a number, a text or bytes.
-CONSTANTS = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
-    "BINBYTES8",
-}  # fmt: skip
-ENTRIES = 100_000  # of nested dictionaries; a real checkpoint has some thousands
-PLAIN_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "int", "float", "bool", "str", "bytes", "complex"}
+from ..checkpoint import MOST_NAME
+from .disassembly import MOST_PICKLE, ArchiveError, Inert, Placed, Stored, follow
+
+ENTRIES = 100_000  # of nested dictionaries, and of the archive; a real checkpoint has some thousands
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how the format before the zip begins
 
 
-class ArchiveError(ValueError):
-    """What the archive holds that is not weights; completes "the file ..."."""
+def read_archive(path: Path) -> tuple[dict[str, Any], bool]:
+    """The contents of a file as nested dictionaries whose leaves are tensors or inert values; whether it is a program.
 
-
-@dataclass(eq=False)
-class Name:
-    """A class or function that the pickle names."""
-
-    module: str
-    name: str
-
-
-@dataclass(eq=False)
-class Inert:
-    """An object that unpickling would have made; `state` is what it would have been given."""
-
-    made_by: Any
-    arguments: Any = ()
-    state: Any = None
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A storage in the archive."""
-
-    key: str
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A tensor that is not read yet."""
-
-    storage: Stored
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-@dataclass
-class _Machine:
-    """The pickle virtual machine's stack and memo, holding plain values only."""
-
-    stack: list[Any] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
-    memo: dict[int, Any] = field(default_factory=dict)
-
-    def since_mark(self) -> list[Any]:
-        start = self.marks.pop()
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
-
-    def pop(self, count: int) -> list[Any]:
-        if len(self.stack) < count:
-            raise IndexError("pop from an empty stack")
-        items = self.stack[len(self.stack) - count :]
-        del self.stack[len(self.stack) - count :]
-        return items
-
-
-def follow(data: bytes) -> Any:
-    """The value that a pickle describes, with calls and objects as `Inert`, tensors as `Placed`.
-
-    Raises:
-        ArchiveError: it is damaged or names something that weights do not need.
-    """
-    machine = _Machine()
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
-                return machine.stack[-1]
-            _step(machine, opcode.name, argument)
-    except ArchiveError:
-        raise
-    except Exception as error:  # a broken instruction stream fails in any of many ways
-        raise ArchiveError(f"is damaged ({type(error).__name__}: {error})") from None
-    raise ArchiveError("is cut off")
-
-
-def _step(machine: _Machine, name: str, argument: Any) -> None:
-    stack, memo = machine.stack, machine.memo
-    if name in ("PROTO", "FRAME"):
-        return
-    if name == "MARK":
-        machine.marks.append(len(stack))
-    elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-        memo[argument] = stack[-1]
-    elif name == "MEMOIZE":
-        memo[len(memo)] = stack[-1]
-    elif name in ("BINGET", "LONG_BINGET", "GET"):
-        stack.append(memo[argument])
-    elif name == "GLOBAL":
-        module, _, attribute = argument.partition(" ")
-        stack.append(_known(module, attribute))
-    elif name == "STACK_GLOBAL":
-        stack.append(_known(*machine.pop(2)))
-    elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
-        stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-    elif name.startswith("EMPTY_"):
-        stack.append({"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}[name]())
-    elif name == "TUPLE":
-        stack.append(tuple(machine.since_mark()))
-    elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-        stack.append(tuple(machine.pop(int(name[-1]))))
-    elif name == "LIST":
-        stack.append(machine.since_mark())
-    elif name == "APPEND":
-        (item,) = machine.pop(1)
-        stack[-1].append(item)
-    elif name == "APPENDS":
-        items = machine.since_mark()
-        stack[-1].extend(items)
-    elif name == "ADDITEMS":
-        items = machine.since_mark()
-        stack[-1].update(items)
-    elif name in ("DICT", "SETITEM", "SETITEMS"):
-        items = machine.pop(2) if name == "SETITEM" else machine.since_mark()
-        if name == "DICT":
-            stack.append({})
-        target = stack[-1]
-        if isinstance(target, dict):  # an inert object with items (a trainer's own kind of dict) stays empty
-            target.update(zip(items[::2], items[1::2], strict=True))
-    elif name in ("REDUCE", "NEWOBJ"):
-        function, arguments = machine.pop(2)
-        stack.append(_call(function, arguments))
-    elif name == "NEWOBJ_EX":
-        function, arguments, _ = machine.pop(3)
-        stack.append(_call(function, arguments))
-    elif name == "BUILD":
-        (state,) = machine.pop(1)
-        if isinstance(stack[-1], Inert):
-            stack[-1].state = state
-    elif name == "BINPERSID":
-        (reference,) = machine.pop(1)
-        stack.append(_storage(reference))
-    elif name == "POP":
-        machine.pop(1)
-    elif name in CONSTANTS:
-        stack.append(argument)
-    else:
-        raise ArchiveError(f"uses the pickle instruction {name}, which weights do not need")
-
-
-def _known(module: str, name: str) -> Name:
-    root = module.split(".", maxsplit=1)[0]
-    builtin = module in ("builtins", "__builtin__") and name in PLAIN_BUILTINS
-    if not builtin and root not in HARMLESS:
-        raise ArchiveError(f"names {module}.{name}, which weights do not need")
-    return Name(module, name)
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    called = f"{function.module}.{function.name}" if isinstance(function, Name) else ""
-    if called == "collections.OrderedDict":
-        return dict(*arguments)
-    if called == "torch._utils._rebuild_tensor_v2":
-        storage, offset, size, stride = arguments[:4]
-        if not isinstance(storage, Stored):
-            raise ArchiveError("has a tensor without a storage")
-        return Placed(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
-    if called == "torch._utils._rebuild_parameter":
-        return arguments[0]
-    return Inert(function, arguments)
-
-
-def _storage(reference: Any) -> Stored:
-    kind, storage_type, key = reference[:3]
-    if kind != "storage" or not isinstance(storage_type, Name) or storage_type.name not in DTYPES:
-        raise ArchiveError("has a storage of an unknown kind")
-    return Stored(str(key), DTYPES[storage_type.name])
-
-
-def read_archive(path: Path) -> dict[str, Any]:
-    """The contents of an archive as nested dictionaries whose leaves are tensors (read now) or inert values.
-
-    A TorchScript module becomes the dictionary of its attributes.
+    Tensors lie where the file does, in memory that is mapped from it. A TorchScript module, which is a program, becomes
+    the dictionary of its attributes.
 
     Raises:
         ArchiveError: damaged, or holds what weights do not need.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            tops = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
-            if len(tops) != 1:
-                raise ArchiveError("is a zip archive without a PyTorch model in it")
-            root = tops[0].split("/")[0]
-            return _materialise(follow(archive.read(tops[0])), archive, root)
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, TypeError, NotImplementedError) as error:
-        raise ArchiveError(f"is damaged ({error})") from None
+        with path.open("rb") as file:
+            if file.seek(0, io.SEEK_END) == 0:
+                raise ArchiveError("is empty")
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            file.seek(0)
+            value, places, program = _zip_parts(file) if zipfile.is_zipfile(file) else _legacy_parts(file)
+        return _materialise(value, pages, places), program
+    except (
+        zipfile.BadZipFile, struct.error, ArithmeticError, EOFError, LookupError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
+        if isinstance(error, ArchiveError):
+            raise
+        raise ArchiveError(f"is damaged ({' '.join(str(error).split())[:80]})") from None
 
 
-def _materialise(value: Any, archive: zipfile.ZipFile, root: str) -> dict[str, Any]:
-    """Read the tensors of `value`; each storage once."""
+def _zip_parts(file: IO[bytes]) -> tuple[Any, dict[str, tuple[int, int]], bool]:
+    """What a zip archive's pickle describes; where each storage begins and its bytes; whether it is a program."""
+    _check_directory(file)
+    with zipfile.ZipFile(file) as archive:
+        tops = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(tops) != 1:
+            raise ArchiveError("is a zip archive without a PyTorch model in it")
+        root = tops[0].split("/")[0]
+        needed = [entry for entry in archive.infolist() if entry.filename.startswith(f"{root}/data")]
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in needed):  # only programs are
+            raise ArchiveError("is compressed, which PyTorch never does")
+        if archive.getinfo(tops[0]).file_size > MOST_PICKLE:
+            raise ArchiveError(f"has a pickle of more than {MOST_PICKLE} bytes, which weights do not need")
+        value = follow(archive.read(tops[0]))
+        places = {}
+        for entry in needed:
+            file.seek(entry.header_offset + 26)  # the lengths of the entry's own name and extra field
+            name, extra = struct.unpack("<HH", file.read(4))
+            places[entry.filename.rpartition("/")[2]] = (entry.header_offset + 30 + name + extra, entry.file_size)
+        return value, places, any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _check_directory(file: IO[bytes]) -> None:
+    """Look at how long a zip archive's directory is, before it is read as a whole."""
+    size = file.seek(0, io.SEEK_END)
+    start = max(0, size - 2**16 - 22)
+    file.seek(start)
+    end = file.read()
+    place = end.rfind(b"PK\x05\x06")
+    length = struct.unpack("<I", end[place + 12 : place + 16])[0] if place >= 0 else 0
+    big = end.rfind(b"PK\x06\x06")  # the form for large archives
+    if big >= 0:
+        length = max(length if length < 2**32 - 1 else 0, struct.unpack("<Q", end[big + 40 : big + 48])[0])
+    if length > 200 * ENTRIES:
+        raise ArchiveError("has an endless directory, which weights do not need")
+    file.seek(0)
+
+
+def _legacy_parts(file: IO[bytes]) -> tuple[Any, dict[str, tuple[int, int]], bool]:
+    """The same of the format before the zip: five pickles, then the storages one after another."""
+    if file.read(1) != b"\x80":
+        raise ArchiveError("is no file of PyTorch's, or of one before 2018")
+    file.seek(0)
+    bounded = _Bounded(file)
+    if follow(bounded) != MAGIC or follow(bounded) != PROTOCOL:
+        raise ArchiveError("holds more than weights, or is damaged")
+    follow(bounded)  # of the machine that wrote it
+    stored: dict[str, Stored] = {}
+    value, keys = follow(bounded, stored), follow(bounded)
+    if not isinstance(keys, list):
+        raise ArchiveError("has no list of storages")
+    places = {}
+    for key in keys:
+        storage = stored.get(key) if isinstance(key, str) else None
+        (count,) = struct.unpack("<q", file.read(8))
+        if storage is None or count != storage.count:
+            raise ArchiveError("has a storage that says another size than its tensors")
+        places[storage.key] = (file.tell(), count * storage.dtype.itemsize)
+        file.seek(count * storage.dtype.itemsize, io.SEEK_CUR)
+    return value, places, False
+
+
+class _Bounded:
+    """A file whose pickles are read, no more than `MOST_PICKLE` bytes of it."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.left = file, MOST_PICKLE
+
+    def _counted(self, data: bytes) -> bytes:
+        self.left -= len(data)
+        if self.left < 0:
+            raise ArchiveError(f"has a pickle of more than {MOST_PICKLE} bytes, which weights do not need")
+        return data
+
+    def read(self, size: int) -> bytes:
+        return self._counted(self.file.read(min(size, self.left + 1)))
+
+    def readline(self) -> bytes:
+        return self._counted(self.file.readline(self.left + 1))
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _materialise(value: Any, pages: mmap.mmap, places: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """Put tensors in the place of their descriptions.
+
+    Raises:
+        ArchiveError: no dictionary, or tensors that do not lie in the file.
+    """
     storages: dict[Stored, Tensor] = {}
-    entries = 0
+    entries = total = 0
+
+    def tensor(item: Placed) -> Tensor:
+        nonlocal total
+        storage, width = item.storage, item.storage.dtype.itemsize
+        size = math.prod(item.size) * width
+        total += size
+        if size > len(pages):  # strides of 0 make small storages look endless
+            raise ArchiveError(f"has a tensor of shape {item.size}, which is larger than the file")
+        if total > 4 * len(pages) + 2**20:  # many tensors over the same numbers, each of which would be copied
+            raise ArchiveError("has tensors that are larger than the file, taken together")
+        if storage not in storages:
+            start, there = places[storage.key]
+            if storage.count * width > there or start + there > len(pages):
+                raise ArchiveError(f"has a storage of {storage.count} numbers in {there} bytes")
+            data: Any = pages
+            if start % width:  # torch wants numbers at multiples of their size
+                data, start = bytearray(pages[start : start + storage.count * width]), 0
+            storages[storage] = torch.empty(0, dtype=storage.dtype)
+            if storage.count:
+                storages[storage] = torch.frombuffer(data, dtype=storage.dtype, count=storage.count, offset=start)
+        return torch.as_strided(storages[storage], item.size, item.stride, item.offset)
 
     def convert(item: Any, depth: int) -> Any:
         nonlocal entries
@@ -250,21 +172,21 @@ def _materialise(value: Any, archive: zipfile.ZipFile, root: str) -> dict[str, A
         if depth > 100 or entries > ENTRIES:  # dictionaries that hold each other several times grow without end
             raise ArchiveError("is nested too deep")
         if isinstance(item, Placed):
-            if item.storage not in storages:
-                data = bytearray(archive.read(f"{root}/data/{item.storage.key}"))
-                storages[item.storage] = torch.frombuffer(data, dtype=item.storage.dtype) if data else torch.empty(0)
-            # as_strided refuses places outside the storage.
-            return torch.as_strided(storages[item.storage], item.size, item.stride, item.offset)
+            return tensor(item)
         if isinstance(item, Inert) and isinstance(item.state, dict):
             item = item.state
         if isinstance(item, dict):
-            return {str(key): convert(inner, depth + 1) for key, inner in item.items()}
+            return {str(key): convert(inner, depth + 1) for key, inner in item.items() if _is_name(key)}
         return item
 
     result = convert(value, 0)
     if not isinstance(result, dict):
         raise ArchiveError("holds no dictionary of weights")
     return result
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, int) or (isinstance(key, str) and len(key) <= MOST_NAME and key.isprintable())
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:

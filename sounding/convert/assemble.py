@@ -15,6 +15,7 @@ from ..checkpoint import save_model
 from ..config import GroundingConfig, QueryConfig, SoundingConfig
 from ..model import SoundingModel
 from ..text import ClapQuery
+from ..weights import OwnRandomness, without_weights
 from .audioldm import AudioLDM, Heads, fold_film, read_audioldm
 from .clap import OWN_BUFFERS, read_clap, read_tokenizer
 from .clip import read_clip
@@ -80,7 +81,7 @@ def convert(
         CheckpointError: weights that `dtype` cannot hold; nothing is written.
     """
     out = Path(out)
-    if out.suffix != ".safetensors":
+    if out.suffix.lower() != ".safetensors":
         raise ConvertError(f"{out} ends in {out.suffix!r}, but .safetensors is expected; name the result so.")
     sources = {"audioldm": Path(audioldm), "clip": Path(clip)}
     with laid_out(sources["audioldm"]):
@@ -94,18 +95,18 @@ def convert(
     with laid_out(Path(vocoder or audioldm)):
         voice = read_hifigan(Path(vocoder)) if vocoder else ldm.vocoder
     tokens = read_tokenizer(Path(tokenizer)) if tokenizer else ldm.tokenizer
-    config = SoundingConfig(
-        name=name or f"{sources['audioldm'].stem}-{sources['clip'].stem}",
-        patches=patches.config,
-        query=_query_config(queries.config, tokens),
-        grounding=GroundingConfig(query=query, condition_width=ldm.unet.config.film_width),
-        vae=ldm.vae.config,
-        unet=unet.config,
-        vocoder=voice.config,
-        diffusion=ldm.diffusion,
-    )
-    torch.manual_seed(seed)
     with laid_out(sources["audioldm"]):
+        config = SoundingConfig(
+            name=name or f"{sources['audioldm'].stem}-{sources['clip'].stem}"[:200],
+            patches=patches.config,
+            query=_query_config(queries.config, tokens),
+            grounding=GroundingConfig(query=query, condition_width=ldm.unet.config.film_width),
+            vae=ldm.vae.config,
+            unet=unet.config,
+            vocoder=voice.config,
+            diffusion=ldm.diffusion,
+        )
+    with laid_out(sources["audioldm"]), OwnRandomness(seed):
         model = SoundingModel(config).requires_grad_(False)
     _fill(model.patches, patches, sources["clip"])
     _fill(model.query, queries, query_source, tokens if config.query.tokenizer_bytes else None)
@@ -159,7 +160,8 @@ def _query_config(config: QueryConfig, tokens: Tensor | None) -> QueryConfig:
 @torch.inference_mode()
 def empty_sentence(text: Converted) -> Tensor:
     """[L] CLAP's embedding of "", which AudioLDM's guidance calls unconditional; its tokens need no tokenizer."""
-    tower = ClapQuery(text.config)
+    with without_weights(), OwnRandomness():
+        tower = ClapQuery(text.config)
     _fill(tower, text, Path("CLAP"))
     return tower(torch.tensor([EMPTY_SENTENCE]))[0].clone()
 
@@ -186,7 +188,7 @@ def _fill(part: nn.Module, converted: Converted, source: Path, tokens: Tensor | 
                 f"{source}: {name!r} has shape {tuple(value.shape)}, but {tuple(own[name].shape)} is expected; give "
                 "the weights of a supported model (docs/models.md)."
             )
-    part.load_state_dict(tensors)
+    part.load_state_dict(tensors, assign=any(value.is_meta for value in own.values()))
 
 
 def _start_unet(model: SoundingModel, unet: Converted, source: Path, condition: Condition) -> dict[str, int]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .archive import ArchiveError, flatten, read_archive
+from ..checkpoint import MOST_NAME, MOST_TENSORS, check_header_size
+from ..fields import parse_json
+from .archive import flatten, read_archive
+from .disassembly import ArchiveError
 
 # Keys under which trainers wrap the weights.
 WRAPPERS = ("state_dict", "generator", "model", "module")
+MOST_JSON = 16 * 2**20  # bytes of a publisher's configuration
 MEND = "get the file again from its publisher, or convert it to .safetensors where you trust it"
 
 
@@ -60,7 +61,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConvertError(f"{path} is not a file, but a file of weights is expected; check the path.")
     try:
-        safe = path.suffix == ".safetensors" or not _pickled(path)
+        safe = path.suffix.lower() == ".safetensors" or not _pickled(path)
         state = _read_safetensors(path) if safe else _read_pickled(path)
     except OSError as error:
         raise ConvertError(
@@ -85,54 +86,22 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return dict(load_file(path))
-    except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        said = " ".join(str(error).split())
+        check_header_size(path)
+        state = dict(load_file(path))
+        if len(state) > MOST_TENSORS or not all(len(name) <= MOST_NAME and name.isprintable() for name in state):
+            raise ValueError(f"names of at most {MOST_NAME} letters, and {MOST_TENSORS} of them, are expected")
+        return state
+    except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
         raise ConvertError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
-    is_zip = zipfile.is_zipfile(path)
     try:
-        if is_zip and _is_torchscript(path):
-            return _checked(dict(flatten(read_archive(path))), path)
-        try:
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-        except OSError:
-            raise
-        except Exception:  # refused or damaged, in any of many ways: torch's messages ask to switch safety off
-            if not is_zip:
-                raise ArchiveError("holds more than weights, or is damaged") from None
-            data = read_archive(path)
-        return _checked(_unwrap(data), path)
-    except (ArchiveError, zipfile.BadZipFile) as error:
+        tree, program = read_archive(path)
+        return dict(flatten(tree)) if program else _unwrap(tree)
+    except ArchiveError as error:
         raise ConvertError(f"{path} {error}, so it was not opened; {MEND}.") from None
-
-
-def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Tensors that fit into their file: strides of 0 make small storages look endless.
-
-    Raises:
-        ArchiveError: one that does not.
-    """
-    size = path.stat().st_size
-    for name, value in state.items():
-        if value.numel() * value.element_size() > size:
-            raise ArchiveError(f"has a tensor {name!r} of shape {tuple(value.shape)}, which is larger than the file")
-    return state
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whether a zip archive of PyTorch holds a program.
-
-    Raises:
-        ArchiveError: its weights are compressed (only programs are): a small file could hold more than memory does.
-    """
-    with zipfile.ZipFile(path) as archive:
-        weights = [entry for entry in archive.infolist() if "/data" in entry.filename]  # data.pkl and data/NUMBER
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in weights):
-            raise ArchiveError("is compressed, which PyTorch never does")
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _unwrap(data: Any) -> dict[str, Tensor]:
@@ -176,7 +145,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ConvertError: not there or not a JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MOST_JSON + 1).decode()
+        data = parse_json(text, most=MOST_JSON)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise ConvertError(f"{path} cannot be read as JSON ({said}); give the whole folder as published.") from None

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..checkpoint import CONFIG_KEY, STARTER, CheckpointError, read_header, resolve
-from ..convert.read import ConvertError, read_json, read_state
+from ..checkpoint import CONFIG_KEY, STARTER, CheckpointError, check_header_size, read_header, read_tensors, resolve
+from ..convert.read import ConvertError, read_json, read_state, under
+from ..weights import filled
 from .base import Segmenter
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _from_folder(path: Path) -> Segmenter:
 
 
 def _from_file(path: Path, name: str) -> Segmenter:
-    if path.suffix == ".safetensors" and _is_ours(path):
+    if path.suffix.lower() == ".safetensors" and _is_ours(path):
         return _load_click(path, name)
     from .sam1 import Sam1Segmenter, build_sam1
 
@@ -93,6 +94,7 @@ def _is_ours(path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_header_size(path)
         with safe_open(path, framework="pt") as file:
             return CONFIG_KEY in (file.metadata() or {})
     except (SafetensorError, OSError, ValueError):
@@ -101,28 +103,19 @@ def _is_ours(path: Path) -> bool:
 
 def _load_click(path: Path, name: str) -> Segmenter:
     """The tower and the decoder out of a checkpoint, and nothing else of it."""
-    from safetensors import safe_open
-
     from ..vision import PatchEncoder
     from .click import ClickSegmenter
     from .network import ClickNetwork
 
-    config = read_header(path).config
-    if config.segmenter is None:
+    header = read_header(path)
+    patch_config, click_config = header.config.patches, header.config.segmenter
+    if click_config is None:
         raise CheckpointError(f"{path} has no segmenter; {_INSTEAD}.")
-    patches, network = PatchEncoder(config.patches), ClickNetwork(config.segmenter, config.patches)
-    with safe_open(path, framework="pt") as file:
-        names = [key for key in file.keys() if key.split(".")[0] in PARTS]  # noqa: SIM118 (no mapping)
-        tensors = {key: file.get_tensor(key) for key in names}
-    for part, module in zip(PARTS, (patches, network), strict=True):
-        mine = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
-        if not all(value.isfinite().all() for value in mine.values() if value.is_floating_point()):
-            raise CheckpointError(
-                f"{path} has values that are not finite in {part}; the file is damaged, get it again."
-            )
-        try:
-            module.load_state_dict(mine)
-        except RuntimeError as error:
-            said = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{path} is not complete or was edited ({said}); export it again.") from None
-    return ClickSegmenter(patches.requires_grad_(False), network.requires_grad_(False), name)
+    tensors = read_tensors(header, [name for name in header.shapes if name.startswith(tuple(f"{p}." for p in PARTS))])
+    try:
+        patches = filled(lambda: PatchEncoder(patch_config), under(tensors, "patches."))
+        network = filled(lambda: ClickNetwork(click_config, patch_config), under(tensors, "segmenter."))
+    except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError, LookupError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is not complete or was edited ({said}); export it again.") from None
+    return ClickSegmenter(patches.eval().requires_grad_(False), network.eval().requires_grad_(False), name)

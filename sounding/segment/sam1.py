@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..convert.read import ConvertError, count, expect, laid_out
 from ..libraries import importing
+from ..weights import filled
 from .base import Prepared, Segmentation, one_picture
 from .prompt import Prompt
 
@@ -96,9 +97,13 @@ def build_sam1(state: dict[str, Tensor], path: Path) -> nn.Module:
         if len(windows) != 1:
             raise ConvertError(f"{path} has windows of several sizes, but {KIND} is expected; check the file.")
         layers = "mask_decoder.transformer.layers."
-        sam = Sam(
+        window = windows.pop()
+    depth = len(relative)
+
+    def made() -> nn.Module:
+        return Sam(
             image_encoder=ImageEncoderViT(
-                depth=len(relative),
+                depth=depth,
                 embed_dim=width,
                 img_size=grid * stride,
                 mlp_ratio=state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0] / width,
@@ -108,7 +113,7 @@ def build_sam1(state: dict[str, Tensor], path: Path) -> nn.Module:
                 qkv_bias=True,
                 use_rel_pos=True,
                 global_attn_indexes=everywhere,
-                window_size=windows.pop(),
+                window_size=window,
                 out_chans=embed,
             ),
             prompt_encoder=PromptEncoder(
@@ -132,5 +137,6 @@ def build_sam1(state: dict[str, Tensor], path: Path) -> nn.Module:
             pixel_mean=[123.675, 116.28, 103.53],
             pixel_std=[58.395, 57.12, 57.375],
         )
-        sam.load_state_dict(state)
-    return sam.float().eval()
+
+    with laid_out(path):
+        return filled(made, state).float().eval()

@@ -34,10 +34,10 @@ from torch import Tensor
 
 from sounding.audio import level, read_audio
 from sounding.checks import CHECKS, check_sound
+from sounding.cost import WINDOW_SECONDS
 from sounding.demo import OBJECTS, write_demo
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
-from sounding.windows import WINDOW_SECONDS
 
 from ..data.stamps import SAMPLE_RATE, Stamps
 from .classifier import real_crops

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sounding.cost import WINDOW_SECONDS
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
-from sounding.windows import WINDOW_SECONDS
 
 from ..data.scenes import as_tensors, make_scene, scene_rng
 from ..data.stamps import SAMPLE_RATE, Stamps
