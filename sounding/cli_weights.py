@@ -118,7 +118,8 @@ def fetch(
 
         if name is None:
             for entry in CATALOGUE:
-                typer.echo(f"{entry.name:<16} {entry.size / 1e9:6.2f} GB  {entry.licence:<18} {entry.what}")
+                size, checked = f"{entry.size / 1e9:6.2f} GB", f"checked by {entry.checked_by}"
+                typer.echo(f"{entry.name:<16} {size}  {entry.licence:<18} {entry.what}; {checked}")
             return
         entry = find(name)
         folder = to or Path("weights") / entry.name

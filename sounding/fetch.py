@@ -1,4 +1,7 @@
-"""Downloads of published weights: resumed by range, checked by SHA-256, never half a file under the final name.
+"""Downloads of published weights: resumed by range, checked, never half a file under the final name.
+
+What a publisher states (SHA-256, size) is checked; where nothing is stated, the hub's own answer is taken at its word
+(SHA-256 of large files, Git's hash of small ones), and the file must at least be whole and of its kind.
 
 Mirrors: `HF_ENDPOINT` takes the place of https://huggingface.co (as in huggingface_hub); `SOUNDING_MIRROR` stands
 before everything: with it, https://host/path is asked for as SOUNDING_MIRROR/host/path.
@@ -7,33 +10,25 @@ before everything: with it, https://host/path is asked for as SOUNDING_MIRROR/ho
 from __future__ import annotations
 
 import hashlib
-import http.client
+import json
 import os
-import re
 import urllib.error
-import urllib.request
-from collections.abc import Callable
+import zipfile
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path
-from typing import IO, Any
 
 from .files import is_full
+from .transfer import BROKEN, CHUNK, FetchError, OnBytes, go_on, said
 
-OnBytes = Callable[[int, int], None]
 HUB = "https://huggingface.co"
 TRIES = 5
-CHUNK = 1 << 20
-TIMEOUT = 60  # seconds without a byte
-
-
-class FetchError(ValueError):
-    """A download that did not succeed; the message says what to do."""
+MOST_WEIGHTS, MOST_TEXT = 16 * 2**30, 64 * 2**20  # bytes of files whose size nobody states
+TEXTS = (".json", ".txt")
 
 
 @dataclass(frozen=True)
 class File:
-    """One file: where from, under what name in the folder, and its SHA-256 where its publisher states one.
+    """One file: where from, under what name in the folder, and its SHA-256 and size where they are known.
 
     `instead` is an address to try where the first does not exist (older uploads have .bin, newer .safetensors).
     """
@@ -42,6 +37,7 @@ class File:
     path: str
     sha256: str = ""
     instead: tuple[str, str] | None = None  # (url, path)
+    size: int = 0  # bytes; 0 is unknown
 
     def address(self) -> str:
         """The URL with the mirrors of the environment."""
@@ -57,6 +53,11 @@ class Entry:
     licence: str
     size: int
     files: tuple[File, ...]
+
+    @property
+    def checked_by(self) -> str:
+        """How it is told that the right bytes came."""
+        return "SHA-256" if all(file.sha256 for file in self.files) else "the hub's word and the format"
 
 
 def mirrored(url: str) -> str:
@@ -99,6 +100,12 @@ _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 
 def _openai(sha256: str, name: str) -> tuple[File, ...]:
     return (File(f"{_OPENAI}/{sha256}/{name}", name, sha256),)
+
+
+def _sam(size: str, tag: str, length: int, sha256: str) -> Entry:
+    name = f"sam_vit_{size}_{tag}.pth"
+    file = File(f"{_SAM}/{name}", name, sha256, size=length)
+    return Entry(f"sam-{size}", f"Segment Anything ViT-{size.upper()}", "Apache-2.0", length, (file,))
 
 
 NC = "CC-BY-NC-SA-4.0"
@@ -147,16 +154,17 @@ CATALOGUE = (
         "CLAP by LAION, music + AudioSet, HTSAT-base",
         "CC0-1.0",
         2_400_000_000,
-        _hub("lukewys/laion_clap", "music_audioset_epoch_15_esc_90.14.pt"),
+        (
+            File(
+                f"{HUB}/lukewys/laion_clap/resolve/main/music_audioset_epoch_15_esc_90.14.pt",
+                "music_audioset_epoch_15_esc_90.14.pt",
+                "fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd",
+            ),
+        ),
     ),
-    *(
-        Entry(f"sam-{size}", f"Segment Anything ViT-{size.upper()}", "Apache-2.0", about, (File(f"{_SAM}/{f}", f),))
-        for size, about, f in (
-            ("b", 375_000_000, "sam_vit_b_01ec64.pth"),
-            ("l", 1_250_000_000, "sam_vit_l_0b3195.pth"),
-            ("h", 2_560_000_000, "sam_vit_h_4b8939.pth"),
-        )
-    ),
+    _sam("b", "01ec64", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    _sam("l", "0b3195", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    _sam("h", "4b8939", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
 )
 
 
@@ -172,24 +180,6 @@ def find(name: str) -> Entry:
     raise FetchError(f"name is {name!r}, but one of {', '.join(entry.name for entry in CATALOGUE)} is expected.")
 
 
-class _Remembering(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, keeping the checksum that hubs state before they send a client to their storage."""
-
-    stated = ""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> urllib.request.Request | None:
-        self.stated = self.stated or _stated(headers)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
-
-
-def _stated(headers: Any) -> str:
-    """A SHA-256 in the headers by which Hugging Face states one, or ""."""
-    tag = str(headers.get("X-Linked-ETag") or "").strip('W/"')
-    return tag if re.fullmatch(r"[0-9a-f]{64}", tag) else ""
-
-
 def download(file: File, folder: Path, on_bytes: OnBytes | None = None) -> Path:
     """Bring one file into `folder`; a part left by an earlier try is continued, a whole file is left alone.
 
@@ -199,22 +189,22 @@ def download(file: File, folder: Path, on_bytes: OnBytes | None = None) -> Path:
         on_bytes: progress, `on_bytes(have, total)`; may raise to cancel, what is there stays for the next try.
 
     Raises:
-        FetchError: no connection after several tries, no such file, a wrong checksum, a full disk.
+        FetchError: no connection after several tries, no such file, not the file that is expected, a full disk.
     """
     choices = [(file.url, file.path), *([file.instead] if file.instead else [])]
     for _, path in choices:
         target = folder / path
-        if target.is_file() and (not file.sha256 or _digest(target) == file.sha256):
+        if target.is_file() and trouble(target, file.size, file.sha256) is None:
             return target
     for position, (url, path) in enumerate(choices):
-        target = folder / path
+        target, address = folder / path, mirrored(url)
         try:
-            return _try_all(mirrored(url), target, file.sha256, on_bytes)
+            return _try_all(address, target, file, on_bytes)
         except urllib.error.HTTPError as error:
             if error.code == 404 and position + 1 < len(choices):
                 continue
             raise FetchError(
-                f"{mirrored(url)} answers {error.code} ({error.reason}); check the address, or set a mirror "
+                f"{address} answers {error.code} ({said(error.reason)}); check the address, or set a mirror "
                 "(HF_ENDPOINT)."
             ) from None
         except OSError as error:
@@ -227,74 +217,95 @@ def download(file: File, folder: Path, on_bytes: OnBytes | None = None) -> Path:
     raise AssertionError("every choice returns or raises")
 
 
-def _try_all(url: str, target: Path, sha256: str, on_bytes: OnBytes | None) -> Path:
+def _try_all(url: str, target: Path, file: File, on_bytes: OnBytes | None) -> Path:
     """Several tries, each going on where the last stopped."""
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
+    most = file.size or (MOST_TEXT if target.suffix in TEXTS else MOST_WEIGHTS)
     failure: Exception | None = None
     for _ in range(TRIES):
+        resumed = part.exists()
         try:
-            stated = _go_on(url, part, on_bytes)
+            stated = go_on(url, part, most, on_bytes)
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 raise
             failure = error
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except BROKEN as error:
             failure = error
         else:
-            _check(part, url, sha256 or stated)
-            part.replace(target)
-            return target
+            wrong = trouble(part, file.size, file.sha256 or stated, target.suffix)
+            if wrong is None:
+                part.replace(target)
+                return target
+            part.unlink()
+            if not resumed:
+                raise FetchError(
+                    f"{url} {wrong}; it was damaged on the way or replaced, so it was deleted: try again, or another "
+                    "mirror."
+                )
+            failure = ConnectionError("what was there before did not fit")  # from the beginning
     raise FetchError(
-        f"{url} broke off {TRIES} times ({getattr(failure, 'reason', failure)}); check the connection and say the same "
-        "again, it goes on where it stopped."
+        f"{url} broke off {TRIES} times ({said(getattr(failure, 'reason', failure))}); check the connection and say "
+        "the same again, it goes on where it stopped."
     )
 
 
-def _go_on(url: str, part: Path, on_bytes: OnBytes | None) -> str:
-    """Append what is missing of `url` to `part`; returns the checksum that the server states, or ""."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "sounding-objects"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    remember = _Remembering()
-    try:
-        response = urllib.request.build_opener(remember).open(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # the part is whole already, or longer than the file: the checksum tells
-            if str(error.headers.get("Content-Range", "")).rpartition("/")[2] == str(have):
-                return _stated(error.headers)
-            part.unlink()
-            raise ConnectionError("the part did not fit") from None
-        raise
-    with response:
-        if have and response.status != 206:  # the server does not resume: from the beginning
-            have = 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else 0
-        with part.open("ab" if have else "wb") as file:
-            while data := response.read(CHUNK):
-                file.write(data)
-                have += len(data)
-                if on_bytes is not None:
-                    on_bytes(have, max(total, have))
-        if have < total:
-            raise ConnectionError(f"{have} of {total} bytes came")
-        return remember.stated or _stated(response.headers)
+def trouble(path: Path, size: int = 0, checksum: str = "", suffix: str | None = None) -> str | None:
+    """What is wrong with a downloaded file, or None.
+
+    Args:
+        size: in bytes, if it is known.
+        checksum: SHA-256, or the 40 digits of Git's hash; without it the file must be whole and of its kind.
+        suffix: of its name, by which its kind is told.
+    """
+    have = path.stat().st_size
+    if size and have != size:
+        return f"has {have} bytes, but {size} are expected"
+    if checksum:
+        found = _digest(path, git=len(checksum) == 40)
+        if found != checksum:
+            return f"has {'SHA-256' if len(checksum) == 64 else 'hash'} {found}, but {checksum} is expected"
+        return None
+    return _ill_formed(path, (suffix or path.suffix).lower(), have)
 
 
-def _check(part: Path, url: str, sha256: str) -> None:
-    if sha256 and (found := _digest(part)) != sha256:
-        part.unlink()
-        raise FetchError(
-            f"{url} has SHA-256 {found}, but {sha256} is expected; it was damaged on the way or replaced, so it was "
-            "deleted: try again, or another mirror."
-        )
-
-
-def _digest(path: Path) -> str:
+def _ill_formed(path: Path, suffix: str, size: int) -> str | None:
+    """What shows that a file is not a whole one of its kind."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
+        start = file.read(512)
+        if not start:
+            return "is empty"
+        if start.lstrip()[:1] == b"<" or start.startswith(b"version https://git-lfs"):
+            return "is a page or a pointer instead of the file itself"
+        if suffix in TEXTS:
+            try:
+                text = (start + file.read(MOST_TEXT)).decode()
+                if suffix == ".json":
+                    json.loads(text)
+            except (ValueError, RecursionError):
+                return "is not whole, or not the text that is expected"
+        elif suffix == ".safetensors":
+            length = int.from_bytes(start[:8], "little")
+            try:
+                file.seek(8)
+                header = json.loads(file.read(min(length, MOST_TEXT)))
+                ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
+                return "is not a .safetensors file"
+            if not ends or not all(isinstance(end, int) for end in ends) or size != 8 + length + max(ends):
+                return "is not whole"
+        elif suffix in (".bin", ".pt", ".pth", ".ckpt"):
+            zipped = start.startswith(b"PK\x03\x04")
+            if (zipped and not zipfile.is_zipfile(path)) or not (zipped or start.startswith(b"\x80")):
+                return "is not whole, or not a file of PyTorch's"
+    return None
+
+
+def _digest(path: Path, *, git: bool = False) -> str:
+    """SHA-256 of a file, or the hash that Git gives it."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False) if git else hashlib.sha256()
+    with path.open("rb") as file:
         while data := file.read(CHUNK):
             digest.update(data)
     return digest.hexdigest()

@@ -3,38 +3,112 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-import tempfile
+import platform
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+
+# Folders with half-written files: of which machine, which process of it, whose number another may have had before.
+OURS = re.compile(r"\.sounding-([0-9a-f]{8})-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}")
+TOKEN = secrets.token_hex(4)  # of this process
+NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+
+
+class FullDiskError(OSError):
+    """There is no room for a file; the message says what to do."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(code, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes `path`'s place when the block ends without an error."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path on the disk of `path`; it takes `path`'s place when the block ends without an error.
+
+    What `path` links to is replaced where it is, and keeps its permissions; a new file has those of any new file. What
+    killed writers left in the folder goes.
+
+    Raises:
+        FullDiskError: no room.
+    """
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes private files; the result should have the permissions that any new file has.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(target.parent)
+        # A folder of its own, since libraries put temporary files of theirs beside what they write.
+        folder = target.parent / f".sounding-{_machine()}-{os.getpid()}-{TOKEN}-{secrets.token_hex(4)}"
+        folder.mkdir()
+        try:
+            temporary = folder / f"new{target.suffix if len(target.suffix.encode()) < 20 else ''}"
+            # The system itself applies the umask to a new file: asking for it would mean to change it for a moment.
+            os.close(os.open(temporary, NEW, 0o666))
+            mode = temporary.stat().st_mode & 0o777
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            with suppress(OSError):  # none there yet
+                mode = target.stat().st_mode & 0o777
+            temporary.chmod(mode)
+            temporary.replace(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except Exception as error:
+        if is_full(error) and not isinstance(error, FullDiskError):
+            raise FullDiskError(
+                errno.ENOSPC, f"{target} cannot be written, the disk is full; make room, or name another folder."
+            ) from error
+        raise
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` to `path` in one step, making its folder."""
+    """Write `data` to `path` in one step, making its folder.
+
+    Raises:
+        FullDiskError: no room.
+    """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what writers left half-written in a folder that are no longer there; other processes' stays."""
+    with suppress(OSError):  # a folder that cannot be listed has no room for more anyway
+        for entry in os.scandir(folder):
+            found = OURS.fullmatch(entry.name)
+            if found and found[1] == _machine() and not _is_running(int(found[2]), found[3]):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Where numbers of processes mean the same: the machine's name, and on Linux the container's numbering."""
+    with suppress(OSError):
+        return hashlib.sha256(f"{platform.node()} {os.stat('/proc/self/ns/pid').st_ino}".encode()).hexdigest()[:8]
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_running(process: int, token: str) -> bool:
+    if process == os.getpid():
+        return token == TOKEN  # another thread's, or of a process that had this number before
+    if os.name == "nt":  # where signal 0 would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def is_full(error: BaseException) -> bool:
@@ -42,4 +116,6 @@ def is_full(error: BaseException) -> bool:
     chain: list[BaseException] = [error]
     while (following := chain[-1].__cause__ or chain[-1].__context__) is not None and following not in chain:
         chain.append(following)
-    return any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)
+    # safetensors has an error of its own, which says the number in words.
+    said = any("(os error 28)" in str(link) or "(os error 122)" in str(link) for link in chain)
+    return said or any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)

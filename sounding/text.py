@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import QueryConfig
+from .fields import parse_json, shown
 from .libraries import importing
 
 if TYPE_CHECKING:
@@ -27,6 +28,16 @@ def build_query_encoder(config: QueryConfig) -> ClapQuery | OpenClipQuery | Clap
     return ClapQuery(config) if config.tower == "clap" else OpenClipQuery(config)
 
 
+# Published CLAPs whose tokenizer may lie in Hugging Face's cache. Nothing else that a file names is looked for.
+KNOWN_TOKENIZERS = ("laion/clap-htsat-unfused", "laion/clap-htsat-fused", "laion/larger_clap_general")
+MOST_TOKENIZER = 2**25  # bytes; RoBERTa's has 2 MB
+# Of a tokenizer's model, normaliser, pre-tokenizer and post-processor.
+TOKENIZER_KINDS = (
+    ("BPE",),
+    (None,),
+    (None, "ByteLevel"),
+    (None, "ByteLevel", "RobertaProcessing", "TemplateProcessing"),
+)
 TEXT_TOKENS = 512  # RoBERTa's 514 positions less the two that padding takes
 
 
@@ -52,17 +63,45 @@ def _open_clip_tokenizer(context_length: int) -> SimpleTokenizer:
 
 @lru_cache(maxsize=2)
 def _clap_tokenizer(data: bytes) -> Tokenizer:
-    """The tokenizer out of a checkpoint: RoBERTa's byte-level BPE in the form of the `tokenizers` library."""
+    """CLAP's tokenizer, RoBERTa's byte-level BPE, out of the JSON of the `tokenizers` library.
+
+    Raises:
+        ValueError: damaged, or of another kind: rules of its own could make endless texts of short ones.
+    """
     with importing("tokenizers"):
         from tokenizers import Tokenizer
 
     try:
+        described = parse_json(data.decode(), most=MOST_TOKENIZER)
+        steps = [described.get("normalizer"), described.get("pre_tokenizer"), described.get("post_processor")]
+        kinds = [described["model"].get("type", "BPE"), *(step and step["type"] for step in steps)]
+        if any(kind not in known for kind, known in zip(kinds, TOKENIZER_KINDS, strict=True)):
+            raise ValueError(f"it works by {shown(kinds)}, but RoBERTa's byte-level BPE is expected")
+        if len(str(steps)) > 5000:
+            raise ValueError("its rules are endless")
         tokenizer = Tokenizer.from_str(data.decode())
-    except Exception as error:  # the library raises bare exceptions
-        raise ValueError(f"The checkpoint's tokenizer is damaged ({error}); export or convert it again.") from None
-    tokenizer.enable_truncation(TEXT_TOKENS)
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>") or 1, pad_token="<pad>")
+        tokenizer.enable_truncation(TEXT_TOKENS)
+        tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>") or 1, pad_token="<pad>")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare exceptions, and its panics are no Exception
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"The checkpoint's tokenizer is damaged ({said}); export or convert it again.") from None
     return tokenizer
+
+
+def _cached_tokenizer(name: str) -> bytes | None:
+    """The tokenizer's JSON of a published CLAP, if Hugging Face's cache here has it; nothing is asked for."""
+    if name not in KNOWN_TOKENIZERS:
+        return None
+    with importing("huggingface_hub"):
+        from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(name, "tokenizer.json")
+    if not isinstance(path, str):
+        return None
+    with open(path, "rb") as file:
+        return file.read(MOST_TOKENIZER)
 
 
 class OpenClipQuery(nn.Module):
@@ -131,23 +170,22 @@ class ClapQuery(nn.Module):
 
     def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask [B, N], padded to the longest."""
-        if self.tokenizer is not None:
-            encoded = _clap_tokenizer(self.tokenizer.cpu().numpy().tobytes()).encode_batch(texts)
-            return torch.tensor([one.ids for one in encoded]), torch.tensor([one.attention_mask for one in encoded])
-        with importing("transformers"):
-            from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.config.tokenizer, local_files_only=True)
-        except (OSError, ValueError):
+        data = (
+            _cached_tokenizer(self.config.tokenizer)
+            if self.tokenizer is None
+            else self.tokenizer.cpu().numpy().tobytes()
+        )
+        if data is None:
             raise FileNotFoundError(
-                f"CLAP's tokenizer {self.config.tokenizer!r} is not on this machine; get its files tokenizer.json, "
-                "vocab.json and merges.txt (`sounding fetch clap-tokenizer`, from huggingface.co/laion/"
-                "clap-htsat-unfused), and convert with --tokenizer FOLDER or name that folder in the checkpoint's "
-                "query.tokenizer; grounding by a mask needs no text."
-            ) from None
-        tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        return tokens["input_ids"], tokens["attention_mask"]
+                f"CLAP's tokenizer {self.config.tokenizer!r} is neither in the checkpoint nor, as one of "
+                f"{', '.join(KNOWN_TOKENIZERS)}, in Hugging Face's cache on this machine; get its files (`sounding "
+                "fetch clap-tokenizer`) and convert with --tokenizer FOLDER; grounding by a mask needs no text."
+            )
+        encoded = _clap_tokenizer(data).encode_batch(texts)
+        ids, mask = (torch.tensor([getattr(one, what) for one in encoded]) for what in ("ids", "attention_mask"))
+        if ids.min() < 0 or ids.max() >= self.tower.config.vocab_size:
+            raise ValueError("The checkpoint's tokenizer has tokens that its model does not know; convert it again.")
+        return ids, mask
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Token ids [B, N] -> queries [B, L]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -12,12 +13,16 @@ from .config import PatchConfig
 from .libraries import importing
 from .resize import cell_means, resized
 
+# How far a picture may leave 0..1 and is cut off there: a bicubic resize overshoots hard edges by 0.445 at most.
+RINGING = 0.45
+TURNED = 0.05  # natural logarithm of the sides' ratio, from which on a picture is told from its turned self
+
 
 def check_image(image: Tensor) -> Tensor:
     """Check a picture and give it as [B, H, W, 3] float; a fourth (alpha) channel is dropped.
 
     Raises:
-        ValueError: not [B, H, W, 3 or 4] or [H, W, 3 or 4], or not finite.
+        ValueError: not [B, H, W, 3 or 4] or [H, W, 3 or 4], not finite, or further outside 0..1 than `RINGING`.
     """
     if image.ndim == 3:
         image = image[None]
@@ -28,6 +33,12 @@ def check_image(image: Tensor) -> Tensor:
         )
     if not torch.isfinite(image).all():
         raise ValueError("image has values that are not finite, but 0..1 is expected; check the node before.")
+    low, high = (float(end) for end in torch.aminmax(image[..., :3]))
+    if low < -RINGING or high > 1 + RINGING:
+        raise ValueError(
+            f"image has values {low:.3g}..{high:.3g}, but 0..1 is expected; divide pixels of 0..255 by 255, and bring "
+            "-1..1 to 0..1."
+        )
     return image[..., :3].float()
 
 
@@ -52,6 +63,20 @@ def check_mask(mask: Tensor) -> Tensor:
     return mask.clamp(0, 1)
 
 
+def check_orientation(mask_size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Whether a mask (height, width) lies as its picture does: other sizes are stretched, a quarter turn is a mistake.
+
+    Raises:
+        ValueError: the mask has the picture's shape turned by 90 degrees.
+    """
+    shape, turned = mask_size[0] / mask_size[1], image_size[1] / image_size[0]
+    if abs(math.log(turned)) > TURNED and abs(math.log(shape / turned)) < 0.01:
+        raise ValueError(
+            f"mask is {mask_size[1]} x {mask_size[0]} pixels and the picture {image_size[1]} x {image_size[0]}, so one "
+            "of them is turned by 90 degrees; rotate the mask, or give one that was made on this picture."
+        )
+
+
 def to_square(pixels: Tensor, size: int, geometry: str) -> Tensor:
     """Bring [B, C, H, W] to [B, C, size, size]; the picture and its mask go through here alike.
 
@@ -74,8 +99,12 @@ def mask_to_grid(mask: Tensor, image_size: tuple[int, int], config: PatchConfig)
 
     A mask of another size than the picture is first stretched over it, as ComfyUI's own nodes do. Cells are
     area averages, so a soft or thin mask keeps its weight.
+
+    Raises:
+        ValueError: not a mask, or one that is turned by 90 degrees against its picture.
     """
     mask = check_mask(mask)[:, None]
+    check_orientation((mask.shape[-2], mask.shape[-1]), image_size)
     if mask.shape[-2:] != image_size and config.geometry != "squeeze":
         mask = resized(mask, image_size)
     if config.geometry != "squeeze":

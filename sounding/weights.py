@@ -84,7 +84,7 @@ def fitted(value: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
 
 def finite(value: Tensor) -> bool:
     """Whether all numbers are finite; the extremes say it without a tensor of answers as large as the weights."""
-    return value.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(value))
+    return value.numel() == 0 or value.is_meta or all(bool(torch.isfinite(end)) for end in torch.aminmax(value))
 
 
 def filled(make: Callable[[], M], weights: dict[str, Tensor]) -> M:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import pickle
 import random
+import re
 import resource
 import shutil
 import struct
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +208,157 @@ def test_dictionaries_that_hold_each_other_without_end(tmp_path: Path) -> None:
     torch.save({"nested": nested, "epoch": numpy.float64(1)}, tmp_path / "nested.pt")
     with pytest.raises(ConvertError, match="is nested too deep"):
         read_state(tmp_path / "nested.pt")
+
+
+def nested_key(depth: int = 64) -> bytes:
+    """{(((...),), ...): 1} with every tuple twice in the next: 2^depth steps to hash."""
+    return b"\x80\x02}(" + b")q\x00" + b"h\x00h\x00\x86q\x00" * depth + b"K\x01u."
+
+
+def as_archive(path: Path, pickled: bytes, storages: dict[str, bytes] | None = None) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for name, data in (storages or {}).items():
+            archive.writestr(f"archive/data/{name}", data)
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+def tensor(count: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, key: str = "0") -> bytes:
+    """Instructions that describe a tensor in storage `key` of `count` float32."""
+
+    def number(value: int) -> bytes:
+        data = value.to_bytes(17, "little", signed=True)
+        return b"\x8a" + bytes([len(data)]) + data
+
+    stored = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX" + len(key).to_bytes(4, "little") + key.encode()
+    stored += b"X\x03\x00\x00\x00cpu" + number(count) + b"tQ"
+    shape = b"(" + b"".join(map(number, size)) + b"t(" + b"".join(map(number, stride)) + b"t"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + stored + number(offset) + shape + b"\x89}tR"
+
+
+def state(**tensors: bytes) -> bytes:
+    items = b"".join(b"X" + len(name).to_bytes(4, "little") + name.encode() + each for name, each in tensors.items())
+    return b"\x80\x02}(" + items + b"u."
+
+
+FLOATS = bytes(4 * 16)
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "a key that takes years to hash": (nested_key(), "no tensors"),
+    "an element that takes years to hash": (
+        nested_key().replace(b"}(", b"\x8f(").replace(b"K\x01u", b"\x90"),
+        "dictionary",
+    ),
+    "a name that takes years to write": (
+        b"\x80\x04)q\x00" + b"h\x00h\x00\x86q\x00" * 64 + b"\x8c\x05torch" + b"h\x00\x93.",
+        "a name that is no text",
+    ),
+    "a storage's key that takes years to write": (
+        b"\x80\x02)q\x00"
+        + b"h\x00h\x00\x86q\x00" * 64
+        + b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nh\x00K\x01K\x01tQ.",
+        "storage",
+    ),
+    "keys of one hash": (
+        b"\x80\x02}("
+        + b"".join(b"\x8a\x0f" + (i * (2**61 - 1)).to_bytes(15, "little") + b"N" for i in range(40_000))
+        + b"u.",
+        "no tensors",
+    ),
+    "copies of copies": (
+        b"\x80\x02]("
+        + b"K\x00K\x01\x86" * 50_000
+        + b"eq\x00"
+        + b"ccollections\nOrderedDict\nh\x00\x85R0" * 200
+        + b"h\x00.",
+        "copies its values without end|dictionary",
+    ),
+    "instructions without end": (b"\x80\x02" + b"N0" * 600_000 + b"N.", "pickle instructions"),
+    "a huge shape": (state(a=tensor(16, (2**40, 2**40), (0, 0))), "larger than the file"),
+    "a shape beyond any number": (state(a=tensor(16, (2**100,), (1,))), "lies nowhere"),
+    "a negative place": (state(a=tensor(16, (4,), (1,), -4)), "lies nowhere"),
+    "a negative stride": (state(a=tensor(16, (4,), (-1,), 8)), "lies nowhere"),
+    "a place outside": (state(a=tensor(16, (4,), (1,), 13)), "in 16 numbers"),
+    "a storage that lies": (state(a=tensor(10**12, (4,), (1,))), "numbers in 64 bytes"),
+    "a storage that is not there": (state(a=tensor(16, (4,), (1,), key="7")), "is damaged"),
+    "axes without end": (state(a=tensor(16, (1,) * 500, (1,) * 500)), "lies nowhere"),
+    "one storage a thousand times": (
+        state(**{f"t{i}": tensor(2**20, (2**20,), (1,)) for i in range(30)}),
+        "larger than the file",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_archives_are_read_in_bounded_steps(kind: str, tmp_path: Path) -> None:
+    """Each in the format of today, and in the one before where the pickle stands alone."""
+    pickled, words = HOSTILE[kind]
+    for storages in ({"0": FLOATS}, {"0": bytes(2**22)}):
+        path = as_archive(tmp_path / "bad.pth", pickled, storages)
+        started = time.process_time()
+        with pytest.raises(ConvertError) as error:
+            read_state(path)
+        assert time.process_time() - started < 10
+        if storages["0"] == FLOATS:
+            assert re.search(words, str(error.value)), str(error.value)
+        assert len(str(error.value)) < 600
+        assert "\n" not in str(error.value)
+    (tmp_path / "old.pth").write_bytes(
+        pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + pickled + b"\x80\x02]."
+    )
+    with pytest.raises(ConvertError):
+        read_state(tmp_path / "old.pth")
+
+
+def test_both_formats_of_torch_are_read_alike(tmp_path: Path) -> None:
+    shared = torch.randn(6)
+    weights = {
+        "a": torch.randn(3, 2),
+        "b": torch.arange(5),
+        "half": torch.randn(4).half(),
+        "turned": torch.randn(2, 5).T,
+    }
+    weights |= {
+        "shared": shared[:4],
+        "rest": shared[2:],
+        "flags": torch.tensor([True, False]),
+        "none": torch.zeros(0, 3),
+    }
+    for new in (True, False):
+        path = tmp_path / f"{new}.pt"
+        torch.save({"state_dict": weights, "epoch": 3}, path, _use_new_zipfile_serialization=new)
+        got = read_state(path)
+        assert got.keys() == weights.keys()
+        for name, value in weights.items():
+            torch.testing.assert_close(got[name], value, rtol=0, atol=0)
+            assert got[name].dtype == value.dtype
+        for cut in (10, 100, path.stat().st_size // 2, path.stat().st_size - 3):
+            (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:cut])
+            with pytest.raises(ConvertError):
+                read_state(tmp_path / "cut.pt")
+
+
+def test_entries_that_overlap_take_no_more_than_the_file(tmp_path: Path) -> None:
+    """A zip bomb of entries over the same bytes: the tensors are the same pages, and too many of them are refused."""
+    path = as_archive(
+        tmp_path / "a.pt",
+        state(**{f"t{i}": tensor(2**18, (2**18,), (1,), key=f"{i}") for i in range(50)}),
+        {"0": bytes(2**20)},
+    )
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("archive/data/0")
+        entries = [*archive.infolist(), *(copy.copy(entry) for _ in range(49))]
+    for number, each in enumerate(entries[-49:], start=1):
+        each.filename = f"archive/data/{number}"
+    with zipfile.ZipFile(path, "a") as archive:
+        for each in entries[-49:]:
+            archive.filelist.append(each)
+            archive.NameToInfo[each.filename] = each
+        archive._didModify = True  # so that the directory is written anew
+    assert path.stat().st_size < len(data) + 10_000
+    with pytest.raises(ConvertError, match="larger than the file, taken together"):
+        read_state(path)
 
 
 def header_of(data: bytes) -> tuple[int, bytes]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.server
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from typer.testing import CliRunner
 
 import sounding.fetch as fetching
+import sounding.transfer as transfer
 from sounding.cli import app
 from sounding.fetch import CATALOGUE, Entry, FetchError, File, download, find, mirrored
 
-DATA = bytes(range(256)) * 4096  # 1 MiB
+DATA = b"\x80" + bytes(range(256)) * 4096  # 1 MiB that begins as PyTorch's files do
 SHA = hashlib.sha256(DATA).hexdigest()
 
 
@@ -32,6 +38,7 @@ class Publisher(http.server.ThreadingHTTPServer):
         self.resumes = True
         self.fails = 0  # how many answers are 503
         self.states = ""  # checksum in the headers of a redirect
+        self.says: tuple[int, dict[str, str], bytes] | None = None  # one answer to everything
         self.asked: list[tuple[str, str | None]] = []
 
     @property
@@ -44,6 +51,14 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append((self.path, self.headers.get("Range")))
+        if self.server.says is not None:
+            status, headers, body = self.server.says
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            return None
         if "missing" in self.path:
             return self.send_error(404)
         if self.server.fails:
@@ -64,6 +79,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
             return None
         body = DATA[start:]
         self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.server.breaks:
@@ -104,8 +121,11 @@ def test_broken_off_transfers_go_on(publisher: Publisher, tmp_path: Path) -> Non
     publisher.breaks = 3
     assert download(File(f"{publisher.url}/a", "a", SHA), tmp_path).read_bytes() == DATA
     starts = [wanted for _, wanted in publisher.asked]
-    half = len(DATA) // 2
-    assert starts == [None, f"bytes={half}-", f"bytes={half + half // 2}-", f"bytes={half + half // 2 + half // 4}-"]
+    expected, have = [None], 0
+    for _ in range(3):
+        have += (len(DATA) - have) // 2
+        expected.append(f"bytes={have}-")
+    assert starts == expected
 
 
 def test_a_later_run_goes_on_where_the_first_gave_up(publisher: Publisher, tmp_path: Path) -> None:
@@ -171,6 +191,113 @@ def test_nobody_there(tmp_path: Path, publisher: Publisher) -> None:
     publisher.server_close()
     with pytest.raises(FetchError, match=r"broke off 5 times.*check the connection"):
         download(File(f"{url}/a", "a"), tmp_path)
+
+
+def safetensors_of(count: int) -> bytes:
+    return safetensors.torch.save({"w": torch.zeros(count)})
+
+
+LYING: dict[str, tuple[tuple[int, dict[str, str], bytes], str]] = {
+    "an error page": (
+        (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>sign in</html>"),
+        "answers 200 with text",
+    ),
+    "an error page without a type": ((200, {}, b"\n <!DOCTYPE html>"), "is a page or a pointer"),
+    "a pointer": ((200, {}, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "is a page or a pointer"),
+    "nothing": ((204, {}, b""), "answers 204 with nothing"),
+    "nothing, called a file": ((200, {"Content-Length": "0"}, b""), "is empty"),
+    "a part that nobody asked for": (
+        (206, {"Content-Range": "bytes 5-9/99"}, b"x"),
+        "broke off 5 times .*other ones came",
+    ),
+    "a part of unknown place": ((206, {}, b"x"), "broke off 5 times .*other ones came"),
+    "a part from the middle": ((206, {"Content-Range": "bytes 0-4/99"}, b"xxxxx"), "a part from the middle"),
+    "a packed body": ((200, {"Content-Encoding": "gzip"}, b"\x1f\x8b"), "is sent packed"),
+    "a body cut short": ((200, {}, safetensors_of(100)[:-7]), "is not whole"),
+    "a longer body": ((200, {}, safetensors_of(100) + b"x"), "is not whole"),
+    "another kind": ((200, {}, b"PK\x03\x04" + bytes(99)), "is not whole|not a .safetensors"),
+    "an endless length": ((200, {"Content-Length": str(10**15)}, b"x"), "has 1000000000000000 bytes, but at most"),
+    "another file": ((200, {"ETag": f'"{"0" * 40}"', "X-Repo-Commit": "x"}, safetensors_of(3)), "has hash .* but 0000"),
+    "escape sequences": ((418, {"Content-Type": "\x1b[31m"}, b""), "answers 418"),
+    "off to a file": ((302, {"Location": "file:///etc/passwd"}, b""), "answers 302 .*is not allowed"),
+    "off to nowhere": ((302, {"Location": "http://[::1"}, b""), "broke off|leads to no address|answers 302"),
+    "around and around": ((302, {"Location": "/again"}, b""), "answers 302"),
+}
+
+
+@pytest.mark.parametrize("kind", LYING)
+def test_what_is_not_the_file_is_not_kept(kind: str, publisher: Publisher, tmp_path: Path) -> None:
+    publisher.says, words = LYING[kind]
+    with pytest.raises(FetchError, match=words) as error:
+        download(File(f"{publisher.url}/w", "w.safetensors"), tmp_path)
+    assert "\n" not in str(error.value)
+    assert "\x1b" not in str(error.value)
+    assert not (tmp_path / "w.safetensors").exists()
+    publisher.says = (200, {}, safetensors_of(100))  # and then the file comes after all
+    assert download(File(f"{publisher.url}/w", "w.safetensors"), tmp_path).read_bytes() == safetensors_of(100)
+
+
+@pytest.mark.parametrize("name", ["w.json", "w.txt", "w.pth", "w.safetensors"])
+def test_a_page_kept_by_an_earlier_version_is_fetched_again(name: str, publisher: Publisher, tmp_path: Path) -> None:
+    import io
+
+    saved = io.BytesIO()
+    torch.save({"w": torch.zeros(3)}, saved)
+    good = {"w.json": b'{"a": 1}', "w.txt": b"#version: 0.2", "w.pth": saved.getvalue()}.get(name, safetensors_of(3))
+    (tmp_path / name).write_bytes(b"<html>Too many requests</html>")
+    publisher.says = (200, {}, good)
+    assert download(File(f"{publisher.url}/w", name), tmp_path).read_bytes() == good
+    publisher.says = (500, {}, b"")
+    assert download(File(f"{publisher.url}/w", name), tmp_path).read_bytes() == good  # what is whole stays
+
+
+def test_known_sizes_are_kept_to(publisher: Publisher, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=rf"has {len(DATA)} bytes, but at most 9 are expected"):
+        download(File(f"{publisher.url}/a", "a", size=9), tmp_path)
+    with pytest.raises(FetchError, match=rf"has {len(DATA)} bytes, but {len(DATA) + 1} are expected"):
+        download(File(f"{publisher.url}/a", "a", size=len(DATA) + 1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_that_drip_are_a_broken_connection(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.05)
+    monkeypatch.setattr(transfer, "SLOW", 10**9)  # nothing is fast enough
+    monkeypatch.setattr(transfer, "CHUNK", 1000)
+    calls: list[int] = []
+
+    def wait(have: int, total: int) -> None:
+        calls.append(have)
+        time.sleep(0.06)
+
+    with pytest.raises(FetchError, match=r"broke off 5 times \(only \d+ bytes came in 0.05 seconds"):
+        download(File(f"{publisher.url}/a", "a"), tmp_path, wait)
+    assert len(calls) == fetching.TRIES
+
+
+def test_a_connection_without_an_answer_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that sends its headers letter by letter, each in time."""
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
+    monkeypatch.setattr(fetching, "TRIES", 1)
+    listening = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not stop.wait(0.05):
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"x")
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    with pytest.raises(FetchError, match=r"no answer began in 0\.4 seconds"):
+        download(File(f"http://127.0.0.1:{listening.getsockname()[1]}/a", "a"), tmp_path)
+    stop.set()
+    thread.join()
+    listening.close()
 
 
 def test_full_disk(publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

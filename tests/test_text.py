@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import open_clip
@@ -12,6 +13,7 @@ from open_clip.transformer import TextTransformer
 from transformers import ClapConfig, ClapModel
 
 from sounding.config import QueryConfig
+from sounding.convert.clap import read_tokenizer
 from sounding.text import build_query_encoder
 
 OPEN_CLIP = QueryConfig(tower="open_clip", width=16, layers=2, heads=2, hidden=32, context_length=16, tokenizer="")
@@ -83,7 +85,8 @@ def tokenizer_folder(tmp_path: Path) -> Path:
 
 
 def test_clap_sentence_does_not_depend_on_its_padding(tokenizer_folder: Path) -> None:
-    query = build(QueryConfig(width=16, layers=2, heads=2, hidden=32, tokenizer=str(tokenizer_folder)))
+    query = build(QueryConfig(width=16, layers=2, heads=2, hidden=32))
+    query.tokenizer = read_tokenizer(tokenizer_folder)
     together = query.encode(SENTENCES)
     torch.testing.assert_close(query.encode(SENTENCES[:1]), together[:1], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(together[0], together[1], atol=1e-3)
@@ -91,5 +94,65 @@ def test_clap_sentence_does_not_depend_on_its_padding(tokenizer_folder: Path) ->
 
 def test_missing_tokenizer_is_named_not_downloaded(tmp_path: Path) -> None:
     query = build(QueryConfig(width=16, layers=1, heads=2, hidden=32, tokenizer=str(tmp_path / "nowhere")))
-    with pytest.raises(FileNotFoundError, match=r"nowhere.*is not on this machine.*query\.tokenizer"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.* neither in the checkpoint nor.*--tokenizer FOLDER"):
         query.encode(["a dog"])
+
+
+@pytest.mark.parametrize(
+    "name", ["laion/clap-htsat-unfused", "bert-base-uncased", "hf-hub:x/y", "https://example.org/x", "FOLDER", "../.."]
+)
+def test_a_tokenizers_name_leads_to_no_network_and_no_folder(
+    name: str, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a socket was asked for")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    query = build(
+        QueryConfig(width=16, layers=1, heads=2, hidden=32, tokenizer=name.replace("FOLDER", str(tokenizer_folder)))
+    )
+    with pytest.raises(FileNotFoundError, match="neither in the checkpoint"):
+        query.encode(["a dog"])
+
+
+def test_a_known_tokenizer_comes_out_of_the_cache(
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    whole = tmp_path / "cached.json"
+    whole.write_bytes(read_tokenizer(tokenizer_folder).numpy().tobytes())
+    asked: list[tuple[str, str]] = []
+
+    def cached(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(whole)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    query = build(QueryConfig(width=16, layers=1, heads=2, hidden=32))
+    other = build(QueryConfig(width=16, layers=1, heads=2, hidden=32))
+    other.load_state_dict(query.state_dict())
+    other.tokenizer = read_tokenizer(tokenizer_folder)
+    torch.testing.assert_close(query.encode(["a dog"]), other.encode(["a dog"]))
+    assert asked == [("laion/clap-htsat-unfused", "tokenizer.json")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}},
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}},
+        {"model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0}},
+        {"model": {"type": "BPE", "vocab": {"a": 4_000_000_000, "Ġ": 1}, "merges": []}},
+        {"model": 5},
+    ],
+)
+def test_tokenizers_of_other_kinds_are_refused(changes: dict, tokenizer_folder: Path) -> None:
+    data = json.loads(read_tokenizer(tokenizer_folder).numpy().tobytes())
+    query = build(QueryConfig(width=16, layers=1, heads=2, hidden=32))
+    query.tokenizer = torch.frombuffer(bytearray(json.dumps(data | changes).encode()), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="checkpoint's tokenizer") as error:
+        query.encode(["a dog"])
+    assert "\n" not in str(error.value)

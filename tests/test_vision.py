@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -210,6 +211,34 @@ def test_alpha_is_dropped(timm_encoder: PatchEncoder) -> None:
 def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"image has shape .* expected"):
         check_image(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("scale", [lambda x: x * 255, lambda x: x * 65535, lambda x: x * 4 - 2, lambda x: x * 2])
+def test_pictures_of_other_ranges_are_refused(scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with pytest.raises(
+        ValueError, match=r"image has values .*, but 0\.\.1 is expected; divide pixels of 0\.\.255 by 255"
+    ):
+        check_image(scale(torch.linspace(0, 1, 48).view(1, 4, 4, 3)))
+
+
+def test_ringing_of_a_resize_is_let_through() -> None:
+    """A bicubic resize, which the host offers, overshoots a checkerboard as much as anything."""
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2
+    ringing = torch.nn.functional.interpolate(board[None, None].float(), (33, 33), mode="bicubic")
+    assert ringing.max() > 1.1
+    assert ringing.min() < -0.1
+    check_image(ringing.movedim(1, -1).expand(1, 33, 33, 3))
+
+
+@pytest.mark.parametrize("mask_size", [(20, 30), (40, 60), (200, 300)])
+def test_masks_that_are_turned_are_refused(mask_size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"mask is .* and the picture 20 x 30, so one of them is turned by 90 degrees"):
+        mask_to_grid(torch.ones(1, *mask_size), (30, 20), VIT)
+
+
+@pytest.mark.parametrize(("mask_size", "size"), [((64, 64), (30, 20)), ((30, 20), (30, 20)), ((101, 100), (100, 101))])
+def test_masks_of_other_sizes_are_stretched(mask_size: tuple[int, int], size: tuple[int, int]) -> None:
+    assert mask_to_grid(torch.ones(1, *mask_size), size, VIT).eq(1).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -41,8 +41,9 @@ def read_archive(path: Path) -> tuple[dict[str, Any], bool]:
             if file.seek(0, io.SEEK_END) == 0:
                 raise ArchiveError("is empty")
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            read = _zip_parts if zipfile.is_zipfile(file) else _legacy_parts
             file.seek(0)
-            value, places, program = _zip_parts(file) if zipfile.is_zipfile(file) else _legacy_parts(file)
+            value, places, program = read(file)
         return _materialise(value, pages, places), program
     except (
         zipfile.BadZipFile, struct.error, ArithmeticError, EOFError, LookupError, RuntimeError, TypeError, ValueError

@@ -96,6 +96,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ConvertError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a .safetensors, without reading them.
+
+    Raises:
+        ConvertError: not such a file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        check_header_size(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ConvertError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
+
+
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         tree, program = read_archive(path)
