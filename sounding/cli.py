@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_checks import GenerateOptions, check_demo, check_steps
 from .cli_queue import queue
 from .cli_weights import convert, fetch
-from .terminal import JsonOption, plain_errors, progress
+from .terminal import JsonOption, plain_errors, progress, say, show, show_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +26,8 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
+SURE = 0.5  # where the model knows a selection about as well as not
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-
-
-def numbered(path: Path, number: int) -> Path:
-    """`sound.wav` -> `sound_1.wav`."""
-    return path.with_name(f"{path.stem}_{number}{path.suffix}")
 
 
 @app.command()
@@ -62,7 +59,10 @@ def generate(
         bool, typer.Option(help="One loudness, no DC, no clicks at the ends; off gives the vocoder's own samples.")
     ] = True,
     gain: Annotated[
-        list[float] | None, typer.Option(help="With several masks: dB of each track in the mix, one a mask.")
+        list[float] | None, typer.Option(help="With several masks: dB of each track in the mix, one per mask.")
+    ] = None,
+    fade_out: Annotated[
+        float | None, typer.Option(help="Seconds in which the sound dies away at its end; some without it.")
     ] = None,
     window: Annotated[
         float, typer.Option(help="Longer sounds are made in overlapping windows of so many seconds.")
@@ -70,67 +70,94 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Make the sound of what a mask or a text selects in a picture."""
-    with plain_errors():
+    with plain_errors(as_json=as_json):
+        options = GenerateOptions(
+            image=image,
+            out=out,
+            masks=mask or [],
+            text=text,
+            seconds=seconds,
+            steps=steps,
+            cfg=cfg,
+            seed=seed,
+            scheduler=scheduler,
+            batch=batch,
+            device=device,
+            attention_map=attention_map,
+            gains=gain or [],
+            fade_out=fade_out,
+            window=window,
+        )
+        options.check()
         import torch
 
-        from .audio import audio_format, mix_tracks, write_audio
-        from .audio import level as level_sounds
-        from .diffusion import item_seeds
+        from .audio import mix_tracks, write_audio
+        from .checkpoint import read_header, resolve
         from .model import PARTS, load
-        from .pictures import image_format, overlay, read_image, read_mask, write_image
+        from .pictures import overlay, read_image, read_mask, write_image
 
         started = time.monotonic()
-        if mask and text is not None:
-            raise ValueError("Both --mask and --text came, but one is expected; leave one of them out.")
-        if batch > 1 and mask and len(mask) > 1:
-            raise ValueError("--batch came with several masks, but one is expected; leave --batch out or use one mask.")
-        if gain and len(gain) != len(mask or []):
-            raise ValueError(
-                f"--gain came {len(gain)} times with {len(mask or [])} masks, but one a mask is expected; leave it out "
-                "or give as many."
-            )
-        audio_format(out)
-        if attention_map is not None:
-            image_format(attention_map)
         picture = read_image(image)
-        masks = [read_mask(path) for path in mask or []]
-        selection = None if text is not None else _same_size(masks, picture)
+        selection = None if text is not None else _same_size([read_mask(path) for path in options.masks], picture)
+        check_steps(steps, read_header(resolve(model)).config.diffusion.train_steps)
         loaded = load(model, device=device, parts=[part for part in PARTS if part != "query" or text is not None])
-        condition = loaded.ground(
-            loaded.see(picture), mask=selection, text=text, image_size=(picture.shape[1], picture.shape[2])
-        )
-        noise = loaded.noise(seconds, item_seeds(seed, range(max(batch, len(condition)))))
         with progress("sampling", as_json) as on_step:
-            latents = loaded.sample(
-                condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, window=window, on_step=on_step
+            sound = loaded.generate(
+                image=picture,
+                mask=selection,
+                text=text,
+                seconds=seconds,
+                steps=steps,
+                cfg=cfg,
+                seed=seed,
+                batch=batch,
+                scheduler=scheduler,
+                level=level,
+                fade_out=fade_out,
+                window=window,
+                on_step=on_step,
             )
-        tracks = loaded.vocode(loaded.decode(latents), seconds).cpu()
-        rate = loaded.config.audio.sample_rate
-        if level:
-            tracks = level_sounds(tracks, rate)
-        files = [out] if len(tracks) == 1 else [numbered(out, i + 1) for i in range(len(tracks))]
-        for path, track in zip(files, tracks, strict=True):
+        tracks, rate = sound.waveform.cpu(), sound.sample_rate
+        for path, track in zip(options.tracks, tracks, strict=True):
             write_audio(path, track, rate)
+        sureness = [round(float(sure), 3) for sure in sound.sureness]
         report: dict[str, object] = {
-            "files": [str(path) for path in files],
+            "files": [str(path) for path in options.tracks],
             "model": loaded.config.name,
             "sample_rate": rate,
             "samples": tracks.shape[-1],
             "seed": seed,
-            "sureness": [round(float(sure), 3) for sure in condition.sureness],
+            "sureness": sureness,
         }
-        written = list(files)
-        if len(condition) > 1:
+        written = list(options.tracks)
+        if len(options.masks) > 1:
             write_audio(out, mix_tracks(tracks, rate, gain), rate)
             written.append(out)
             report["mix"] = str(out)
         if attention_map is not None:
-            maps = condition.attention_map((picture.shape[1], picture.shape[2]))
+            maps = sound.condition.attention_map((picture.shape[1], picture.shape[2]))
             write_image(attention_map, torch.cat(list(overlay(picture, maps)), dim=1))
             written.append(attention_map)
             report["attention_map"] = str(attention_map)
         report["elapsed"] = round(time.monotonic() - started, 3)
-        typer.echo(json.dumps(report) if as_json else "\n".join(str(path) for path in written))
+        for line in _doubts(sureness, text):
+            say(line)
+        if as_json:
+            show_json(report)
+        else:
+            for path in written:
+                show(path)
+
+
+def _doubts(sureness: list[float], text: str | None) -> list[str]:
+    """A sentence for each selection that the model is not sure of."""
+    unsure = [i for i, sure in enumerate(sureness) if sure < SURE]
+    what = "the text" if text is not None else "the selection"
+    return [
+        f"sounding: the model is not sure what {what if len(sureness) == 1 else f'mask {i + 1}'} shows (sureness "
+        f"{sureness[i]:.2f} of 1), so the sound may not fit; select one whole object, or try another picture."
+        for i in unsure
+    ]
 
 
 def _same_size(masks: list[Tensor], picture: Tensor) -> Tensor:
@@ -153,19 +180,20 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show a checkpoint's parts, sizes and configuration."""
-    with plain_errors():
+    with plain_errors(as_json=as_json):
         from .checkpoint import describe, resolve
 
         described = describe(resolve(file))
         if as_json:
-            typer.echo(json.dumps(described))
+            show_json(described)
             return
         parts = described["parameters"]
-        typer.echo(f"{described['path']}  {described['bytes'] / 1e6:.1f} MB  {', '.join(described['dtypes'])}")
+        show(f"{described['path']}  {described['bytes'] / 1e6:.1f} MB  {', '.join(described['dtypes'])}")
         for part, count in parts.items():
-            typer.echo(f"  {part:<10} {count / 1e6:8.2f} M")
-        typer.echo(f"  {'total':<10} {sum(parts.values()) / 1e6:8.2f} M")
-        typer.echo(json.dumps(described["config"], indent=2))
+            show(f"  {part:<10} {count / 1e6:8.2f} M")
+        show(f"  {'total':<10} {sum(parts.values()) / 1e6:8.2f} M")
+        for line in json.dumps(described["config"], indent=2).split("\n"):
+            show(line)
 
 
 @app.command()
@@ -177,6 +205,7 @@ def demo(
 ) -> None:
     """One picture, two objects, two sounds: pictures and .wav files to look at and hear."""
     with plain_errors():
+        check_demo(out, device, seed)
         from .demo import OBJECTS, write_demo
         from .model import load
 
@@ -184,8 +213,8 @@ def demo(
         with progress("sampling", quiet=not sys.stderr.isatty()) as on_step:
             overview = write_demo(loaded, out, seed=seed, on_step=on_step)
         for name in OBJECTS:
-            typer.echo(f"{name}: {out / name}.wav, with {name}_mask.png, {name}_attention.png and {name}_mel.png")
-        typer.echo(f"All at a glance: {overview.resolve()}")
+            show(f"{name}: {out / name}.wav, with {name}_mask.png, {name}_attention.png and {name}_mel.png")
+        show(f"All at a glance: {overview.resolve()}")
 
 
 app.command()(queue)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from enum import Enum
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from .terminal import JsonOption, plain_errors, progress
+from .outputs import check_file, check_folder
+from .terminal import JsonOption, plain_errors, progress, show, show_json
 
 
 class Condition(str, Enum):
@@ -74,7 +74,8 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Make one checkpoint of published weights; it needs training before it listens to pictures."""
-    with plain_errors():
+    with plain_errors(as_json=as_json):
+        check_file(out)
         import torch
 
         from .convert.assemble import convert as run
@@ -96,15 +97,15 @@ def convert(
             name=name,
         )
         if as_json:
-            typer.echo(json.dumps(dataclasses.asdict(report) | {"path": str(report.path)}))
+            show_json(dataclasses.asdict(report) | {"path": str(report.path)})
             return
         for part, source in report.used.items():
-            typer.echo(f"  {part:<10} from {source}")
+            show(f"  {part:<10} from {source}")
         for part, parameters in report.anew.items():
-            typer.echo(f"  {part:<10} starts anew ({parameters / 1e6:.2f} M parameters)")
+            show(f"  {part:<10} starts anew ({parameters / 1e6:.2f} M parameters)")
         for note in report.notes:
-            typer.echo(note)
-        typer.echo(str(report.path))
+            show(note)
+        show(str(report.path))
 
 
 def fetch(
@@ -119,14 +120,16 @@ def fetch(
         if name is None:
             for entry in CATALOGUE:
                 size, checked = f"{entry.size / 1e9:6.2f} GB", f"checked by {entry.checked_by}"
-                typer.echo(f"{entry.name:<16} {size}  {entry.licence:<18} {entry.what}; {checked}")
+                show(f"{entry.name:<16} {size}  {entry.licence:<18} {entry.what}; {checked}")
             return
         entry = find(name)
         folder = to or Path("weights") / entry.name
-        typer.echo(f"{entry.what}; {entry.licence}; about {entry.size / 1e9:.2f} GB to {folder.resolve()}")
+        if not dry_run:
+            check_folder(folder, "--to")
+        show(f"{entry.what}; {entry.licence}; about {entry.size / 1e9:.2f} GB to {folder.resolve()}")
         for file in entry.files:
             if dry_run:
-                typer.echo(f"  {file.address()} -> {folder / file.path}")
+                show(f"  {file.address()} -> {folder / file.path}")
                 continue
             with progress(file.path, quiet=not sys.stderr.isatty()) as on_bytes:
-                typer.echo(f"  {download(file, folder, on_bytes)}")
+                show(f"  {download(file, folder, on_bytes)}")

@@ -270,6 +270,7 @@ class SoundingModel(nn.Module):
         scheduler: str | None = None,
         clamp: bool | None = None,
         level: bool = True,
+        fade_out: float | None = None,
         window: float = WINDOW_SECONDS,
         on_step: OnStep | None = None,
         on_use: OnUse | None = None,
@@ -287,6 +288,7 @@ class SoundingModel(nn.Module):
             batch: sounds a selection; only with a single one.
             level: bring every sound to one loudness, without DC, clicks or clipping (`audio.level`); off is the
                 vocoder's samples as they are.
+            fade_out: seconds in which a leveled sound dies away at its end, see `audio.level`.
             window: seconds; longer sounds are made in overlapping windows of this length, see `sample`.
             on_step: progress, `on_step(done, steps)`; may raise to cancel.
             on_use: called with names of parts before they are used; hosts that manage memory load them there.
@@ -319,7 +321,7 @@ class SoundingModel(nn.Module):
         waveform = self.vocode(mel, seconds)
         rate = self.config.audio.sample_rate
         if level:
-            waveform = audio.level(waveform, rate)
+            waveform = audio.level(waveform, rate, fade_out)
         return Sound(waveform, mel[:, : self.config.mel_frames(seconds)], condition, rate)
 
 

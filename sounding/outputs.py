@@ -31,11 +31,11 @@ def check_folder(folder: Path, option: str = "--out") -> None:
 
 def check_file(file: Path, option: str = "--out") -> None:
     """Raise ValueError unless `file` can be written, over a file that is there or anew."""
-    if not file.name or str(file).endswith(("/", os.sep)) or file.is_dir():
-        raise ValueError(f"{option} {file} is a folder, but the name of a file is expected; add one.")
-    if len(os.fsencode(file.name)) > NAME_BYTES:
-        length = len(os.fsencode(file.name))
+    length = len(os.fsencode(file.name))
+    if length > NAME_BYTES:
         raise ValueError(f"{option} names a file of {length} bytes, but at most {NAME_BYTES} are possible; shorten it.")
+    if not file.name or file.is_dir():
+        raise ValueError(f"{option} {file} is a folder, but the name of a file is expected; add one.")
     if file.exists() and not file.is_file():
         raise ValueError(f"{option} {file} is no regular file; give the name of one.")
     check_folder(file.parent, option)

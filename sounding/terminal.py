@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .files import is_full
 from .libraries import LibraryError, library_error
 from .plain_text import printable
 
@@ -42,14 +43,32 @@ def plain_errors(program: str = "sounding", as_json: bool = False) -> Iterator[N
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if isinstance(error, ImportError) and not isinstance(error, LibraryError):
-            error = library_error(error.name or "A library", error)
-        said = str(error) or type(error).__name__
+    except (ValueError, OSError, FloatingPointError, ImportError, MemoryError, RuntimeError) as error:
+        said = _sentence(error)
+        if not said:
+            raise
         if as_json:
             show_json({"error": said})
         say(f"{program}: {said}")
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        if not as_json:
+            raise
+        show_json({"error": "stopped"})
+        raise typer.Exit(130) from None
+
+
+def _sentence(error: Exception) -> str:
+    """What to say of an error; nothing for one that only a programmer can mend."""
+    said = str(error) or type(error).__name__
+    if isinstance(error, (MemoryError, RuntimeError)):  # torch's errors of memory are RuntimeErrors
+        full = isinstance(error, MemoryError) or "out of memory" in said or "not enough memory" in said
+        return f"There is not enough memory for this ({said.splitlines()[0][:200]}); ask for less." if full else ""
+    if is_full(error) and "disk is full" not in said:
+        return f"The disk is full ({said}); make room, and run it again."
+    if isinstance(error, ImportError) and not isinstance(error, LibraryError):
+        return str(library_error(error.name or "A library", error))
+    return said
 
 
 @contextmanager
@@ -66,6 +85,16 @@ def progress(label: str, quiet: bool) -> Iterator[OnStep | None]:
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(printable(label), total=None)
-        yield lambda step, steps: bar.update(task, completed=step, total=steps)
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    task = bar.add_task(printable(label), total=None)
+
+    def on_step(step: int, steps: int) -> None:
+        if not bar.live.is_started:  # what fails before has nothing to show
+            bar.start()
+        bar.update(task, completed=step, total=steps)
+
+    try:
+        yield on_step
+    finally:
+        if bar.live.is_started:
+            bar.stop()

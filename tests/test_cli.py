@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -119,31 +122,171 @@ def test_text_and_attention_map(folder: Path) -> None:
     assert Image.open(folder / "map.png").size == (64, 48)
 
 
+LONG = "x" * 252 + ".wav"
+MASK = ("--mask", "left.png")
+BOTH = (*MASK, "--mask", "right.png")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--mask", "nothing.png", "--out", "x.wav"), "nothing.png cannot be read as a picture"),
-        (("--mask", "left.png", "--text", "a dog", "--out", "x.wav"), "leave one of them out"),
-        (("--mask", "left.png", "--out", "x.xyz"), ".wav, .flac or .ogg is expected"),
-        (("--mask", "black.png", "--out", "x.wav"), "mask is empty"),
-        (("--mask", "left.png", "--out", "x.wav", "--seconds", "0"), "positive length"),
-        (("--mask", "left.png", "--out", "x.wav", "--scheduler", "euler"), "one of ddim"),
-        (("--mask", "left.png", "--out", "x.wav", "--model", "no.safetensors"), "no.safetensors is not a file"),
-        (("--mask", "left.png", "--mask", "right.png", "--batch", "2", "--out", "x.wav"), "--batch"),
-        (("--text", " ", "--out", "x.wav"), "a sentence is expected"),
-        (("--mask", "left.png", "--gain", "1", "--gain", "2", "--out", "x.wav"), "one a mask is expected"),
+        (("--mask", "nothing.png"), "nothing.png"),
+        ((*MASK, "--text", "a dog"), "leave one of them out"),
+        (("--mask", "black.png"), "mask is empty"),
+        ((*MASK, "--model", "no.safetensors"), "no.safetensors is not a file"),
+        (("--text", " "), "a sentence is expected"),
     ],
 )
-def test_bad_input_gets_one_sentence(
+def test_bad_input_gets_one_sentence(folder: Path, arguments: tuple[str, ...], says: str) -> None:
+    Image.new("L", (64, 48)).save(folder / "black.png")
+    assert says in refused(folder, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--out", "x.xyz"), ".wav, .flac or .ogg is expected"),
+        *(
+            (("--out", f"x.{ending}"), "is expected")
+            for ending in ("raw", "sd2", "wve", "mpc2k", "txt", "png", "WAVE", "")
+        ),
+        *((("--seconds", value), "positive length") for value in ("0", "-1", "nan", "inf", "-inf", "1e12", "600.1")),
+        *((("--window", value), "positive length") for value in ("0", "-3", "nan", "inf", "1e12")),
+        *((("--steps", value), "--steps is") for value in ("0", "-3", "1000", "99999999999999999999")),
+        *((("--cfg", value), "--cfg is") for value in ("nan", "inf", "-1", "1e30")),
+        *((("--batch", value), "--batch is") for value in ("0", "-3", "65", "99999999999999999999")),
+        *((("--seed", value), "2^64 - 1") for value in ("-1", str(2**64), "9" * 40)),
+        *((("--fade-out", value), "fade_out is") for value in ("-1", "nan", "inf")),
+        *((("--scheduler", value), "one of ddim") for value in ("euler", "", "DDIM", "\x1b[2J")),
+        *(
+            (("--device", value), "is expected")
+            for value in ("foo", "", "cpu:x", "cuda:", "cuda:-1", "cuda:1:2", "meta", "\x1b[2J")
+        ),
+        (("--device", "cuda:999"), "CUDA"),
+        ((*BOTH, "--batch", "2"), "--batch"),
+        ((*MASK, "--gain", "1"), "of two or more"),
+        (("--gain", "1"), "of two or more"),
+        ((*MASK, "--gain", "1", "--gain", "2"), "one a mask is expected"),
+        ((*BOTH, "--gain", "1"), "one a mask is expected"),
+        *(((*BOTH, "--gain", "1", "--gain", value), "--gain is") for value in ("nan", "inf", "1e9")),
+        (("--out", LONG), "at most 255"),
+        (("--out", "x" * 250 + ".wav", "--batch", "2"), "at most 255"),
+        (("--out", "file/x.wav"), "a folder is expected"),
+        (("--out", "file/deeper/x.wav"), "a folder is expected"),
+        (("--out", "gone/x.wav"), "a link to nothing"),
+        (("--out", "folder.wav"), "is a folder"),
+        (("--out", "pipe.wav"), "no regular file"),
+        (("--out", "/proc/x.wav"), "cannot be written to"),
+        (("--attention-map", "x.xyz"), "is expected"),
+        (("--attention-map", "file/x.png"), "a folder is expected"),
+        (("--attention-map", "folder.png"), "is a folder"),
+        (("--attention-map", "x" * 252 + ".png"), "at most 255"),
+        (("--attention-map", "/proc/x.png"), "cannot be written to"),
+        (("--attention-map", "picture.png"), "--image reads"),
+        ((*MASK, "--attention-map", "./left.png"), "--mask reads"),
+    ],
+)
+def test_bad_options_are_told_before_a_model_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
 ) -> None:
-    Image.new("L", (64, 48)).save(folder / "black.png")
-    monkeypatch.chdir(folder)
-    result = sounding(folder, *arguments)
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was asked for")
+
+    (folder / "file").write_text("no folder")
+    (folder / "gone").symlink_to("nowhere")
+    for name in ("folder.wav", "folder.png"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe.wav")
+    monkeypatch.setattr("sounding.model.load_model", load)
+    assert says in refused(folder, *arguments)
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    """The one sentence of a command that must not leave anything; with --json the same as a line for programs."""
+    before = sorted(folder.rglob("*"))
+    with contextlib.chdir(folder):
+        result = sounding(folder, "--out", "x.wav", *arguments)
+        line = sounding(folder, "--out", "x.wav", *arguments, "--json")
+    assert result.exit_code == line.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("sounding: ")
+    assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.output
+    assert result.stdout == ""
+    assert line.stdout.count("\n") == 1
+    assert set(json.loads(line.stdout)) == {"error"}
+    assert sorted(folder.rglob("*")) == before
+    return result.stderr
+
+
+def test_cuda_without_cuda_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "sees no CUDA" in refused(folder, "--device", "cuda")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert "sees no Apple GPU" in refused(folder, "--device", "mps")
+    result = CliRunner().invoke(app, ["demo", "--out", str(folder / "demo"), "--device", "cuda"])
     assert result.exit_code == 1
-    assert says in result.stderr
-    assert "Traceback" not in result.output
-    assert not list(folder.glob("x*"))
+    assert "sees no CUDA" in result.stderr
+    assert not (folder / "demo").exists()
+
+
+@pytest.mark.parametrize("seed", ["0", str(2**64 - 1)])
+def test_all_seeds_work_for_all_of_a_batch(folder: Path, seed: str) -> None:
+    result = sounding(folder, *left(folder), "--seed", seed, "--batch", "2", "--out", str(folder / "a.wav"), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["seed"] == int(seed)
+
+
+def left(folder: Path) -> tuple[str, str]:
+    return "--mask", str(folder / "left.png")
+
+
+def test_long_names_and_new_folders_are_written(folder: Path) -> None:
+    for out in (folder / ("n" * 251 + ".wav"), folder / "new" / "deeper" / "a.flac"):
+        result = sounding(folder, *left(folder), "--out", str(out))
+        assert result.exit_code == 0, result.output
+        assert soundfile.info(out).frames == 8000
+
+
+def test_what_the_model_is_not_sure_of_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from sounding.coding import Sound
+
+    out = ("--out", str(folder / "a.wav"))
+    masks = (*left(folder), "--mask", str(folder / "right.png"))
+    for sure, doubts in (((0.9, 0.2), ["mask 2"]), ((0.1, 0.2), ["mask 1", "mask 2"]), ((1.0, 0.9), [])):
+        monkeypatch.setattr(Sound, "sureness", property(lambda _, sure=sure: torch.tensor(sure)))
+        result = sounding(folder, *masks, *out, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["sureness"] == pytest.approx(sure)
+        assert [line.partition("what ")[2].partition(" shows")[0] for line in result.stderr.splitlines()] == doubts
+
+
+def test_no_memory_and_a_full_disk_are_sentences(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[BaseException] = [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ]
+    for error, says in zip(errors, ("not enough memory", "not enough memory", "disk is full"), strict=True):
+
+        def fail(*_: object, error: BaseException = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("sounding.model.SoundingModel.generate", fail)
+        assert says in refused(folder)
+
+
+def test_names_that_steer_a_terminal_are_shown_and_written(folder: Path) -> None:
+    out = folder / "a\x1b[2J\u202e.wav"
+    result = sounding(folder, *left(folder), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert out.is_file()
+    assert result.stdout == f"{folder}/a\\x1b[2J\\u202e.wav\n"
+    line = sounding(folder, *left(folder), "--out", str(out), "--json").stdout
+    assert json.loads(line)["files"] == [str(out)]
+    assert line.isascii()
 
 
 def test_info_shows_parts_and_configuration(folder: Path) -> None:
