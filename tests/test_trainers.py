@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,9 +36,10 @@ from training.data.shards import Shards
 from training.data.sounds import StampClips
 from training.data.stamps import Stamps
 from training.encoders import EncodersObjective, EncodersSettings, SceneItems, attention_loss, contrastive_loss
-from training.grounded import GroundedItems, GroundedObjective, GroundedSettings, start_from_encoders
+from training.grounded import GroundedItems, GroundedObjective, GroundedSettings, loss_weights, start_from_encoders
 from training.learner import LoopConfig
 from training.loader import Order, build_loader
+from training.loop import train
 from training.previews import Preview, PreviewItem
 from training.recipe import RECIPES, DataConfig, Recipe
 from training.run import begin, build, run
@@ -166,7 +170,13 @@ def test_shares_of_masks_and_dropped_conditions_are_the_recipes(tiny_model: Soun
 
 @pytest.mark.parametrize(
     ("prediction", "floor", "limit"),
-    [("epsilon", 0.0, 0.0), ("epsilon", 0.2, 0.0), ("epsilon", 0.2, 1.5), ("v_prediction", 0.0, 0.0)],
+    [
+        ("epsilon", 0.0, 0.0),
+        ("epsilon", 0.2, 0.0),
+        ("epsilon", 0.2, 1.5),
+        ("v_prediction", 0.0, 0.0),
+        ("v_prediction", 0.2, 0.1),
+    ],
 )
 def test_the_grounded_loss_is_equation_1(
     tiny_config: SoundingConfig, prediction: str, floor: float, limit: float
@@ -189,20 +199,88 @@ def test_the_grounded_loss_is_equation_1(
     if prediction == "v_prediction":
         target = signal.sqrt() * batch["noise"] - (1 - signal).sqrt() * batch["latents"]
     snr = (signal / (1 - signal)).flatten()
-    weight = (snr.clamp(floor, 5) / snr).clamp(max=limit or math.inf)
+    plain = snr + 1 if prediction == "v_prediction" else snr
+    weight = (snr.clamp(floor, 5) / plain).clamp(max=limit or math.inf)
     assert not limit or float(weight.max()) == limit
     expected = ((predicted - target).square().mean((1, 2, 3)) * weight).mean()
     torch.testing.assert_close(objective(batch)["loss"].float(), expected.float(), rtol=1e-4, atol=1e-6)
 
 
-def test_even_times_cover_all_times_whatever_is_drawn(tiny_config: SoundingConfig) -> None:
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_weights_are_those_of_diffusers_training_scripts(prediction: str) -> None:
+    """Hang et al. 2023: min(SNR, gamma) / SNR, and over SNR + 1 for the velocity; 0 is the plain loss of either."""
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195)
+    times = torch.arange(1000)
+    snr = compute_snr(scheduler, times)
+    top = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0]
+    velocity = prediction == "v_prediction"
+    expected = top / (snr + 1) if velocity else top / snr
+    torch.testing.assert_close(loss_weights(snr, GroundedSettings(snr_gamma=5.0), velocity=velocity), expected)
+    assert set(loss_weights(snr, GroundedSettings(), velocity=velocity).tolist()) == {1.0}
+
+
+@pytest.mark.parametrize(("accumulate", "processes"), [(1, 1), (4, 1), (1, 2), (2, 2)])
+def test_even_times_are_spread_over_a_steps_whole_batch(
+    tiny_config: SoundingConfig, accumulate: int, processes: int
+) -> None:
+    """However the batch is cut into micro-batches and shares of processes."""
+
+    class Times:
+        def __len__(self) -> int:
+            return 50
+
+        def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+            return {"time": int(rng.integers(1000))}
+
     model = SoundingModel(tiny_config)
-    drawn = torch.tensor([731, 5, 5, 5, 5, 5, 5])
-    assert torch.equal(GroundedObjective(model, GroundedSettings()).times(drawn), drawn)
-    times = GroundedObjective(model, GroundedSettings(even_times=True)).times(drawn)
-    assert int(times[0]) == 731
-    gaps = times.sort().values.diff(append=times.min()[None] + 1000)
-    assert set(gaps.tolist()) == {142, 143}
+    plain, even = (GroundedObjective(model, GroundedSettings(even_times=e)) for e in (False, True))
+    steps: list[dict[str, int]] = [{} for _ in range(3)]
+    for rank in range(processes):
+        order = Order(50, batch=8, steps=3, seed=4, accumulate=accumulate, rank=rank, processes=processes)
+        for place, batch in enumerate(build_loader(Times(), order)):
+            assert torch.equal(plain.times(batch), batch["time"])
+            found = even.times(batch).tolist()
+            steps[place // accumulate] |= dict(zip(batch["id"], found, strict=True))
+    for times in steps:
+        gaps = torch.tensor(sorted(times.values())).diff(append=torch.tensor([min(times.values()) + 1000]))
+        assert gaps.tolist() == [125] * 8
+    whole: list[dict[str, int]] = []
+    for batch in build_loader(Times(), Order(50, batch=8, steps=3, seed=4)):
+        whole.append(dict(zip(batch["id"], even.times(batch).tolist(), strict=True)))
+    assert steps == whole
+    assert steps[0].values() != steps[1].values()
+
+
+def test_attention_is_on_target_where_masks_say_what_the_target_is(
+    tiny_model: SoundingModel, features: Path, tmp_path: Path
+) -> None:
+    """The mean over items with masks, however they are cut into micro-batches; nothing where there are none."""
+
+    class Some(GroundedItems):
+        masked = 3
+
+        def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+            item = super().item(index, rng)
+            return item | {"shown": torch.tensor(index < self.masked)}
+
+    logged = []
+    for masked, accumulate in ((6, 1), (3, 1), (3, 3), (0, 1)):
+        items = Some(features, tiny_model, GroundedSettings())
+        items.masked = masked
+        objective = GroundedObjective(copy.deepcopy(tiny_model), GroundedSettings())
+        loop = LoopConfig(steps=1, batch=6, lr=0.0, accumulate=accumulate, precision="fp32")
+        folder = tmp_path / f"{masked}-{accumulate}"
+        train(objective, items, loop, folder)
+        logged.append(json.loads((folder / "log.jsonl").read_text()))
+    assert 0 < logged[0]["on_target"] < 1
+    assert logged[1]["on_target"] == pytest.approx(logged[2]["on_target"], rel=1e-4)
+    assert "on_target" not in logged[3]
+    assert not any("shown" in line for line in logged)
+    items = GroundedItems(features, tiny_model, GroundedSettings(backdrop=1.0))
+    assert not items.item(0, np.random.default_rng(0))["shown"]
+    items.shards = Shards(features, items.fields)  # as those of pairs without masks
+    items.backdrop = 0.0
+    assert not items.item(0, np.random.default_rng(0))["shown"]
 
 
 def random_batch() -> dict[str, Tensor]:
@@ -213,6 +291,7 @@ def random_batch() -> dict[str, Tensor]:
         "patches": torch.randn(3, 25, 16),
         "query": torch.randn(3, 16),
         "coverage": torch.rand(3, 25),
+        "shown": torch.tensor([True, True, True]),
         "by_mask": torch.tensor([False, True, True]),
         "dropped": torch.tensor([False, False, True]),
     }
@@ -393,19 +472,31 @@ def test_contrast_over_processes_is_that_of_the_whole_batch(tmp_path: Path) -> N
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), weight.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("scoring", ["dot", "additive"])
 @pytest.mark.parametrize("keep", [False, True])
-def test_attention_can_stay_as_it_came(tiny_config: SoundingConfig, keep: bool) -> None:
-    model = SoundingModel(tiny_config).requires_grad_(False)
+def test_attention_can_stay_as_it_came(tiny_config: SoundingConfig, keep: bool, scoring: Any) -> None:
+    grounding = dataclasses.replace(tiny_config.grounding, scoring=scoring)
+    model = SoundingModel(dataclasses.replace(tiny_config, grounding=grounding)).requires_grad_(False)
     objective = GroundedObjective(model, GroundedSettings(keep_attention=keep))
     batch = objective.example(torch.device("cpu"))
     batch["patches"], batch["query"] = torch.randn_like(batch["patches"]), torch.randn_like(batch["query"])
     nn.init.normal_(model.unet.conv_out.weight)
     objective(batch)["loss"].backward()
-    grounding = model.grounding
-    for weight in (grounding.to_query.weight, grounding.to_key.weight, grounding.key_positions):
-        assert (weight.grad is None) == keep
-    assert grounding.to_value.weight.grad is not None
-    assert grounding.value_positions.grad is not None
+    # Of all that learns, what changes attention is what `attend` has a gradient to.
+    learning = {name for name, value in model.grounding.named_parameters() if value.grad is not None}
+    model.grounding.requires_grad_(True).zero_grad()
+    model.grounding.attend(batch["query"], batch["patches"]).square().sum().backward()
+    decides = {name for name, value in model.grounding.named_parameters() if value.grad is not None}
+    assert len(decides) == (4 if scoring == "additive" else 3)
+    assert learning >= {"to_value.weight", "value_positions", "null"}
+    assert learning & decides == (set() if keep else decides)
+
+
+def test_attention_can_begin_as_the_encoders_only_if_it_is_of_their_form(tiny_config: SoundingConfig) -> None:
+    for change, said in (({"scoring": "additive"}, "additive scoring"), ({"key_width": 8}, "key_width 8")):
+        grounding = Grounding(dataclasses.replace(tiny_config.grounding, **change), 16, 25)
+        with pytest.raises(ValueError, match=f"16 numbers.*{said}"):
+            start_from_encoders(grounding)
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 3.0])

@@ -24,22 +24,23 @@ from .conditions import mask_weights
 from .data.features import check_conditions, check_features
 from .data.shards import Folders, Shards
 from .learner import Objective
-from .loader import Item
+from .loader import SPREAD, Item
 
-ATTENTION = ("to_query", "to_key", "key_positions")  # what decides where grounding looks
+ATTENTION = ("to_query", "to_key", "key_positions", "score")  # what decides where grounding looks
 
 
 @dataclass(frozen=True)
 class GroundedSettings:
     """`drop` is the share of items without a condition. `snr_gamma` weighs the loss by min(SNR, gamma) / SNR
-    (Hang et al. 2023); 0 is the plain loss of equation 1. `snr_floor` makes that max(snr_floor, min(SNR, gamma)) / SNR:
+    (Hang et al. 2023; over SNR + 1 where the velocity is predicted); 0 is the plain loss of equation 1. `snr_floor`
+    makes that max(snr_floor, min(SNR, gamma)) / SNR:
     what is heard as a sound's kind is decided where there is much noise, of which the plain loss takes little notice,
     and guidance multiplies what is wrong there. `snr_limit` is the most that this may weigh (0: anything): where all is
     noise it would be a thousand times as much, and gradients of nothing but the last tenth of the times.
-    `even_times` spreads the times of a batch evenly from one draw (Kingma et al. 2021, "low-discrepancy sampler"), so
-    that few steps see all of them; with several processes each spreads its own. `attention_start` lets attention begin
+    `even_times` spreads the times of a step's batch evenly from one draw (Kingma et al. 2021, "low-discrepancy
+    sampler"), so that few steps see all of them. `attention_start` lets attention begin
     with the dot product that the encoders were trained with, that many times as sharp, for encoders whose spaces are
-    shared; 0 begins with noise. `keep_attention` lets W_Q and W_K stay as they came: attention that learns with a young
+    shared; 0 begins with noise. `keep_attention` lets what decides where attention looks stay as it came: attention that learns with a young
     U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `mix` blends up
     to that share of another item's patches in (Zhang et al. 2018, of inputs alone): pictures that users bring are never
     as clearly one thing or the other as scenes of cut-outs are. `alone` is the share of items in which several objects
@@ -87,7 +88,7 @@ class GroundedItems:
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """latents and noise [8, T/4, 16], time, patches [P, L] of one random frame, query [L] of one random
-        caption, coverage [P], by_mask and dropped as booleans.
+        caption, coverage [P], shown (whether that is of what the caption names), by_mask and dropped as booleans.
         """
         if self.alone and self.sounding[index] > 1 and rng.random() < self.alone:
             index = self.single[int(rng.integers(len(self.single)))]
@@ -107,9 +108,10 @@ class GroundedItems:
             others = self.shards[int(rng.integers(len(self)))]["patches"]
             other = others[int(rng.integers(len(others)))].float()
             patches = patches.lerp(other, self.mix * float(rng.random()))
-        heard = row
+        heard, shown = row, coverage is not None and len(queries) > 0
         if self.backdrop and rng.random() < self.backdrop:
             coverage, wants_mask, heard = self._backdrop(row), True, self.shards[int(rng.integers(len(self)))]
+            shown = False
         return {
             "id": row["id"],
             "latents": heard["mean"].float() + heard["std"].float() * within,
@@ -118,6 +120,7 @@ class GroundedItems:
             "patches": patches,
             "query": queries[int(caption * len(queries))] if len(queries) else queries.new_zeros(queries.shape[1]),
             "coverage": torch.ones(len(patches)) if coverage is None else coverage.float().clamp(min=1e-6),
+            "shown": shown,
             "by_mask": wants_mask or not len(queries),
             "dropped": bool(rng.random() < self.drop),
             **self.more(row),
@@ -155,6 +158,7 @@ class GroundedObjective(Objective):
     signal: Tensor  # of 1000 times, sqrt(alpha_bar)
     noise: Tensor  # sqrt(1 - alpha_bar)
     weight: Tensor  # of a time's squared error
+    ratios = {"on_target": "shown"}
 
     def __init__(self, model: SoundingModel, settings: GroundedSettings):
         super().__init__()
@@ -170,13 +174,11 @@ class GroundedObjective(Objective):
             for name, parameter in self.grounding.named_parameters():
                 parameter.requires_grad_(not name.startswith(ATTENTION))
         signal = build_noise_schedule(self.config.diffusion).alphas_cumprod
-        snr = signal / (1 - signal)
-        top = settings.snr_gamma or math.inf
-        weight = (snr.clamp(settings.snr_floor, top) / snr).clamp(max=settings.snr_limit or math.inf)
+        self.velocity = self.config.diffusion.prediction == "v_prediction"
+        weight = loss_weights(signal / (1 - signal), settings, velocity=self.velocity)
         # Buffers, so that a step moves nothing to the device (the scheduler's own `add_noise` does every time).
         for name, value in (("signal", signal.sqrt()), ("noise", (1 - signal).sqrt()), ("weight", weight)):
             self.register_buffer(name, value, persistent=False)
-        self.velocity = self.config.diffusion.prediction == "v_prediction"
         self.keep_grounding, self.even_times = settings.keep_grounding, settings.even_times
         if self.keep_grounding:
             self.grounding.requires_grad_(False)
@@ -209,13 +211,17 @@ class GroundedObjective(Objective):
             "patches": torch.zeros(1, cells, config.patches.width, device=device),
             "query": torch.zeros(1, config.query.width, device=device),
             "coverage": torch.ones(1, cells, device=device),
+            "shown": no,
             "by_mask": no,
             "dropped": no,
+            SPREAD: torch.zeros(1, device=device),
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of `GroundedItems`; also the share of attention on the sounding objects."""
-        batch = {**batch, "time": self.times(batch["time"])}
+        """Losses of `GroundedItems`; also the share of a caption's attention that is on the sounding objects, a mean
+        over the items whose masks say where those are.
+        """
+        batch = {**batch, "time": self.times(batch)}
         condition, attention = conditions(self.grounding, batch)
         times = batch["time"]
         latents, noise = batch["latents"], batch["noise"]
@@ -224,24 +230,37 @@ class GroundedObjective(Objective):
         predicted = self.unet(noisy, times, encoder_hidden_states=condition).sample.float()
         target = signal * noise - deviation * latents if self.velocity else noise
         errors = self.errors(predicted, target, noisy, batch)
-        on_target = (attention * (batch["coverage"] > 0.3)).sum(-1).mean()
+        on_target = (attention * (batch["coverage"] > 0.3)).sum(-1) * batch["shown"]
         return {
             "loss": (errors * self.weight[times]).mean(),
             "mse": errors.mean(),
-            "on_target": on_target.detach(),
+            "on_target": on_target.mean().detach(),
+            "shown": batch["shown"].float().mean(),
             "weight_std": self.grounding.weight_std.clone(),
         }
 
-    def times(self, drawn: Tensor) -> Tensor:
-        """[B]: `drawn`, or as many from its first one on, evenly round the circle of all times."""
+    def times(self, batch: dict[str, Any]) -> Tensor:
+        """[B]: drawn for each item, or where it lies in its step's batch, spread evenly over all times."""
+        drawn: Tensor = batch["time"]
         if not self.even_times:
             return drawn
-        count, steps = len(drawn), len(self.signal)
-        return (drawn[0] + torch.arange(count, device=drawn.device) * steps // count) % steps
+        steps = len(self.signal)
+        return (batch[SPREAD] * steps).long().clamp(max=steps - 1)
 
     def errors(self, predicted: Tensor, target: Tensor, noisy: Tensor, batch: dict[str, Any]) -> Tensor:
         """[B] squared errors of predictions from `noisy` latents."""
         return functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+
+
+def loss_weights(snr: Tensor, settings: GroundedSettings, *, velocity: bool) -> Tensor:
+    """Of the squared errors at signal-to-noise ratios [N]: what an error of the clean latents is to weigh, over what
+    the plain loss weighs it (Hang et al. 2023, section 3.4). That is SNR where the noise is predicted, and SNR + 1
+    where the velocity is.
+    """
+    plain = snr + 1 if velocity else snr
+    wanted = snr.clamp(max=settings.snr_gamma) if settings.snr_gamma else plain
+    weight = wanted.clamp(min=settings.snr_floor) / plain
+    return weight.clamp(max=settings.snr_limit or math.inf)
 
 
 def conditions(grounding: Grounding, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -262,7 +281,17 @@ def start_from_encoders(grounding: Grounding, sharpness: float = 1.0) -> None:
     A contrastive loss that scored sentences against patches by the plain dot product over sqrt(L) has already
     found where to look (section 3.3 treats the two as one), so grounding starts there instead of from noise.
     `sharpness` multiplies the scores. The running deviation of the weights starts anew.
+
+    Raises:
+        ValueError: attention is of another form or width than the encoders' was.
     """
+    config, width = grounding.config, grounding.to_query.in_features
+    if config.scoring != "dot" or not config.key_width == width == grounding.to_key.in_features:
+        raise ValueError(
+            f"grounded.attention_start begins with the encoders' dot product of {width} numbers, but grounding has "
+            f"{config.scoring} scoring and key_width {config.key_width}; set grounded.attention_start=0, or "
+            f"model.grounding.scoring=dot and model.grounding.key_width={width}."
+        )
     for projection in (grounding.to_query, grounding.to_key):
         nn.init.eye_(projection.weight)
         projection.weight.mul_(sharpness**0.5)

@@ -76,6 +76,9 @@ class Objective(nn.Module):
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0
     rates: Mapping[str, float] = {}  # share of the learning rate, by how parameters begin
+    # Figures of some items only, given as the sum over these divided by all items: logged over the other figure, the
+    # share of such items (and not at all where that is 0).
+    ratios: Mapping[str, str] = {}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of a collated batch of `Items`."""

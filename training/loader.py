@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 Item = dict[str, Any]
 Place = tuple[int, int]  # (number of the item in the run, index in the training set)
+SPREAD = "spread"  # key of an item: where it lies in its step, see `spread_of`
 
 
 class Items(Protocol):
@@ -36,6 +37,14 @@ def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
 def place_of(number: int, count: int, seed: int) -> Place:
     """Where the run's item `number` lies in a set of `count`: every epoch is a permutation of its own."""
     return number, int(_shuffled(count, seed, number // count)[number % count])
+
+
+def spread_of(number: int, batch: int, seed: int) -> float:
+    """Where the run's item `number` lies in its step, 0 to 1: a step's items are evenly apart on that circle, turned by
+    one draw a step. Neither processes nor micro-batches change it.
+    """
+    step, place = divmod(number, batch)
+    return float((np.random.default_rng([seed, 2, step]).random() + place / batch) % 1.0)
 
 
 class Order(Sampler[list[Place]]):
@@ -83,13 +92,14 @@ class Order(Sampler[list[Place]]):
 class _Drawn(Dataset[Item]):
     """Items by place, each with its own random stream."""
 
-    def __init__(self, items: Items, seed: int):
-        self.items, self.seed = items, seed
+    def __init__(self, items: Items, seed: int, batch: int):
+        self.items, self.seed, self.batch = items, seed, batch
 
     def __getitem__(self, place: Place) -> Item:
         number, index = place
         item = self.items.item(index, np.random.default_rng([self.seed, 0, number]))
-        return {"id": str(index), **item}
+        spread = torch.tensor(spread_of(number, self.batch, self.seed), dtype=torch.float32)
+        return {"id": str(index), SPREAD: spread, **item}
 
 
 def collate(items: list[Item]) -> Item:
@@ -104,7 +114,7 @@ def collate(items: list[Item]) -> Item:
 def build_loader(items: Items, order: Order, *, workers: int = 0, pin: bool = False) -> DataLoader[Item]:
     """Batches in `order`, drawn by `workers` processes ahead of time."""
     return DataLoader(
-        _Drawn(items, order.seed),
+        _Drawn(items, order.seed, order.batch),
         batch_sampler=order,  # type: ignore[arg-type]  # places instead of plain indices
         num_workers=workers,
         collate_fn=collate,

@@ -92,7 +92,10 @@ def train(
     batches = iter(build_loader(items, order, workers=workers, pin=accelerator.device.type == "cuda"))
     check = _FiniteCheck(states)
     saved = time.monotonic()
-    with Report(folder, steps, loop.batch, folder.name, log_every=loop.log_every, quiet=not main) as report:
+    figures = objective.ratios
+    with Report(
+        folder, steps, loop.batch, folder.name, log_every=loop.log_every, ratios=figures, quiet=not main
+    ) as report:
         for step in range(first, steps):
             objective.train()
             ids: list[str] = []

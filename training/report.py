@@ -58,6 +58,7 @@ class Report:
         name: what the lines begin with.
         quiet: say and write nothing: for all processes of a distributed run but one.
         log_every: steps between logs; the last step is always logged.
+        ratios: scalars that are logged over another one, see `Objective.ratios`.
         console: where a progress line would go; without it standard output.
         clock: seconds that only go forward.
     """
@@ -71,6 +72,7 @@ class Report:
         *,
         quiet: bool = False,
         log_every: int = 100,
+        ratios: Mapping[str, str] | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -82,7 +84,7 @@ class Report:
         self.folder, self.steps, self.batch, self.name = Path(folder), steps, batch, name
         self.quiet, self.log_every = quiet, log_every
         self._console, self._clock = console, clock
-        self._sums = _Means()
+        self._sums = _Means(ratios or {})
         self._writer: SummaryWriter | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -251,7 +253,8 @@ def cut_log(file: Path, step: int) -> float:
 class _Means:
     """Running sums of named scalars, each kept where it came from until `take` reads all at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, ratios: Mapping[str, str]) -> None:
+        self.ratios = ratios
         self.sums: dict[str, Tensor | float] = {}
         self.counts: dict[str, int] = {}
 
@@ -278,7 +281,13 @@ class _Means:
             read |= zip(names, torch.stack([tensors[name] for name in names]).tolist(), strict=True)
         means = {name: read.get(name, value) / self.counts[name] for name, value in self.sums.items()}
         self.sums, self.counts = {}, {}
-        return {name: float(value) for name, value in means.items()}
+        figures = {name: float(value) for name, value in means.items()}
+        for name, of in self.ratios.items():
+            if name in figures and of in figures:
+                value = figures.pop(name)
+                if figures[of]:
+                    figures[name] = value / figures[of]
+        return {name: value for name, value in figures.items() if name not in self.ratios.values()}
 
 
 def _duration(seconds: float) -> str:
