@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,70 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> No
     file.write_text(start + text + ("\nname: x\nloop: {batch: 1, lr: 1}" if text.startswith("task") else "") + "\n")
     with pytest.raises(ValueError, match=message):
         read_recipe(file, Recipe)
+
+
+HOSTILE = {
+    "alias bomb": "a: &a [x, x, x]\n"
+    + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in itertools.pairwise("abcdefghij")),
+    "few aliases that repeat a lot": f"a: &a [{'x, ' * 3000}]\nb: [*a, *a, *a, *a]",
+    "an alias in what it stands for": "a: &a {b: *a}",
+    "merge key": "a: &a {x: 1}\nb: {<<: *a}",
+    "many merge keys": "a: &a {x: 1}\nb: {<<: [*a, *a, *a]}",
+    "deep list": "a: " + "[" * 30_000,
+    "deep mapping": "{a: " * 15_000,
+    "deep block": "\n".join(" " * i + "a:" for i in range(300)),
+    "dashes": "- " * 30_000,
+    "a tag": "a: !!int 9",
+    "code": "a: !!python/object/apply:os.system [touch hacked]",
+    "a month that is none": "a: 2026-99-99",
+    "key twice": "a: 1\na: 2",
+    "large": "#" * 70_000,
+    "not text": "\0",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_recipe_is_refused_at_once_in_one_sentence(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"bad\.yaml") as raised:
+        read_recipe(file)
+    assert len(str(raised.value)) < 600
+    assert "\n" not in str(raised.value)
+    assert time.monotonic() - began < 10
+    with pytest.raises(ValueError, match="is no override|is not YAML|put it into"):
+        parse_overrides([f"a={text}"])
+
+
+@pytest.mark.parametrize("text", ["1" * 60_000 + "x", "1_" * 30_000 + ".e", "9" * 60_000, "1:" * 30_000 + "1"])
+def test_a_long_number_is_text(tmp_path: Path, text: str) -> None:
+    began = time.monotonic()
+    assert parse_overrides([f"a={text}"]) == {"a": text}
+    assert time.monotonic() - began < 10
+
+
+def test_what_extends_is_a_short_chain_of_plain_files(tmp_path: Path) -> None:
+    (tmp_path / "0.yaml").write_text("a: 0\n")
+    for i in range(1, 30):
+        (tmp_path / f"{i}.yaml").write_text(f"extends: {i - 1}.yaml\nb{i}: {i}\n")
+    assert read_yaml(tmp_path / "7.yaml")["a"] == 0
+    with pytest.raises(ValueError, match=r"29\.yaml extends more than 7 files in a row"):
+        read_yaml(tmp_path / "29.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "one.yaml").symlink_to(tmp_path / "two.yaml")
+    (tmp_path / "two.yaml").symlink_to(tmp_path / "one.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    for base in ("/dev/zero", "pipe.yaml", "one.yaml", "folder.yaml", '"a\\0b"', "x" * 300, "[7.yaml]", "{a: 1}", "7"):
+        file = tmp_path / "top.yaml"
+        file.write_text(f"extends: {base}\n")
+        with pytest.raises(ValueError, match=r"cannot be read|not a plain file|name of one file"):
+            read_yaml(file)
+
+
+def test_aliases_and_byte_order_marks_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text("\ufeffa: &a [1, 2]\nb: *a\n", encoding="utf-8")
+    assert read_yaml(tmp_path / "plain.yaml") == {"a": [1, 2], "b": [1, 2]}
 
 
 def test_what_a_recipe_lacks_is_named(tmp_path: Path) -> None:

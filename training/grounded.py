@@ -8,8 +8,9 @@ section 4.3) takes the mask of the sounding objects instead, and a tenth of all 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -31,23 +32,23 @@ ATTENTION = ("to_query", "to_key", "key_positions", "score")  # what decides whe
 
 @dataclass(frozen=True)
 class GroundedSettings:
-    """`drop` is the share of items without a condition. `snr_gamma` weighs the loss by min(SNR, gamma) / SNR
-    (Hang et al. 2023; over SNR + 1 where the velocity is predicted); 0 is the plain loss of equation 1. `snr_floor`
-    makes that max(snr_floor, min(SNR, gamma)) / SNR:
-    what is heard as a sound's kind is decided where there is much noise, of which the plain loss takes little notice,
-    and guidance multiplies what is wrong there. `snr_limit` is the most that this may weigh (0: anything): where all is
-    noise it would be a thousand times as much, and gradients of nothing but the last tenth of the times.
-    `even_times` spreads the times of a step's batch evenly from one draw (Kingma et al. 2021, "low-discrepancy
-    sampler"), so that few steps see all of them. `attention_start` lets attention begin
-    with the dot product that the encoders were trained with, that many times as sharp, for encoders whose spaces are
-    shared; 0 begins with noise. `keep_attention` lets what decides where attention looks stay as it came: attention that learns with a young
-    U-Net spreads over the picture, and masks, which are brought to its deviation, lose their contrast. `mix` blends up
-    to that share of another item's patches in (Zhang et al. 2018, of inputs alone): pictures that users bring are never
-    as clearly one thing or the other as scenes of cut-outs are. `alone` is the share of items in which several objects
-    sound that give way to an item in which one does: users mostly select one. `backdrop` is the share of items with the
-    mask of what is no object, and another item's sound: a backdrop says nothing of it. `frozen` keeps the U-Net as it
-    came but for its attention to the condition (table 3, i). `keep_grounding` lets the U-Net alone learn, from
-    conditions as generation has them: for a grounding that has found its places already.
+    """`drop` is the share of items without a condition. `snr_gamma` weighs the loss by min(SNR, gamma) / SNR (Hang
+    et al. 2023; over SNR + 1 where the velocity is predicted); 0 is the plain loss of equation 1. `snr_floor` makes
+    that max(snr_floor, min(SNR, gamma)) / SNR: what is heard as a sound's kind is decided where there is much
+    noise, of which the plain loss takes little notice, and guidance multiplies what is wrong there. `snr_limit` is
+    the most that this may weigh (0: anything): where all is noise it would be a thousand times as much, and
+    gradients of nothing but the last tenth of the times. `even_times` spreads the times of a step's batch evenly
+    from one draw (Kingma et al. 2021, "low-discrepancy sampler"), so that few steps see all of them.
+    `attention_start` lets attention begin with the dot product that the encoders were trained with, that many times
+    as sharp, for encoders whose spaces are shared; 0 begins with noise. `keep_attention` lets what decides where
+    attention looks stay as it came: attention that learns with a young U-Net spreads over the picture, and masks,
+    which are brought to its deviation, lose their contrast. `mix` blends up to that share of another item's patches
+    in (Zhang et al. 2018, of inputs alone): pictures that users bring are never as clearly one thing or the other
+    as scenes of cut-outs are. `alone` is the share of items in which several objects sound that give way to an item
+    in which one does: users mostly select one. `backdrop` is the share of items with the mask of what is no object,
+    and another item's sound: a backdrop says nothing of it. `frozen` keeps the U-Net as it came but for its
+    attention to the condition (table 3, i). `keep_grounding` lets the U-Net alone learn, from conditions as
+    generation has them: for a grounding that has found its places already.
     """
 
     drop: float = 0.1
@@ -158,7 +159,7 @@ class GroundedObjective(Objective):
     signal: Tensor  # of 1000 times, sqrt(alpha_bar)
     noise: Tensor  # sqrt(1 - alpha_bar)
     weight: Tensor  # of a time's squared error
-    ratios = {"on_target": "shown"}
+    ratios: ClassVar[Mapping[str, str]] = {"on_target": "shown"}
 
     def __init__(self, model: SoundingModel, settings: GroundedSettings):
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
@@ -78,7 +78,7 @@ class Objective(nn.Module):
     rates: Mapping[str, float] = {}  # share of the learning rate, by how parameters begin
     # Figures of some items only, given as the sum over these divided by all items: logged over the other figure, the
     # share of such items (and not at all where that is 0).
-    ratios: Mapping[str, str] = {}
+    ratios: ClassVar[Mapping[str, str]] = {}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of a collated batch of `Items`."""
