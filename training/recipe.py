@@ -45,7 +45,8 @@ class Recipe:
     """One run of one trainer.
 
     `start` says where weights come from before the first step: a checkpoint for "all" parts or for single ones
-    ("vae", "vocoder", ...). Such a part brings its own sizes. "random", or no word of it, starts a part anew.
+    ("vae", "vocoder", ...). Such a part brings its own sizes, see `training.start`. "random", or no word of it, starts
+    a part anew.
     """
 
     task: Literal["grounded", "vae", "vocoder", "encoders", "recall", "segmenter"]
@@ -65,6 +66,16 @@ class Recipe:
     encoders: EncodersSettings = field(default_factory=EncodersSettings)
     recall: RecallSettings = field(default_factory=RecallSettings)
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
+    # Keys below `model` that were written down ("grounding.mask_training"), by `read_recipe`; no key of the file.
+    written: frozenset[str] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def says(self) -> frozenset[str]:
+        """Keys below `model` that the recipe speaks of; of one that no file was read for, what is no default."""
+        if self.written is not None:
+            return self.written
+        mine, usual = (_leaves(dataclasses.asdict(config)) for config in (self.model, SoundingConfig()))
+        return frozenset(key for key, value in mine.items() if key not in usual or usual[key] != value)
 
     def source(self, part: str) -> str:
         """The checkpoint that a part starts from, or `RANDOM`."""
@@ -82,7 +93,9 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; reads back as the same recipe."""
-        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False, default_flow_style=None, width=120)
+        values = dataclasses.asdict(self)
+        del values["written"]
+        return yaml.safe_dump(_plain(values), sort_keys=False, default_flow_style=None, width=120)
 
 
 def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None = None) -> T:  # type: ignore[assignment]
@@ -93,10 +106,22 @@ def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None =
     """
     data = merge(read_yaml(path), parse_overrides(overrides or []))
     try:
+        if "written" in data:
+            raise ValueError("Unknown key 'written'.")
         recipe: T = from_dict(cls, data)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+    if isinstance(recipe, Recipe):
+        recipe = dataclasses.replace(recipe, written=frozenset(_leaves(data.get("model", {}))))
     return recipe
+
+
+def _leaves(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested mappings by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import logging
 from collections.abc import Sequence
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from sounding.checkpoint import load_model, resolve, save_model
+from sounding.checkpoint import save_model
 from sounding.files import write_atomic
-from sounding.model import PARTS, SEGMENTER, SoundingModel
-from sounding.segment.part import seen_by
+from sounding.model import SoundingModel
 
 from .data.cutouts import read_cutouts, with_stamps
 from .data.shard_format import INDEX
@@ -32,50 +30,13 @@ from .recall_scenes import RecallItems
 from .recipe import RANDOM, Recipe
 from .report import Report, make_previews
 from .segmenter import SegmenterItems, SegmenterObjective
+from .start import begin
 from .vae import VaeItems, VaeObjective
 from .vocoder import VocoderItems, VocoderObjective
 
 log = logging.getLogger("training")
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-
-
-def begin(recipe: Recipe) -> SoundingModel:
-    """The model before the first step. A part from a checkpoint brings its own sizes; others take the recipe's.
-
-    Raises:
-        ValueError: an unknown part, or a checkpoint of other audio settings.
-        CheckpointError: a checkpoint that cannot be read.
-    """
-    parts = (*PARTS, SEGMENTER)
-    unknown = sorted(recipe.start.keys() - {"all", *parts})
-    if unknown:
-        raise ValueError(f"start has {unknown[0]!r}, but all or one of {', '.join(parts)} is expected.")
-    sources = {part: recipe.source(part) for part in parts}
-    given = {name: load_model(resolve(name)) for name in set(sources.values()) - {RANDOM}}
-    for name, other in given.items():
-        if other.config.audio != recipe.model.audio:
-            raise ValueError(
-                f"{name} has other audio settings ({other.config.audio}) than the recipe ({recipe.model.audio}); "
-                "give model.audio its values."
-            )
-    taken = {part: given[name] for part, name in sources.items() if name != RANDOM}
-    if (whole := taken.get(SEGMENTER)) is not None and not _sees_alike(whole, taken.get("patches")):
-        del taken[SEGMENTER]  # it has none, or one for another patch tower
-    sizes = {part: getattr(model.config, part) for part, model in taken.items()}
-    torch.manual_seed(recipe.loop.seed)
-    model = SoundingModel(dataclasses.replace(recipe.model, name=recipe.name, **sizes))
-    for part, other in taken.items():
-        getattr(model, part).load_state_dict(getattr(other, part).state_dict())
-    return model.requires_grad_(False)
-
-
-def _sees_alike(whole: SoundingModel, patches: SoundingModel | None) -> bool:
-    """Whether `whole` has a click decoder, and one that sees by the tower that is taken from `patches`."""
-    if whole.segmenter is None or patches is None:
-        return False
-    mine, other = (seen_by(model.patches.state_dict()) for model in (whole, patches))
-    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
 
 
 def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Critic | None]:

@@ -1,0 +1,204 @@
+"""The model before the first step: parts of checkpoints with their sizes, others anew, settings as recipes say."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import torch
+
+from sounding.checkpoint import load_model, resolve
+from sounding.config import SoundingConfig
+from sounding.grounding import Grounding
+from sounding.model import PARTS, SEGMENTER, SoundingModel
+from sounding.segment.part import seen_by
+
+from .recipe import RANDOM, Recipe
+
+log = logging.getLogger("training")
+
+# How a part is used and trained, which a recipe may change; all else of its settings belongs to its weights.
+BEHAVIOUR = {"patches": ("geometry",), "grounding": ("mask_training", "clamp_weights", "match_length")}
+# What a part's weights take of the others' settings.
+TAKES = {
+    "grounding": ("patches.width", "patches.grid", "query.width"),
+    "unet": ("vae.latent_channels", "grounding.condition_width"),
+    "segmenter": ("patches.tower", "patches.model"),
+}
+FRESH = ("condition_mean", "condition_length")  # statistics that `grounding.match_length` adds
+
+
+def begin(recipe: Recipe) -> SoundingModel:
+    """The model before the first step.
+
+    A part from a checkpoint brings the settings that belong to its weights. What a recipe says of how it is used
+    (`BEHAVIOUR`, the length of clips, the diffusion) holds; what it does not say is the checkpoint's. Where recipe and
+    checkpoint differ, a warning says which of the two was taken.
+
+    Raises:
+        ValueError: an unknown part, a checkpoint of other audio settings, or parts that do not fit each other.
+        CheckpointError: a checkpoint that cannot be read.
+    """
+    parts = (*PARTS, SEGMENTER)
+    unknown = sorted(recipe.start.keys() - {"all", *parts})
+    if unknown:
+        raise ValueError(f"start has {unknown[0]!r}, but all or one of {', '.join(parts)} is expected.")
+    sources = {part: recipe.source(part) for part in parts}
+    given = {name: load_model(resolve(name)) for name in dict.fromkeys(sources.values()) if name != RANDOM}
+    taken = {part: name for part, name in sources.items() if name != RANDOM}
+    whole = given.get(taken.get(SEGMENTER, ""))
+    if whole is not None and not _sees_alike(whole, given.get(taken.get("patches", ""))):
+        del taken[SEGMENTER]  # it has none, or one for another patch tower
+    config = settle(recipe, {part: (name, given[name].config) for part, name in taken.items()})
+    torch.manual_seed(recipe.loop.seed)
+    try:
+        model = SoundingModel(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"The model that the recipe describes cannot be built ({said}); mend its model.*.") from None
+    for part, name in taken.items():
+        _fill(model, part, given[name], f"{_key(recipe, part)} is {name}")
+    return model.requires_grad_(False)
+
+
+def settle(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> SoundingConfig:
+    """The configuration of a model of which some parts come from checkpoints: part -> (its name, its configuration).
+
+    Raises:
+        ValueError: see `begin`.
+    """
+    said, mine = recipe.says, recipe.model
+    _same_audio(recipe, taken)
+    values: dict[str, Any] = {"name": recipe.name}
+    if taken:
+        values["audio"] = next(iter(taken.values()))[1].audio
+    for part, (name, theirs) in taken.items():
+        settings = getattr(theirs, part)
+        if getattr(mine, part) is not None:  # a recipe need not speak of a segmenter
+            settings = _settled(part, settings, getattr(mine, part), said, BEHAVIOUR.get(part, ()), name)
+        values[part] = settings
+    if "unet" in taken:  # what no part has settings for belongs to what was trained with it
+        name, theirs = taken["unet"]
+        for item in dataclasses.fields(SoundingConfig):
+            if item.name in (*PARTS, SEGMENTER, "name", "version", "audio", "absent"):
+                continue
+            old, new = getattr(theirs, item.name), getattr(mine, item.name)
+            if dataclasses.is_dataclass(old) and dataclasses.is_dataclass(new):
+                keys = tuple(field.name for field in dataclasses.fields(old))
+                values[item.name] = _settled(item.name, old, new, said, keys, name)
+            elif item.name not in said:
+                values[item.name] = old
+            elif old != new:
+                _say_conflict(item.name, new, old, name, recipes=True)
+    try:
+        config = dataclasses.replace(mine, **values)
+    except ValueError as error:
+        raise ValueError(f"The parts that start names and model.* do not fit each other: {error}") from None
+    _check_fit(recipe, config, taken)
+    return config
+
+
+def _settled(part: str, theirs: Any, mine: Any, said: frozenset[str], behaviour: tuple[str, ...], name: str) -> Any:
+    """A part's settings: the checkpoint's, but for behaviour of which the recipe speaks."""
+    changes = {}
+    for field in dataclasses.fields(theirs):
+        key, old, new = f"{part}.{field.name}", getattr(theirs, field.name), getattr(mine, field.name)
+        if key not in said or old == new:
+            continue
+        _say_conflict(key, new, old, name, recipes=field.name in behaviour)
+        if field.name in behaviour:
+            changes[field.name] = new
+    return dataclasses.replace(theirs, **changes)
+
+
+def _say_conflict(key: str, mine: object, theirs: object, name: str, *, recipes: bool) -> None:
+    which = "the recipe's is taken" if recipes else "the checkpoint's is taken, for it belongs to the weights"
+    log.warning("model.%s is %r in the recipe and %r in %s; %s.", key, mine, theirs, name, which)
+
+
+def _same_audio(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> None:
+    """All checkpoints, and the recipe if it speaks of it, hear and make the same kind of sound."""
+    first: tuple[str, SoundingConfig] | None = None
+    for name, theirs in taken.values():
+        first = first or (name, theirs)
+        for field in dataclasses.fields(theirs.audio):
+            key, value = f"audio.{field.name}", getattr(theirs.audio, field.name)
+            mine, other = getattr(recipe.model.audio, field.name), getattr(first[1].audio, field.name)
+            if key in recipe.says and mine != value:
+                raise ValueError(
+                    f"{name} has other audio settings than the recipe: model.{key} is {value!r} there and {mine!r} "
+                    f"here; set model.{key}={value}, or start from another checkpoint."
+                )
+            if other != value:
+                raise ValueError(
+                    f"start names checkpoints of different audio settings: {key} is {other!r} in {first[0]} and "
+                    f"{value!r} in {name}; take both of one kind."
+                )
+
+
+def _check_fit(recipe: Recipe, config: SoundingConfig, taken: dict[str, tuple[str, SoundingConfig]]) -> None:
+    """Parts from checkpoints sit among parts of the widths that they were made for."""
+    for part, (name, theirs) in taken.items():
+        for key in TAKES.get(part, ()):
+            owner, setting = key.split(".")
+            old, new = (getattr(getattr(whole, owner), setting) for whole in (theirs, config))
+            if old == new:
+                continue
+            if owner in taken:
+                mend = f"take both from one checkpoint, or set start.{part}={RANDOM}"
+                new = f"{new!r} in {taken[owner][0]}, where start.{owner} comes from"
+            else:
+                mend, new = f"set model.{key}={old}, or start.{part}={RANDOM}", f"{new!r} in the recipe"
+            raise ValueError(
+                f"{_key(recipe, part)} is {name}, whose {part} was made for a model with {key} {old!r}, but that is "
+                f"{new}; {mend}."
+            )
+    if "grounding" in taken and config.grounding.match_length and not taken["grounding"][1].grounding.match_length:
+        learns = recipe.task == "grounded" and not recipe.grounded.keep_grounding
+        if not learns:
+            name = taken["grounding"][0]
+            raise ValueError(
+                f"model.grounding.match_length is true in the recipe, but {name} was trained without it and this run "
+                f"does not measure it; run `python -m training calibrate {name}` first, or leave it out."
+            )
+    heard = config.query.tower == "clap_audio"
+    if heard != (config.grounding.query == "audio"):
+        raise ValueError(
+            f"model.grounding.query is {config.grounding.query!r}, but the query encoder is {config.query.tower!r}, "
+            f"which takes {'sounds' if heard else 'sentences'}; set model.grounding.query="
+            f"{'audio' if heard else 'text'}, or start.query from a checkpoint of the other kind."
+        )
+
+
+def _fill(model: SoundingModel, part: str, other: SoundingModel, came: str) -> None:
+    """Give a part of `model` the weights of `other`'s."""
+    module = getattr(model, part)
+    weights, wanted = getattr(other, part).state_dict(), module.state_dict()
+    if isinstance(module, Grounding):
+        if module.config.match_length and not other.config.grounding.match_length:  # its statistics begin anew
+            weights = weights | {name: wanted[name] for name in FRESH}
+            weights["weight_count"] = torch.zeros_like(weights["weight_count"])
+        elif not module.config.match_length:
+            weights = {name: value for name, value in weights.items() if name not in FRESH}
+    for name in sorted(weights.keys() | wanted.keys()):
+        shapes = [tuple(state[name].shape) if name in state else "missing" for state in (weights, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{came}, whose {part}.{name} is {shapes[0]}, but {shapes[1]} is expected with the recipe's model.*; "
+                f"leave model.{part} out, or set start.{part}={RANDOM}."
+            )
+    module.load_state_dict(weights)
+
+
+def _key(recipe: Recipe, part: str) -> str:
+    """What in the recipe says where a part comes from."""
+    return f"start.{part}" if part in recipe.start else "start.all"
+
+
+def _sees_alike(whole: SoundingModel, patches: SoundingModel | None) -> bool:
+    """Whether `whole` has a click decoder, and one that sees by the tower that is taken from `patches`."""
+    if whole.segmenter is None or patches is None:
+        return False
+    mine, other = (seen_by(model.patches.state_dict()) for model in (whole, patches))
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
