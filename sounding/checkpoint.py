@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -298,12 +298,14 @@ def save_model(
     title: str | None = None,
     description: str = "",
     licence: str = "",
+    record: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint in one step: a crash leaves the old file as it was.
 
     Args:
         dtype: of floating-point weights in the file.
         title, description, licence: for the `modelspec.*` fields that ComfyUI users' tools show.
+        record: more for the header: how it was trained.
     """
     from safetensors.torch import save_file
 
@@ -323,6 +325,7 @@ def save_model(
         "modelspec.description": description,
         "modelspec.license": licence,
         "modelspec.hash_sha256": digest(tensors),
+        **(record or {}),
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)

@@ -155,7 +155,7 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys, time
+import dataclasses, os, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
 import torch
@@ -163,19 +163,23 @@ from test_loop import LOOP, Line, Numbers
 from training.loop import train
 class Slow(Line):
     def forward(self, batch):
+        Path(f"{{__file__}}.{{self.calls}}").touch()
         time.sleep({pause})
         return super().forward(batch)
 objective = Slow()
-train(objective, Numbers(), LOOP, Path({folder!r}))
-if int(__import__("os").environ.get("RANK", 0)) == 0:
+train(objective, Numbers(), dataclasses.replace(LOOP, **{changes!r}), Path({folder!r}), workers={workers})
+if int(os.environ.get("RANK", 0)) == 0:
     torch.save(objective.state_dict(), {result!r})
 """
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def script(tmp_path: Path, folder: Path, pause: float = 0.0) -> tuple[Path, Path]:
+def script(tmp_path: Path, folder: Path, pause: float = 0.0, workers: int = 0, **changes: Any) -> tuple[Path, Path]:
+    """A program that trains with changes of LOOP, and where it puts the weights; it says how often it was called."""
     file, result = tmp_path / f"{folder.name}.py", tmp_path / f"{folder.name}.pt"
-    text = SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(folder), result=str(result), pause=pause)
-    file.write_text(text)
+    places = {"root": str(ROOT), "tests": str(ROOT / "tests"), "folder": str(folder), "result": str(result)}
+    file.write_text(SCRIPT.format(**places, pause=pause, workers=workers, changes=changes))
     return file, result
 
 
@@ -205,9 +209,9 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
     whole = Line()
     train(whole, Numbers(), LOOP, tmp_path / "one")
     file, result = script(tmp_path, tmp_path / "two")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [*LAUNCH, str(file)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     shared = torch.load(result, weights_only=True)
     for name, value in weights_of(whole).items():
@@ -216,6 +220,56 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
 
     for one, two in zip(*logs, strict=True):
         assert json.loads(two)["loss"] == pytest.approx(json.loads(one)["loss"], rel=1e-4)
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert file.exists()
+
+
+@pytest.mark.parametrize(("accumulate", "processes"), [(1, 1), (2, 1), (2, 2)])
+def test_sigterm_keeps_a_state_and_resume_is_exact(tmp_path: Path, accumulate: int, processes: int) -> None:
+    """No state but that of the signal is written: a resumed run can have come from nowhere else."""
+    results = []
+    for name, pause in (("whole", 0.0), ("stopped", 0.15)):
+        file, result = script(tmp_path, tmp_path / name, pause, accumulate=accumulate, save_steps=0)
+        command = [*LAUNCH, str(file)] if processes == 2 else [sys.executable, str(file)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        if name == "stopped":
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+            wait_for(Path(f"{file}.{5 * accumulate}"))
+            process.send_signal(signal.SIGTERM)
+            said = process.communicate(timeout=300)[1].decode()
+            assert process.returncode, said
+            assert process.returncode == 143 or processes == 2, said  # what a launcher ends with is its own
+            assert not result.exists()
+            (state,) = States(tmp_path / name / "states").files()
+            assert 5 <= States.step(state) < 12
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(torch.load(result, weights_only=True))
+    for key, value in results[0].items():
+        assert torch.equal(value, results[1][key]), key
+
+
+def test_sigterm_is_as_before_behind_a_training(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    train(Line(), Numbers(), LOOP, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_ends_a_run_with_workers_once(tmp_path: Path) -> None:
+    """The signal reaches all processes of a job; those that read ahead leave the end to the first one."""
+    file, result = script(tmp_path, tmp_path / "run", pause=0.1, workers=2)
+    process = subprocess.Popen([sys.executable, file], stderr=subprocess.PIPE, start_new_session=True)
+    wait_for(tmp_path / "run" / "states" / "step-00000003.state")
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert not result.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_with_items_and_the_last_good_state(tmp_path: Path) -> None:

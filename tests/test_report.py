@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 import math
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +199,47 @@ def test_previews_are_files_and_in_tensorboard(tmp_path: Path) -> None:
     np.testing.assert_allclose(heard, sound.waveform.numpy(), atol=2 / 32768)
     seen = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"))
     assert np.abs(seen.astype(int) - picture).max() <= 1
+
+
+def test_a_full_disk_costs_figures_and_not_the_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of TensorBoard's own thread, and of the log."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(self: object, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    hook = threading.excepthook
+    with caplog.at_level(logging.WARNING), Report(tmp_path, 6, 1, "x", log_every=1) as report:
+        report.step(1, {"loss": 1.0})
+        with monkeypatch.context() as patch:
+            patch.setattr(RecordWriter, "write", full)
+            for step in (2, 3, 4):
+                report.step(step, {"loss": 1.0})
+        (tmp_path / "log.jsonl").rename(tmp_path / "kept.jsonl")
+        (tmp_path / "log.jsonl").mkdir()  # what cannot be written, whoever runs this
+        report.step(5, {"loss": 1.0})
+        report.step(6, {"loss": 1.0})
+    said = [record.getMessage() for record in caplog.records]
+    assert [text for text in said if "without TensorBoard" in text] == [said[0]]
+    assert "No space left on device" in said[0]
+    assert len(said) == 2
+    assert "log.jsonl cannot be written" in said[1]
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 4
+    assert threading.excepthook is hook
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_board_that_cannot_begin_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING), Report(tmp_path, 1, 1, "x") as report:
+        report.step(1, {"loss": 1.0})
+    assert "goes on without TensorBoard" in caplog.text
+    assert json.loads((tmp_path / "log.jsonl").read_text())["loss"] == 1
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ Several processes or machines: `accelerate launch -m training run RECIPE`.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,12 @@ def main() -> None:
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; see training/recipes.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as loop.lr=1e-4.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and estimates only.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and estimates, and check all that a run would.")
+    ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="That the dry run counts with; without it, those of `accelerate launch`.")
+    ] = int(os.environ.get("WORLD_SIZE", "1")),
 ) -> None:
     """Train what RECIPE says and write the checkpoint; a run that was stopped goes on."""
     from .recipe import Recipe, read_recipe
@@ -43,11 +49,15 @@ def run(
     with plain_errors("training"):
         resolved: Recipe = read_recipe(recipe, overrides=overrides or [])
         if dry_run:
-            from .run import dry_run as describe
+            from .dry_run import dry_run as describe
 
-            typer.echo(resolved.to_yaml())
-            typer.echo(describe(resolved))
-            return
+            text, problems = describe(resolved, processes=processes)
+            if os.environ.get("RANK", "0") == "0":
+                typer.echo(resolved.to_yaml())
+                typer.echo(text)
+                for problem in problems:
+                    typer.echo(f"training: {problem}", err=True)
+            raise typer.Exit(1 if problems else 0)
         from .run import run as train
 
         typer.echo(train(resolved))

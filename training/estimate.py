@@ -44,11 +44,12 @@ class Estimate:
     moments: int  # AdamW's two
     average: int  # the running average (EMA)
     copies: int  # weights in another form, kept for the backward pass: cast to half precision, weight-normed
-    activations: int  # of the items of one process
+    activations: int  # of the items that one process has at once
     flops: int
     steps: int
     batch: int
     processes: int
+    accumulate: int  # micro-batches a step
     precision: str
     device: str
     speed: float  # operations a second of large matrix products
@@ -76,14 +77,14 @@ class Estimate:
             (part.name, f"{_count(part.learning)} learn", f"{_count(part.frozen)} frozen" if part.frozen else "")
             for part in (*self.parts, Part("all parameters", learning, frozen))
         ]
-        share = -(-self.batch // self.processes)
+        share = -(-self.batch // (self.processes * self.accumulate))
         notes = {
             "weights": "parameters and buffers",
             "gradients": "and their copies on the way to other processes" if self.processes > 1 else "",
             "moments": "AdamW",
             "average": "EMA" if self.average else "none kept",
             "copies": "weights as the steps use them",
-            "activations": f"{share} items, by {self.measured_by}",
+            "activations": f"{share} items at once, by {self.measured_by}",
         }
         rows += [(name, _bytes(getattr(self, name)), note) for name, note in notes.items()]
         rows.append(("memory of a process", _bytes(self.memory), "without the device's workspaces"))
@@ -121,6 +122,7 @@ def estimate(
     mixed_precision: str = "no",
     ema: bool | float = False,
     processes: int = 1,
+    accumulate: int = 1,
     speed: float | None = None,
 ) -> Estimate:
     """Estimate a training with AdamW. The module is left as it is.
@@ -135,6 +137,7 @@ def estimate(
         mixed_precision: "no", "bf16" or "fp16", as accelerate calls them.
         ema: whether a running average of the weights is kept (its decay will do).
         processes: that share a batch.
+        accumulate: micro-batches that each process makes of its share, one after the other.
         speed: operations a second; measured here without.
 
     Raises:
@@ -142,8 +145,11 @@ def estimate(
     """
     if mixed_precision not in DTYPES:
         raise ValueError(f"mixed_precision is {mixed_precision!r}, but one of {', '.join(DTYPES)} is expected.")
-    if min(batch, steps, processes) < 1:
-        raise ValueError(f"batch {batch}, steps {steps} and processes {processes} came, but 1 or more are expected.")
+    if min(batch, steps, processes, accumulate) < 1:
+        raise ValueError(
+            f"batch {batch}, steps {steps}, processes {processes} and accumulate {accumulate} came, but 1 or more are "
+            "expected."
+        )
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not learning:
         raise ValueError("Nothing learns: no parameter of the module has requires_grad; set it for those that shall.")
@@ -159,11 +165,12 @@ def estimate(
         moments=2 * learned,
         average=learned if ema else 0,
         copies=probed.copies,
-        activations=probed.saved * -(-batch // processes),
+        activations=probed.saved * -(-batch // (processes * accumulate)),
         flops=probed.flops * batch,
         steps=steps,
         batch=batch,
         processes=processes,
+        accumulate=accumulate,
         precision=mixed_precision,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         speed=measure_speed(device, dtype) if speed is None else speed,

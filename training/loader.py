@@ -6,6 +6,7 @@ process that draws it: a resumed run, and one on more processes, sees the same i
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Protocol
@@ -121,10 +122,13 @@ def build_loader(items: Items, order: Order, *, workers: int = 0, pin: bool = Fa
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_single_thread if workers else None,
+        worker_init_fn=_settle_worker if workers else None,
     )
 
 
-def _single_thread(_: int) -> None:
-    """Workers share the machine with each other; their own threads would only get in the way."""
+def _settle_worker(_: int) -> None:
+    """Workers share the machine with each other; their own threads would only get in the way. SIGTERM reaches all
+    processes of a job: the first one ends its workers when its step is done.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """The loop that every trainer shares, on one process or many: steps, averaging, states, reports.
 
 A run stopped at any moment goes on to the very weights of an unbroken one: items and their noise follow from
-seed and step (see `loader`), and a state holds everything else.
+seed and step (see `loader`), and a state holds everything else. SIGTERM makes it keep a state first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .learner import Learner, LoopConfig, Objective, backward, build_accelerator
 from .loader import Items, Order, build_loader
 from .report import Report
 from .states import States
+from .stopping import Stopped, Termination
 
 log = logging.getLogger("training")
 
@@ -52,6 +53,7 @@ def train(
     Raises:
         FloatingPointError: loss or gradient is not finite; names the items and the last state.
         ValueError: settings that do not fit the data or the processes.
+        Stopped: SIGTERM came; a state of the last whole step is kept.
     """
     accelerator = accelerator or build_accelerator(loop)
     main, steps = accelerator.is_main_process, loop.length(len(items))
@@ -70,14 +72,15 @@ def train(
             average.to(accelerator.device)
         log.info("%s goes on from step %d", folder, first)
 
-    def save(step: int) -> None:
+    def save(step: int) -> Path | None:
         if main:
             parts = {
                 "learner": learner.state(),
                 "critic": rival.state() if rival else None,
                 "average": average.state_dict() if average else None,
             }
-            states.save(step, parts)
+            return states.save(step, parts)
+        return None
 
     order = Order(
         len(items),
@@ -93,9 +96,12 @@ def train(
     check = _FiniteCheck(states)
     saved = time.monotonic()
     figures = objective.ratios
-    with Report(
-        folder, steps, loop.batch, folder.name, log_every=loop.log_every, ratios=figures, quiet=not main
-    ) as report:
+    with (
+        Termination(accelerator) as termination,
+        Report(
+            folder, steps, loop.batch, folder.name, log_every=loop.log_every, ratios=figures, quiet=not main
+        ) as report,
+    ):
         for step in range(first, steps):
             objective.train()
             ids: list[str] = []
@@ -115,16 +121,24 @@ def train(
             if average is not None:
                 average.step(learner.parameters)
             if accelerator.num_processes > 1:
-                stacked = accelerator.reduce(torch.stack([value.float() for value in sums.values()]), "mean")
-                sums = dict(zip(sums, stacked, strict=True))
+                own = [*(value.float() for value in sums.values()), termination.mark(sums["loss"])]
+                stacked = accelerator.reduce(torch.stack(own), "mean")
+                termination.observe(stacked[-1])
+                sums = dict(zip(sums, stacked[:-1], strict=True))
             check(step, sums["loss"] + sums["gradient"], ids)
             report.step(step + 1, {**sums, "rate": rate})
 
-            due = time.monotonic() - saved > loop.save_minutes * 60
-            if due or (loop.save_steps and (step + 1) % loop.save_steps == 0) or step + 1 == steps:
+            stopped = termination.asked()
+            due = stopped or step + 1 == steps or time.monotonic() - saved > loop.save_minutes * 60
+            if due or (loop.save_steps and (step + 1) % loop.save_steps == 0):
                 check.now()
-                save(step + 1)
+                kept = save(step + 1)
                 saved = time.monotonic()
+                if stopped:
+                    if kept is not None:
+                        log.warning("SIGTERM: step %d is kept in %s; the same command goes on.", step + 1, kept)
+                    accelerator.wait_for_everyone()  # a launcher ends all processes with the first one
+                    raise Stopped
             if preview is not None and main and preview_due(step + 1):
                 objective.eval()
                 with _averaged(average, learner.parameters):

@@ -16,6 +16,7 @@ from sounding.audio import MelSpectrogram, fit_length, normalize, read_audio
 from sounding.pictures import read_image, read_mask
 
 if TYPE_CHECKING:
+    from sounding.config import SoundingConfig
     from sounding.model import SoundingModel
 
 
@@ -86,6 +87,22 @@ def make_previews(model: SoundingModel, preview: Preview, *, vae: bool = True) -
             else _made(model, preview, item, _name(i, item))
             for i, item in enumerate(preview.items, start=1)
         ]
+
+
+def check_previews(config: SoundingConfig, preview: Preview) -> None:
+    """Read what previews need, so that a file that is missing is known before the first step.
+
+    Raises:
+        ValueError: a file cannot be read, or the settings are out of their range.
+    """
+    config.latent_frames(preview.seconds)
+    for item in preview.items:
+        if item.audio:
+            read_audio(item.audio, config.audio.sample_rate)
+        else:
+            read_image(item.image)
+        if item.mask:
+            read_mask(item.mask)
 
 
 def _made(model: SoundingModel, preview: Preview, item: PreviewItem, name: str) -> PreviewSound:

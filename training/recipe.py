@@ -40,6 +40,11 @@ class DataConfig:
     workers: int = 0  # processes that read and prepare items; 0 does it in the training process
 
 
+def data_folders(shards: str | tuple[str, ...]) -> list[str]:
+    """The folders of `DataConfig.shards`."""
+    return [shards] if isinstance(shards, str) and shards else list(shards)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One run of one trainer.

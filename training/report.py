@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from sounding.audio import write_audio
 from sounding.files import write_atomic
 from sounding.pictures import mel_picture, write_image
 
+from .board import Board
 from .previews import Preview, PreviewItem, PreviewSound, make_previews
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ class Report:
         self.quiet, self.log_every = quiet, log_every
         self._console, self._clock = console, clock
         self._sums = _Means(ratios or {})
-        self._writer: SummaryWriter | None = None
+        self._board: Board | None = None
+        self._silent = False  # whether files of the run were said to be lost
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._closing = ExitStack()
@@ -150,31 +153,39 @@ class Report:
         if self.quiet or not sounds:
             return
         with self.aside():
-            writer = self._begin(step + 1)
+            board = self._begin(step + 1)
             folder = self.folder / "previews" / f"step-{step:08d}"
             for sound in sounds:
                 # A model gone astray may make NaN; the run shall not stop because of its preview.
                 waveform, mel = sound.waveform.detach().nan_to_num(), sound.mel.detach().nan_to_num()
                 picture = mel_picture(mel[None])[0]
-                write_audio(folder / f"{sound.name}.wav", waveform, sound.sample_rate)
-                write_image(folder / f"{sound.name}.png", picture)
+                with self._losing(folder):
+                    write_audio(folder / f"{sound.name}.wav", waveform, sound.sample_rate)
+                    write_image(folder / f"{sound.name}.png", picture)
                 shown = waveform.float().cpu().clamp(-1, 1)
-                writer.add_audio(f"previews/{sound.name}", shown, step, sound.sample_rate)
-                writer.add_image(f"previews/{sound.name}", picture, step, dataformats="HWC")
-            writer.flush()
+                board.write(partial(_show, sound=sound, waveform=shown, picture=picture, step=step))
             self._say("%s %d/%d  previews in %s", self.name, step, self.steps, folder)
 
-    def _begin(self, step: int) -> SummaryWriter:
+    def _begin(self, step: int) -> Board:
         """Before the first word about `step`: cut off what the files say of it from a run that broke off."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
+        if self._board is None:
             self._first = step
-            self._earlier = cut_log(self.folder / "log.jsonl", step)
-            # Purged steps are hidden from TensorBoard by an event that says so; its files are not rewritten.
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
-            self._closing.callback(self._writer.close)
-        return self._writer
+            with self._losing(self.folder / "log.jsonl"):
+                self._earlier = cut_log(self.folder / "log.jsonl", step)
+            self._board = Board(self.folder / "tensorboard", step)
+            self._closing.callback(self._board.close)
+        return self._board
+
+    @contextmanager
+    def _losing(self, file: Path) -> Iterator[None]:
+        """What cannot be written inside is lost, which is said once: figures are not worth the run's end."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # the sound library's own is a RuntimeError
+            if not self._silent:
+                why = getattr(error, "strerror", None) or error
+                log.warning("%s cannot be written (%s), so the run goes on without it.", file, why)
+            self._silent = True
 
     def _log(self, step: int) -> None:
         means = self._sums.take()  # waits for the device, so the clock is read behind it
@@ -189,13 +200,16 @@ class Report:
         figures = {name: value if math.isfinite(value) else None for name, value in means.items()}
         own = (step, round(rate, 3), round(wait, 4), round(total, 3))
         line = dict(zip(OWN, own, strict=True)) | figures
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-        writer = self._begin(step)
-        for name, value in (means | {"samples_per_second": rate, "data_wait": wait}).items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
+        with self._losing(self.folder / "log.jsonl"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+
+        def show(writer: SummaryWriter) -> None:
+            for name, value in (means | {"samples_per_second": rate, "data_wait": wait}).items():
+                writer.add_scalar(name, value, step)
+
+        self._begin(step).write(show)
 
         shown = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
         shown += f"  {rate:.1f} samples/s  data_wait {wait:.0%}"
@@ -225,6 +239,11 @@ class Report:
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._task = self._progress.add_task(self.name, total=self.steps, figures="", left="?")
         self._closing.enter_context(self._progress)
+
+
+def _show(writer: SummaryWriter, *, sound: PreviewSound, waveform: Tensor, picture: Tensor, step: int) -> None:
+    writer.add_audio(f"previews/{sound.name}", waveform, step, sound.sample_rate)
+    writer.add_image(f"previews/{sound.name}", picture, step, dataformats="HWC")
 
 
 def cut_log(file: Path, step: int) -> float:

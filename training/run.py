@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from sounding.checkpoint import save_model
-from sounding.files import write_atomic
-from sounding.model import SoundingModel
+from sounding.model import PARTS, SEGMENTER, SoundingModel
 
 from .data.cutouts import read_cutouts, with_stamps
-from .data.shard_format import INDEX
-from .data.shards import Shards
 from .data.sounds import Clips, ShardClips, StampClips
 from .data.stamps import Stamps
 from .discriminators import Critic, MelCritic, WaveformCritic
+from .disk import plain_disk_errors
 from .encoders import EncodersObjective, SceneItems
-from .estimate import estimate
 from .grounded import GroundedItems, GroundedObjective
 from .learner import Objective, build_accelerator
-from .loader import Items
+from .loader import Items, Order
 from .loop import train
+from .previews import check_previews
 from .recall import RecallObjective
 from .recall_scenes import RecallItems
-from .recipe import RANDOM, Recipe
+from .recipe import RANDOM, Recipe, data_folders
+from .record import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
 from .report import Report, make_previews
 from .segmenter import SegmenterItems, SegmenterObjective
 from .start import begin
@@ -95,6 +95,47 @@ def build_objective(recipe: Recipe, model: SoundingModel, *, names: Sequence[str
     return VocoderObjective(model, recipe.vocoder, fresh=recipe.source("vocoder") == RANDOM)
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A run before its first step, all that it needs looked at."""
+
+    model: SoundingModel
+    objective: Objective
+    items: Items
+    critic: Critic | None
+    steps: int
+    effective: Recipe  # with the model as it is, parts from checkpoints in it
+    made_of: dict[str, str]  # fingerprints of data and first weights, see `record`
+
+
+def prepare(recipe: Recipe, *, processes: int = 1, look: bool = False) -> Ready:
+    """All that a run does before its first step but writing; with `look` without what takes minutes, the scenes and
+    imagined objects of `recall`.
+
+    Raises:
+        ValueError, OSError: whatever would end the run then: see `begin` and `build`; a batch that cannot be split, a
+            preview that cannot be made.
+    """
+    model = begin(recipe)
+    effective = dataclasses.replace(recipe, model=model.config)
+    few = dataclasses.replace(recipe.recall, scenes=2, imagined=2, cache="")
+    objective, items, critic = build(dataclasses.replace(recipe, recall=few) if look else recipe, model)
+    loop, count = recipe.loop, recipe.recall.scenes if recipe.task == "recall" else len(items)
+    steps = loop.length(count)
+    Order(count, batch=loop.batch, steps=steps, accumulate=loop.accumulate, processes=processes)
+    if recipe.preview.every:
+        check_previews(model.config, recipe.preview)
+    folders = [*data_folders(recipe.data.shards), recipe.data.stamps]
+    if recipe.task == "segmenter":
+        folders.append(recipe.segmenter.cutouts)
+    first = [recipe.source(part) for part in (*PARTS, SEGMENTER)]
+    made_of = {
+        DATA: data_fingerprint(folder for folder in folders if folder),
+        START: weights_fingerprint(name for name in first if name != RANDOM),
+    }
+    return Ready(model, objective, items, critic, steps, effective, made_of)
+
+
 def run(recipe: Recipe) -> Path:
     """Train what the recipe says, from where an earlier run of it stopped, and write the checkpoint.
 
@@ -102,73 +143,50 @@ def run(recipe: Recipe) -> Path:
         The checkpoint, `recipe.result`, with all parts of the model; the nodes load it as it is.
 
     Raises:
-        ValueError: see `begin`, `build` and `train`.
+        ValueError: see `prepare` and `train`; or the run is finished, with other settings or data.
+        OSError: a file cannot be read or written, in one sentence.
+        Stopped: see `train`.
     """
-    accelerator = build_accelerator(recipe.loop)
-    model = begin(recipe)
-    objective, items, critic = build(recipe, model)
-    if accelerator.is_main_process:
-        _keep_recipe(recipe)
+    with plain_disk_errors(recipe.folder):
+        accelerator = build_accelerator(recipe.loop)
+        ready = prepare(recipe, processes=accelerator.num_processes)
+        if is_finished(recipe, ready.effective, ready.steps, ready.made_of):
+            log.info("%s is there, trained with these settings; nothing is left to do", recipe.result)
+            return recipe.result
+        accelerator.wait_for_everyone()  # all have looked
+        if accelerator.is_main_process:
+            keep_recipe(recipe, ready.effective)
+        model, objective = ready.model, ready.objective
 
-    def preview(step: int, report: Report) -> None:
-        objective.install(model)
-        with report.aside():
-            sounds = make_previews(model, recipe.preview)
-        report.preview(step, sounds)
+        def preview(step: int, report: Report) -> None:
+            objective.install(model)
+            with report.aside():
+                sounds = make_previews(model, recipe.preview)
+            report.preview(step, sounds)
 
-    train(
-        objective,
-        items,
-        recipe.loop,
-        recipe.folder,
-        workers=recipe.data.workers,
-        critic=critic,
-        preview=preview,
-        preview_due=recipe.preview.due,
-        accelerator=accelerator,
-    )
-    if accelerator.is_main_process:
-        objective.install(model)
-        if isinstance(objective, VaeObjective) and isinstance(items, VaeItems):
-            objective.measure_scale(model, items)
-        description = recipe.description or f"Trained by the recipe {recipe.name}."
-        save_model(
-            model,
-            recipe.result,
-            dtype=DTYPES[recipe.dtype],
-            title=recipe.name,
-            description=description,
-            licence=recipe.licence,
+        train(
+            objective,
+            ready.items,
+            recipe.loop,
+            recipe.folder,
+            workers=recipe.data.workers,
+            critic=ready.critic,
+            preview=preview,
+            preview_due=recipe.preview.due,
+            accelerator=accelerator,
         )
-        log.info("%s is written", recipe.result)
-    return recipe.result
-
-
-def dry_run(recipe: Recipe) -> str:
-    """What `run` would take: parameters, memory, operations and time, without data or a checkpoint."""
-    model = SoundingModel(recipe.model).requires_grad_(False)
-    objective = build_objective(recipe, model, names=["an object"])
-    steps = recipe.loop.steps
-    if not steps and recipe.data.shards and (Path(recipe.data.shards) / INDEX).is_file():
-        steps = recipe.loop.length(len(Shards(Path(recipe.data.shards), ("id",))))
-    found = estimate(
-        objective,
-        lambda device: (objective.example(device),),
-        batch=recipe.loop.batch,
-        steps=steps or 1,
-        mixed_precision=recipe.loop.mixed_precision,
-        ema=bool(recipe.loop.ema),
-    )
-    if steps:
-        return str(found)
-    return f"{found}\nThe steps are not known before the data is there; the time is that of one."
-
-
-def _keep_recipe(recipe: Recipe) -> None:
-    """Write the whole recipe beside its run; what changed since the run began is said, as it may matter."""
-    file = recipe.folder / "recipe.yaml"
-    text = recipe.to_yaml()
-    if file.is_file() and (old := file.read_text(encoding="utf-8")) != text:
-        changed = difflib.unified_diff(old.splitlines(), text.splitlines(), "before", "now", n=0, lineterm="")
-        log.warning("The recipe changed since this run began:\n%s", "\n".join(changed))
-    write_atomic(file, text.encode())
+        if accelerator.is_main_process:
+            objective.install(model)
+            if isinstance(objective, VaeObjective) and isinstance(ready.items, VaeItems):
+                objective.measure_scale(model, ready.items)
+            save_model(
+                model,
+                recipe.result,
+                dtype=DTYPES[recipe.dtype],
+                title=recipe.name,
+                description=recipe.description or f"Trained by the recipe {recipe.name}.",
+                licence=recipe.licence,
+                record=header(ready.effective.to_yaml(), ready.made_of[DATA], ready.made_of[START]),
+            )
+            log.info("%s is written", recipe.result)
+        return recipe.result

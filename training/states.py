@@ -12,7 +12,7 @@ import torch
 from sounding.files import is_full, replacing
 
 log = logging.getLogger("training")
-NAME = re.compile(r"step-(\d{8})\.state")
+NAME = re.compile(r"step-(\d{8,})\.state")
 
 
 class States:
@@ -28,7 +28,14 @@ class States:
 
     def files(self) -> list[Path]:
         """States from oldest to newest."""
-        return sorted(file for file in self.folder.glob("step-*.state") if NAME.fullmatch(file.name))
+        files = [file for file in self.folder.glob("step-*.state") if NAME.fullmatch(file.name)]
+        return sorted(files, key=self.step)
+
+    @staticmethod
+    def step(file: Path) -> int:
+        """Steps that were done when a state was written."""
+        found = NAME.fullmatch(file.name)
+        return int(found[1]) if found else 0
 
     def save(self, step: int, state: dict[str, Any]) -> Path | None:
         """Write the state after `step` steps in one go: a crash at any moment leaves the earlier ones whole.

@@ -1,0 +1,94 @@
+"""`python -m training run RECIPE --dry-run`: what a run would look at before its first step, and what it would take."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sounding.model import SoundingModel
+
+from .data.stamps import Stamps
+from .discriminators import Critic, MelCritic, WaveformCritic, adversarial_loss, critic_loss, feature_matching
+from .disk import check_writable
+from .estimate import Estimate, estimate
+from .learner import LoopConfig, Objective
+from .recipe import Recipe
+from .record import is_finished
+from .run import build_objective, prepare
+
+log = logging.getLogger("training")
+
+
+class _Judged(nn.Module):
+    """A step of an objective and the critic beside it, as one loss."""
+
+    def __init__(self, objective: Objective, critic: Critic):
+        super().__init__()
+        self.objective, self.critic = objective, critic
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        losses: dict[str, Tensor] = self.objective(batch)
+        real, made = losses["real"], losses["made"]
+        both = self.critic(torch.cat([real, made.detach()]))
+        wanted, found = ([[x.chunk(2)[half] for x in maps] for maps in both] for half in (0, 1))
+        maps = self.critic(made)
+        return losses["loss"] + critic_loss(wanted, found) + adversarial_loss(maps) + feature_matching(wanted, maps)
+
+
+def dry_run(recipe: Recipe, *, processes: int = 1) -> tuple[str, list[str]]:
+    """What a run would take, and what would end it before its first step, a sentence each.
+
+    Where files are missing, the estimate is of the recipe's own sizes, or left out where those do not fit.
+    """
+    problems: list[str] = []
+    steps = recipe.loop.steps
+    try:
+        ready = prepare(recipe, processes=processes, look=True)
+        objective, critic, steps = ready.objective, ready.critic, ready.steps
+        if is_finished(recipe, ready.effective, steps, ready.made_of):
+            return f"{recipe.result} is there, trained with these settings; nothing is left to do.", []
+        check_writable(recipe.folder)
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+        try:
+            objective, critic = _alone(recipe)
+        except (ValueError, OSError, RuntimeError, TypeError) as other:
+            return f"No estimate: {other}", problems
+    found = estimate_step(objective, recipe.loop, steps=steps or 1, processes=processes, critic=critic)
+    text = str(found)
+    if not steps:
+        text += "\nThe steps are not known before the data is there; the time is that of one."
+    if problems:
+        text += "\nThe sizes are those of the recipe alone."
+    return text, problems
+
+
+def estimate_step(
+    objective: Objective, loop: LoopConfig, *, steps: int, processes: int = 1, critic: Critic | None = None
+) -> Estimate:
+    """`estimate` of an objective in a loop, its critic with it."""
+    return estimate(
+        objective if critic is None else _Judged(objective, critic),
+        lambda device: (objective.example(device),),
+        batch=loop.batch,
+        steps=steps,
+        mixed_precision=loop.mixed_precision,
+        ema=bool(loop.ema),
+        processes=processes,
+        accumulate=loop.accumulate,
+    )
+
+
+def _alone(recipe: Recipe) -> tuple[Objective, Critic | None]:
+    """What would learn if all parts had the sizes that the recipe says."""
+    model = SoundingModel(recipe.model).requires_grad_(False)
+    names = ["an object"]
+    if recipe.data.stamps and (Path(recipe.data.stamps) / "manifest.json").is_file():
+        names = [stamp.caption for stamp in Stamps(Path(recipe.data.stamps)).stamps]
+    critics = {"vae": (recipe.vae.critic, MelCritic), "vocoder": (recipe.vocoder.critic, WaveformCritic)}
+    scale, kind = critics.get(recipe.task, (0.0, MelCritic))
+    return build_objective(recipe, model, names=names), kind(scale) if scale else None
