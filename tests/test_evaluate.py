@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from sounding.checks import CHECKS
 from sounding.model import SoundingModel
 from training.data.scenes import SIDE, as_tensors, make_scene, scene_rng
 from training.data.stamps import Stamps
-from training.evaluate import recognise, sounds
+from training.evaluate import classifier, recognise, sounds
 from training.evaluate.classifier import Classifier, ClassifierRecipe, train_classifier
 from training.evaluate.judge import Judge, score
 from training.evaluate.lengths import WINDOW, score_length, window_starts
@@ -173,3 +174,22 @@ def test_the_judge_learns_the_recordings_and_is_read_again(stamps_data: Stamps, 
     again = train_classifier(ClassifierRecipe(loop, seconds=1.0), stamps_data, tmp_path)
     for name, value in judge.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+
+
+def test_the_judge_of_other_recordings_is_another(
+    stamps_data: Stamps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one folder: the same objects in another order, with other recordings, or judged with other settings."""
+    trained: list[Path] = []
+    monkeypatch.setattr(classifier, "train", lambda objective, items, loop, folder: trained.append(folder))
+    loop = LoopConfig(steps=1, batch=1, lr=1e-3)
+    recipe = ClassifierRecipe(loop, seconds=1.0)
+    turned, louder, fewer = (copy.copy(stamps_data) for _ in range(3))
+    turned.stamps, turned.recordings = stamps_data.stamps[::-1], stamps_data.recordings[::-1]
+    louder.recordings = [stamps_data.recordings[0] * 0.5, *stamps_data.recordings[1:]]
+    fewer.stamps, fewer.recordings = stamps_data.stamps[:2], stamps_data.recordings[:2]
+    for data in (stamps_data, turned, louder, fewer, stamps_data):
+        train_classifier(recipe, data, tmp_path)
+    train_classifier(ClassifierRecipe(loop, seconds=2.0), stamps_data, tmp_path)
+    assert trained[0] == trained[4]
+    assert len(set(trained)) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -229,29 +230,31 @@ def wait_for(file: Path) -> None:
     assert file.exists()
 
 
-@pytest.mark.parametrize(("accumulate", "processes"), [(1, 1), (2, 1), (2, 2)])
-def test_sigterm_keeps_a_state_and_resume_is_exact(tmp_path: Path, accumulate: int, processes: int) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_keeps_a_state_and_resume_is_exact(tmp_path: Path, processes: int) -> None:
     """No state but that of the signal is written: a resumed run can have come from nowhere else."""
-    results = []
-    for name, pause in (("whole", 0.0), ("stopped", 0.15)):
-        file, result = script(tmp_path, tmp_path / name, pause, accumulate=accumulate, save_steps=0)
-        command = [*LAUNCH, str(file)] if processes == 2 else [sys.executable, str(file)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        if name == "stopped":
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
-            wait_for(Path(f"{file}.{5 * accumulate}"))
-            process.send_signal(signal.SIGTERM)
-            said = process.communicate(timeout=300)[1].decode()
-            assert process.returncode, said
-            assert process.returncode == 143 or processes == 2, said  # what a launcher ends with is its own
-            assert not result.exists()
-            (state,) = States(tmp_path / name / "states").files()
-            assert 5 <= States.step(state) < 12
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-2000:]
-        results.append(torch.load(result, weights_only=True))
-    for key, value in results[0].items():
-        assert torch.equal(value, results[1][key]), key
+    whole = Line()
+    train(whole, Numbers(), dataclasses.replace(LOOP, accumulate=2), tmp_path / "whole")
+    file, result = script(tmp_path, tmp_path / "stopped", 0.15, accumulate=2, save_steps=0)
+    command = [*LAUNCH, str(file)] if processes == 2 else [sys.executable, str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    wait_for(Path(f"{file}.10"))
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=300)[1].decode()
+    assert process.returncode, said
+    assert process.returncode == 143 or processes == 2, said  # what a launcher ends with is its own
+    assert not result.exists()
+    (state,) = States(tmp_path / "stopped" / "states").files()
+    assert 5 <= States.step(state) < 12
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    resumed = torch.load(result, weights_only=True)
+    for name, value in weights_of(whole).items():
+        if processes == 1:
+            assert torch.equal(value, resumed[name]), name
+        else:  # sums over processes round differently
+            torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_sigterm_is_as_before_behind_a_training(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sounding.config import PatchConfig, QueryConfig, SoundingConfig
@@ -231,5 +232,27 @@ def test_kept_items_are_made_once(tmp_path: Path) -> None:
     assert len(made) == 1
     assert torch.equal(first["value"], second["value"])
     TensorCache(tmp_path, "all", {"weight": torch.zeros(3)}).get(7, make)
+    TensorCache(tmp_path, "all", {"other": torch.ones(3)}).get(7, make)
     TensorCache(tmp_path, "other", weights).get(7, make)
-    assert len(made) == 3
+    pictures = [np.zeros((2, 3, 4), np.uint8), np.zeros((3, 2, 4), np.uint8), np.ones((2, 3, 4), np.uint8)]
+    for picture in (*pictures, pictures[0]):
+        TensorCache(tmp_path, "all", weights, [picture]).get(7, make)
+    assert len(made) == 7
+    (file,) = cache.folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-3])
+    assert torch.equal(TensorCache(tmp_path, "all", weights).get(7, make)["value"], first["value"])
+    assert len(made) == 8
+    assert torch.equal(TensorCache(tmp_path, "all", weights).get(7, make)["value"], first["value"])
+    assert len(made) == 8
+
+
+def test_what_is_kept_is_of_the_pictures_at_hand(model: SoundingModel, named: Stamps, tmp_path: Path) -> None:
+    """Other pictures by the same names, and more imagined objects, are not those of an earlier run in the folder."""
+    settings = RecallSettings(scenes=2, imagined=30, cache=str(tmp_path))
+    first = RecallItems(named, model, settings)
+    other = copy.copy(named)
+    other.cutouts = [cutout.transpose(Image.Transpose.ROTATE_90) for cutout in named.cutouts]
+    turned = RecallItems(other, model, settings)
+    assert not torch.equal(first.items[0]["cells"], turned.items[0]["cells"])
+    more = RecallItems(named, model, dataclasses.replace(settings, imagined=40))
+    assert [len(part["class"]) for part in more.made] == [40]

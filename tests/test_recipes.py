@@ -142,7 +142,7 @@ def test_a_hostile_recipe_is_refused_at_once_in_one_sentence(tmp_path: Path, tex
     assert len(str(raised.value)) < 600
     assert "\n" not in str(raised.value)
     assert time.monotonic() - began < 10
-    with pytest.raises(ValueError, match="is no override|is not YAML|put it into"):
+    with pytest.raises(ValueError, match=r"is no override|is not YAML|put it into"):
         parse_overrides([f"a={text}"])
 
 

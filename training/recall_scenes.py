@@ -44,8 +44,9 @@ class RecallItems:
                 f"The {len(names)} stamps are of nothing that ImageNet has a class for, but objects that it knows are "
                 "to be recalled; add them to training/data/imagenet_classes.json, or leave this stage out."
             )
-        of = f"{patches.config} {names} {known_classes(names)} {settings.scenes}"
-        cache = TensorCache(Path(settings.cache), of, patches.state_dict()) if settings.cache else None
+        of = f"{patches.config} {names} {known_classes(names)} {settings.scenes} {settings.imagined}"
+        pictures_of = (np.asarray(cutout) for cutout in stamps.cutouts)
+        cache = TensorCache(Path(settings.cache), of, patches.state_dict(), pictures_of) if settings.cache else None
         self.items: list[dict[str, Tensor]] = []
         for index in range(settings.scenes):
             make = partial(_seen, scenes, patches, index)

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ log = logging.getLogger("training")
 RECIPE, CODE, DATA, START = "training.recipe", "training.code", "training.data", "training.start"
 MOST = 32_768  # characters of a value there
 FILE = "recipe.yaml"
+# Settings that say where things lie; what they are is told by the fingerprints in a header.
+PLACES = ("start", "data.shards", "data.stamps", "segmenter.cutouts", "segmenter.cache", "recall.cache")
 # Settings that change nothing in the result.
 ASIDE = ("loop.keep", "loop.save_minutes", "loop.save_steps", "loop.log_every", "data.workers", "preview", "out")
 
@@ -90,20 +93,32 @@ def is_finished(recipe: Recipe, effective: Recipe, steps: int, made_of: dict[str
     trained = recipe.result.is_file() or (bool(states) and States.step(states[-1]) >= steps)
     if not trained:
         return False
-    changes = _changes(recipe, effective)
+    metadata: dict[str, str] = {}
     if recipe.result.is_file():
-        try:
+        with suppress(CheckpointError):
             metadata = read_header(recipe.result).metadata
-        except CheckpointError:
-            metadata = {}
-        names = {DATA: "the data", START: "the checkpoints that it starts with"}
-        changes += [name for key, name in names.items() if metadata.get(key, made_of[key]) != made_of[key]]
+    changes = _changes(recipe, effective, places=not made_of.keys() <= metadata.keys())
+    names = {DATA: "the data", START: "the checkpoints that it starts with"}
+    changes += [name for key, name in names.items() if metadata.get(key, made_of[key]) != made_of[key]]
+    _refuse(recipe, changes)
+    return recipe.result.is_file()
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Of a run whose checkpoint is there, a look at its settings alone: neither data nor other checkpoints are read.
+
+    Raises:
+        ValueError: it was trained with others.
+    """
+    _refuse(recipe, _changes(recipe, recipe, places=False, silent=True))
+
+
+def _refuse(recipe: Recipe, changes: list[str]) -> None:
     if changes:
         raise ValueError(
             f"{recipe.folder} holds a finished run, trained with other settings ({'; '.join(changes[:8])}), so nothing "
             "was trained or written; give this one another name, or remove that folder to begin anew."
         )
-    return recipe.result.is_file()
 
 
 def keep_recipe(recipe: Recipe, effective: Recipe) -> None:
@@ -113,7 +128,7 @@ def keep_recipe(recipe: Recipe, effective: Recipe) -> None:
     file = recipe.folder / FILE
     text = effective.to_yaml()
     states = States(recipe.folder / "states").files()
-    if states and file.is_file() and _changes(recipe, effective):
+    if states and file.is_file() and _changes(recipe, effective, places=True):
         old = file.read_text(encoding="utf-8")
         changed = difflib.unified_diff(old.splitlines(), text.splitlines(), "before", "now", n=0, lineterm="")
         before = file.with_name(f"recipe-until-step-{States.step(states[-1]):08d}.yaml")
@@ -124,8 +139,13 @@ def keep_recipe(recipe: Recipe, effective: Recipe) -> None:
     write_atomic(file, text.encode())
 
 
-def _changes(recipe: Recipe, effective: Recipe) -> list[str]:
-    """What is different from the recipe beside the run, as `key: old -> new`; nothing without one."""
+def _changes(recipe: Recipe, effective: Recipe, *, places: bool, silent: bool = False) -> list[str]:
+    """What is different from the recipe beside the run, as `key: old -> new`; nothing without one.
+
+    Args:
+        places: with what `PLACES` lists.
+        silent: without settings of the model that the recipe does not speak of.
+    """
     file = recipe.folder / FILE
     if not file.is_file():
         return []
@@ -136,7 +156,10 @@ def _changes(recipe: Recipe, effective: Recipe) -> list[str]:
     before, now, plain = (_flat(dataclasses.asdict(one)) for one in (old, effective, recipe))
     changes = []
     for key in sorted((now.keys() | before.keys()) - {"written"}):
-        aside = any(key == other or key.startswith(f"{other}.") for other in ASIDE)
+        others = ASIDE if places else ASIDE + PLACES
+        aside = any(key == other or key.startswith(f"{other}.") for other in others)
+        if silent and key.startswith("model."):
+            aside = aside or key.removeprefix("model.") not in recipe.says
         # Earlier versions wrote the recipe as it was read, whatever the checkpoints that it started with had.
         if not aside and before.get(key) not in (now.get(key), plain.get(key)):
             changes.append(f"{key}: {before.get(key)!r} -> {now.get(key)!r}")

@@ -64,8 +64,9 @@ class SegmenterItems:
         self.side = self.network.config.side
         self.cache: TensorCache | None = None
         if settings.cache:
-            drawn = f"{self.side} {len(data)} {len(data.photographs)}"
-            self.cache = TensorCache(Path(settings.cache), drawn, seen_by(self.patches.state_dict()))
+            drawn = f"{self.side} {len(data)} {len(data.photographs)} {model.config.patches}"
+            pictures = (np.asarray(picture) for picture in (*data.cutouts, *data.photographs))
+            self.cache = TensorCache(Path(settings.cache), drawn, seen_by(self.patches.state_dict()), pictures)
 
     def __len__(self) -> int:
         return self.settings.scenes

@@ -18,6 +18,7 @@ from .data.features import FeatureSource
 from .data.making import make_shards
 from .data.scene_shards import StampSource
 from .recipe import RECIPES, Recipe, read_recipe
+from .record import check_settings
 from .run import run
 
 log = logging.getLogger("training")
@@ -64,6 +65,7 @@ def train_starter(
     recipes = stage_recipes(data, out, folder)
     for recipe in recipes:
         if recipe.result.is_file():
+            check_settings(recipe)
             log.info("%s is there", recipe.result)
         else:
             if recipe.task == "grounded":

@@ -5,6 +5,7 @@ It is trained on real recordings alone, with strong augmentation, and never take
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,18 @@ class _Objective(Objective):
 
 
 def train_classifier(recipe: ClassifierRecipe, data: Stamps, folder: Path) -> Classifier:
-    """Train, or load what `folder` holds from an earlier run."""
+    """Train, or load what `folder` holds of an earlier run with the same recordings, objects and settings."""
     torch.manual_seed(recipe.loop.seed)
     judge = Classifier(len(data))
     items = _Items(data, round(recipe.seconds * SAMPLE_RATE))
-    train(_Objective(judge, recipe.smoothing), items, recipe.loop, folder / "classifier")
+    train(_Objective(judge, recipe.smoothing), items, recipe.loop, folder / f"classifier-{_content(recipe, data)}")
     return judge.cpu().eval()
+
+
+def _content(recipe: ClassifierRecipe, data: Stamps) -> str:
+    """Names all that decides what the judge learns: settings, and the recordings in the order of their labels."""
+    total = hashlib.sha256(repr(recipe).encode())
+    for stamp, recording in zip(data.stamps, data.recordings, strict=True):
+        total.update(f"{stamp.name} {tuple(recording.shape)} ".encode())
+        total.update(recording.float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
