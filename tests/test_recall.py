@@ -251,7 +251,8 @@ def test_what_is_kept_is_of_the_pictures_at_hand(model: SoundingModel, named: St
     settings = RecallSettings(scenes=2, imagined=30, cache=str(tmp_path))
     first = RecallItems(named, model, settings)
     other = copy.copy(named)
-    other.cutouts = [cutout.transpose(Image.Transpose.ROTATE_90) for cutout in named.cutouts]
+    channels = [cutout.split() for cutout in named.cutouts]
+    other.cutouts = [Image.merge("RGBA", (blue, green, red, alpha)) for red, green, blue, alpha in channels]
     turned = RecallItems(other, model, settings)
     assert not torch.equal(first.items[0]["cells"], turned.items[0]["cells"])
     more = RecallItems(named, model, dataclasses.replace(settings, imagined=40))

@@ -6,15 +6,20 @@ import dataclasses
 import itertools
 import os
 import time
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from sounding.fields import Range
 from sounding.model import SoundingModel
 from training.__main__ import app
 from training.evaluate.classifier import ClassifierRecipe
+from training.finetune import FinetuneRecipe
+from training.learner import LoopConfig
 from training.recipe import RECIPES, Recipe, parse_overrides, read_recipe, read_yaml
 from training.starter import stage_recipes
 
@@ -176,22 +181,71 @@ def test_aliases_and_byte_order_marks_are_fine(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "plain.yaml") == {"a": [1, 2], "b": [1, 2]}
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.accumulate=0", r"loop\.accumulate is 0, but 1 to"),
+        ("loop.epochs=.inf", r"loop\.epochs is inf, but a finite"),
+        ("loop.epochs=1e999", r"loop\.epochs is inf, but a finite"),
+        ("loop.lr=.nan", r"loop\.lr is nan, but a finite"),
+        ("loop.batch=-3", r"loop\.batch is -3, but 1 to"),
+        ("loop.batch=1.5", r"loop\.batch is 1\.5, but int"),
+        ("loop.steps=1" + "0" * 50, r"loop\.steps is a whole number of about"),
+        ("loop.betas=[0.9, 1.5]", r"loop\.betas is 1\.5"),
+        ("loop.ema=1", r"loop\.ema is 1\.0"),
+        ("data.shards=[]", r"data\.shards has 0 values"),
+        ("data.workers=-1", r"data\.workers is -1"),
+        ("data.plain=2", r"data\.plain is 2"),
+        ("grounded.drop=-0.1", r"grounded\.drop is -0\.1"),
+        ("vae.frames=0", r"vae\.frames is 0"),
+        ("vocoder.resolutions=[0]", r"vocoder\.resolutions is 0"),
+        ("recall.shown=0", r"recall\.shown is 0"),
+        ("encoders.temperature=0", r"encoders\.temperature is 0"),
+        ("segmenter.rounds=0", r"segmenter\.rounds is 0"),
+        ("model.unet.channels=[]", r"model\.unet\.channels has 0"),
+        ("start.all=[1]", r"start.*is \[1\], but str"),
+        ("preview.items=[{image: a.png, seed: -1}]", r"preview\.items\.seed is -1"),
+        ("name=", r"name is None"),
+        ("name=''", r"name is ''"),
+    ],
+)
+def test_every_number_has_a_range(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"paper\.yaml: .*{message}"):
+        read_recipe(RECIPES / "paper.yaml", overrides=[override])
+
+
+@pytest.mark.parametrize("cls", [Recipe, FinetuneRecipe, ClassifierRecipe])
+def test_no_number_of_any_settings_is_without_a_range(cls: type) -> None:
+    seen: set[type] = set()
+
+    def numbers(hint: Any, bounded: bool, where: str) -> None:
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin is typing.Annotated:
+            numbers(arguments[0], bounded or any(isinstance(one, Range) for one in hint.__metadata__), where)
+        elif dataclasses.is_dataclass(hint):
+            look(hint, where)
+        elif arguments and origin is not typing.Literal:
+            for one in arguments[:1] if origin is tuple else arguments:  # the first kind counts for all
+                numbers(one, bounded, where)
+        else:
+            assert bounded or hint not in (int, float), where
+
+    def look(settings: Any, where: str) -> None:
+        if settings not in seen:
+            seen.add(settings)
+            for name, hint in typing.get_type_hints(settings, include_extras=True).items():
+                numbers(hint, False, f"{where}.{name}")
+
+    look(cls, cls.__name__)
+    assert LoopConfig in seen
+
+
 def test_what_a_recipe_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "short.yaml").write_text("task: vae\nname: x\n")
     with pytest.raises(ValueError, match=r"short\.yaml: The key 'loop' is missing"):
         read_recipe(tmp_path / "short.yaml")
     with pytest.raises(ValueError, match="'lr' is no override"):
         parse_overrides(["lr"])
-
-
-def test_a_dry_run_says_what_a_run_would_take() -> None:
-    path = RECIPES / "starter" / "grounded.yaml"
-    result = CliRunner().invoke(app, ["run", str(path), "loop.batch=2", "--dry-run"])
-    assert result.exit_code == 0, result.output
-    read = [line for line in result.output.splitlines() if line.startswith("unet")]
-    assert "M learn" in read[0]
-    assert "batch: 2" in result.output
-    assert "GFLOP" in result.output
 
 
 def test_a_bad_recipe_is_one_sentence_on_the_terminal(tmp_path: Path) -> None:

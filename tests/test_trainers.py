@@ -42,7 +42,7 @@ from training.learner import LoopConfig
 from training.loader import Order, build_loader
 from training.loop import train
 from training.previews import Preview, PreviewItem
-from training.recipe import RECIPES, DataConfig, Recipe, read_recipe
+from training.recipe import RECIPES, WRITTEN, DataConfig, Recipe, read_recipe
 from training.run import begin, build, run
 from training.vae import VaeSettings
 from training.vocoder import VocoderSettings, stft_distance
@@ -602,7 +602,10 @@ def test_parts_come_from_where_start_says(tiny_config: SoundingConfig, tiny_chec
 
 
 def written(recipe: Recipe, *keys: str) -> Recipe:
-    return dataclasses.replace(recipe, written=frozenset(keys))
+    """As if a file had spoken of these keys of the model alone."""
+    model = copy.copy(recipe.model)
+    object.__setattr__(model, WRITTEN, frozenset(keys))
+    return dataclasses.replace(recipe, model=model)
 
 
 def test_a_recipe_decides_how_parts_are_used_and_a_checkpoint_what_they_are(

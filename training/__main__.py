@@ -44,9 +44,12 @@ def run(
     ] = int(os.environ.get("WORLD_SIZE", "1")),
 ) -> None:
     """Train what RECIPE says and write the checkpoint; a run that was stopped goes on."""
-    from .recipe import Recipe, read_recipe
+    from .recipe import Recipe, read_recipe, read_yaml
 
     with plain_errors("training"):
+        if read_yaml(recipe).keys() >= {"names", "conditions", "sounds"}:
+            _describe_finetune(recipe, overrides or [], dry_run)
+            return
         resolved: Recipe = read_recipe(recipe, overrides=overrides or [])
         if dry_run:
             from .dry_run import dry_run as describe
@@ -61,6 +64,36 @@ def run(
         from .run import run as train
 
         typer.echo(train(resolved))
+
+
+def _describe_finetune(recipe: Path, overrides: list[str], dry_run: bool) -> None:
+    """Settings of another command, which are described all the same."""
+    from .finetune import STARTER, FinetuneRecipe, estimated
+    from .recipe import read_recipe
+
+    settings: FinetuneRecipe = read_recipe(recipe, FinetuneRecipe, overrides)
+    if not dry_run:
+        raise ValueError(
+            f"{recipe} has settings of another command; run `python -m training finetune --recipe {recipe} --data "
+            "FOLDER --out FILE`."
+        )
+    typer.echo(settings.to_yaml())
+    typer.echo(estimated(STARTER, settings))
+    typer.echo("`python -m training finetune ... --dry-run` looks at your own files, too.")
+
+
+@app.command("debug-data")
+def debug_data(
+    out: Annotated[Path, typer.Option(help="Folder for videos, pairs and a tiny model.")] = Path("data/debug"),
+) -> None:
+    """Make up a little data and a tiny model, to try the whole path of training/recipes/debug.yaml with."""
+    with plain_errors("training"):
+        from .debug_data import make_debug_data
+        from .disk import check_writable
+
+        check_writable(out)
+        make_debug_data(out)
+        typer.echo(f"{out}: base.safetensors, pairs, videos, videos.csv, classes.csv")
 
 
 @app.command()
@@ -128,16 +161,21 @@ def finetune(
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Of your pictures and recordings; kept in the file.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Settings other than training/recipes/finetune.yaml.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at all files and say what it would take.")] = False,
 ) -> None:
     """Teach a model the objects of your own pictures and recordings; a run that was stopped goes on."""
     import sys
 
     with plain_errors("training"):
         from .finetune import FinetuneRecipe
+        from .finetune import dry_run as describe
         from .finetune import finetune as teach
         from .recipe import read_recipe
 
         settings = read_recipe(recipe, FinetuneRecipe) if recipe else None
+        if dry_run:
+            typer.echo(describe(data, base, out, rehearse=rehearse, licence=licence or "", recipe=settings))
+            return
         if licence is None:
             asked = "Licence of your pictures and recordings, kept in the file (such as CC-BY-4.0, or private)"
             licence = typer.prompt(asked, default="", show_default=False) if sys.stdin.isatty() else ""

@@ -34,11 +34,12 @@ def plain_disk_errors(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and a file in it, so that what cannot be written is known before hours of work.
+    """Whether files can be written in `folder`, which should be known before hours of work; nothing stays of it.
 
     Raises:
         OSError: in one sentence.
     """
+    new = not folder.exists()
     probe = folder / f".writable-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,3 +51,5 @@ def check_writable(folder: Path) -> None:
     finally:
         with suppress(OSError):  # the folder may not be there
             probe.unlink(missing_ok=True)
+            if new:
+                folder.rmdir()

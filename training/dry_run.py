@@ -54,11 +54,13 @@ def dry_run(recipe: Recipe, *, processes: int = 1) -> tuple[str, list[str]]:
         check_writable(recipe.folder)
     except (ValueError, OSError) as error:
         problems.append(str(error))
-        try:
+    try:
+        if problems:
             objective, critic = _alone(recipe)
-        except (ValueError, OSError, RuntimeError, TypeError) as other:
-            return f"No estimate: {other}", problems
-    found = estimate_step(objective, recipe.loop, steps=steps or 1, processes=processes, critic=critic)
+        found = estimate_step(objective, recipe.loop, steps=steps or 1, processes=processes, critic=critic)
+    except (ValueError, OSError, RuntimeError, TypeError, ArithmeticError) as error:
+        said = " ".join(str(error).split())
+        return f"No estimate: {said}", problems or [f"A step cannot be made: {said}"]
     text = str(found)
     if not steps:
         text += "\nThe steps are not known before the data is there; the time is that of one."

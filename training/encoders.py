@@ -10,13 +10,14 @@ published weights can be held close to what it knew (`imagenet.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sounding.fields import Checked, Range
 from sounding.listen import ClapAudioQuery
 from sounding.model import SoundingModel
 from sounding.vision import mask_to_grid
@@ -35,26 +36,27 @@ from .data.stamps import Stamps
 from .imagenet import Memory, Objects, load_imagenet, split
 from .learner import Objective
 from .loader import Item
+from .ranges import Temperature, Weight
 
 MOST_OBJECTS = 4
 
 
 @dataclass(frozen=True)
-class EncodersSettings:
+class EncodersSettings(Checked):
     """`imagenet` starts the patch tower from published weights; `frozen_blocks` of it then stay as they are, and the
     rest learns at `tower_rate` times the rate of what is new. The weights of `imagenet.Memory`'s losses, all 0 for a
     tower that may forget: `kept_weight`, `known_weight` and `recalled_weight`.
     """
 
     imagenet: bool = False
-    frozen_blocks: int = 3
-    tower_rate: float = 1.0
-    kept_weight: float = 0.0
-    known_weight: float = 0.0
-    recalled_weight: float = 0.0
-    temperature: float = 0.05
-    region_weight: float = 1.0
-    scene_weight: float = 0.25
+    frozen_blocks: Annotated[int, Range(0, 100)] = 3
+    tower_rate: Weight = 1.0
+    kept_weight: Weight = 0.0
+    known_weight: Weight = 0.0
+    recalled_weight: Weight = 0.0
+    temperature: Temperature = 0.05
+    region_weight: Weight = 1.0
+    scene_weight: Weight = 0.25
 
     @property
     def remembers(self) -> bool:

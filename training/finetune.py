@@ -14,16 +14,18 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from sounding.audio import write_audio
 from sounding.checkpoint import read_header, resolve, save_model
+from sounding.fields import Checked, Range
 from sounding.files import write_atomic
 from sounding.model import SoundingModel, load
 from sounding.terminal import progress
@@ -37,13 +39,17 @@ from .data.own import OwnObject, read_objects
 from .data.own_scenes import OwnSource
 from .data.scenes import TEMPLATES
 from .data.stamps import SAMPLE_RATE, Stamps
+from .disk import check_writable, plain_disk_errors
+from .dry_run import estimate_step
 from .finetune_report import Report
 from .grounded import GroundedSettings
 from .learner import LoopConfig, build_accelerator
 from .listening import Ear, Heard, listen
 from .loop import train
 from .names import NamesItems, NamesObjective
-from .recipe import RECIPES, read_recipe
+from .ranges import Weight
+from .recipe import RECIPES, read_recipe, to_yaml
+from .record import header, weights_fingerprint
 from .rehearsed import RehearsedItems, RehearsedObjective
 
 log = logging.getLogger("training")
@@ -53,17 +59,21 @@ STAGES = ("names", "conditions", "sounds")
 
 
 @dataclass(frozen=True)
-class FinetuneRecipe:
+class FinetuneRecipe(Checked):
     """Settings of `finetune`; a loop of 0 steps leaves its part as it is."""
 
     names: LoopConfig
     conditions: LoopConfig
     sounds: LoopConfig
-    scenes: int = 1200
-    kept: float = 3.0  # weight of known objects' sounds beside new ones'
-    rank: int = 16  # of the U-Net's changes; 0 leaves it free
+    scenes: Annotated[int, Range(1, 1_000_000)] = 1200
+    kept: Weight = 3.0  # weight of known objects' sounds beside new ones'
+    rank: Annotated[int, Range(0, 4096)] = 16  # of the U-Net's changes; 0 leaves it free
     grounded: GroundedSettings = field(default_factory=GroundedSettings)
-    known_heard: int = 16  # known objects that the report listens to
+    known_heard: Annotated[int, Range(0, 10_000)] = 16  # known objects that the report listens to
+
+    def to_yaml(self) -> str:
+        """With every default written out; reads back as the same."""
+        return to_yaml(dataclasses.asdict(self))
 
 
 def finetune(
@@ -90,13 +100,39 @@ def finetune(
     Raises:
         ValueError: nothing that can be learnt, `out` is there already or its run was begun with something else.
         CheckpointError: `base` cannot be read.
-        FloatingPointError: see `train`.
+        FloatingPointError, Stopped: see `train`.
+        OSError: a file cannot be written, in one sentence.
     """
     recipe = recipe or read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
+    began, folder = time.monotonic(), out.with_name(f"{out.stem}-run")
+    with plain_disk_errors(folder):
+        check_writable(folder)
+        new, known, problems = prepare(data, base, out, folder, rehearse, licence)
+        plan = _same_plan(folder, base, recipe, new, known)
+        return _teach(base, out, recipe, folder, new, known, problems, plan, began)
+
+
+Objects = list[OwnObject]
+
+
+def prepare(
+    data: Path,
+    base: str,
+    out: Path,
+    folder: Path,
+    rehearse: Sequence[str] | None,
+    licence: str,
+) -> tuple[Objects, Objects, list[str]]:
+    """All that `finetune` looks at before it begins: new objects, known ones (unpacked into `folder` where they come
+    with the starter), and what cannot be used.
+
+    Raises:
+        ValueError, OSError: see `finetune`.
+    """
     if out.suffix != ".safetensors" or out.exists():
         wrong = "is there already" if out.exists() else "does not end in .safetensors"
         raise ValueError(f"{out} {wrong}, but a new checkpoint is to be written; give another --out.")
-    began, folder = time.monotonic(), out.with_name(f"{out.stem}-run")
+    read_header(resolve(base))
     new, problems = read_objects(data, licence)
     for problem in problems:
         log.warning("%s", problem)
@@ -111,7 +147,20 @@ def finetune(
             "with the folder that it was taught earlier (both may be given), or --rehearse none to let it forget."
         )
     known = known_objects(rehearse or [STARTER], folder)
-    _same_plan(folder, base, recipe, new, known)
+    return new, known, problems
+
+
+def _teach(
+    base: str,
+    out: Path,
+    recipe: FinetuneRecipe,
+    folder: Path,
+    new: Objects,
+    known: Objects,
+    problems: list[str],
+    plan: dict[str, Any],
+    began: float,
+) -> Report:
     log.info("%d new objects: %s; %d known ones are kept", len(new), ", ".join(o.name for o in new), len(known))
     accelerator = build_accelerator(recipe.sounds)
     model = load(base, device=accelerator.device, dtype=torch.float32)
@@ -146,11 +195,48 @@ def finetune(
         title=out.stem,
         description=f"{base}, taught {', '.join(thing.captions[0] for thing in new)} by `training finetune`.",
         licence=result.licence,
+        record=header(recipe.to_yaml(), digest(plan["objects"]), weights_fingerprint([base])),
     )
     write_atomic(folder / "report.json", json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False).encode())
     for leftover in ("scenes", "features", "known", *(f"{stage}/states" for stage in STAGES)):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     return result
+
+
+def dry_run(
+    data: Path,
+    base: str,
+    out: Path,
+    *,
+    rehearse: Sequence[str] | None = None,
+    licence: str = "",
+    recipe: FinetuneRecipe | None = None,
+) -> str:
+    """What `finetune` would do and take, all looked at that would end it before it begins; nothing is written.
+
+    Raises:
+        ValueError, OSError: see `finetune`.
+    """
+    recipe = recipe or read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
+    with tempfile.TemporaryDirectory() as aside:
+        check_writable(out.with_name(f"{out.stem}-run"))
+        new, known, problems = prepare(data, base, out, Path(aside), rehearse, licence)
+    _same_plan(out.with_name(f"{out.stem}-run"), base, recipe, new, known, keep=False)
+    lines = [f"{len(new)} new objects: {', '.join(thing.name for thing in new)}; {len(known)} known ones are kept"]
+    lines += [f"Left out: {problem}" for problem in problems]
+    return "\n".join([*lines, estimated(base, recipe)])
+
+
+def estimated(base: str, recipe: FinetuneRecipe) -> str:
+    """What the longest part would take, the U-Net's training."""
+    model = load(base, device="cpu", dtype=torch.float32).requires_grad_(False)
+    before = copy.deepcopy((model.grounding, model.unet))
+    sounds = RehearsedObjective(model, recipe.grounded, before, recipe.kept, recipe.rank)
+    found = estimate_step(sounds, recipe.sounds, steps=max(1, recipe.sounds.steps))
+    return (
+        f"{found}\nThis is of the sounds; {recipe.scenes} pictures with their sounds, {recipe.names.steps} steps of "
+        f"names and {recipe.conditions.steps} of conditions come before."
+    )
 
 
 def learn(
@@ -229,9 +315,15 @@ def _make(source: Source, out: Path) -> None:
 
 
 def _same_plan(
-    folder: Path, base: str, recipe: FinetuneRecipe, new: Sequence[OwnObject], known: Sequence[OwnObject]
-) -> None:
-    """A run that goes on has to be the one that was begun."""
+    folder: Path,
+    base: str,
+    recipe: FinetuneRecipe,
+    new: Sequence[OwnObject],
+    known: Sequence[OwnObject],
+    *,
+    keep: bool = True,
+) -> dict[str, Any]:
+    """A run that goes on has to be the one that was begun. Gives what it was begun with."""
     things = OwnSource(new, known, count=1, seconds=1.0, size=32).settings()
     plan: dict[str, Any] = {
         "from": read_header(resolve(base)).metadata.get("modelspec.hash_sha256", base),
@@ -240,8 +332,9 @@ def _same_plan(
     }
     file = folder / PLAN
     if not file.is_file():
-        write_atomic(file, json.dumps(plan).encode())
-        return
+        if keep:
+            write_atomic(file, json.dumps(plan).encode())
+        return plan
     old = json.loads(file.read_text(encoding="utf-8"))
     changed = [key for key, value in plan.items() if old.get(key) != value]
     if changed:
@@ -249,6 +342,7 @@ def _same_plan(
             f"{folder} was begun with other {' and '.join(changed)}; remove that folder to begin anew, or give another "
             "--out."
         )
+    return plan
 
 
 def _kept(file: Path, work: Any) -> dict[str, list[int]]:

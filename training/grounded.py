@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sounding.diffusion import build_noise_schedule
+from sounding.fields import Checked, Range
 from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
@@ -26,12 +27,13 @@ from .data.features import check_conditions, check_features
 from .data.shards import Folders, Shards
 from .learner import Objective
 from .loader import SPREAD, Item
+from .ranges import Share, Weight
 
 ATTENTION = ("to_query", "to_key", "key_positions", "score")  # what decides where grounding looks
 
 
 @dataclass(frozen=True)
-class GroundedSettings:
+class GroundedSettings(Checked):
     """`drop` is the share of items without a condition. `snr_gamma` weighs the loss by min(SNR, gamma) / SNR (Hang
     et al. 2023; over SNR + 1 where the velocity is predicted); 0 is the plain loss of equation 1. `snr_floor` makes
     that max(snr_floor, min(SNR, gamma)) / SNR: what is heard as a sound's kind is decided where there is much
@@ -51,16 +53,16 @@ class GroundedSettings:
     generation has them: for a grounding that has found its places already.
     """
 
-    drop: float = 0.1
-    snr_gamma: float = 0.0
-    snr_floor: float = 0.0
-    snr_limit: float = 0.0
+    drop: Share = 0.1
+    snr_gamma: Weight = 0.0
+    snr_floor: Weight = 0.0
+    snr_limit: Weight = 0.0
     even_times: bool = False
-    attention_start: float = 0.0
+    attention_start: Annotated[float, Range(0, 1000)] = 0.0
     keep_attention: bool = False
-    mix: float = 0.0
-    alone: float = 0.0
-    backdrop: float = 0.0
+    mix: Share = 0.0
+    alone: Share = 0.0
+    backdrop: Share = 0.0
     frozen: bool = False
     keep_grounding: bool = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
@@ -13,13 +13,17 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from sounding.fields import Checked, Range
 from sounding.model import SoundingModel
 
 from .discriminators import adversarial_loss, critic_loss, feature_matching
+from .ranges import Seed, Steps
+
+Beta = Annotated[float, Range(0, 1 - 1e-9)]  # of a running average
 
 
 @dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(Checked):
     """How long and how fast. The learning rate warms up and then stays or falls as a cosine to 2 % of its peak.
 
     `batch` is the whole batch of a step, over all processes and accumulated micro-batches. Give `steps` or
@@ -27,25 +31,25 @@ class LoopConfig:
     (`fast_bf16`), else fp32.
     """
 
-    batch: int
-    lr: float
-    steps: int = 0
-    epochs: float = 0.0
-    accumulate: int = 1
-    warmup: int = 100
+    batch: Annotated[int, Range(1, 1_000_000)]
+    lr: Annotated[float, Range(0, 100)]
+    steps: Steps = 0
+    epochs: Annotated[float, Range(0, 1_000_000)] = 0.0
+    accumulate: Annotated[int, Range(1, 65_536)] = 1
+    warmup: Steps = 100
     schedule: Literal["cosine", "constant"] = "cosine"
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    seed: int = 0
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    eps: Annotated[float, Range(1e-30, 1)] = 1e-8
+    weight_decay: Annotated[float, Range(0, 10)] = 0.0
+    clip: Annotated[float, Range(1e-9, 1e9)] = 1.0
+    seed: Seed = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    ema: float = 0.0
+    ema: Beta = 0.0
     compile: bool = False
-    keep: int = 3
-    save_minutes: float = 5.0
-    save_steps: int = 0  # as well as by time; 0 saves by time alone
-    log_every: int = 100
+    keep: Annotated[int, Range(1, 10_000)] = 3
+    save_minutes: Annotated[float, Range(0, 525_600)] = 5.0
+    save_steps: Steps = 0  # as well as by time; 0 saves by time alone
+    log_every: Annotated[int, Range(1, 1_000_000_000)] = 100
 
     @property
     def mixed_precision(self) -> str:

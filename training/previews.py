@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor, nn
 
 from sounding.audio import MelSpectrogram, fit_length, normalize, read_audio
+from sounding.fields import Checked, Length, Range, Text
 from sounding.pictures import read_image, read_mask
+
+from .ranges import Place, Steps
 
 if TYPE_CHECKING:
     from sounding.config import SoundingConfig
@@ -21,18 +24,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreviewItem:
+class PreviewItem(Checked):
     """One sound: of what `mask` or `text` selects in the picture `image` (without both, of the whole picture), or
     a copy of the recording `audio`. All but `text` are paths.
     """
 
-    image: str = ""
-    mask: str = ""
-    text: str = ""
-    seed: int = 0
-    audio: str = ""
+    image: Place = ""
+    mask: Place = ""
+    text: Annotated[str, Text(2000)] = ""
+    seed: Annotated[int, Range(0, 2**64 - 1)] = 0
+    audio: Place = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.image) == bool(self.audio):
             raise ValueError(f"A preview has image {self.image!r} and audio {self.audio!r}, but one is expected.")
         if (self.mask and self.text) or (self.audio and (self.mask or self.text)):
@@ -43,17 +47,17 @@ class PreviewItem:
 
 
 @dataclass(frozen=True)
-class Preview:
+class Preview(Checked):
     """Settings of a recipe: what to preview, and every how many steps (0 is never).
 
     The checkpoint says how many sampling steps and how much guidance, where `steps` and `cfg` do not.
     """
 
-    every: int = 0
-    items: tuple[PreviewItem, ...] = ()
-    seconds: float = 5.0
-    steps: int | None = None
-    cfg: float | None = None
+    every: Steps = 0
+    items: Annotated[tuple[PreviewItem, ...], Length(0, 1000)] = ()
+    seconds: Annotated[float, Range(0.02, 3600)] = 5.0
+    steps: Annotated[int, Range(1, 9_999)] | None = None
+    cfg: Annotated[float, Range(0, 1000)] | None = None
 
     def due(self, step: int) -> bool:
         """Whether previews are wanted behind this step (counted as done)."""

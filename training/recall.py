@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sounding.fields import Checked, Range
 from sounding.model import SoundingModel
 from sounding.text import OpenClipQuery
 
@@ -26,6 +27,7 @@ from .encoders import MOST_OBJECTS
 from .imagenet import class_table
 from .imagine import SIDE, blocks
 from .learner import Objective
+from .ranges import Place, Share, Temperature, Weight
 
 LOSSES = ("kept", "region", "recalled", "single", "other", "sound")
 FLAT = 0.3  # most that an imagined object's cells are mixed with others
@@ -33,7 +35,7 @@ DULL = (0.7, 1.2)  # how far they are from the mean cell, of what they were imag
 
 
 @dataclass(frozen=True)
-class RecallSettings:
+class RecallSettings(Checked):
     """`scenes` are drawn once, and so are the `imagined` objects; `cache` is a folder that keeps both. Each item of a
     step has `shown` of the latter.
 
@@ -44,18 +46,18 @@ class RecallSettings:
     came, so that conditions alone learn, from patches that have found their places already.
     """
 
-    scenes: int = 3000
-    imagined: int = 20_000
-    shown: int = 4
-    cache: str = ""
-    temperature: float = 0.05
-    kept_weight: float = 2.0
-    region_weight: float = 1.0
-    recalled_weight: float = 1.0
-    single_weight: float = 1.0
-    other_weight: float = 1.0
-    sound_weight: float = 1.0
-    mix: float = 0.4
+    scenes: Annotated[int, Range(1, 1_000_000)] = 3000
+    imagined: Annotated[int, Range(1, 10_000_000)] = 20_000
+    shown: Annotated[int, Range(1, 1024)] = 4
+    cache: Place = ""
+    temperature: Temperature = 0.05
+    kept_weight: Weight = 2.0
+    region_weight: Weight = 1.0
+    recalled_weight: Weight = 1.0
+    single_weight: Weight = 1.0
+    other_weight: Weight = 1.0
+    sound_weight: Weight = 1.0
+    mix: Share = 0.4
     keep_patches: bool = False
 
 

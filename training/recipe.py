@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
-from sounding.config import SoundingConfig, from_dict
+from sounding.config import SoundingConfig
+from sounding.fields import Checked, Length, Range, Text, from_dict
 
 from .encoders import EncodersSettings
 from .grounded import GroundedSettings
 from .learner import LoopConfig
+from .ranges import Place, Share
 from .recall import RecallSettings
 from .recipe_files import merge, parse_overrides, read_yaml
 from .report import Preview
@@ -24,20 +26,22 @@ from .vocoder import VocoderSettings
 __all__ = ["RECIPES", "DataConfig", "Recipe", "merge", "parse_overrides", "read_recipe", "read_yaml"]
 
 RANDOM = "random"
+WRITTEN = "_written"  # of a recipe's model: what its file speaks of, which is no part of the model
 RECIPES = Path(__file__).parent / "recipes"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Where items come from: `shards` is a folder made by `python -m training prepare`, `stamps` one made by
-    `python -m training.data.stamps` (clips and scenes are then mixed anew for every item).
+class DataConfig(Checked):
+    """Where items come from: `shards` is a folder made by `python -m training prepare`, a list of such, or a pattern
+    (`data/*-features`); `stamps` is one made by `python -m training.data.stamps` (clips and scenes are then mixed anew
+    for every item).
     """
 
-    shards: str = ""
-    stamps: str = ""
-    plain: float = 0.5  # share of the stamps' recordings that a crop takes as they are, see `StampClips`
-    workers: int = 0  # processes that read and prepare items; 0 does it in the training process
+    shards: Place | Annotated[tuple[Place, ...], Length(1, 10_000)] = ""
+    stamps: Place = ""
+    plain: Share = 0.5  # share of the stamps' recordings that a crop takes as they are, see `StampClips`
+    workers: Annotated[int, Range(0, 1024)] = 0  # processes that read and prepare items; 0: the training process
 
 
 def data_folders(shards: str | tuple[str, ...]) -> list[str]:
@@ -55,13 +59,13 @@ class Recipe:
     """
 
     task: Literal["grounded", "vae", "vocoder", "encoders", "recall", "segmenter"]
-    name: str
+    name: Annotated[str, Text(200)]
     loop: LoopConfig
-    out: str = "runs"  # the run's folder is `out/name`
+    out: Place = "runs"  # the run's folder is `out/name`
     dtype: Literal["fp16", "fp32"] = "fp16"  # of the checkpoint's weights
     description: str = ""
     licence: str = ""
-    start: dict[str, str] = field(default_factory=dict)
+    start: Annotated[dict[str, Place], Length(0, 32)] = field(default_factory=dict)
     model: SoundingConfig = field(default_factory=SoundingConfig)
     data: DataConfig = field(default_factory=DataConfig)
     preview: Preview = field(default_factory=Preview)
@@ -71,14 +75,19 @@ class Recipe:
     encoders: EncodersSettings = field(default_factory=EncodersSettings)
     recall: RecallSettings = field(default_factory=RecallSettings)
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
-    # Keys below `model` that were written down ("grounding.mask_training"), by `read_recipe`; no key of the file.
-    written: frozenset[str] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or "\0" in self.name:
+            raise ValueError(f"name is {self.name!r}, but the name of a folder is expected; the run is kept in it.")
 
     @property
     def says(self) -> frozenset[str]:
-        """Keys below `model` that the recipe speaks of; of one that no file was read for, what is no default."""
-        if self.written is not None:
-            return self.written
+        """Keys below `model` that the recipe speaks of ("grounding.mask_training"); of a model that no file described,
+        those that are no default.
+        """
+        written: frozenset[str] | None = getattr(self.model, WRITTEN, None)
+        if written is not None:
+            return written
         mine, usual = (_leaves(dataclasses.asdict(config)) for config in (self.model, SoundingConfig()))
         return frozenset(key for key, value in mine.items() if key not in usual or usual[key] != value)
 
@@ -98,9 +107,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; reads back as the same recipe."""
-        values = dataclasses.asdict(self)
-        del values["written"]
-        return yaml.safe_dump(_plain(values), sort_keys=False, default_flow_style=None, width=120)
+        return to_yaml(dataclasses.asdict(self))
 
 
 def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None = None) -> T:  # type: ignore[assignment]
@@ -111,14 +118,17 @@ def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None =
     """
     data = merge(read_yaml(path), parse_overrides(overrides or []))
     try:
-        if "written" in data:
-            raise ValueError("Unknown key 'written'.")
         recipe: T = from_dict(cls, data)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     if isinstance(recipe, Recipe):
-        recipe = dataclasses.replace(recipe, written=frozenset(_leaves(data.get("model", {}))))
+        object.__setattr__(recipe.model, WRITTEN, frozenset(_leaves(data.get("model", {}))))
     return recipe
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """Settings as a recipe has them."""
+    return yaml.safe_dump(_plain(values), sort_keys=False, default_flow_style=None, width=120)
 
 
 def _leaves(values: dict[str, Any], where: str = "") -> dict[str, Any]:

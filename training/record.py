@@ -155,7 +155,7 @@ def _changes(recipe: Recipe, effective: Recipe, *, places: bool, silent: bool = 
         return [f"its recipe cannot be compared ({error})"]
     before, now, plain = (_flat(dataclasses.asdict(one)) for one in (old, effective, recipe))
     changes = []
-    for key in sorted((now.keys() | before.keys()) - {"written"}):
+    for key in sorted(now.keys() | before.keys()):
         others = ASIDE if places else ASIDE + PLACES
         aside = any(key == other or key.startswith(f"{other}.") for other in others)
         if silent and key.startswith("model."):

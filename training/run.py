@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -52,7 +53,7 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
     if recipe.task == "grounded":
         if not data.shards:
             raise ValueError("The grounded trainer reads features; make them with `python -m training prepare`.")
-        items: Items = GroundedItems(Path(data.shards), model, recipe.grounded)
+        items: Items = GroundedItems(cast(Path, data.shards), model, recipe.grounded)
         return build_objective(recipe, model), items, None
     if recipe.task in ("encoders", "recall"):
         if not data.stamps:
@@ -69,7 +70,9 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
             raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
         cutouts = with_stamps(read_cutouts(Path(recipe.segmenter.cutouts), held_out=False), Stamps(Path(data.stamps)))
         return build_objective(recipe, model), SegmenterItems(cutouts, model, recipe.segmenter), None
-    clips: Clips = ShardClips(Path(data.shards)) if data.shards else StampClips(Stamps(Path(data.stamps)), data.plain)
+    clips: Clips = (
+        ShardClips(cast(Path, data.shards)) if data.shards else StampClips(Stamps(Path(data.stamps)), data.plain)
+    )
     critic: Critic | None = None
     if recipe.task == "vae":
         items = VaeItems(clips, model, recipe.vae)

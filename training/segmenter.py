@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sounding.fields import Checked, Range
 from sounding.model import SoundingModel
 from sounding.segment.network import ClickNetwork, Clicks
 from sounding.segment.part import seen_by
@@ -22,11 +23,12 @@ from .data.clicks import first_click, jittered_box, next_click
 from .data.cutouts import Cutouts
 from .learner import Objective
 from .loader import Item
+from .ranges import Place, Share, Weight
 from .tensor_cache import TensorCache
 
 
 @dataclass(frozen=True)
-class SegmenterSettings:
+class SegmenterSettings(Checked):
     """`cutouts` is a folder of `training.data.cutouts`. `cache` keeps scenes with the tower's maps: it is frozen.
 
     `boxes` is the share of first prompts that are a box; a third of those have no click. `again` is the share of
@@ -34,13 +36,13 @@ class SegmenterSettings:
     takes one at small objects.
     """
 
-    cutouts: str = ""
-    cache: str = ""
-    scenes: int = 4000
-    rounds: int = 2  # clicks a step; each but the last is followed by one where the answer is most wrong
-    boxes: float = 0.15
-    again: float = 0.4
-    rough_weight: float = 0.3
+    cutouts: Place = ""
+    cache: Place = ""
+    scenes: Annotated[int, Range(1, 10_000_000)] = 4000
+    rounds: Annotated[int, Range(1, 64)] = 2  # clicks a step, each next one where the answer is most wrong
+    boxes: Share = 0.15
+    again: Share = 0.4
+    rough_weight: Weight = 0.3
 
 
 def build_network(model: SoundingModel) -> ClickNetwork:

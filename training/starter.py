@@ -72,11 +72,13 @@ def train_starter(
                 seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
                 scenes = StampSource(data, scenes=SCENES, split="train", seconds=seconds, size=size, captions=2)
                 make_shards(scenes, out / "scenes", workers=workers)
-                make_shards(FeatureSource(out / "scenes", load_model(recipe.start["all"])), Path(recipe.data.shards))
+                make_shards(
+                    FeatureSource(out / "scenes", load_model(recipe.start["all"])), Path(str(recipe.data.shards))
+                )
             run(recipe)
         if recipe.name == "places" and not read_header(recipe.result).config.grounding.backdrops:
             matched = next(one for one in recipes if one.name == "matched")
-            calibrate(recipe.result, Path(matched.data.shards), recipe.result)
+            calibrate(recipe.result, Path(str(matched.data.shards)), recipe.result)
     if cutouts is not None:
         recipe = segmenter_recipe(data, cutouts, out, folder)
         put_segmenter(recipe.result if recipe.result.is_file() else run(recipe), recipes[-1].result)

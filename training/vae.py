@@ -11,25 +11,27 @@ import torch
 from torch import Tensor
 
 from sounding.audio import MelSpectrogram
+from sounding.fields import Checked
 from sounding.model import SoundingModel
 
 from .data.sounds import Clips
 from .learner import Objective
 from .loader import Item
+from .ranges import Frames, Scale, Weight
 
 
 @dataclass(frozen=True)
-class VaeSettings:
+class VaeSettings(Checked):
     """`frames` is the crop's length in mel frames, `kl` and `slope` weigh their terms against the L1.
 
     `critic` scales the widths of a patch discriminator (0: none, 1: the published ones), weighed by `adversarial`.
     """
 
-    frames: int = 128
-    kl: float = 1e-3
-    slope: float = 0.5
-    critic: float = 0.0
-    adversarial: float = 0.1
+    frames: Frames = 128
+    kl: Weight = 1e-3
+    slope: Weight = 0.5
+    critic: Scale = 0.0
+    adversarial: Weight = 0.1
 
 
 class VaeItems:
@@ -38,6 +40,11 @@ class VaeItems:
     def __init__(self, clips: Clips, model: SoundingModel, settings: VaeSettings):
         self.clips, self.config = clips, model.config
         self.frames = settings.frames
+        if self.frames % self.config.vae.stride:
+            raise ValueError(
+                f"vae.frames is {self.frames}, but a multiple of {self.config.vae.stride} is expected, for so many mel "
+                "frames are one of the latents."
+            )
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sounding.audio import MelSpectrogram
+from sounding.fields import Checked, Length, Range
 from sounding.model import SoundingModel
 from sounding.networks import build_vocoder
 
 from .data.sounds import Clips
 from .learner import Objective
 from .loader import Item
+from .ranges import Frames, Scale, Share, Weight
 
 QUIET = 0.005  # -46 dB
 
 
 @dataclass(frozen=True)
-class VocoderSettings:
+class VocoderSettings(Checked):
     """`restored` is the share of items whose mel went through the VAE, which the vocoder so learns to undo.
 
     `critic` scales the widths of the multi-period and multi-scale discriminators (0: none, 1: the published
     ones). With them, mel 45 and stft 0 is the published loss.
     """
 
-    frames: int = 48
-    mel: float = 1.0
-    stft: float = 1.0
-    resolutions: tuple[int, ...] = (256, 512, 1024, 2048)
-    restored: float = 0.0
-    critic: float = 0.0
-    adversarial: float = 1.0
-    matching: float = 2.0
-    mel_mean: float = -4.6  # for a vocoder that normalises its input and starts from scratch
-    mel_std: float = 2.2
+    frames: Frames = 48
+    mel: Weight = 1.0
+    stft: Weight = 1.0
+    resolutions: Annotated[tuple[Annotated[int, Range(16, 65_536)], ...], Length(1, 16)] = (256, 512, 1024, 2048)
+    restored: Share = 0.0
+    critic: Scale = 0.0
+    adversarial: Weight = 1.0
+    matching: Weight = 2.0
+    # For a vocoder that normalises its input and starts from scratch.
+    mel_mean: Annotated[float, Range(-100, 100)] = -4.6
+    mel_std: Annotated[float, Range(1e-3, 100)] = 2.2
 
 
 def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -66,6 +69,12 @@ class VocoderItems:
         self.clips, self.restored = clips, settings.restored
         stride = model.config.vae.stride
         self.samples = settings.frames // stride * stride * model.config.audio.hop
+        widest = max(settings.resolutions)
+        if settings.stft and self.samples <= widest // 2:  # what `torch.stft` reflects at the ends
+            raise ValueError(
+                f"vocoder.frames {settings.frames} are {self.samples} samples, but more than half of the largest of "
+                f"vocoder.resolutions ({widest}) is expected; ask for more frames, or leave that one out."
+            )
 
     def __len__(self) -> int:
         return len(self.clips)

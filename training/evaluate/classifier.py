@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,20 +17,22 @@ from torch.nn import functional
 
 from sounding.audio import MelSpectrogram, resample
 from sounding.config import AudioConfig
+from sounding.fields import Checked, Range
 
 from ..data.stamps import SAMPLE_RATE, Stamps, fill
 from ..learner import LoopConfig, Objective
 from ..loader import Item
 from ..loop import train
+from ..ranges import Share
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe:
+class ClassifierRecipe(Checked):
     """Settings of `train_classifier`."""
 
     loop: LoopConfig
-    seconds: float = 2.56
-    smoothing: float = 0.1
+    seconds: Annotated[float, Range(0.5, 60)] = 2.56
+    smoothing: Share = 0.1
 
 
 class Classifier(nn.Module):
