@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
+import os
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -22,11 +27,13 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 from training.__main__ import app
 from training.conditions import ConditionsObjective
+from training.data import known
 from training.data.features import FeatureSource
 from training.data.making import make_shards
 from training.data.own import read_objects
 from training.data.own_scenes import OwnSource
 from training.data.shards import Shards
+from training.data.stamps import Stamps
 from training.finetune import FinetuneRecipe, finetune, known_objects
 from training.grounded import GroundedObjective, GroundedSettings
 from training.learner import LoopConfig
@@ -181,6 +188,77 @@ def test_nothing_to_learn_is_one_sentence(tmp_path: Path, tiny_checkpoint: Path)
     assert result.exit_code == 1
     assert "no object with a picture and a recording (dog has no recording" in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+def test_a_checkpoint_says_what_it_was_taught_by(taught: Path) -> None:
+    metadata = read_header(taught).metadata
+    settings = yaml.safe_load(metadata["training.recipe"])
+    assert (settings["scenes"], settings["sounds"]["steps"]) == (24, 60)
+    assert all(metadata[key] for key in ("training.code", "training.data", "training.start"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_cannot_be_written_is_blamed_itself(
+    folder: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """At once, and while what the starter knows is unpacked; not the file that is read meanwhile."""
+    out = tmp_path / "mine.safetensors"
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(number, os.strerror(number), str(out))
+
+    for place, name in ((Path, "write_bytes"), (known, "write_atomic")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, refuse)
+            with pytest.raises(OSError, match=os.strerror(number)) as raised:
+                finetune(folder, str(tiny_checkpoint), out, rehearse=["starter"], recipe=short())
+        assert "starter-objects" not in str(raised.value)
+        assert "Errno" not in str(raised.value)
+        assert not (tmp_path / "mine-run" / "known" / "manifest.json").exists()
+
+
+def test_what_the_starter_knows_is_read_from_a_whole_and_plain_file(tmp_path: Path) -> None:
+    known.unpack(known.starter_objects(), tmp_path / "known")
+    assert len(Stamps(tmp_path / "known")) > 70
+    for name in ("image/../../evil.png", "image/a/b.png", "other/a.png", "image/a.sh", "/image/a.png"):
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            archive.writestr("manifest.json", "[]")
+            archive.writestr(name, b"x")
+        with pytest.raises(ValueError, match=r"bad\.zip is no file of known objects"):
+            known.unpack(tmp_path / "bad.zip", tmp_path / "out")
+    whole = known.starter_objects().read_bytes()
+    (tmp_path / "bad.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"bad\.zip is no file of known objects"):
+        known.unpack(tmp_path / "bad.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["_", "-", "__ -", "_1", "(1)", "\N{FULLWIDTH LOW LINE}"])
+def test_files_without_a_name_do_not_end_it(folder: Path, tmp_path: Path, name: str) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    paint(data / f"{name}.jpg")
+    sing(data / f"{name}.wav", tone(0.5, 500))
+    objects, problems = read_objects(data)
+    assert {"bird", "sea"} <= {thing.name for thing in objects}
+    assert all(caption.strip() for thing in objects for caption in thing.captions)
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_a_dry_run_looks_at_everything_and_writes_nothing(folder: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.safetensors"
+    command = ["finetune", "--data", str(folder), "--from", str(tiny_checkpoint), "--out", str(out), "--dry-run"]
+    result = CliRunner().invoke(app, [*command, "--rehearse", "starter"])
+    assert result.exit_code == 0, result.output
+    assert "2 new objects: bird, sea" in result.output
+    assert "silent.wav is silent" in result.output
+    assert "unet" in result.output
+    assert not list(tmp_path.iterdir())
+    for more in (["--rehearse", "nowhere"], ["--rehearse", "none", "--recipe", "gone.yaml"], []):
+        result = CliRunner().invoke(app, [*command, *more])
+        assert result.exit_code == 1
+        assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_kept_is_named(folder: Path, stamps_folder: Path, tmp_path: Path) -> None:

@@ -82,6 +82,29 @@ def _describe_finetune(recipe: Path, overrides: list[str], dry_run: bool) -> Non
     typer.echo("`python -m training finetune ... --dry-run` looks at your own files, too.")
 
 
+@app.command()
+def begin(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; see training/recipes.")],
+    out: Annotated[Path, typer.Option(help="A .safetensors file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for `run`.")] = None,
+) -> None:
+    """Write the model that a run of RECIPE begins with, to make features with."""
+    from .recipe import Recipe, read_recipe
+
+    with plain_errors("training"):
+        resolved: Recipe = read_recipe(recipe, overrides=overrides or [])
+        import torch
+
+        from sounding.checkpoint import save_model
+
+        from .disk import plain_disk_errors
+        from .start import begin as start
+
+        with plain_disk_errors(out.parent):
+            save_model(start(resolved), out, dtype=torch.float32, title=resolved.name, licence=resolved.licence)
+        typer.echo(out)
+
+
 @app.command("debug-data")
 def debug_data(
     out: Annotated[Path, typer.Option(help="Folder for videos, pairs and a tiny model.")] = Path("data/debug"),

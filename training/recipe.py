@@ -44,11 +44,6 @@ class DataConfig(Checked):
     workers: Annotated[int, Range(0, 1024)] = 0  # processes that read and prepare items; 0: the training process
 
 
-def data_folders(shards: str | tuple[str, ...]) -> list[str]:
-    """The folders of `DataConfig.shards`."""
-    return [shards] if isinstance(shards, str) and shards else list(shards)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """One run of one trainer.

@@ -45,7 +45,7 @@ def code_version() -> str:
     return f"{sounding.__version__} {found.stdout.strip()}"
 
 
-def data_fingerprint(folders: Iterable[str]) -> str:
+def data_fingerprint(folders: Iterable[str | Path]) -> str:
     """SHA-256 of training sets: the index of shards; the files of folders of stamps or cut-outs."""
     total = hashlib.sha256()
     for name in folders:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -15,6 +14,7 @@ from sounding.checkpoint import save_model
 from sounding.model import PARTS, SEGMENTER, SoundingModel
 
 from .data.cutouts import read_cutouts, with_stamps
+from .data.shards import find_folders
 from .data.sounds import Clips, ShardClips, StampClips
 from .data.stamps import Stamps
 from .discriminators import Critic, MelCritic, WaveformCritic
@@ -27,7 +27,7 @@ from .loop import train
 from .previews import check_previews
 from .recall import RecallObjective
 from .recall_scenes import RecallItems
-from .recipe import RANDOM, Recipe, data_folders
+from .recipe import RANDOM, Recipe
 from .record import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
 from .report import Report, make_previews
 from .segmenter import SegmenterItems, SegmenterObjective
@@ -53,7 +53,7 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
     if recipe.task == "grounded":
         if not data.shards:
             raise ValueError("The grounded trainer reads features; make them with `python -m training prepare`.")
-        items: Items = GroundedItems(cast(Path, data.shards), model, recipe.grounded)
+        items: Items = GroundedItems(data.shards, model, recipe.grounded)
         return build_objective(recipe, model), items, None
     if recipe.task in ("encoders", "recall"):
         if not data.stamps:
@@ -70,9 +70,7 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
             raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
         cutouts = with_stamps(read_cutouts(Path(recipe.segmenter.cutouts), held_out=False), Stamps(Path(data.stamps)))
         return build_objective(recipe, model), SegmenterItems(cutouts, model, recipe.segmenter), None
-    clips: Clips = (
-        ShardClips(cast(Path, data.shards)) if data.shards else StampClips(Stamps(Path(data.stamps)), data.plain)
-    )
+    clips: Clips = ShardClips(data.shards) if data.shards else StampClips(Stamps(Path(data.stamps)), data.plain)
     critic: Critic | None = None
     if recipe.task == "vae":
         items = VaeItems(clips, model, recipe.vae)
@@ -128,7 +126,7 @@ def prepare(recipe: Recipe, *, processes: int = 1, look: bool = False) -> Ready:
     Order(count, batch=loop.batch, steps=steps, accumulate=loop.accumulate, processes=processes)
     if recipe.preview.every:
         check_previews(model.config, recipe.preview)
-    folders = [*data_folders(recipe.data.shards), recipe.data.stamps]
+    folders = [*(find_folders(recipe.data.shards) if recipe.data.shards else ()), recipe.data.stamps]
     if recipe.task == "segmenter":
         folders.append(recipe.segmenter.cutouts)
     first = [recipe.source(part) for part in (*PARTS, SEGMENTER)]
