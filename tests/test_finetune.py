@@ -27,7 +27,7 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 from training.__main__ import app
 from training.conditions import ConditionsObjective
-from training.data import known
+from training.data import known as known_data
 from training.data.features import FeatureSource
 from training.data.making import make_shards
 from training.data.own import read_objects
@@ -207,7 +207,7 @@ def test_a_disk_that_cannot_be_written_is_blamed_itself(
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise OSError(number, os.strerror(number), str(out))
 
-    for place, name in ((Path, "write_bytes"), (known, "write_atomic")):
+    for place, name in ((Path, "write_bytes"), (known_data, "write_atomic")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, refuse)
             with pytest.raises(OSError, match=os.strerror(number)) as raised:
@@ -218,18 +218,18 @@ def test_a_disk_that_cannot_be_written_is_blamed_itself(
 
 
 def test_what_the_starter_knows_is_read_from_a_whole_and_plain_file(tmp_path: Path) -> None:
-    known.unpack(known.starter_objects(), tmp_path / "known")
+    known_data.unpack(known_data.starter_objects(), tmp_path / "known")
     assert len(Stamps(tmp_path / "known")) > 70
     for name in ("image/../../evil.png", "image/a/b.png", "other/a.png", "image/a.sh", "/image/a.png"):
         with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
             archive.writestr("manifest.json", "[]")
             archive.writestr(name, b"x")
         with pytest.raises(ValueError, match=r"bad\.zip is no file of known objects"):
-            known.unpack(tmp_path / "bad.zip", tmp_path / "out")
-    whole = known.starter_objects().read_bytes()
+            known_data.unpack(tmp_path / "bad.zip", tmp_path / "out")
+    whole = known_data.starter_objects().read_bytes()
     (tmp_path / "bad.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"bad\.zip is no file of known objects"):
-        known.unpack(tmp_path / "bad.zip", tmp_path / "out")
+        known_data.unpack(tmp_path / "bad.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -80,6 +80,8 @@ class GroundedItems:
         self.shards = Shards(folder, self.fields, optional=("coverage", "backdrop"))
         check_features(self.shards, model)
         check_conditions(self.shards, model.config.grounding.mask_training)
+        if settings.backdrop:
+            self._check_backdrops()
         self.drop, self.mix, self.by_mask = settings.drop, settings.mix, model.config.grounding.mask_training
         self.backdrop = settings.backdrop
         self.alone, self.sounding = settings.alone, _sounding(folder) if settings.alone else []
@@ -128,6 +130,14 @@ class GroundedItems:
             "dropped": bool(rng.random() < self.drop),
             **self.more(row),
         }
+
+    def _check_backdrops(self) -> None:
+        """Masks of what is no object came with masks of objects, or not at all in features of an earlier version."""
+        if (self.shards.index.masked or 0) < len(self):
+            for index in range(len(self)):
+                self._backdrop(self.shards[index])
+        else:
+            self._backdrop(self.shards[0])
 
     def _backdrop(self, row: dict[str, Any]) -> Tensor:
         if "backdrop" not in row:
