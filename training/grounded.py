@@ -136,7 +136,7 @@ class GroundedItems:
         if (self.shards.index.masked or 0) < len(self):
             for index in range(len(self)):
                 self._backdrop(self.shards[index])
-        else:
+        elif len(self):
             self._backdrop(self.shards[0])
 
     def _backdrop(self, row: dict[str, Any]) -> Tensor:

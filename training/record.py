@@ -97,7 +97,8 @@ def is_finished(recipe: Recipe, effective: Recipe, steps: int, made_of: dict[str
     if recipe.result.is_file():
         with suppress(CheckpointError):
             metadata = read_header(recipe.result).metadata
-    changes = _changes(recipe, effective, places=not made_of.keys() <= metadata.keys())
+    told = made_of.keys() <= metadata.keys()
+    changes = _changes(effective, places=not told, older=recipe if RECIPE not in metadata else None)
     names = {DATA: "the data", START: "the checkpoints that it starts with"}
     changes += [name for key, name in names.items() if metadata.get(key, made_of[key]) != made_of[key]]
     _refuse(recipe, changes)
@@ -110,7 +111,7 @@ def check_settings(recipe: Recipe) -> None:
     Raises:
         ValueError: it was trained with others.
     """
-    _refuse(recipe, _changes(recipe, recipe, places=False, silent=True))
+    _refuse(recipe, _changes(recipe, places=False, parts=not recipe.start))
 
 
 def _refuse(recipe: Recipe, changes: list[str]) -> None:
@@ -128,7 +129,7 @@ def keep_recipe(recipe: Recipe, effective: Recipe) -> None:
     file = recipe.folder / FILE
     text = effective.to_yaml()
     states = States(recipe.folder / "states").files()
-    if states and file.is_file() and _changes(recipe, effective, places=True):
+    if states and file.is_file() and _changes(effective, places=True):
         old = file.read_text(encoding="utf-8")
         changed = difflib.unified_diff(old.splitlines(), text.splitlines(), "before", "now", n=0, lineterm="")
         before = file.with_name(f"recipe-until-step-{States.step(states[-1]):08d}.yaml")
@@ -139,12 +140,13 @@ def keep_recipe(recipe: Recipe, effective: Recipe) -> None:
     write_atomic(file, text.encode())
 
 
-def _changes(recipe: Recipe, effective: Recipe, *, places: bool, silent: bool = False) -> list[str]:
+def _changes(recipe: Recipe, *, places: bool, parts: bool = True, older: Recipe | None = None) -> list[str]:
     """What is different from the recipe beside the run, as `key: old -> new`; nothing without one.
 
     Args:
         places: with what `PLACES` lists.
-        silent: without settings of the model that the recipe does not speak of.
+        parts: with settings of the model.
+        older: the recipe as it was read. Earlier versions kept this, whatever the checkpoints that it started with had.
     """
     file = recipe.folder / FILE
     if not file.is_file():
@@ -153,15 +155,16 @@ def _changes(recipe: Recipe, effective: Recipe, *, places: bool, silent: bool = 
         old: Recipe = read_recipe(file)
     except ValueError as error:  # of another version of this code
         return [f"its recipe cannot be compared ({error})"]
-    before, now, plain = (_flat(dataclasses.asdict(one)) for one in (old, effective, recipe))
+    before, now, plain = (_flat(dataclasses.asdict(one)) for one in (old, recipe, older or recipe))
     changes = []
     for key in sorted(now.keys() | before.keys()):
         others = ASIDE if places else ASIDE + PLACES
         aside = any(key == other or key.startswith(f"{other}.") for other in others)
-        if silent and key.startswith("model."):
-            aside = aside or key.removeprefix("model.") not in recipe.says
-        # Earlier versions wrote the recipe as it was read, whatever the checkpoints that it started with had.
-        if not aside and before.get(key) not in (now.get(key), plain.get(key)):
+        if (
+            not aside
+            and (parts or not key.startswith("model."))
+            and before.get(key) not in (now.get(key), plain.get(key))
+        ):
             changes.append(f"{key}: {before.get(key)!r} -> {now.get(key)!r}")
     return changes
 
