@@ -220,7 +220,7 @@ def test_a_disk_that_cannot_be_written_is_blamed_itself(
 def test_what_the_starter_knows_is_read_from_a_whole_and_plain_file(tmp_path: Path) -> None:
     known_data.unpack(known_data.starter_objects(), tmp_path / "known")
     assert len(Stamps(tmp_path / "known")) > 70
-    for name in ("image/../../evil.png", "image/a/b.png", "other/a.png", "image/a.sh", "/image/a.png"):
+    for name in ("image/../../evil.png", "other/a.png", "/image/a.png"):
         with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
             archive.writestr("manifest.json", "[]")
             archive.writestr(name, b"x")
