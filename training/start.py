@@ -78,19 +78,19 @@ def settle(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> Soun
         if getattr(mine, part) is not None:  # a recipe need not speak of a segmenter
             settings = _settled(part, settings, getattr(mine, part), said, BEHAVIOUR.get(part, ()), name)
         values[part] = settings
-    if "unet" in taken:  # what no part has settings for belongs to what was trained with it
-        name, theirs = taken["unet"]
-        for item in dataclasses.fields(SoundingConfig):
-            if item.name in (*PARTS, SEGMENTER, "name", "version", "audio", "absent"):
-                continue
-            old, new = getattr(theirs, item.name), getattr(mine, item.name)
-            if dataclasses.is_dataclass(old) and dataclasses.is_dataclass(new):
-                keys = tuple(field.name for field in dataclasses.fields(old))
-                values[item.name] = _settled(item.name, old, new, said, keys, name)
-            elif item.name not in said:
-                values[item.name] = old
-            elif old != new:
-                _say_conflict(item.name, new, old, name, recipes=True)
+    for item in dataclasses.fields(SoundingConfig):
+        owner = "query" if item.name == "vocabulary" else "unet"  # what was trained with it, where no part is meant
+        if owner not in taken or item.name in (*PARTS, SEGMENTER, "name", "version", "audio", "absent"):
+            continue
+        name, theirs = taken[owner]
+        old, new = getattr(theirs, item.name), getattr(mine, item.name)
+        if dataclasses.is_dataclass(old) and dataclasses.is_dataclass(new):
+            keys = tuple(field.name for field in dataclasses.fields(old))
+            values[item.name] = _settled(item.name, old, new, said, keys, name)
+        elif item.name not in said:
+            values[item.name] = old
+        elif old != new:
+            _say_conflict(item.name, new, old, name, recipes=True)
     try:
         config = dataclasses.replace(mine, **values)
     except ValueError as error:
