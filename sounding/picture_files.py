@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from .plain_text import printable
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
@@ -199,7 +201,7 @@ def shown(source: Source) -> str:
     """A path as it can be printed, on one line, whatever bytes its name is made of."""
     if not isinstance(source, (str, os.PathLike)):
         return "The picture"
-    return _printable(os.fspath(source)[-400:])
+    return printable(os.fspath(source)[-400:])
 
 
 def _plain(image: Image) -> Image:
@@ -319,8 +321,4 @@ def _check_size(size: tuple[int, int], called: str) -> None:
 
 def _line(error: BaseException) -> str:
     """An error on one line."""
-    return _printable(" ".join(str(error).split())[:200]) or type(error).__name__
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return printable(" ".join(str(error).split())[:200]) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +42,8 @@ def plain_errors(program: str = "sounding", as_json: bool = False) -> Iterator[N
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal of few characters shows the others as \u2026 and the like
             stream.reconfigure(errors="backslashreplace")
+    # Pillow's word on pictures that `picture_files` refuses in a sentence of its own.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     try:
         yield
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError, RuntimeError) as error:

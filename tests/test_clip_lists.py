@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -151,3 +152,27 @@ def test_prepare_keeps_the_test_set_out(tmp_path: Path) -> None:
         "---g-f_I2yQ_1": "It is of the split test.",
         "-0ap_2": "The list test.csv keeps this video out.",
     }
+
+
+def test_damaged_lists_are_read_or_one_sentence(tmp_path: Path) -> None:
+    """Changed at random, seeded: whatever comes of it, it is clips or a sentence that names the file."""
+    rng = np.random.default_rng(5)
+    letters = list("\",\n\r\0#;abc019.-+e \u00e9\u2028'\t".encode())
+    whole = [(HEADER + '1,abc,30,"a dog, barks"\n2,def,0,cat\n').encode(), VGGSOUND.encode(), AUDIOSET.encode()]
+    refused = 0
+    for number in range(600):
+        file, classes = bytearray(whole[number % 3]), bytearray(CLASSES.encode())
+        for data in (file, classes):
+            for _ in range(int(rng.integers(0, 5))):
+                at = int(rng.integers(len(data)))
+                data[at : at + int(rng.integers(0, 3))] = bytes(rng.choice(letters, int(rng.integers(0, 4))).tolist())
+        path = listed(tmp_path, bytes(file))
+        for read in (lambda path: read_clips(path, None, tmp_path / "classes.csv"), read_ids):
+            listed(tmp_path, bytes(classes), "classes.csv")
+            try:
+                read(path)
+            except ValueError as error:
+                refused += 1
+                assert "\n" not in str(error)  # noqa: PT017
+                assert ".csv" in str(error)  # noqa: PT017
+    assert 200 < refused < 1100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from training.data import making
+from training.data import folder_lock, making
 from training.data.making import make_shards
 from training.data.shard_format import MOST_JSON, ShardIndex, encode_flac
 from training.data.shards import Shards, find_folders
@@ -310,6 +312,24 @@ def test_two_in_one_folder_are_kept_apart_and_the_dead_hold_nothing(folder: Path
     for file in folder.iterdir():
         assert (out / file.name).read_bytes() == file.read_bytes()
     assert sorted(os.listdir(out)) == sorted(os.listdir(folder))
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(lock: FileLock) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder_lock.FileLock, "acquire", refuse)
+    assert make_shards(Drawn(), tmp_path / "out", shard_size=4).samples == 9
+    assert "file system without locks" in caplog.text
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OSError, match=r"file.* cannot be written \(.*\); give another --out"):
+            make_shards(Drawn(), out, shard_size=4)
 
 
 def test_samples_are_counted_at_the_end_and_on_a_rerun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
@@ -12,7 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sounding.plain_text import printable
+
 LOCK, HOLDER = ".preparing.lock", ".preparing.txt"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 log = logging.getLogger("training")
 
 
@@ -26,15 +30,19 @@ def only_one(folder: Path) -> Iterator[None]:
         ValueError: another one is at work there; says which.
         OSError: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except Timeout:
+    except Timeout:  # a kind of OSError
         raise ValueError(
             f"{folder} is being prepared by {_holder(folder)}; wait for it, stop it, or give another --out."
         ) from None
-    except NotImplementedError:
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise OSError(
+                f"{folder} cannot be written ({error.strerror or error}); give another --out, or mend that folder."
+            ) from None
         log.warning("%s is on a file system without locks; let only one command work in it.", folder)
         yield
         return
@@ -59,4 +67,4 @@ def _holder(folder: Path) -> str:
             text = file.read(200)
     except OSError:
         text = ""
-    return "".join(letter for letter in text if letter.isprintable()) or "another process"
+    return printable(text) or "another process"

@@ -18,7 +18,7 @@ from PIL import Image
 
 from sounding.audio import read_audio
 from sounding.checkpoint import starter_path
-from sounding.files import replacing, write_atomic
+from sounding.files import FullDiskError, replacing, write_atomic
 from sounding.picture_files import open_picture
 
 from .own import OwnObject, Picture
@@ -73,7 +73,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 try:
                     write_atomic(folder / name, data)
                 except OSError as error:
-                    raise _Unwritable(error.errno, f"{folder} cannot be written ({error.strerror}); free some space or "
+                    why = "the disk is full" if isinstance(error, FullDiskError) else error.strerror or error
+                    raise _Unwritable(error.errno, f"{folder} cannot be written ({why}); free some space or "
                                       "mend the folder, then run the same command again.") from None  # fmt: skip
     except _Unwritable as error:
         raise OSError(error.strerror) from None

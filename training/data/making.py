@@ -24,11 +24,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sounding.files import write_atomic
+from sounding.files import remove_abandoned, write_atomic
+from sounding.plain_text import printable
 
 from .folder_lock import only_one
 from .one_shard import Work, make_shard, read_record, shard_name
-from .shard_format import INDEX, Kind, Sample, ShardIndex, Skipped, printable, read_json, reason
+from .shard_format import INDEX, Kind, Sample, ShardIndex, Skipped, read_json, reason
 
 log = logging.getLogger("training")
 PLAN = "unfinished.json"  # the settings of a folder that has no index yet
@@ -322,7 +323,8 @@ def _same_settings(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Temporary files of processes that were killed."""
+    """Temporary files of processes that were killed, as this version and earlier ones name them."""
+    remove_abandoned(out)
     for file in out.glob(".shard-*"):
         file.unlink(missing_ok=True)
 

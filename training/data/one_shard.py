@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sounding.config import from_dict
-from sounding.files import replacing, write_atomic
+from sounding.files import FullDiskError, replacing, write_atomic
+from sounding.plain_text import printable
 
-from .shard_format import Sample, Shard, Skipped, printable, read_json, reason
+from .shard_format import Sample, Shard, Skipped, read_json, reason
 
 if TYPE_CHECKING:
     from .making import Source
@@ -74,8 +75,9 @@ def make_shard(work: Work, number: int) -> None:
         record = Record(shard, tuple(skipped), licences, tuple(bare), masked)
         write_atomic(path.with_suffix(".json"), json.dumps(dataclasses.asdict(record)).encode())
     except OSError as error:
+        why = "the disk is full" if isinstance(error, FullDiskError) else error.strerror or error
         raise OSError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or mend the folder, then run the "
+            f"{path} cannot be written ({why}); free some space or mend the folder, then run the "
             "same command again: finished shards are kept."
         ) from None
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from sounding.config import from_dict
 from sounding.files import write_atomic
+from sounding.plain_text import printable
 
 INDEX = "shards.json"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.tar", re.ASCII)
@@ -49,11 +50,6 @@ def reason(error: Exception) -> str:
     said = " ".join(str(error).split())[:1000]
     text = said if said and type(error) in (ValueError, OSError) else f"{type(error).__name__}: {said}".rstrip(": ")
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """Whatever bytes a file's name had, as text that can be written anywhere."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
