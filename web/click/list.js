@@ -1,5 +1,6 @@
 // The list of objects beside the picture: colour, name, on or off, gain, play, remove.
 import { button, element, setIcon } from "./dom.js";
+import { MIX } from "./made.js";
 import { cleanName, clicked, findable, GAINS, MAX_OBJECTS } from "./state.js";
 
 export class ObjectList {
@@ -13,7 +14,9 @@ export class ObjectList {
       { type: "button", className: "sounding-click-add", title: "Add an object; then click on it", onclick: () => model.addObject() },
       "+ Object",
     );
-    this.root = element("div", { className: "sounding-click-list" }, this.rows, this.add);
+    this.mix = element("button", { type: "button", className: "sounding-click-mix", onclick: () => model.play(MIX) });
+    const foot = element("div", { className: "sounding-click-foot" }, this.add, this.mix);
+    this.root = element("div", { className: "sounding-click-list" }, this.rows, foot);
   }
 
   sync() {
@@ -22,6 +25,9 @@ export class ObjectList {
     while (this.#rows.length < objects.length) this.#append(this.#rows.length);
     objects.forEach((object, i) => this.#fill(this.#rows[i], object, i));
     this.add.disabled = objects.length >= MAX_OBJECTS;
+    const audible = objects.filter((object) => object.on && findable(object));
+    this.mix.hidden = audible.length < 2;
+    this.#showPlay(this.mix, MIX, "the mix", Boolean(this.model.picture));
   }
 
   // Type over the name of an object.
@@ -92,10 +98,17 @@ export class ObjectList {
     row.on.setAttribute("aria-pressed", String(object.on));
     setIcon(row.on, object.on ? "eye" : "hidden", `${object.on ? "Switch off" : "Switch on"} ${object.name}`);
     setIcon(row.remove, "close", `Remove ${object.name}`);
-    const making = model.player.making === index;
-    setIcon(row.play, making ? "stop" : "play", making ? `Stop making ${object.name}` : `Hear ${object.name}`);
-    row.play.classList.toggle("busy", making);
-    row.play.disabled = !making && !(findable(object) && model.picture);
+    this.#showPlay(row.play, index, object.name, findable(object) && Boolean(model.picture));
     row.root.title = clicked(object) ? "" : "Click on this object in the picture";
+  }
+
+  // A button that makes and plays a sound, as it stands with it.
+  #showPlay(made, what, name, ready) {
+    const { is, share } = this.model.player.status(what);
+    const label = { playing: `Stop ${name}`, waiting: `Stop making ${name}` }[is] ?? `Hear ${name}`;
+    setIcon(made, is ? "stop" : "play", label);
+    made.classList.toggle("busy", is === "waiting");
+    made.style.setProperty("--share", share ?? 0);
+    made.disabled = !is && !ready;
   }
 }

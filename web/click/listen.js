@@ -1,248 +1,152 @@
-// Hear one object: a small graph of its own through the host's queue, and a player with the sound's spectrogram.
+// Hear the objects: their sounds are made by the page's own graph, kept, and played here.
 import { api } from "../../../scripts/api.js";
-import { app } from "../../../scripts/app.js";
-import { element } from "./dom.js";
-import { annotated } from "./picture.js";
-import { writeState } from "./state.js";
+import { soundGraph, soundsIn, PREVIEWS } from "./graph.js";
+import { MadeSounds, MIX } from "./made.js";
+import { PlayerPanel } from "./player.js";
+import { isOwn, Run } from "./run.js";
 
-const SECONDS = 4; // at most, of a preview
-const IDS = { click: "sounding_preview_click", sound: "sounding_preview_sound" };
-const OUTPUTS = { audio: "sounding_preview_audio", picture: "sounding_preview_picture" };
-const POLL = 1000; // ms, between the host's own messages
+export { MIX };
 
-export class Player {
-  #prompt = null; // id of the prompt under way
-  #context = null;
+export class Listener {
+  #made = new MadeSounds();
+  #jobs = new Map(); // key -> {run, wanted: [what], news}
+  #asked = new Set(); // what is to be asked of the queue in a moment
+  #end = (event) => this.#harvest(event.detail);
 
   constructor(model) {
     this.model = model;
-    this.making = null; // index of the object whose sound is being made
-    this.title = element("span", { className: "sounding-click-title" });
-    this.audio = element("audio", { controls: true, preload: "auto" });
-    this.picture = element("img", { alt: "", className: "sounding-click-spectrogram" });
-    this.head = element("i", { className: "sounding-click-head" });
-    const shown = element("div", { className: "sounding-click-sound", onclick: (event) => this.#seek(event) });
-    shown.append(this.picture, this.head);
-    this.root = element("div", { className: "sounding-click-player", hidden: true }, this.title, shown, this.audio);
-    this.audio.addEventListener("play", () => this.#follow());
-    this.audio.addEventListener("seeked", () => this.#follow());
-  }
-
-  // Make the object's sound and play it; again to stop.
-  async play(index) {
-    if (this.making !== null) {
-      await this.#cancel();
-      return;
-    }
-    const object = this.model.state.objects[index];
-    this.making = index;
-    // Sound may only start from a click: this element is allowed to from now on.
-    this.#context ??= this.#amplifier();
-    this.#context?.context.resume().catch(() => {});
-    this.model.changed();
-    try {
-      this.model.say(`Making the sound of ${object.name} …`);
-      const outputs = await this.#run(index);
-      if (!outputs) {
-        this.model.say("Stopped");
-        return;
-      }
-      this.#show(object, outputs);
-      this.model.say(`This is ${object.name}`);
-    } catch (error) {
-      this.model.fail(error.message);
-    } finally {
-      this.making = this.#prompt = null;
-      this.model.changed();
-    }
+    this.panel = new PlayerPanel(model);
+    this.root = this.panel.root;
+    api.addEventListener("execution_success", this.#end);
   }
 
   close() {
-    this.audio.pause();
-    this.#context?.context.close();
-    this.#context = null;
+    api.removeEventListener("execution_success", this.#end);
+    this.panel.close();
   }
 
-  // Players can only be made quieter: the gain has a part of its own. Null where the browser has no sound device.
-  #amplifier() {
+  // "playing", "asked", "waiting" (with the share that is made, or null), or "": of an object's place, or of MIX.
+  status(what) {
+    if (this.panel.plays(what)) return { is: "playing" };
+    if (this.#asked.has(what)) return { is: "waiting", share: null };
+    const job = this.#jobOf(what);
+    if (!job) return { is: "" };
+    const { step, steps } = job.news;
+    return { is: "waiting", share: steps ? step / steps : null };
+  }
+
+  // Hear an object, by its place, or MIX; once more to stop.
+  async hear(what) {
+    const { model, panel } = this;
+    if (panel.plays(what)) {
+      panel.stop();
+      return;
+    }
+    const job = this.#jobOf(what);
+    if (job) {
+      job.wanted = job.wanted.filter((each) => each !== what);
+      if (!job.wanted.length) await job.run.stop();
+      model.changed();
+      return;
+    }
+    if (this.#asked.has(what)) return;
+    panel.playback.allow();
+    this.#asked.add(what);
+    model.changed();
     try {
-      const context = new AudioContext();
-      const gain = context.createGain();
-      context.createMediaElementSource(this.audio).connect(gain).connect(context.destination);
-      return { context, gain };
-    } catch {
-      return null;
+      await this.#ask(what);
+    } catch (error) {
+      model.fail(error.message);
+    } finally {
+      this.#asked.delete(what);
+      model.changed();
     }
   }
 
-  #show(object, { audio, picture }) {
-    const url = ({ filename, subfolder, type }) =>
-      api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
-    this.root.hidden = false;
-    this.title.textContent = object.name;
-    this.title.style.setProperty("--colour", object.colour);
-    this.picture.src = url(picture);
-    this.picture.alt = `Spectrogram of ${object.name}`;
-    this.audio.src = url(audio);
-    if (this.#context) this.#context.gain.gain.value = 10 ** (object.gain_db / 20);
-    this.audio.play().catch(() => {}); // the browser may want another click: the player shows
-  }
-
-  #follow() {
-    const { currentTime, duration } = this.audio;
-    this.head.style.left = `${100 * (duration ? currentTime / duration : 0)}%`;
-    if (!this.audio.paused) requestAnimationFrame(() => this.#follow());
-  }
-
-  #seek(event) {
-    const box = event.currentTarget.getBoundingClientRect();
-    if (this.audio.duration) this.audio.currentTime = (this.audio.duration * (event.clientX - box.left)) / box.width;
-  }
-
-  async #cancel() {
-    const prompt_id = this.#prompt;
-    if (!prompt_id) return;
-    const post = (path, body) =>
-      api.fetchApi(path, {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
-      });
-    await post("/queue", { delete: [prompt_id] });
-    await post("/interrupt", { prompt_id });
-  }
-
-  // {audio, picture} as files of the host, or null when it was stopped.
-  async #run(index) {
-    const prompt = await promptFor(this.model, index);
-    const response = await api.fetchApi("/prompt", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({
-        client_id: api.clientId,
-        prompt,
-        // The page's own graph comes along unrun, or the host would forget what it has made for it.
-        partial_execution_targets: Object.values(OUTPUTS),
-      }),
-    });
-    const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Error(refusal(answer) ?? `The queue answered ${response.status}; the server's log says why.`);
-    this.#prompt = answer.prompt_id;
-    const entry = await this.#finished(answer.prompt_id);
-    if (!entry) return null;
-    if (entry.status?.status_str === "error") {
-      const [kind, data] = entry.status.messages.at(-1);
-      if (kind === "execution_interrupted") return null;
-      throw new Error(data.exception_message?.trim() || "The sound could not be made; the server's log says why.");
-    }
-    const audio = entry.outputs[OUTPUTS.audio]?.audio?.[0];
-    const picture = entry.outputs[OUTPUTS.picture]?.images?.[0];
-    if (!audio || !picture) throw new Error("The sound was made but not found; press play again.");
-    return { audio, picture };
-  }
-
-  // The prompt's history entry; null when it left the queue without one.
-  async #finished(promptId) {
-    for (let missing = 0; missing < 3; ) {
-      await this.#news(promptId);
+  async #ask(what) {
+    const { model, panel } = this;
+    const only = what !== MIX && !model.state.objects[what]?.on ? what : null;
+    const graph = await soundGraph(model, only);
+    const set = this.#made.get(graph.key);
+    if (set) {
       try {
-        const history = await (await api.fetchApi(`/history/${promptId}`)).json();
-        if (history[promptId]) return history[promptId];
-        const queue = await (await api.fetchApi("/queue")).json();
-        const there = [...queue.queue_running, ...queue.queue_pending].some((item) => item[1] === promptId);
-        missing = there ? 0 : missing + 1;
+        await panel.play([[set, placeIn(set, what)]]);
+        return;
       } catch {
-        this.model.say("The server does not answer; waiting …");
+        this.#made.drop(graph.key); // the host has forgotten its files
       }
     }
-    return null;
+    const job = this.#jobs.get(graph.key) ?? this.#begin(graph);
+    job.wanted.push(what);
   }
 
-  // Wait for the host to say something of a prompt, or for a while.
-  #news(promptId) {
-    return new Promise((resolve) => {
-      const kinds = ["execution_success", "execution_error", "execution_interrupted", "reconnected", "progress"];
-      const done = () => {
-        clearTimeout(timer);
-        for (const kind of kinds) api.removeEventListener(kind, hear);
-        resolve();
-      };
-      const hear = ({ type, detail }) => {
-        if (detail?.prompt_id !== undefined && detail.prompt_id !== promptId) return;
-        if (type !== "progress") done();
-        else if (detail.max) this.model.say(`Making the sound: ${Math.round((100 * detail.value) / detail.max)} %`);
-      };
-      const timer = setTimeout(done, POLL);
-      for (const kind of kinds) api.addEventListener(kind, hear);
+  #begin(graph) {
+    const { model, panel } = this;
+    const { key, objects, gains } = graph;
+    const about = this.#about(objects);
+    const job = { wanted: [], news: {} };
+    this.#jobs.set(key, job);
+    model.say("Asking for the sounds …");
+    job.run = new Run(graph, (news) => {
+      job.news = news;
+      this.#tell(job);
     });
+    job.run.done
+      .then(async (outputs) => {
+        if (!outputs) return model.say("Stopped");
+        const files = Object.fromEntries(Object.entries(PREVIEWS).map(([what, id]) => [what, outputs[id]?.audio]));
+        if (!files.tracks?.length) throw new Error("The sounds were made but not found; press play again.");
+        const set = this.#made.put(key, { places: objects, gains, files, ...about });
+        this.#jobs.delete(key);
+        model.say(`Made: ${about.names.join(", ")}`);
+        await panel.play(job.wanted.map((what) => [set, placeIn(set, what)]));
+      })
+      .catch((error) => model.fail(error.message))
+      .finally(() => {
+        this.#jobs.delete(key);
+        model.changed();
+      });
+    return job;
   }
-}
 
-function refusal({ error, node_errors }) {
-  const first = Object.values(node_errors ?? {})[0]?.errors?.[0];
-  return [first?.message ?? error?.message ?? error, first?.details].filter(Boolean).join(": ") || null;
-}
-
-async function promptFor(model, index) {
-  const kept = await pageGraph();
-  const { state } = model;
-  const objects = state.objects.map((each, i) => ({ ...each, on: i === index }));
-  const own = Object.keys(kept).find((id) => isSelf(id, model.node) && kept[id].class_type === "SoundingClick");
-  const near = settings(kept, own);
-  // Item i of a batch is drawn from seed + i: the preview is what the whole run makes of this object.
-  const place = state.objects.slice(0, index).filter((each) => each.on && each.positive.length + !!each.box > 0).length;
-  const seed = typeof near.seed === "number" ? near.seed + place : (near.seed ?? place);
-  const seconds = typeof near.seconds === "number" ? Math.min(near.seconds, SECONDS) : SECONDS;
-  const click = { picture: annotated(model.picture), state: writeState({ ...state, objects }) };
-  if (own && kept[own].inputs.segmenter) click.segmenter = kept[own].inputs.segmenter;
-  const sound = { image: [IDS.click, 0], mask: [IDS.click, 1], seconds, seed };
-  for (const name of ["model", "steps", "cfg"]) if (near[name] !== undefined) sound[name] = near[name];
-  return {
-    ...kept,
-    [IDS.click]: { class_type: "SoundingClick", inputs: click },
-    [IDS.sound]: { class_type: "SoundingThisObject", inputs: sound },
-    [OUTPUTS.audio]: { class_type: "PreviewAudio", inputs: { audio: [IDS.sound, 0] } },
-    [OUTPUTS.picture]: { class_type: "PreviewImage", inputs: { images: [IDS.sound, 1] } },
-  };
-}
-
-const isSelf = (id, node) => id === String(node.id) || id.endsWith(`:${node.id}`);
-
-// What the page would queue, as far as the host knows its nodes.
-async function pageGraph() {
-  try {
-    const { output } = await app.graphToPrompt();
-    const known = Object.entries(output).filter(([, { class_type }]) => LiteGraph.registered_node_types[class_type]);
-    const ids = new Set(known.map(([id]) => id));
-    const whole = ([, { inputs }]) => Object.values(inputs).every((v) => !isLink(v) || ids.has(String(v[0])));
-    return Object.fromEntries(known.filter(whole));
-  } catch {
-    return {}; // a graph that cannot be queued can still be listened to
+  #jobOf(what) {
+    return [...this.#jobs.values()].find((job) => job.wanted.includes(what));
   }
-}
 
-const isLink = (value) => Array.isArray(value) && value.length === 2 && typeof value[1] === "number";
+  #about(objects) {
+    const all = objects.map((i) => this.model.state.objects[i]);
+    return { names: all.map((each) => each.name), colours: all.map((each) => each.colour) };
+  }
 
-// Model, seed, length and steps of the nodes that this one's masks go to; without such a model, the graph's first.
-function settings(graph, own) {
-  const found = {};
-  const reached = new Set([own]);
-  for (let grown = true; grown; ) {
-    grown = false;
-    for (const [id, { class_type, inputs }] of Object.entries(graph)) {
-      if (reached.has(id) || !Object.values(inputs).some((v) => isLink(v) && reached.has(String(v[0])))) continue;
-      reached.add(id);
-      grown = true;
-      if (!class_type.startsWith("Sounding")) continue;
-      for (const name of ["model", "seed", "seconds", "steps", "cfg"]) found[name] ??= inputs[name];
-      for (const link of Object.values(inputs).filter(isLink)) {
-        const origin = graph[link[0]];
-        if (origin?.class_type === "SoundingEmptyLatent") found.seconds ??= origin.inputs.seconds;
-        if (origin?.class_type === "SoundingEncodeImage") found.model ??= origin.inputs.model;
-      }
+  #tell({ news: { before, spent, step, steps, lost } }) {
+    const { model } = this;
+    if (lost) model.say("The server does not answer; waiting …");
+    else if (steps) model.say(`Making the sounds: step ${step} of ${steps}`);
+    else if (before) model.say(before === 1 ? "Waiting: one run comes first" : `Waiting: ${before} runs come first`);
+    else if (spent !== undefined) {
+      model.say(`Getting ready … ${Math.round(spent)} s${spent > 3 ? " (the first sound loads the model)" : ""}`);
+    }
+    model.list.sync();
+  }
+
+  // What a run of the page has made is heard here too.
+  async #harvest(detail) {
+    const id = detail?.prompt_id;
+    if (!id || isOwn(id)) return;
+    try {
+      const { [id]: entry } = await (await api.fetchApi(`/history/${id}`)).json();
+      const { model } = this;
+      const found = entry && soundsIn(entry.prompt[2], entry.outputs, model.node, model.picture?.stamp);
+      if (!found || found.objects.some((i) => !model.state.objects[i])) return;
+      const { key, objects, gains, files } = found;
+      const set = this.#made.put(key, { places: objects, gains, files, ...this.#about(objects) });
+      await this.panel.show(set, objects.length > 1 ? MIX : 0);
+      model.changed();
+    } catch {
+      // A run whose sounds cannot be found is no less a run: Hear asks for them.
     }
   }
-  const loader = Object.keys(graph).find((id) => graph[id].class_type === "SoundingLoadModel");
-  if (loader) found.model ??= [loader, 0];
-  return found;
 }
+
+// An object's place in the list -> its number among the tracks.
+const placeIn = (set, what) => (what === MIX ? MIX : Math.max(0, set.places.indexOf(what)));

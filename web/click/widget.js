@@ -2,7 +2,7 @@
 import { app } from "../../../scripts/app.js";
 import { addStyle, button, element, setIcon } from "./dom.js";
 import { ObjectList } from "./list.js";
-import { Player } from "./listen.js";
+import { Listener } from "./listen.js";
 import { Masks } from "./masks.js";
 import { currentPicture, currentSegmenter, sameReference, upload, viewURL } from "./picture.js";
 import { Stage } from "./stage.js";
@@ -33,7 +33,7 @@ export class ClickWidget {
     addStyle();
     this.masks = new Masks(() => this.stage.draw(), (status) => this.#maskStatus(status));
     this.stage = new Stage(this);
-    this.player = new Player(this);
+    this.player = new Listener(this);
     this.list = new ObjectList(this);
     this.root = element("div", { className: "sounding-click widget-expands" }, (this.panel = this.#build()));
     this.#keepEvents();
@@ -205,7 +205,7 @@ export class ClickWidget {
   }
 
   play(index) {
-    this.player.play(index);
+    this.player.hear(index);
   }
 
   // The picture
@@ -284,6 +284,7 @@ export class ClickWidget {
     this.redoButton.disabled = !this.#history.canRedo;
     this.clearButton.disabled = !this.state.objects.length && !this.#broken;
     this.list.sync();
+    this.player.panel.sync().catch((error) => this.fail(error.message));
     if (this.image && !this.state.objects.length && !this.status.textContent) this.say(FIRST);
     if (this.image && shape) this.masks.want(this.picture, this.state);
     else this.masks.want(null, this.state);

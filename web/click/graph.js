@@ -1,0 +1,137 @@
+// What the page would run, and the part of it that makes the sounds of one click node's objects.
+import { app } from "../../../scripts/app.js";
+import { annotated } from "./picture.js";
+import { clicked, readState, writeState } from "./state.js";
+
+const OWN = "sounding_preview_"; // how ids of the nodes that are added begin
+const SECONDS = 5; // of a sound when nothing in the graph makes one, as Sound This Object's own default
+const [IMAGE, MASKS, NAMES, GAINS] = [0, 1, 2, 3]; // outputs of the click node
+const MIXER = "SoundingMixTracks";
+const [TRACKS, MIX] = [0, 1]; // its outputs
+export const PREVIEWS = { tracks: `${OWN}tracks`, gained: `${OWN}gained`, mix: `${OWN}mix` };
+
+// The graph that makes the sounds: the page's own, so that they are those that a run makes, with previews of them.
+// `only`: the one object to be on, else all that are. Gives {prompt, targets, key, objects}: `key` names all that decides
+// the sounds, `objects` are the places in the list of those that sound, in the order of the tracks.
+export async function soundGraph(model, only = null) {
+  const prompt = await pageGraph();
+  const own = ownIn(prompt, model.node) ?? `${OWN}click`;
+  prompt[own] ??= { class_type: "SoundingClick", inputs: { picture: annotated(model.picture), state: model.text } };
+  if (only !== null) {
+    const objects = model.state.objects.map((each, i) => ({ ...each, on: i === only }));
+    prompt[own] = { ...prompt[own], inputs: { ...prompt[own].inputs, state: writeState({ ...model.state, objects }) } };
+  }
+  const source = soundSource(prompt, own) ?? addSource(prompt, own);
+  const saved = mixerOf(prompt, source);
+  const links = { tracks: source, ...(saved && { gained: [saved, TRACKS], mix: [saved, MIX] }) };
+  for (const [what, link] of Object.entries(links)) {
+    prompt[PREVIEWS[what]] = { class_type: "PreviewAudio", inputs: { audio: link } };
+  }
+  const targets = Object.keys(links).map((what) => PREVIEWS[what]);
+  return { prompt, targets, ...soundsOf(prompt, own, source, model.picture?.stamp) };
+}
+
+// What a finished run of the page has made of a node's objects: {key, objects, files: {tracks, gained, mix}}, or null.
+export function soundsIn(prompt, outputs, node, stamp) {
+  const own = ownIn(prompt, node);
+  const source = own && soundSource(prompt, own);
+  if (!source) return null;
+  const mixer = mixerOf(prompt, source);
+  const wanted = { tracks: source, gained: [mixer, TRACKS], mix: [mixer, MIX] };
+  const files = {};
+  for (const [id, output] of Object.entries(outputs)) {
+    const link = prompt[id]?.inputs?.audio;
+    const what = isLink(link) && Object.keys(wanted).find((each) => isSame(wanted[each], link));
+    if (what && output?.audio?.length) files[what] ??= output.audio;
+  }
+  if (!files.tracks && !files.gained) return null;
+  return { ...soundsOf(prompt, own, source, stamp), files };
+}
+
+function soundsOf(prompt, own, source, stamp) {
+  const { inputs } = prompt[own];
+  const state = isLink(inputs.state) ? { objects: [] } : readState(inputs.state);
+  const fed = inputs.positive_coords !== undefined || inputs.negative_coords !== undefined;
+  const first = state.objects.findIndex((each) => each.on);
+  const objects = [];
+  state.objects.forEach((each, i) => {
+    if (each.on && (clicked(each) || (fed && i === first))) objects.push(i);
+  });
+  const upstream = [...above(prompt, source[0])].sort();
+  const used = (slot) => upstream.some((id) => linksOf(prompt[id]).some((link) => isSame(link, [own, slot])));
+  const [names, gains] = [used(NAMES), used(GAINS)];
+  const kept = ({ name, gain_db, positive, negative, box }) => [positive, negative, box, names && name, gains && gain_db];
+  const decides = upstream.map((id) => {
+    if (id !== own || isLink(inputs.state)) return [id, prompt[id].class_type, prompt[id].inputs];
+    return [id, { ...inputs, state: [state.size, objects.map((i) => kept(state.objects[i]))] }, stamp];
+  });
+  return { key: JSON.stringify([decides, source]), objects, gains: objects.map((i) => state.objects[i].gain_db) };
+}
+
+// The nearest output of AUDIO that the masks lead to, as a link.
+function soundSource(prompt, own) {
+  const seen = new Set([own]);
+  let level = consumers(prompt, (link) => isSame(link, [own, MASKS]));
+  if (!level.length) level = consumers(prompt, (link) => isSame(link, [own, NAMES]));
+  while (level.length) {
+    for (const id of level) {
+      const slot = outputsOf(prompt[id].class_type).indexOf("AUDIO");
+      if (slot >= 0) return [id, slot];
+      seen.add(id);
+    }
+    const before = new Set(level);
+    level = consumers(prompt, (link) => before.has(String(link[0]))).filter((id) => !seen.has(id));
+  }
+  return null;
+}
+
+// A node of our own where nothing in the graph makes a sound of the masks.
+function addSource(prompt, own) {
+  const inputs = { image: [own, IMAGE], mask: [own, MASKS], seconds: SECONDS, seed: 0 };
+  const loader = Object.keys(prompt).find((id) => prompt[id].class_type === "SoundingLoadModel");
+  if (loader) inputs.model = [loader, 0];
+  prompt[`${OWN}sound`] = { class_type: "SoundingThisObject", inputs };
+  return [`${OWN}sound`, 0];
+}
+
+const mixerOf = (prompt, source) =>
+  consumers(prompt, (link) => isSame(link, source)).find((id) => prompt[id].class_type === MIXER);
+
+function outputsOf(type) {
+  const data = LiteGraph.registered_node_types[type]?.nodeData;
+  return data?.output ?? data?.outputs?.map((each) => each.type) ?? [];
+}
+
+const linksOf = ({ inputs }) => Object.values(inputs).filter(isLink);
+
+const consumers = (prompt, wanted) => Object.keys(prompt).filter((id) => linksOf(prompt[id]).some(wanted));
+
+// A node and all that it depends on.
+function above(prompt, id, found = new Set()) {
+  if (!prompt[id] || found.has(id)) return found;
+  found.add(id);
+  for (const [origin] of linksOf(prompt[id])) above(prompt, String(origin), found);
+  return found;
+}
+
+// Inside a subgraph a node's id is the end of a path.
+const ownIn = (prompt, node) =>
+  Object.keys(prompt).find(
+    (id) => prompt[id].class_type === "SoundingClick" && (id === String(node.id) || id.endsWith(`:${node.id}`)),
+  );
+
+// What the page would queue, as far as the host knows its nodes.
+async function pageGraph() {
+  try {
+    const { output } = await app.graphToPrompt();
+    const known = Object.entries(output).filter(([, { class_type }]) => LiteGraph.registered_node_types[class_type]);
+    const ids = new Set(known.map(([id]) => id));
+    const whole = ([, { inputs }]) => Object.values(inputs).every((v) => !isLink(v) || ids.has(String(v[0])));
+    return Object.fromEntries(known.filter(whole));
+  } catch {
+    return {}; // a graph that cannot be queued can still be listened to
+  }
+}
+
+const isLink = (value) => Array.isArray(value) && value.length === 2 && typeof value[1] === "number";
+const isSame = (a, b) => String(a[0]) === String(b[0]) && a[1] === b[1];

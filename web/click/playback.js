@@ -1,0 +1,94 @@
+// Samples to the loudspeaker: played from a place, stopped, followed.
+
+export class Playback {
+  #context = null;
+  #source = null; // what plays
+  #sound = null;
+  #from = 0; // seconds into the sound, at the context's time of #began
+  #began = 0;
+
+  // onChange(): begun or stopped. onEnd(): the sound is over.
+  constructor(onChange, onEnd) {
+    this.onChange = onChange;
+    this.onEnd = onEnd;
+  }
+
+  get playing() {
+    return this.#source !== null;
+  }
+
+  get duration() {
+    return this.#sound ? this.#sound.channels[0].length / this.#sound.rate : 0;
+  }
+
+  // Seconds into the sound.
+  get time() {
+    if (!this.#source) return this.#from;
+    return Math.min(this.duration, this.#from + this.#context.currentTime - this.#began);
+  }
+
+  // Sound may only begin in the course of a click: from then on it is allowed to.
+  allow(rate = this.#context?.sampleRate ?? 16000) {
+    // A context of the sound's own rate leaves it to the browser's good resampling, not to a buffer's linear one.
+    if (this.#context?.sampleRate !== rate) {
+      this.#context?.close();
+      this.#context = new AudioContext({ sampleRate: rate });
+    }
+    this.#context.resume().catch(() => {});
+  }
+
+  // Take another sound; one that plays goes on at the same place if it is the same sound with other gains.
+  take(sound, { keepPlace = false } = {}) {
+    const [time, playing] = [this.time, this.playing];
+    this.stop();
+    this.#sound = sound;
+    this.#from = keepPlace ? time : 0;
+    if (keepPlace && playing) this.play();
+  }
+
+  play(from = this.#from >= this.duration ? 0 : this.#from) {
+    this.#drop();
+    const { rate, channels } = this.#sound;
+    this.allow(rate);
+    const buffer = this.#context.createBuffer(channels.length, channels[0].length, rate);
+    channels.forEach((samples, i) => buffer.copyToChannel(samples, i));
+    const source = (this.#source = this.#context.createBufferSource());
+    source.buffer = buffer;
+    source.connect(this.#context.destination);
+    source.onended = () => {
+      if (this.#source !== source) return;
+      this.#source = null;
+      this.#from = this.duration;
+      this.onChange();
+      this.onEnd();
+    };
+    this.#from = from;
+    this.#began = this.#context.currentTime;
+    source.start(0, from);
+    this.onChange();
+  }
+
+  stop() {
+    this.#from = this.time;
+    if (this.#drop()) this.onChange();
+  }
+
+  seek(time) {
+    if (this.playing) this.play(time);
+    else this.#from = time;
+  }
+
+  close() {
+    this.#drop();
+    this.#context?.close();
+    this.#context = null;
+  }
+
+  #drop() {
+    const source = this.#source;
+    this.#source = null;
+    source?.stop();
+    source?.disconnect();
+    return source !== null;
+  }
+}

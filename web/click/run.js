@@ -1,0 +1,118 @@
+// One graph through the host's queue: sent, followed, stopped.
+import { api } from "../../../scripts/api.js";
+
+const POLL = 700; // ms, between the host's own messages
+const own = new Set(); // ids of all that was sent from here
+
+export const isOwn = (promptId) => own.has(promptId);
+
+export class Run {
+  #id = null;
+  #stopped = false;
+  #began = null; // when it left the queue
+  #steps = 0; // once they are known
+
+  // onNews({before: runs that come first} or {spent: seconds of getting ready} or {step, steps}): how far it is.
+  constructor({ prompt, targets }, onNews) {
+    this.onNews = onNews;
+    this.done = this.#follow(prompt, targets); // its outputs, or null when it was stopped
+  }
+
+  async stop() {
+    this.#stopped = true;
+    if (!this.#id) return;
+    await post("/queue", { delete: [this.#id] });
+    await post("/interrupt", { prompt_id: this.#id });
+  }
+
+  async #follow(prompt, targets) {
+    const response = await post("/prompt", {
+      client_id: api.clientId,
+      prompt,
+      // The rest of the page's graph comes along unrun, or the host would forget what it has made for it.
+      partial_execution_targets: targets,
+    });
+    const answer = await response.json().catch(() => ({}));
+    if (!response.ok) throw new Error(refusal(answer) ?? `The queue answered ${response.status}; the server's log says why.`);
+    this.#id = answer.prompt_id;
+    own.add(this.#id);
+    if (this.#stopped) await this.stop();
+    const entry = await this.#finished();
+    if (!entry) return null;
+    if (entry.status?.status_str === "error") {
+      const [kind, data] = entry.status.messages.at(-1);
+      if (kind === "execution_interrupted") return null;
+      throw new Error(data.exception_message?.trim() || "The sound could not be made; the server's log says why.");
+    }
+    return entry.outputs;
+  }
+
+  // The prompt's entry in the history; null when it left the queue without one.
+  async #finished() {
+    const stop = this.#listen();
+    try {
+      for (let missing = 0; missing < 3; ) {
+        await this.#news();
+        try {
+          const history = await (await api.fetchApi(`/history/${this.#id}`)).json();
+          if (history[this.#id]) return history[this.#id];
+          missing = (await this.#look()) ? 0 : missing + 1;
+        } catch {
+          this.onNews({ lost: true });
+        }
+      }
+      return null;
+    } finally {
+      stop();
+    }
+  }
+
+  // Whether it is in the queue, and where.
+  async #look() {
+    const { queue_running: running, queue_pending: pending } = await (await api.fetchApi("/queue")).json();
+    const number = (item) => item[0]; // in the order of which they run
+    const mine = pending.find((item) => item[1] === this.#id);
+    if (mine) {
+      this.onNews({ before: running.length + pending.filter((item) => number(item) < number(mine)).length });
+    } else if (running.some((item) => item[1] === this.#id)) {
+      this.#began ??= performance.now();
+      if (!this.#steps) this.onNews({ spent: (performance.now() - this.#began) / 1000 });
+    } else return false;
+    return true;
+  }
+
+  #listen() {
+    const hear = ({ detail }) => {
+      if (detail?.prompt_id !== this.#id || !(detail.max > 1)) return;
+      this.#steps = detail.max;
+      this.onNews({ step: detail.value, steps: detail.max });
+    };
+    api.addEventListener("progress", hear);
+    return () => api.removeEventListener("progress", hear);
+  }
+
+  // Wait for the host to say that something has ended, or for a while.
+  #news() {
+    return new Promise((resolve) => {
+      const kinds = ["execution_success", "execution_error", "execution_interrupted", "reconnected", "execution_start"];
+      const done = () => {
+        clearTimeout(timer);
+        for (const kind of kinds) api.removeEventListener(kind, hear);
+        resolve();
+      };
+      const hear = ({ detail }) => {
+        if (detail?.prompt_id === undefined || detail.prompt_id === this.#id) done();
+      };
+      const timer = setTimeout(done, POLL);
+      for (const kind of kinds) api.addEventListener(kind, hear);
+    });
+  }
+}
+
+const post = (path, body) =>
+  api.fetchApi(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+function refusal({ error, node_errors }) {
+  const first = Object.values(node_errors ?? {})[0]?.errors?.[0];
+  return [first?.message ?? error?.message ?? error, first?.details].filter(Boolean).join(": ") || null;
+}

@@ -1,0 +1,77 @@
+// Samples of sounds: out of the host's files, moved by gains, and mixed.
+import { api } from "../../../scripts/api.js";
+
+const CEILING = 10 ** (-1 / 20); // -1 dBTP, as sounding/audio.py
+const OVERSAMPLED = 4; // ITU-R BS.1770-4, annex 2
+const TAPS = 24; // samples on each side that a value between two comes from
+const RATE = 48000; // of files that do not say theirs
+
+const fileURL = ({ filename, subfolder, type }) =>
+  api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+
+// A file of the host: {url, rate, channels: a Float32Array each}.
+export async function readSound(file) {
+  const url = fileURL(file);
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`The sound ${file.filename} is gone (${response.status}); press play again.`);
+  const bytes = await response.arrayBuffer();
+  const rate = flacRate(bytes) ?? RATE;
+  // Decoding in a context of the file's own rate leaves its samples as they are.
+  const sound = await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes);
+  const channels = Array.from({ length: sound.numberOfChannels }, (_, i) => sound.getChannelData(i));
+  return { url, rate, channels };
+}
+
+function flacRate(bytes) {
+  const view = new DataView(bytes);
+  if (view.byteLength < 22 || view.getUint32(0) !== 0x664c6143) return null; // "fLaC"
+  return view.getUint32(18) >>> 12; // 20 bits
+}
+
+// A sound as it is heard: the sum of sounds, each moved by its gain in dB, turned down as a whole where its true peak
+// would pass the ceiling.
+export function mixed(sounds, gains) {
+  const { rate } = sounds[0];
+  const length = Math.max(...sounds.map(({ channels }) => channels[0].length));
+  const count = Math.max(...sounds.map(({ channels }) => channels.length));
+  const channels = Array.from({ length: count }, () => new Float32Array(length));
+  sounds.forEach((sound, n) => {
+    const factor = 10 ** (gains[n] / 20);
+    channels.forEach((into, c) => {
+      const from = sound.channels[Math.min(c, sound.channels.length - 1)];
+      for (let i = 0; i < from.length; i += 1) into[i] += factor * from[i];
+    });
+  });
+  const turned = CEILING / Math.max(CEILING, ...channels.map(truePeak));
+  if (turned < 1) for (const each of channels) each.forEach((value, i) => (each[i] = value * turned));
+  return { rate, channels };
+}
+
+// The highest value, between the samples too.
+export function truePeak(samples) {
+  let peak = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const between = kernels();
+  for (let i = 0; i < samples.length; i += 1) {
+    // Values between small samples are small.
+    if (Math.abs(samples[i]) < 0.4 * peak && Math.abs(samples[i + 1] ?? 0) < 0.4 * peak) continue;
+    for (const kernel of between) {
+      let value = 0;
+      for (let k = 0; k < kernel.length; k += 1) value += kernel[k] * (samples[i + k - TAPS + 1] ?? 0);
+      peak = Math.max(peak, Math.abs(value));
+    }
+  }
+  return peak;
+}
+
+let made = null;
+
+// Windowed sinc functions a quarter, a half and three quarters of the way from one sample to the next.
+function kernels() {
+  made ??= Array.from({ length: OVERSAMPLED - 1 }, (_, n) =>
+    Float64Array.from({ length: 2 * TAPS }, (__, k) => {
+      const x = Math.PI * (k - TAPS + 1 - (n + 1) / OVERSAMPLED);
+      return (Math.sin(x) / x) * (0.5 + 0.5 * Math.cos(x / TAPS));
+    }),
+  );
+  return made;
+}
