@@ -1,7 +1,7 @@
 // The node "Sound Objects (click)": its picture takes the place of the text field of `state`.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { SHOWN } from "./click/picture.js";
+import { isPictureInput, SHOWN } from "./click/picture.js";
 import { ClickWidget } from "./click/widget.js";
 
 const TYPE = "SOUNDING_CLICK";
@@ -35,9 +35,11 @@ app.registerExtension({
       onExecuted?.apply(this, arguments);
       show(node, output);
     };
-    node.onConnectionsChange = function () {
+    node.onConnectionsChange = function (side, slot) {
       const result = onConnectionsChange?.apply(this, arguments);
-      node.soundingShown = undefined;
+      // What was shown of a run was of what was connected then. Outputs, and a graph that is being loaded, change nothing.
+      const other = side === LiteGraph.INPUT && this.inputs[slot] && isPictureInput(this.inputs[slot]);
+      if (other && !app.configuringGraph) node.soundingShown = false;
       queueMicrotask(() => click.look());
       return result;
     };

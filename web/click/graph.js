@@ -11,8 +11,9 @@ const [TRACKS, MIX] = [0, 1]; // its outputs
 export const PREVIEWS = { tracks: `${OWN}tracks`, gained: `${OWN}gained`, mix: `${OWN}mix` };
 
 // The graph that makes the sounds: the page's own, so that they are those that a run makes, with previews of them.
-// `only`: the one object to be on, else all that are. Gives {prompt, targets, key, objects}: `key` names all that decides
-// the sounds, `objects` are the places in the list of those that sound, in the order of the tracks.
+// `only`: the one object to be on, else all that are. Gives {prompt, targets, key, objects, tell}: `key` names all that
+// decides the sounds, `objects` are those that sound, each with its `place` in the list, in the order of the tracks, and
+// `tell` are the nodes that may say something of them.
 export async function soundGraph(model, only = null) {
   const prompt = await pageGraph();
   const own = ownIn(prompt, model.node) ?? `${OWN}click`;
@@ -31,7 +32,7 @@ export async function soundGraph(model, only = null) {
   return { prompt, targets, ...soundsOf(prompt, own, source, model.picture?.stamp) };
 }
 
-// What a finished run of the page has made of a node's objects: {key, objects, files: {tracks, gained, mix}}, or null.
+// What a finished run of the page has made of a node's objects: {key, objects, tell, files: {tracks, gained, mix}}, or null.
 export function soundsIn(prompt, outputs, node, stamp) {
   const own = ownIn(prompt, node);
   const source = own && soundSource(prompt, own);
@@ -53,19 +54,27 @@ function soundsOf(prompt, own, source, stamp) {
   const state = isLink(inputs.state) ? { objects: [] } : readState(inputs.state);
   const fed = inputs.positive_coords !== undefined || inputs.negative_coords !== undefined;
   const first = state.objects.findIndex((each) => each.on);
-  const objects = [];
-  state.objects.forEach((each, i) => {
-    if (each.on && (clicked(each) || (fed && i === first))) objects.push(i);
-  });
+  const heard = (each, i) => each.on && (clicked(each) || (fed && i === first));
+  const objects = state.objects.map((each, place) => ({ ...each, place })).filter((each) => heard(each, each.place));
   const upstream = [...above(prompt, source[0])].sort();
   const used = (slot) => upstream.some((id) => linksOf(prompt[id]).some((link) => isSame(link, [own, slot])));
   const [names, gains] = [used(NAMES), used(GAINS)];
   const kept = ({ name, gain_db, positive, negative, box }) => [positive, negative, box, names && name, gains && gain_db];
   const decides = upstream.map((id) => {
     if (id !== own || isLink(inputs.state)) return [id, prompt[id].class_type, prompt[id].inputs];
-    return [id, { ...inputs, state: [state.size, objects.map((i) => kept(state.objects[i]))] }, stamp];
+    return [id, { ...inputs, state: [state.size, objects.map(kept)] }, stamp];
   });
-  return { key: JSON.stringify([decides, source]), objects, gains: objects.map((i) => state.objects[i].gain_db) };
+  return { key: JSON.stringify([decides, source]), objects, tell: upstream };
+}
+
+const SURENESS = "sounding_sureness"; // as in nodes/sure.py
+
+// How sure the model is of each object, [{sureness: 0..1, sure}], if a run has said so; null if not.
+export function surenessIn({ objects, tell }, outputs) {
+  // What a node was expanded to has its id, a point and more as ids.
+  const ours = Object.keys(outputs).filter((id) => tell.some((each) => id === each || id.startsWith(`${each}.`)));
+  const told = ours.map((id) => outputs[id]?.[SURENESS]).find((each) => each?.length === objects.length);
+  return told ?? null;
 }
 
 // The nearest output of AUDIO that the masks lead to, as a link.

@@ -75,12 +75,14 @@ export class ObjectList {
         this.sync();
       },
     });
+    const mark = element("span", { className: "sounding-click-unsure", textContent: "?", hidden: true });
+    mark.setAttribute("role", "img");
     const play = button("play", "", () => model.play(index), { className: "sounding-click-play" });
     const remove = button("close", "", () => model.removeObject(index));
-    const cells = [colour, name, on, element("label", { className: "sounding-click-db" }, gain, "dB"), play, remove];
+    const cells = [colour, name, mark, on, element("label", { className: "sounding-click-db" }, gain, "dB"), play, remove];
     const root = element("li", { onpointerdown: () => model.select(index) }, ...cells);
     this.rows.append(root);
-    this.#rows.push({ root, colour, name, on, gain, play, remove });
+    this.#rows.push({ root, colour, name, mark, on, gain, play, remove });
   }
 
   #fill(row, object, index) {
@@ -99,6 +101,13 @@ export class ObjectList {
     setIcon(row.on, object.on ? "eye" : "hidden", `${object.on ? "Switch off" : "Switch on"} ${object.name}`);
     setIcon(row.remove, "close", `Remove ${object.name}`);
     this.#showPlay(row.play, index, object.name, findable(object) && Boolean(model.picture));
+    const { sure = true, sureness } = model.player.surenessOf(object) ?? {};
+    row.mark.hidden = sure;
+    row.mark.title = sure
+      ? ""
+      : `The model is ${Math.round(100 * sureness)} % sure that it knows this: it may sound like something else. ` +
+        "Select the object more clearly, or use a model that knows it.";
+    row.mark.setAttribute("aria-label", row.mark.title);
     row.root.title = clicked(object) ? "" : "Click on this object in the picture";
   }
 

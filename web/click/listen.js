@@ -1,6 +1,6 @@
 // Hear the objects: their sounds are made by the page's own graph, kept, and played here.
 import { api } from "../../../scripts/api.js";
-import { soundGraph, soundsIn, PREVIEWS } from "./graph.js";
+import { PREVIEWS, soundGraph, soundsIn, surenessIn } from "./graph.js";
 import { MadeSounds, MIX } from "./made.js";
 import { PlayerPanel } from "./player.js";
 import { isOwn, Run } from "./run.js";
@@ -10,6 +10,7 @@ export { MIX };
 export class Listener {
   #made = new MadeSounds();
   #jobs = new Map(); // key -> {run, wanted: [what], news}
+  #sureness = new Map(); // clicks -> {sureness, sure}
   #asked = new Set(); // what is to be asked of the queue in a moment
   #end = (event) => this.#harvest(event.detail);
 
@@ -82,8 +83,7 @@ export class Listener {
 
   #begin(graph) {
     const { model, panel } = this;
-    const { key, objects, gains } = graph;
-    const about = this.#about(objects);
+    const { key, objects } = graph;
     const job = { wanted: [], news: {} };
     this.#jobs.set(key, job);
     model.say("Asking for the sounds …");
@@ -96,9 +96,10 @@ export class Listener {
         if (!outputs) return model.say("Stopped");
         const files = Object.fromEntries(Object.entries(PREVIEWS).map(([what, id]) => [what, outputs[id]?.audio]));
         if (!files.tracks?.length) throw new Error("The sounds were made but not found; press play again.");
-        const set = this.#made.put(key, { places: objects, gains, files, ...about });
+        const set = this.#made.put(graph, files);
         this.#jobs.delete(key);
-        model.say(`Made: ${about.names.join(", ")}`);
+        model.say(`Made: ${objects.map((each) => each.name).join(", ")}`);
+        this.#hearSureness(graph, outputs);
         await panel.play(job.wanted.map((what) => [set, placeIn(set, what)]));
       })
       .catch((error) => model.fail(error.message))
@@ -113,9 +114,15 @@ export class Listener {
     return [...this.#jobs.values()].find((job) => job.wanted.includes(what));
   }
 
-  #about(objects) {
-    const all = objects.map((i) => this.model.state.objects[i]);
-    return { names: all.map((each) => each.name), colours: all.map((each) => each.colour) };
+  // How sure the model is of an object as it is clicked now, {sureness, sure}; undefined where it has not said so.
+  surenessOf(object) {
+    return this.#sureness.get(clicksOf(this.model.picture, object));
+  }
+
+  #hearSureness(graph, outputs) {
+    const told = surenessIn(graph, outputs);
+    told?.forEach((each, n) => this.#sureness.set(clicksOf(this.model.picture, graph.objects[n]), each));
+    if (told) this.model.changed();
   }
 
   #tell({ news: { before, spent, step, steps, lost } }) {
@@ -134,13 +141,13 @@ export class Listener {
     const id = detail?.prompt_id;
     if (!id || isOwn(id)) return;
     try {
-      const { [id]: entry } = await (await api.fetchApi(`/history/${id}`)).json();
-      const { model } = this;
+      const entry = await historyOf(id);
+      const { model, panel } = this;
       const found = entry && soundsIn(entry.prompt[2], entry.outputs, model.node, model.picture?.stamp);
-      if (!found || found.objects.some((i) => !model.state.objects[i])) return;
-      const { key, objects, gains, files } = found;
-      const set = this.#made.put(key, { places: objects, gains, files, ...this.#about(objects) });
-      await this.panel.show(set, objects.length > 1 ? MIX : 0);
+      if (!found?.objects.length) return;
+      const set = this.#made.put(found, found.files);
+      this.#hearSureness(found, entry.outputs);
+      if (!panel.playback.playing) await panel.show(set, found.objects.length > 1 ? MIX : 0);
       model.changed();
     } catch {
       // A run whose sounds cannot be found is no less a run: Hear asks for them.
@@ -148,5 +155,17 @@ export class Listener {
   }
 }
 
+// The host tells of a run's end a moment before it is in the history.
+async function historyOf(id) {
+  for (let tries = 0; tries < 20; tries += 1) {
+    const { [id]: entry } = await (await api.fetchApi(`/history/${id}`)).json();
+    if (entry) return entry;
+    await new Promise((resolve) => setTimeout(resolve, 250));
+  }
+  return null;
+}
+
 // An object's place in the list -> its number among the tracks.
-const placeIn = (set, what) => (what === MIX ? MIX : Math.max(0, set.places.indexOf(what)));
+const placeIn = (set, what) => (what === MIX ? MIX : Math.max(0, set.objects.findIndex((each) => each.place === what)));
+
+const clicksOf = (picture, { positive, negative, box }) => JSON.stringify([picture, positive, negative, box]);

@@ -1,5 +1,5 @@
 // Sounds that were made, kept by all that decided them.
-import { mixed, readSound } from "./samples.js";
+import { mixed, readSound, trackOf } from "./samples.js";
 
 const KEPT = 24;
 export const MIX = "mix";
@@ -12,9 +12,9 @@ export class MadeSounds {
   }
 
   // Keep a set; files of a run take the place of a preview's.
-  put(key, { places, names, colours, gains, files }) {
-    const set = this.#sets.get(key) ?? new SoundSet(key);
-    set.take({ places, names, colours, gains, files });
+  put({ key, objects }, files) {
+    const set = this.#sets.get(key) ?? new SoundSet();
+    set.take(objects, files);
     this.#sets.delete(key);
     this.#sets.set(key, set);
     while (this.#sets.size > KEPT) this.#sets.delete(this.#sets.keys().next().value);
@@ -31,41 +31,32 @@ export class MadeSounds {
 export class SoundSet {
   #read = new Map(); // file -> its samples
 
-  constructor(key) {
-    this.key = key;
+  constructor() {
     this.tracks = this.gained = this.mix = null; // files, files, file
     this.savedGains = [];
   }
 
-  take({ places, names, colours, gains, files: { tracks, gained, mix } }) {
-    Object.assign(this, { places, names, colours });
+  // `objects` in the order of the tracks, each with its place in the list, name, colour and gain_db.
+  take(objects, { tracks, gained, mix }) {
+    this.objects = objects;
     if (tracks) this.tracks = tracks;
     if (!gained && !mix) return;
-    Object.assign(this, { gained: gained ?? null, mix: mix?.[0] ?? null, savedGains: gains });
+    const savedGains = objects.map((each) => each.gain_db);
+    Object.assign(this, { gained: gained ?? null, mix: mix?.[0] ?? null, savedGains });
   }
 
   // What is to be heard of object number n of the set, or of all, as {rate, channels}: the samples of the graph's very
   // file where one has those gains (then with its `url`), else moved by them.
   async heard(what, gains) {
-    const all = gains.map((_, n) => n);
-    const saved = (places) => places.every((n) => gains[n] === this.savedGains[n]);
-    if (what === MIX) {
-      if (this.mix && saved(all)) return this.#samples(this.mix);
-      return mixed(await Promise.all(all.map((n) => this.#track(n))), this.#moved(all, gains));
-    }
-    if (this.#one(this.gained, what) && saved([what])) return this.#samples(this.#one(this.gained, what));
-    const [gain] = this.#moved([what], gains);
-    if (gain === 0) return this.#track(what);
-    return mixed([await this.#track(what)], [gain]);
-  }
-
-  // Gains beside those that are in the files.
-  #moved(places, gains) {
-    return places.map((n) => gains[n] - (this.tracks ? 0 : this.savedGains[n]));
-  }
-
-  #track(n) {
-    return this.#samples(this.#one(this.tracks ?? this.gained, n));
+    const isSaved = String(gains) === String(this.savedGains);
+    if (what === MIX && this.mix && isSaved) return this.#samples(this.mix);
+    if (what !== MIX && this.gained && isSaved) return this.#samples(this.#one(this.gained, what));
+    // Files that have gains already are moved from there.
+    const moved = gains.map((gain, n) => gain - (this.tracks ? 0 : this.savedGains[n]));
+    const files = this.tracks ?? this.gained;
+    if (what !== MIX && moved.every((gain) => gain === 0)) return this.#samples(this.#one(files, what));
+    const sounds = await Promise.all(gains.map((_, n) => this.#samples(this.#one(files, n))));
+    return what === MIX ? mixed(sounds, moved) : trackOf(sounds, moved, what);
   }
 
   // A graph may make a single sound of several objects.

@@ -5,7 +5,6 @@ import { app } from "../../../scripts/app.js";
 const LOADERS = new Set(["LoadImage", "LoadImageOutput", "LoadImageMask"]);
 const KINDS = ["input", "output", "temp"];
 export const SHOWN = "sounding_click"; // as in nodes/click_node.py
-const OWN_INPUT = "image";
 
 // "folder/name.png [output]" as dropdowns keep it.
 export function parseReference(text) {
@@ -22,19 +21,50 @@ export function annotated({ name, subfolder, type }) {
 
 export const sameReference = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-export function viewURL({ name, subfolder, type, stamp }) {
+function viewURL({ name, subfolder, type, stamp }) {
   return api.apiURL(`/view?${new URLSearchParams({ filename: name, subfolder, type, stamp: stamp ?? "" })}`);
+}
+
+// A picture as the model sees it: what is transparent has colours too.
+export async function loadPicture(reference) {
+  const image = await loaded(viewURL(reference));
+  if (!isTransparent(image)) return image;
+  const opaque = await loaded(`${viewURL(reference)}&channel=rgb`).catch(() => image);
+  // The host does not turn it as its EXIF says.
+  return opaque.naturalWidth === image.naturalWidth ? opaque : image;
+}
+
+async function loaded(url) {
+  const image = new Image();
+  image.src = url;
+  await new Promise((resolve, reject) => Object.assign(image, { onload: resolve, onerror: reject }));
+  return image;
+}
+
+function isTransparent(image) {
+  const scale = Math.min(1, 256 / Math.max(image.naturalWidth, image.naturalHeight));
+  const [width, height] = [image.naturalWidth, image.naturalHeight].map((side) => Math.max(1, Math.round(side * scale)));
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0, width, height);
+  return context.getImageData(0, 0, width, height).data.some((value, i) => i % 4 === 3 && value < 250);
 }
 
 export const pictureWidget = (node) => node.widgets?.find((widget) => widget.name === "picture");
 
+// The number of the input that something is connected to, or -1.
+export function connected(node, wanted) {
+  const slot = node.inputs?.findIndex(wanted) ?? -1;
+  return slot >= 0 && node.isInputConnected(slot) ? slot : -1;
+}
+
+export const isPictureInput = (input) => input.name === "image" && !input.widget;
+
 // {picture} or {wait: a sentence}
 export function currentPicture(node) {
-  const slot = node.inputs?.findIndex((input) => input.name === OWN_INPUT) ?? -1;
-  const link = slot >= 0 && node.inputs[slot].link != null;
-  if (!link) {
-    const picture = node.inputs?.find((input) => input.widget?.name === "picture")?.link == null;
-    const reference = picture ? parseReference(pictureWidget(node)?.value) : null;
+  const slot = connected(node, isPictureInput);
+  if (slot < 0) {
+    const own = connected(node, (input) => input.widget?.name === "picture") < 0;
+    const reference = own ? parseReference(pictureWidget(node)?.value) : null;
     return reference ? { picture: reference } : { wait: "Drop a picture here, paste one, or choose a file." };
   }
   const origin = originOf(node, slot);
@@ -48,7 +78,7 @@ export function currentPicture(node) {
 
 // The segmenter that the graph loads for the node, as the loader's list names it; undefined for the one in the box.
 export function currentSegmenter(node) {
-  const slot = node.inputs?.findIndex((input) => input.name === "segmenter" && input.link != null) ?? -1;
+  const slot = connected(node, (input) => input.name === "segmenter");
   const origin = slot >= 0 ? originOf(node, slot) : null;
   if (origin?.comfyClass !== "SoundingLoadSam") return undefined;
   return origin.widgets?.find((widget) => widget.name === "segmenter_name")?.value;

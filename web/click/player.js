@@ -33,7 +33,7 @@ export class PlayerPanel {
   plays(what) {
     if (!this.#shown || !this.playback.playing) return false;
     const { set, what: shown } = this.#shown;
-    return what === MIX ? shown === MIX : shown !== MIX && set.places[shown] === what;
+    return what === MIX ? shown === MIX : shown !== MIX && set.objects[shown].place === what;
   }
 
   stop() {
@@ -70,7 +70,7 @@ export class PlayerPanel {
   }
 
   #gainsOf(set) {
-    return set.places.map((place) => this.model.state.objects[place]?.gain_db ?? 0);
+    return set.objects.map(({ place, gain_db }) => this.model.state.objects[place]?.gain_db ?? gain_db);
   }
 
   async #load(keepPlace = false) {
@@ -85,7 +85,7 @@ export class PlayerPanel {
 
   #chip() {
     const { set, what: shown } = this.#shown;
-    const all = set.names.length > 1 ? [...set.names.keys(), MIX] : [0];
+    const all = set.objects.length > 1 ? [...set.objects.keys(), MIX] : [0];
     this.chips.replaceChildren(
       ...all.map((what) => {
         const name = nameOf(set, what);
@@ -93,7 +93,7 @@ export class PlayerPanel {
         chip.title = `Play ${name}`;
         chip.setAttribute("aria-label", `Play ${name}`);
         chip.setAttribute("aria-pressed", String(what === shown));
-        chip.style.setProperty("--colour", what === MIX ? "var(--ink)" : set.colours[what]);
+        chip.style.setProperty("--colour", what === MIX ? "var(--ink)" : set.objects[what].colour);
         chip.addEventListener("click", () => {
           this.playback.allow();
           this.play([[set, what]]).catch((error) => this.model.fail(error.message));
@@ -133,4 +133,4 @@ export class PlayerPanel {
   }
 }
 
-const nameOf = (set, what) => (what === MIX ? "mix" : set.names[what]);
+const nameOf = (set, what) => (what === MIX ? "mix" : set.objects[what].name);

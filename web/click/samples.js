@@ -28,10 +28,19 @@ function flacRate(bytes) {
   return view.getUint32(18) >>> 12; // 20 bits
 }
 
-// A sound as it is heard: the sum of sounds, each moved by its gain in dB, turned down as a whole where its true peak
-// would pass the ceiling.
+// The sum of sounds, each moved by its gain in dB, turned down as a whole where it would pass the ceiling.
 export function mixed(sounds, gains) {
-  const { rate } = sounds[0];
+  const channels = added(sounds, gains);
+  return { rate: sounds[0].rate, channels: turned(channels, Math.max(...channels.map(truePeak))) };
+}
+
+// Sound number n, moved by its gain; all tracks are turned down alike where the highest of them would pass the ceiling.
+export function trackOf(sounds, gains, n) {
+  const peaks = sounds.map((sound, i) => 10 ** (gains[i] / 20) * Math.max(...sound.channels.map(truePeak)));
+  return { rate: sounds[n].rate, channels: turned(added([sounds[n]], [gains[n]]), Math.max(...peaks)) };
+}
+
+function added(sounds, gains) {
   const length = Math.max(...sounds.map(({ channels }) => channels[0].length));
   const count = Math.max(...sounds.map(({ channels }) => channels.length));
   const channels = Array.from({ length: count }, () => new Float32Array(length));
@@ -42,10 +51,11 @@ export function mixed(sounds, gains) {
       for (let i = 0; i < from.length; i += 1) into[i] += factor * from[i];
     });
   });
-  const turned = CEILING / Math.max(CEILING, ...channels.map(truePeak));
-  if (turned < 1) for (const each of channels) each.forEach((value, i) => (each[i] = value * turned));
-  return { rate, channels };
+  return channels;
 }
+
+const turned = (channels, peak) =>
+  peak > CEILING ? channels.map((samples) => samples.map((value) => (value * CEILING) / peak)) : channels;
 
 // The highest value, between the samples too.
 export function truePeak(samples) {

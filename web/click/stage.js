@@ -5,6 +5,7 @@ import { short } from "./state.js";
 const POINT = 7; // radius of a point, in pixels of the screen
 const REACH = 11; // how near a click has to be to take hold of a point
 const DRAG = 4; // how far a pointer goes before it drags
+const TWICE = 400; // ms: a second click this soon is a double click
 const ZOOM = [1, 32];
 
 export class Stage {
@@ -13,6 +14,7 @@ export class Stage {
   #cursor = null; // the keys' place in the picture, 0..1
   #corner = null; // the first corner of a box drawn by keys
   #space = false;
+  #added = null; // {time, place} of the last point that came by a click
   #frame = 0;
 
   constructor(model) {
@@ -188,13 +190,20 @@ export class Stage {
     } else if (hold.what === "point" && moved) {
       this.model.settle(hold.before);
     } else if (hold.what === "point") {
-      this.#remove(hit);
+      if (!this.#isDouble(event, place)) this.#remove(hit);
     } else if (moved && !hold.outside) {
       this.#box(this.#toPicture(start), this.#toPicture(place));
     } else {
+      this.#added = { time: event.timeStamp, place };
       this.#add(this.#toPicture(start), hold.outside);
     }
     this.draw();
+  }
+
+  // A double click adds one point: its second click does not remove what the first has added.
+  #isDouble(event, { x, y }) {
+    if (!this.#added || event.timeStamp - this.#added.time > TWICE) return false;
+    return Math.hypot(this.#added.place.x - x, this.#added.place.y - y) <= REACH;
   }
 
   // Escape, or the browser took the pointer away.

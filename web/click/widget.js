@@ -4,7 +4,9 @@ import { addStyle, button, element, setIcon } from "./dom.js";
 import { ObjectList } from "./list.js";
 import { Listener } from "./listen.js";
 import { Masks } from "./masks.js";
-import { currentPicture, currentSegmenter, sameReference, upload, viewURL } from "./picture.js";
+import {
+  connected, currentPicture, currentSegmenter, isPictureInput, loadPicture, sameReference, upload,
+} from "./picture.js";
 import { Stage } from "./stage.js";
 import {
   emptyState, findable, History, MAX_OBJECTS, MAX_POINTS, newObject, readState, sameShape, scaled, writeState,
@@ -228,22 +230,18 @@ export class ClickWidget {
       this.changed();
       return;
     }
-    const image = new Image();
-    image.onload = () => {
-      if (this.#loading !== next) return; // another one by now
-      this.picture = next;
-      this.image = image;
-      this.size = [image.naturalWidth, image.naturalHeight];
-      this.stage.fit();
-      this.changed();
-    };
-    image.onerror = () => {
-      if (this.#loading !== next) return;
-      this.picture = this.image = this.size = null;
-      this.hint.textContent = `${next.name} cannot be shown; choose another picture.`;
-      this.changed();
-    };
-    image.src = viewURL(next);
+    this.#show(next);
+  }
+
+  async #show(next) {
+    const image = await loadPicture(next).catch(() => null);
+    if (this.#loading !== next) return; // another one by now
+    this.picture = image && next;
+    this.image = image;
+    this.size = image && [image.naturalWidth, image.naturalHeight];
+    if (image) this.stage.fit();
+    else this.hint.textContent = `${next.name} cannot be shown; choose another picture.`;
+    this.changed();
   }
 
   async take(file) {
@@ -260,12 +258,12 @@ export class ClickWidget {
   }
 
   #imageLinked() {
-    return this.node.inputs?.some((input) => input.name === "image" && input.link != null);
+    return connected(this.node, isPictureInput) >= 0;
   }
 
   // Whether the state comes from another node.
   #linked() {
-    return this.node.inputs?.some((input) => input.widget?.name === "state" && input.link != null) ?? false;
+    return connected(this.node, (input) => input.widget?.name === "state") >= 0;
   }
 
   // Show
