@@ -1,7 +1,7 @@
 """Make the pictures in this repository from real runs of the starter: `uv run --group test python docs/pictures.py`.
 
 README's first screen is the demo's overview. Each example workflow is run by a real ComfyUI; its thumbnail shows what
-each of its sounds was made from, and the sound's spectrogram. The nodes' help pages get pictures of the real page, with
+its sounds were made from, and their spectrograms. The nodes' help pages get pictures of the real page, with
 the nodes after a run. Without --server, the tests' copy of ComfyUI is started for it. With
 `--stamps data/stamps` the demo's scene is drawn anew first.
 """
@@ -29,7 +29,7 @@ import sounding
 from sounding.api_graph import Graph, read_graph
 from sounding.audio import MelSpectrogram
 from sounding.config import AudioConfig
-from sounding.demo import OBJECTS, SCENE, frame_row, write_demo
+from sounding.demo import OBJECTS, SCENE, write_demo
 from sounding.pictures import mel_picture, overlay, write_image
 from sounding.remote import ComfyServer, OutputFile, output_files
 from sounding.remote_run import run_graph
@@ -37,7 +37,9 @@ from sounding.remote_run import run_graph
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "example_workflows"
 SELECTIONS = ("SoundingThisObject", "SoundingGroundMask", "SoundingGroundText")
-SOUNDS_IN_A_ROW = 4
+SOUNDS_SHOWN = 4  # of one selection
+SIDE, GAP = 512, 8  # pixels of a thumbnail, which the page shows as a square
+PICTURE = 0.6  # of a thumbnail's height
 
 
 def sources(graph: Graph, node: str) -> list[str]:
@@ -76,11 +78,12 @@ def with_previews(graph: Graph, selections: list[str]) -> Graph:
 
 
 def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
-    """What each sound of a graph was made from, and its spectrogram: [H, W, 3], a row for each selection."""
-    sounds = {name: selection_of(graph, name) for name, node in graph.items() if "Audio" in node["class_type"]}
+    """What the sounds of a graph were made from, and their spectrograms: [SIDE, SIDE, 3], a column per selection."""
+    sounds = {name: selection_of(graph, name) for name, node in graph.items() if node["class_type"].endswith("Audio")}
     selections = list(dict.fromkeys(name for name in sounds.values() if name is not None))
     files = output_files(run_graph(server, with_previews(graph, selections), timeout=3600))
-    rows = []
+    width = (SIDE - GAP * (len(selections) + 1)) // len(selections)
+    columns = []
     for name in selections:
         shown = picture(server, files, f"{name} shown")
         if shown is None:
@@ -88,19 +91,49 @@ def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
             assert image is not None
             assert mask is not None
             shown = overlay(image[None], mask[None, ..., 0])[0]
-        heard = [file for file in files if file.is_sound and sounds.get(file.node) == name]
-        rows.append(frame_row([shown, *(spectrogram(server.fetch(file)) for file in heard[:SOUNDS_IN_A_ROW])]))
-    width = max(row.shape[1] for row in rows)
-    return torch.cat([torch.nn.functional.pad(row, (0, 0, 0, width - row.shape[1]), value=1.0) for row in rows])
+        heard = [file for file in files if file.is_sound and sounds.get(file.node) == name][:SOUNDS_SHOWN]
+        columns.append(column(shown, [spectrogram(server.fetch(file)) for file in heard], width))
+    return framed(torch.cat(columns, dim=1)[: SIDE - 2 * GAP])
+
+
+def column(shown: Tensor, spectrograms: list[Tensor], width: int) -> Tensor:
+    """A picture with its sounds below: [SIDE, width + GAP, 3]."""
+    high = round(PICTURE * SIDE)
+    left = SIDE - 2 * GAP - high
+    parts = [covering(shown, high, width)]
+    for i, each in enumerate(spectrograms):
+        height = left * (i + 1) // len(spectrograms) - left * i // len(spectrograms)
+        parts += [torch.ones(GAP, width, 3), resized(each, max(1, height - GAP), width)]
+    return torch.nn.functional.pad(torch.cat(parts), (0, 0, 0, GAP), value=1.0)
+
+
+def covering(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of a picture [H, W, 3] in another shape."""
+    scale = max(height / image.shape[0], width / image.shape[1])
+    larger = resized(image, max(height, round(scale * image.shape[0])), max(width, round(scale * image.shape[1])))
+    top, left = (larger.shape[0] - height) // 2, (larger.shape[1] - width) // 2
+    return larger[top : top + height, left : left + width]
+
+
+def resized(image: Tensor, height: int, width: int) -> Tensor:
+    """[H, W, 3] -> [height, width, 3]."""
+    channels = image.movedim(-1, 0)[None]
+    return torch.nn.functional.interpolate(channels, (height, width), mode="bilinear", antialias=True)[0].movedim(0, -1)
+
+
+def framed(image: Tensor) -> Tensor:
+    """In white, up to [SIDE, SIDE, 3]."""
+    height, width = image.shape[:2]
+    return torch.nn.functional.pad(image, (0, 0, GAP, SIDE - GAP - width, GAP, SIDE - GAP - height), value=1.0)
 
 
 def picture(server: ComfyServer, files: list[OutputFile], node: str) -> Tensor | None:
-    """The first picture that a node saved: [H, W, 3]."""
+    """The pictures that a node saved, the brightest of each place (of masks: all of them): [H, W, 3]."""
     found = [file for file in files if file.node == node]
     if not found:
         return None
-    pixels = np.asarray(Image.open(io.BytesIO(server.fetch(found[0]))).convert("RGB"), np.float32) / 255
-    return torch.from_numpy(pixels)
+    opened = [Image.open(io.BytesIO(server.fetch(file))).convert("RGB") for file in found]
+    return torch.from_numpy(np.max([np.asarray(each, np.float32) for each in opened], axis=0) / 255)
 
 
 def spectrogram(content: bytes) -> Tensor:

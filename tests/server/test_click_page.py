@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+import torch
 from PIL import Image
+
+from sounding.audio import true_peak
 
 from .browser import PATIENCE, browser, open_page, wait_until
 
@@ -26,6 +29,8 @@ INPUT = ROOT / "example_workflows" / "input"
 WORKFLOW = json.loads((ROOT / "example_workflows" / "click_and_hear.json").read_text())
 STAGE = "canvas.sounding-click-stage"
 DOG, COW = (140, 190), (340, 225)
+TRACKS = "3"  # the node of the example that saves them
+MASK = {"value": 1.0, "width": 512, "height": 384}
 READY = (
     "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingClick && app.extensionManager?.setting"
 )
@@ -177,20 +182,39 @@ class Page:
             )
         )
 
-    def loudness(self) -> tuple[float, float]:
-        """Seconds and RMS of what the player's source decodes to."""
+    def hear(self, name: str) -> None:
+        """Press the button and wait until the sound is played."""
+        self.button(f"Hear {name}").click()
+        wait_until(self.page, "() => theClick().soundingClick.player.panel.playback.playing")
+
+    def heard(self, name: str | None = None) -> np.ndarray:
+        """Samples [T] that are played, or those of one of the player's buttons."""
         self.front()
-        wait_until(self.page, "() => document.querySelector('.sounding-click-player audio').readyState >= 2")
-        seconds, level = self.page.evaluate(
-            """async () => {
-              const audio = document.querySelector(".sounding-click-player audio");
-              const data = await (await fetch(audio.currentSrc)).arrayBuffer();
-              const sound = await new OfflineAudioContext(1, 1, 16000).decodeAudioData(data);
-              const samples = sound.getChannelData(0);
-              return [sound.duration, Math.sqrt(samples.reduce((sum, x) => sum + x * x, 0) / samples.length)];
+        if name:
+            self.button(f"Play {name}").click()
+            wait_until(
+                self.page,
+                """(name) => document.querySelector('.sounding-click-chip[aria-pressed="true"]')?.textContent === name
+                  && theClick().soundingClick.player.panel.playback.playing""",
+                arg=name,
+            )
+        return np.asarray(
+            self.page.evaluate("() => Array.from(theClick().soundingClick.player.panel.sound.channels[0])"), np.float32
+        )
+
+    def run(self, server: Any) -> dict[str, Any]:
+        """The whole workflow: its history."""
+        self.page.evaluate(
+            """() => {
+              window.ended = undefined;
+              const hear = ({detail}) => (window.ended = detail.prompt_id);
+              app.api.addEventListener("execution_success", hear, {once: true});
+              app.queuePrompt(0, 1);
             }"""
         )
-        return float(seconds), float(level)
+        entry = server.wait(wait_until(self.page, "() => window.ended").json_value())
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        return dict(entry)
 
     def photograph(self, name: str, folder: str | None = os.environ.get("SOUNDING_SCREENSHOTS")) -> None:
         """A picture for the documentation, if they are wanted."""
@@ -347,37 +371,125 @@ def test_zoom_and_window_keep_points_in_place(page: Page):
     assert page.points() == [(1, 0, False), (0, 0, False)]
 
 
-def test_run_makes_a_sound_an_object_and_play_is_heard(page: Page, server: Any):
+def pcm(samples: np.ndarray) -> np.ndarray:
+    """16-bit samples as the browser's decoder scales them: both ends of their range are at one."""
+    scaled = samples.astype(np.float64) * np.where(samples < 0, 32768, 32767)
+    np.testing.assert_allclose(scaled, np.rint(scaled), atol=0.01)
+    return np.rint(scaled).astype(np.int32)
+
+
+def saved(server: Any, entry: dict[str, Any], node: str) -> list[np.ndarray]:
+    """16-bit samples of each file of a node."""
+    return [np.rint(np.asarray(samples) * 32768).astype(np.int32) for samples, _ in server.sounds(entry)[node]]
+
+
+def two_objects(page: Page) -> None:
     page.click(DOG)
     page.button("+ Object").click()
     page.page.keyboard.press("Enter")
     page.click(COW)
     page.drawn()
-    page.page.evaluate(
-        """() => {
-          window.ended = undefined;
-          const hear = ({detail}) => (window.ended = detail.prompt_id);
-          app.api.addEventListener("execution_success", hear, {once: true});
-          app.queuePrompt(0, 1);
-        }"""
-    )
-    entry = server.wait(wait_until(page.page, "() => window.ended").json_value())
-    (sounds,) = server.sounds(entry).values()
-    assert [samples.shape for samples, _ in sounds] == [(16_000,)] * 2
-    assert all(np.abs(samples).max() > 0.01 for samples, _ in sounds)
+
+
+PROMPTS = """() => {
+  window.prompts = 0;
+  window.plainFetch ??= window.fetch;
+  window.fetch = (url, options) => {
+    if (options?.method === "POST" && String(url).endsWith("/prompt")) window.prompts += 1;
+    return window.plainFetch(url, options);
+  };
+}"""
+
+
+def test_what_is_heard_is_what_a_run_saves(page: Page, server: Any):
+    """One after the other is asked for while the first is being made; both are made once, and are kept."""
+    two_objects(page)
+    page.page.evaluate(PROMPTS)
     page.button("Hear Object 1").click()
-    seconds, level = page.loudness()
-    assert seconds == pytest.approx(1, abs=0.01)
-    assert level > 0.003
-    heard = page.page.evaluate("() => document.querySelector('.sounding-click-player audio').currentSrc")
-    page.page.locator(".sounding-click-spectrogram").wait_for()
-    page.photograph("click-and-hear")
     page.button("Hear Object 2").click()
-    wait_until(
-        page.page, "(old) => document.querySelector('.sounding-click-player audio').currentSrc !== old", arg=heard
-    )
-    assert page.loudness()[1] > 0.003
-    assert page.page.evaluate("() => app.graph.nodes.length") == 5
+    wait_until(page.page, "() => theClick().soundingClick.player.panel.playback.playing")
+    assert page.page.evaluate("() => window.prompts") == 1
+    page.page.locator(".sounding-click-spectrogram").wait_for()
+    first, second, mix = (page.heard(name) for name in ("Object 1", "Object 2", "mix"))
+    page.photograph("click-and-hear")
+    for name in ("Object 2", "Object 1"):
+        page.hear(name)
+    assert page.page.evaluate("() => window.prompts") == 1
+    page.button("Stop Object 1").click()
+    entry = page.run(server)
+    assert page.page.evaluate("() => window.prompts") == 2
+    files = saved(server, entry, TRACKS)
+    for heard, file in zip((first, second), files, strict=True):
+        assert heard.shape == (16_000,)
+        assert np.abs(heard).max() > 0.01
+        np.testing.assert_array_equal(pcm(heard), file)
+    assert np.abs(mix).max() > 0.01
+    wait_until(page.page, "() => theClick().soundingClick.player.panel.sound.url?.includes('type=output')")
+    np.testing.assert_array_equal(pcm(page.heard("Object 2")), files[1])
+    page.hear("Object 1")  # the very file of the run
+    np.testing.assert_array_equal(pcm(page.heard()), files[0])
+    assert page.page.evaluate("() => window.prompts") == 2
+    page.button("Stop Object 1").click()
+
+
+def test_a_gain_moves_what_is_heard(page: Page):
+    two_objects(page)
+    page.hear("Object 1")
+    before = page.heard("Object 1"), page.heard("Object 2")
+    gain = page.page.get_by_label("Gain of Object 1 in decibels")
+    for value, name, moved in ((-6, "Object 1", -6), (-6, "Object 2", 0), (0, "Object 1", 0)):
+        gain.fill(str(value))
+        gain.press("Enter")
+        gain.blur()
+        now = page.heard(name)
+        np.testing.assert_allclose(now, before[name == "Object 2"] * 10 ** (moved / 20), atol=1e-6)
+    for value in (0, 24):
+        gain.fill(str(value))
+        gain.blur()
+        mix = torch.from_numpy(page.heard("mix").copy())
+        assert float(true_peak(mix, 16_000)) <= 10 ** (-1 / 20) * 1.01
+        if not value:
+            np.testing.assert_allclose(mix.numpy(), before[0] + before[1], atol=1e-6)
+
+
+def test_waiting_and_steps_are_told_and_stopped(page: Page, server: Any):
+    page.click(DOG)
+    page.drawn()
+    busy = {"1": {"class_type": "SoundingLoadModel", "inputs": {"checkpoint": "tiny.safetensors", "dtype": "auto"}}}
+    picture = {"image": "farm.png"}
+    busy |= {"2": {"class_type": "LoadImage", "inputs": picture}, "3": {"class_type": "SolidMask", "inputs": MASK}}
+    inputs = {"image": ["2", 0], "mask": ["3", 0], "model": ["1", 0], "seconds": 10, "steps": 900}
+    busy["4"] = {"class_type": "SoundingThisObject", "inputs": inputs | {"seed": int.from_bytes(os.urandom(3))}}
+    busy["5"] = {"class_type": "PreviewAudio", "inputs": {"audio": ["4", 0]}}
+    assert server.queue(busy).status_code == 200
+    page.button("Hear Object 1").click()
+    wait_until(page.page, "() => document.querySelector('.sounding-click-status').textContent.includes('comes first')")
+    assert page.button("Stop making Object 1").count() == 1
+    page.button("Stop making Object 1").click()
+    wait_until(page.page, "() => document.querySelector('.sounding-click-status').textContent === 'Stopped'")
+    assert server.get("/queue").json()["queue_pending"] == []
+    assert len(server.get("/queue").json()["queue_running"]) == 1  # not ours: it goes on
+    page.button("Hear Object 1").click()
+    server.post("/interrupt")
+    wait_until(page.page, "() => document.querySelector('.sounding-click-status').textContent.includes(' of 4')")
+    wait_until(page.page, "() => theClick().soundingClick.player.panel.playback.playing")
+    page.button("Stop Object 1").click()
+
+
+def test_an_object_that_is_off_is_heard_alone(page: Page):
+    two_objects(page)
+    page.button("Switch off Object 2").click()
+    page.hear("Object 2")
+    assert page.page.locator(".sounding-click-chip").all_text_contents() == ["Object 2"]
+    assert np.abs(page.heard()).max() > 0.01
+    assert page.state()["objects"][1]["on"] is False
+    page.button("Stop Object 2").click()
+
+
+def test_a_double_click_adds_one_point(page: Page):
+    left, top, scale = page.frame()
+    page.page.mouse.dblclick(left + DOG[0] * scale, top + DOG[1] * scale)
+    assert page.points() == [(1, 0, False)]
 
 
 def test_copies_keep_their_own_clicks(page: Page):
@@ -471,8 +583,8 @@ def test_two_tabs_do_not_hear_each_other(context: Any, plain_tab: Page, server: 
         each.button("Hear Object 1").click()
     sources = []
     for each in (plain_tab, second):
-        assert each.loudness()[1] > 0.003
-        sources.append(each.page.evaluate("() => document.querySelector('.sounding-click-player audio').currentSrc"))
+        wait_until(each.page, "() => theClick().soundingClick.player.panel.playback.playing")
+        sources.append(each.page.evaluate("() => theClick().soundingClick.player.panel.sound.url"))
     assert sources[0] != sources[1]
     second.page.close()
 
@@ -544,6 +656,6 @@ def test_a_server_that_comes_back_is_used_again(context: Any, own_server: Any):
     own_server.wait_until_up()
     page.drawn()
     wait_until(page.page, "() => !document.querySelector('.sounding-click-status.error')")
-    page.button("Hear Object 1").click()
-    assert page.loudness()[1] > 0.003
+    page.hear("Object 1")
+    assert np.abs(page.heard()).max() > 0.01
     page.page.close()
