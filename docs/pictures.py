@@ -39,7 +39,7 @@ WORKFLOWS = ROOT / "example_workflows"
 SELECTIONS = ("SoundingThisObject", "SoundingGroundMask", "SoundingGroundText")
 SOUNDS_SHOWN = 4  # of one selection
 SIDE, GAP = 512, 8  # pixels of a thumbnail, which the page shows as a square
-PICTURE = 0.6  # of a thumbnail's height
+PICTURE = 0.72  # of a thumbnail's height
 
 
 def sources(graph: Graph, node: str) -> list[str]:
@@ -90,7 +90,7 @@ def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
             image, mask = picture(server, files, f"{name} image"), picture(server, files, f"{name} mask")
             assert image is not None
             assert mask is not None
-            shown = overlay(image[None], mask[None, ..., 0])[0]
+            shown = image if mask.min() > 0.99 else overlay(image[None], mask[None, ..., 0])[0]
         heard = [file for file in files if file.is_sound and sounds.get(file.node) == name][:SOUNDS_SHOWN]
         columns.append(column(shown, [spectrogram(server.fetch(file)) for file in heard], width))
     return framed(torch.cat(columns, dim=1)[: SIDE - 2 * GAP])
