@@ -6,7 +6,7 @@ export const MAX_OBJECTS = 32;
 export const MAX_POINTS = 100;
 const MAX_NAME = 100;
 // Okabe and Ito's colours, which people with any colour vision can tell apart.
-const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#b3b3b3"];
+export const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#b3b3b3"];
 
 export const emptyState = () => ({ version: VERSION, size: null, objects: [] });
 

@@ -1,0 +1,53 @@
+// The node "Sounding Mix Tracks": after a run it plays the mix and every track.
+import { app } from "../../scripts/app.js";
+import { addStyle, element } from "./click/dom.js";
+import { MIX, SoundSet } from "./click/made.js";
+import { PlayerPanel } from "./click/player.js";
+import { COLOURS } from "./click/state.js";
+
+const NODE = "SoundingMixTracks";
+const SOUNDS = "sounding_sounds"; // as in nodes/mix_node.py: the mix, then each track
+const HEIGHT = 112;
+
+app.registerExtension({
+  name: "Sounding.Mix",
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return;
+    addStyle();
+    const status = element("div", { className: "sounding-click-status", role: "status" });
+    status.textContent = "Run the workflow to hear the tracks and their mix here.";
+    const fail = (text) => {
+      status.hidden = false;
+      status.textContent = text;
+    };
+    // Gains are in the files: there is no list of objects to take them from.
+    const player = new PlayerPanel({ state: { objects: [] }, list: { sync() {} }, fail });
+    const root = element("div", { className: "sounding-click sounding-mix" }, status, player.root);
+    for (const kind of ["pointerdown", "pointermove", "dblclick", "keydown"]) {
+      root.addEventListener(kind, (event) => event.stopPropagation());
+    }
+    node.addDOMWidget("player", "SOUNDING_PLAYER", root, {
+      serialize: false,
+      hideOnZoom: false,
+      getMinHeight: () => HEIGHT,
+      getMaxHeight: () => HEIGHT,
+      getValue: () => "",
+      setValue: () => {},
+    }).serialize = false;
+    const { onExecuted, onRemoved } = node;
+    node.onExecuted = function (output) {
+      onExecuted?.apply(this, arguments);
+      const [mix, ...tracks] = output?.[SOUNDS] ?? [];
+      if (!tracks.length) return;
+      const objects = tracks.map((_, place) => ({ place, name: `track ${place + 1}`, colour: COLOURS[place % COLOURS.length], gain_db: 0 }));
+      const set = new SoundSet();
+      set.take(objects, { gained: tracks, mix: [mix] });
+      status.hidden = true;
+      player.show(set, tracks.length > 1 ? MIX : 0).catch((error) => fail(error.message));
+    };
+    node.onRemoved = function () {
+      player.close();
+      return onRemoved?.apply(this, arguments);
+    };
+  },
+});
