@@ -115,12 +115,13 @@ def test_page_form_is_sound(path):
             assert node["properties"]["cnr_id"] == "sounding-objects"
             assert node["properties"]["ver"]
     notes = [node["widgets_values"][0] for node in nodes.values() if node["type"] == "MarkdownNote"]
+    assert not any("`" in note for note in notes)  # Nodes 2.0 writes code in blue on a note's brown
     assert pictures_of(workflow)
     assert workflow["extra"]["sounding_pictures"] == sorted(set(pictures_of(workflow)))  # the page brings these in
-    assert not any("color" in node or "bgcolor" in node for node in nodes.values())  # unreadable in Nodes 2.0
+    assert not any("color" in node or "bgcolor" in node for node in nodes.values())
     for image in pictures_of(workflow):
         assert (WORKFLOWS / "input" / image).is_file()
-        assert any(f"`{image}`" in note for note in notes), f"no note tells of {image}"
+        assert any(f"**{image}**" in note for note in notes), f"no note tells of {image}"
 
 
 def test_links_of_models_are_those_that_fetch_has():
