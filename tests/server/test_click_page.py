@@ -30,7 +30,7 @@ WORKFLOW = json.loads((ROOT / "example_workflows" / "click_and_hear.json").read_
 NODES = len(WORKFLOW["nodes"])
 STAGE = "canvas.sounding-click-stage"
 DOG, COW = (140, 190), (340, 225)
-TRACKS = "3"  # the node of the example that saves them
+TRACKS, WHOLE = "3", "7"  # the nodes of the example that save the tracks and their mix
 MASK = {"value": 1.0, "width": 512, "height": 384}
 READY = (
     "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingClick && app.extensionManager?.setting"
@@ -456,6 +456,26 @@ def test_a_gain_moves_what_is_heard(page: Page):
         assert float(true_peak(mix, 16_000)) <= 10 ** (-1 / 20) * 1.01
         if not value:
             np.testing.assert_allclose(mix.numpy(), before[0] + before[1], atol=1e-6)
+
+
+def test_a_gain_is_in_what_a_run_saves(page: Page, server: Any):
+    two_objects(page)
+    before = [file.astype(float) for file in saved(server, page.run(server), TRACKS)]
+    gain = page.page.get_by_label("Gain of Object 1 in decibels")
+    gain.fill("-6")
+    gain.blur()
+    assert page.state()["objects"][0]["gain_db"] == -6
+    entry = page.run(server)
+    first, second = saved(server, entry, TRACKS)
+    (mix,) = saved(server, entry, WHOLE)
+    np.testing.assert_allclose(first, before[0] * 10 ** (-6 / 20), atol=1)
+    np.testing.assert_array_equal(second, before[1])
+    peak = float(true_peak(torch.from_numpy(mix / 32768), 16_000))
+    assert peak <= 10 ** (-1 / 20) + 1e-3
+    np.testing.assert_allclose(mix, (first + second) * min(1, peak / (np.abs(first + second).max() / 32768)), atol=3)
+    wait_until(page.page, "() => theClick().soundingClick.player.panel.sound?.url?.includes('type=output')")
+    for name, file in (("Object 1", first), ("Object 2", second), ("mix", mix)):
+        np.testing.assert_array_equal(pcm(page.heard(name)), file)
 
 
 def test_waiting_and_steps_are_told_and_stopped(page: Page, server: Any):

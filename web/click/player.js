@@ -17,6 +17,7 @@ export class PlayerPanel {
     this.time = element("span", { className: "sounding-click-time" });
     this.picture = element("canvas", { className: "sounding-click-spectrogram" });
     this.picture.setAttribute("role", "img");
+    this.picture.setAttribute("aria-label", "Spectrogram");
     this.head = element("i", { className: "sounding-click-head" });
     this.view = element("div", { className: "sounding-click-sound", onclick: (event) => this.#seek(event) });
     this.view.append(this.picture, this.head);
