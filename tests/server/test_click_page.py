@@ -189,21 +189,26 @@ class Page:
         )
 
     def hear(self, name: str) -> None:
-        """Press the button and wait until the sound is played."""
+        """Press an object's button and wait until the player has its sound."""
         self.button(f"Hear {name}").click()
-        wait_until(self.page, "() => theClick().soundingClick.player.panel.playback.playing")
+        self._shown(name)
+
+    def _shown(self, name: str) -> None:
+        chosen = (
+            """(name) => document.querySelector('.sounding-click-chip[aria-pressed="true"]')?.textContent === name"""
+        )
+        wait_until(self.page, chosen, arg=name)
+
+    def silent(self) -> None:
+        """Wait until nothing is played any more."""
+        wait_until(self.page, "() => !theClick().soundingClick.player.panel.playback.playing")
 
     def heard(self, name: str | None = None) -> np.ndarray:
         """Samples [T] that are played, or those of one of the player's buttons."""
         self.front()
         if name:
             self.button(f"Play {name}").click()
-            wait_until(
-                self.page,
-                """(name) => document.querySelector('.sounding-click-chip[aria-pressed="true"]')?.textContent === name
-                  && theClick().soundingClick.player.panel.playback.playing""",
-                arg=name,
-            )
+            self._shown(name)
         return np.asarray(
             self.page.evaluate("() => Array.from(theClick().soundingClick.player.panel.sound.channels[0])"), np.float32
         )
@@ -413,7 +418,7 @@ def test_what_is_heard_is_what_a_run_saves(page: Page, server: Any):
     page.page.evaluate(PROMPTS)
     page.button("Hear Object 1").click()
     page.button("Hear Object 2").click()
-    wait_until(page.page, "() => theClick().soundingClick.player.panel.playback.playing")
+    page.page.locator(".sounding-click-chip").first.wait_for()
     assert page.page.evaluate("() => window.prompts") == 1
     page.page.locator(".sounding-click-spectrogram").wait_for()
     first, second, mix = (page.heard(name) for name in ("Object 1", "Object 2", "mix"))
@@ -421,7 +426,7 @@ def test_what_is_heard_is_what_a_run_saves(page: Page, server: Any):
     for name in ("Object 2", "Object 1"):
         page.hear(name)
     assert page.page.evaluate("() => window.prompts") == 1
-    page.button("Stop Object 1").click()
+    page.silent()
     entry = page.run(server)
     assert page.page.evaluate("() => window.prompts") == 2
     files = saved(server, entry, TRACKS)
@@ -435,7 +440,6 @@ def test_what_is_heard_is_what_a_run_saves(page: Page, server: Any):
     page.hear("Object 1")  # the very file of the run
     np.testing.assert_array_equal(pcm(page.heard()), files[0])
     assert page.page.evaluate("() => window.prompts") == 2
-    page.button("Stop Object 1").click()
 
 
 def test_a_gain_moves_what_is_heard(page: Page):
@@ -464,6 +468,7 @@ def test_a_gain_is_in_what_a_run_saves(page: Page, server: Any):
     gain = page.page.get_by_label("Gain of Object 1 in decibels")
     gain.fill("-6")
     gain.blur()
+    page.silent()
     assert page.state()["objects"][0]["gain_db"] == -6
     entry = page.run(server)
     first, second = saved(server, entry, TRACKS)
@@ -498,8 +503,7 @@ def test_waiting_and_steps_are_told_and_stopped(page: Page, server: Any):
     page.button("Hear Object 1").click()
     server.post("/interrupt")
     wait_until(page.page, "() => document.querySelector('.sounding-click-status').textContent.includes(' of 4')")
-    wait_until(page.page, "() => theClick().soundingClick.player.panel.playback.playing")
-    page.button("Stop Object 1").click()
+    page.page.locator(".sounding-click-chip").wait_for()
 
 
 def test_an_object_that_is_off_is_heard_alone(page: Page):
@@ -509,7 +513,6 @@ def test_an_object_that_is_off_is_heard_alone(page: Page):
     assert page.page.locator(".sounding-click-chip").all_text_contents() == ["Object 2"]
     assert np.abs(page.heard()).max() > 0.01
     assert page.state()["objects"][1]["on"] is False
-    page.button("Stop Object 2").click()
 
 
 def test_a_double_click_adds_one_point(page: Page):
@@ -609,7 +612,7 @@ def test_two_tabs_do_not_hear_each_other(context: Any, plain_tab: Page, server: 
         each.button("Hear Object 1").click()
     sources = []
     for each in (plain_tab, second):
-        wait_until(each.page, "() => theClick().soundingClick.player.panel.playback.playing")
+        each.page.locator(".sounding-click-chip").wait_for()
         sources.append(each.page.evaluate("() => theClick().soundingClick.player.panel.sound.url"))
     assert sources[0] != sources[1]
     second.page.close()
