@@ -191,9 +191,9 @@ class Page:
     def hear(self, name: str) -> None:
         """Press an object's button and wait until the player has its sound."""
         self.button(f"Hear {name}").click()
-        self._shown(name)
+        self.shown(name)
 
-    def _shown(self, name: str) -> None:
+    def shown(self, name: str) -> None:
         chosen = (
             """(name) => document.querySelector('.sounding-click-chip[aria-pressed="true"]')?.textContent === name"""
         )
@@ -208,7 +208,7 @@ class Page:
         self.front()
         if name:
             self.button(f"Play {name}").click()
-            self._shown(name)
+            self.shown(name)
         return np.asarray(
             self.page.evaluate("() => Array.from(theClick().soundingClick.player.panel.sound.channels[0])"), np.float32
         )
@@ -435,8 +435,9 @@ def test_what_is_heard_is_what_a_run_saves(page: Page, server: Any):
         assert np.abs(heard).max() > 0.01
         np.testing.assert_array_equal(pcm(heard), file)
     assert np.abs(mix).max() > 0.01
-    wait_until(page.page, "() => theClick().soundingClick.player.panel.sound.url?.includes('type=output')")
+    page.shown("mix")  # as after every run
     np.testing.assert_array_equal(pcm(page.heard("Object 2")), files[1])
+    assert "type=output" in page.page.evaluate("() => theClick().soundingClick.player.panel.sound.url")
     page.hear("Object 1")  # the very file of the run
     np.testing.assert_array_equal(pcm(page.heard()), files[0])
     assert page.page.evaluate("() => window.prompts") == 2
@@ -549,7 +550,7 @@ def test_a_subgraph_keeps_the_clicks(page: Page):
     assert json.loads(click["inputs"]["state"]) == before
 
 
-def test_wrong_files_are_refused_and_right_ones_shown(page: Page, server: Any, tmp_path: Path):
+def test_wrong_files_are_refused_and_right_onesshown(page: Page, server: Any, tmp_path: Path):
     page.click(DOG)
     for name in ("song.mp3", "words.png"):
         wrong = tmp_path / name
