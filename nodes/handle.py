@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..sounding.checkpoint import empty_model, read_header, read_parts
 from ..sounding.config import SoundingConfig
+from ..sounding.overflow import PRECISE, part_dtype
 from ..sounding.segment import Cache, Prompt, Segmentation, Segmenter
 
 logger = logging.getLogger(__name__)
@@ -130,15 +131,16 @@ def load_whole(patchers: list[ModelPatcher], memory: float = 0) -> None:
 def pick_dtype(choice: str, part: str, device: torch.device) -> torch.dtype:
     """Precision of a part on a device: float32 on the CPU, else the choice, or what the host finds good there.
 
-    VAE and vocoder follow the host's rules for VAEs, which a user can change (--fp32-vae and the like); half
-    precision that overflows in them is mended by `SoundingModel.decode` and `vocode`.
+    VAE and vocoder follow the host's rules for VAEs, which a user can change (--fp32-vae and the like), but never take
+    bfloat16, which would be heard (--bf16-vae is float32); float16 that overflows in them is mended by
+    `SoundingModel.decode` and `vocode`.
     """
     if host.is_device_cpu(device):
         return torch.float32
     if choice != AUTO:
-        return DTYPES[choice]
-    if part in ("vae", "vocoder"):
-        return host.vae_dtype(device, [torch.float16, torch.bfloat16])
+        return part_dtype(part, DTYPES[choice])
+    if part in PRECISE:
+        return part_dtype(part, host.vae_dtype(device, [torch.float16]))
     if host.should_use_fp16(device):
         return torch.float16
     return torch.bfloat16 if host.should_use_bf16(device) else torch.float32

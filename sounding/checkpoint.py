@@ -17,16 +17,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .config import SoundingConfig
+from .config import GenerationConfig, SoundingConfig
+from .fields import from_dict
 from .files import replacing
 from .libraries import importing, library_error, missing_library
+from .overflow import part_dtype
 from .weights import OwnRandomness, finite, fitted, without_weights
 
 if TYPE_CHECKING:
     from .model import SoundingModel
 
 CONFIG_KEY = "sounding.config"
+HASH = "modelspec.hash_sha256"
 STARTER = "starter"
+MOST_COMPANION = 2**20  # bytes
 MOST_HEADER = 16 * 2**20  # bytes; the paper's model has 0.2 MB
 MOST_TENSORS = 50_000
 MOST_NAME = 500  # characters of a tensor's name
@@ -121,6 +125,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         config = SoundingConfig.from_json(metadata[CONFIG_KEY])
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    config = with_companion(config, path, metadata)
     return Header(path, config, metadata, shapes, dtypes, stamp)
 
 
@@ -135,6 +140,27 @@ def check_header_size(path: Path) -> None:
         length = int.from_bytes(file.read(8), "little")
     if length > MOST_HEADER:
         raise ValueError(f"its header is said to have {length} bytes, but at most {MOST_HEADER} are expected")
+
+
+def with_companion(config: SoundingConfig, path: Path, metadata: dict[str, str]) -> SoundingConfig:
+    """Migration of the starter from before checkpoints listed the names that they know, by a small file beside it.
+
+    `starter.json` holds that list, and the thresholds measured with it, for the weights that it names; beside others
+    it says nothing. Weights that are trained on carry the list in their own header.
+    """
+    companion = path.with_suffix(".json")
+    if config.vocabulary or HASH not in metadata or not companion.is_file():
+        return config
+    try:
+        if companion.stat().st_size > MOST_COMPANION:
+            return config
+        said = json.loads(companion.read_text(encoding="utf-8"))
+        if not isinstance(said, dict) or said.get(HASH) != metadata[HASH]:
+            return config
+        generation = from_dict(GenerationConfig, dataclasses.asdict(config.generation) | said["generation"])
+        return dataclasses.replace(config, generation=generation, vocabulary=tuple(said["vocabulary"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return config  # not ours, though it may look like it
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -232,17 +258,17 @@ def read_parts(
     for part in parts:
         if part not in header.parts:
             raise ValueError(f"parts has {part!r}, but the file has {', '.join(header.parts)}; name some of these.")
-        module = getattr(model, part)
+        module, kind = getattr(model, part), part_dtype(part, dtype)
         expected = module.state_dict()
         weights = read_tensors(header, [f"{part}.{name}" for name in expected])
         weights = {name.removeprefix(f"{part}."): value for name, value in weights.items()}
         for name, like in expected.items():
             try:
-                weights[name] = fitted(weights[name], like, dtype).to(device)
+                weights[name] = fitted(weights[name], like, kind).to(device)
             except ValueError as error:
                 raise CheckpointError(f"{header.path}: '{part}.{name}' {error}.") from None
         module.load_state_dict(weights, assign=True)
-        nn.Module.to(module, device=device, dtype=dtype)  # buffers that are not in the file
+        nn.Module.to(module, device=device, dtype=kind)  # buffers that are not in the file
         module.requires_grad_(False)
 
 
@@ -324,7 +350,7 @@ def save_model(
         "modelspec.title": title or model.config.name,
         "modelspec.description": description,
         "modelspec.license": licence,
-        "modelspec.hash_sha256": digest(tensors),
+        HASH: digest(tensors),
         **(record or {}),
     }
     with replacing(path) as temporary:
@@ -344,7 +370,7 @@ def rewrite(
     """
     from safetensors.torch import save_file
 
-    metadata = {**header.metadata, CONFIG_KEY: config.to_json(), "modelspec.hash_sha256": digest(tensors)}
+    metadata = {**header.metadata, CONFIG_KEY: config.to_json(), HASH: digest(tensors)}
     with replacing(out or header.path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 

@@ -18,6 +18,8 @@ from .terminal import JsonOption, plain_errors, progress, say, show, show_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .model import SoundingModel
+
 app = typer.Typer(
     help="Select an object in a picture and hear it.",
     no_args_is_help=True,
@@ -129,6 +131,9 @@ def generate(
             "seed": seed,
             "sureness": sureness,
         }
+        if text is not None:
+            nearest = loaded.nearest_words(text)[0]
+            report["nearest"] = [{"name": name, "cosine": round(cosine, 3)} for name, cosine in nearest]
         written = list(options.tracks)
         if len(options.masks) > 1:
             write_audio(out, mix_tracks(tracks, rate, gain), rate)
@@ -140,7 +145,7 @@ def generate(
             written.append(attention_map)
             report["attention_map"] = str(attention_map)
         report["elapsed"] = round(time.monotonic() - started, 3)
-        for line in _doubts(sureness, text):
+        for line in _doubts(sureness, text, loaded):
             say(line)
         if as_json:
             show_json(report)
@@ -149,8 +154,14 @@ def generate(
                 show(path)
 
 
-def _doubts(sureness: list[float], text: str | None) -> list[str]:
-    """A sentence for each selection that the model is not sure of."""
+def _doubts(sureness: list[float], text: str | None, model: SoundingModel) -> list[str]:
+    """A sentence for a text of unknown words, else one for each selection that the model is not sure of."""
+    if text is not None and float(model.familiarity(text)[0]) < SURE:
+        nearest = ", ".join(f"'{name}' ({cosine:.2f})" for name, cosine in model.nearest_words(text)[0])
+        known = len(model.config.vocabulary)
+        return [
+            f"sounding: '{text}' is not among the {known} known names, so the sound may not fit; nearest are {nearest}."
+        ]
     unsure = [i for i, sure in enumerate(sureness) if sure < SURE]
     what = "the text" if text is not None else "the selection"
     return [

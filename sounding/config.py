@@ -170,18 +170,28 @@ class DiffusionConfig(Checked):
 class GenerationConfig(Checked):
     """What suits a checkpoint when sounds are made with it. The sampler's defaults are the paper's (section 4.1).
 
-    The thresholds say when a condition is taken for one of something (`grounding.Condition.sureness`): where the
-    direction of backdrops is known, by the cosine with it, from `backdrop` (nothing, 0) down to `object` (1);
-    elsewhere by the distance from the mean condition as a share of the usual, from `silent` (0) up to `clear` (1).
+    The thresholds are pairs that say how sure the model is (`grounding.Condition.sureness`): at the first number and
+    beyond not at all (0), at the second and beyond wholly (1). A checkpoint without `grounding.match_length` needs
+    those of texts alone.
     """
 
     steps: Annotated[int, Range(1, 9_999)] = 200
     cfg: Annotated[float, Range(0, 1000)] = 2.0
     sampler: Literal["ddim", "dpm++", "dpm++ karras"] = "ddim"
+    # Cosine of a condition with the direction of backdrops' conditions, where that is known.
+    backdrop: Annotated[float, Range(-1, 1)] = 0.6
+    object: Annotated[float, Range(-1, 1)] = 0.5
+    # A condition's distance from the mean one as a share of the usual: elsewhere, and beside the cosine.
     silent: Annotated[float, Range(0, 100)] = 0.3
     clear: Annotated[float, Range(0, 100)] = 0.4
-    object: Annotated[float, Range(-1, 1)] = 0.5
-    backdrop: Annotated[float, Range(-1, 1)] = 0.6
+    short: Annotated[float, Range(0, 100)] = 0.1
+    long: Annotated[float, Range(0, 100)] = 0.5
+    # The least cosine of a patch with the mean one: in a plain picture, or in noise, all patches are alike.
+    alike: Annotated[float, Range(-1, 1)] = 1.0
+    apart: Annotated[float, Range(-1, 1)] = 1.0
+    # A text's cosine with the nearest known name, as the text tower has them.
+    foreign: Annotated[float, Range(-1, 1)] = 0.84
+    familiar: Annotated[float, Range(-1, 1)] = 0.9
 
 
 @dataclass(frozen=True)
@@ -199,7 +209,11 @@ class SegmenterConfig(Checked):
 
 @dataclass(frozen=True)
 class SoundingConfig(Checked):
-    """A whole model. `absent` names parts whose weights are not in the checkpoint, with where to get them."""
+    """A whole model.
+
+    `vocabulary` lists what it was trained to know by name, such as "a dog", where that is a list; `absent` names parts
+    whose weights are not in the checkpoint, with where to get them.
+    """
 
     name: Annotated[str, Text(200)] = "sounding-full"
     version: Annotated[int, Range(1, CONFIG_VERSION)] = CONFIG_VERSION
@@ -214,6 +228,7 @@ class SoundingConfig(Checked):
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     segmenter: SegmenterConfig | None = None
+    vocabulary: Annotated[tuple[Annotated[str, Text(200)], ...], Length(0, 10_000)] = ()
     absent: Annotated[dict[Annotated[str, Text(40)], Annotated[str, Text(200)]], Length(0, 16)] = field(
         default_factory=dict
     )

@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from .config import GenerationConfig, GroundingConfig
 
+OWN = 0.25  # of a picture's own condition that stays where it says nothing
+
 
 def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
     """Shift and scale a mask on the patch grid to attention's statistics ("matching the mean and variance").
@@ -65,7 +67,8 @@ def match_length(
     Patches of a picture unlike those of the training are nearer to each other, and so their conditions are nearer
     to the mean one, where the U-Net was never trained. As masks are brought to attention's moments, these are brought
     to the usual distance from it: only outwards, in the direction that they have. Those of a mere backdrop say nothing:
-    they become what those of backdrops are on average, so that nothing of the objects before it is left in them.
+    they become nearly what those of backdrops are on average, so that little of the objects before it is left in them,
+    but enough that two pictures never have one condition.
 
     Args:
         condition: [B, D].
@@ -78,27 +81,37 @@ def match_length(
     Returns:
         The conditions, and how sure it is that they say something: [B], 0 (nothing) to 1.
     """
-    thresholds = thresholds or GenerationConfig()
+    given = thresholds or GenerationConfig()
     away = condition.float() - mean.float()
     size = away.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     share = size / length.float().clamp(min=1e-6)
     if backdrop is None:
-        nothing, says = away, (share - thresholds.silent) / (thresholds.clear - thresholds.silent)
+        nothing, says = away, between(share, given.silent, given.clear)
+        sureness = says
     else:
-        nothing = backdrop.float().expand_as(away)
-        cosine = functional.cosine_similarity(away, nothing, dim=-1)[:, None]
-        says = (thresholds.backdrop - cosine) / (thresholds.backdrop - thresholds.object)
+        behind = backdrop.float().expand_as(away)
+        nothing = behind.lerp(away, OWN)
+        says = between(functional.cosine_similarity(away, behind, dim=-1)[:, None], given.backdrop, given.object)
+        sureness = says * between(share, given.short, given.long)  # photographs that are misheard are short
     clear = away * (1 / share).clamp(min=1)
-    says = says.clamp(0, 1)
-    return (mean.float() + nothing.lerp(clear, says)).to(condition.dtype), says[:, 0]
+    return (mean.float() + nothing.lerp(clear, says)).to(condition.dtype), sureness[:, 0]
+
+
+def between(values: Tensor, nothing: float, all_of_it: float) -> Tensor:
+    """How far values are on their way from one number, 0, to another, 1; a step between equal ones."""
+    if nothing == all_of_it:
+        return (values < nothing).to(values.dtype)
+    return ((values - nothing) / (all_of_it - nothing)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Condition:
     """What the U-Net attends to, the weights it came from, and how sure the model is of it.
 
-    `sureness` is 0 where the selection says no more than a mere backdrop does, and 1 where it clearly shows (or
-    names) something that the model knows. Checkpoints without `grounding.match_length` do not measure it and give 1.
+    `sureness` is 0 where the selection says no more than a mere backdrop does, and 1 where it clearly shows something
+    that the model knows; of a text also how near it is to known names. It is measured by the distance and direction of
+    the condition from the mean one, as masks and texts have it alike. Checkpoints without `grounding.match_length` do
+    not measure that and give 1.
     """
 
     tokens: Tensor  # [B, N, D]
@@ -208,6 +221,9 @@ class Grounding(nn.Module):
         if self.config.match_length and not self.training:
             usual = self.condition_mean, self.condition_length, self.condition_backdrop
             condition, sureness = match_length(condition, *usual, self.thresholds)
+            seen = functional.normalize(patches.float(), dim=-1)
+            like = (seen * functional.normalize(seen.mean(dim=1, keepdim=True), dim=-1)).sum(dim=-1)  # [B, P]
+            sureness = sureness * between(like.amin(dim=-1), self.thresholds.alike, self.thresholds.apart)
         return condition[:, None], sureness
 
     def by_query(self, query: Tensor, patches: Tensor) -> Condition:

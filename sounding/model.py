@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -15,11 +16,11 @@ from .coding import Sound, decode_latents, encode_mel, vocode_mel
 from .config import SoundingConfig
 from .cost import WINDOW_SECONDS
 from .diffusion import Denoiser, OnStep, draw_noise, item_seeds, sample_latents
-from .grounding import Condition, Grounding
+from .grounding import Condition, Grounding, between
 from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
 from .segment.network import ClickNetwork
-from .text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts
+from .text import ClapQuery, OpenClipQuery, Vocabulary, build_query_encoder, check_texts, names_it
 from .windows import WindowedDenoiser
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
@@ -39,7 +40,7 @@ def load(
     Args:
         model: "starter" or the path of a .safetensors file.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
-        dtype: of the weights; without it float16 on CUDA, else float32.
+        dtype: of the weights; without it float16 on CUDA, else float32. VAE and vocoder take float32 for bfloat16.
         parts: names out of `PARTS` to read, all without it. Masks need no "query", and only `encode` and `decode`
             need the "vae"; a stage whose part was left on disk says so.
 
@@ -66,6 +67,7 @@ class SoundingModel(nn.Module):
         self.unet = build_unet(config)
         self.vae = build_vae(config)
         self.vocoder = build_vocoder(config)
+        self.vocabulary = Vocabulary(config.vocabulary)
         self.segmenter = ClickNetwork(config.segmenter, config.patches) if config.segmenter else None
         self.eval()
 
@@ -134,7 +136,39 @@ class SoundingModel(nn.Module):
             return self.grounding.by_mask(coverage, patches, clamp=clamp)
         query = self._ask(text, sound)
         patches, query = _pair(patches, query.to(side), "texts" if sound is None else "sounds")
-        return self.grounding.by_query(query, patches)
+        condition = self.grounding.by_query(query, patches)
+        if text is None:
+            return condition
+        sureness = condition.sureness * self.familiarity(text).to(condition.sureness)
+        return replace(condition, sureness=sureness)
+
+    @torch.inference_mode()
+    def nearest_words(self, text: str | list[str], top: int = 3) -> list[list[tuple[str, float]]]:
+        """The known names (`config.vocabulary`) that each text is nearest to, the nearest first, with their cosines.
+
+        Empty lists where the checkpoint has no such names or is not asked by text.
+        """
+        texts = check_texts([text] if isinstance(text, str) else list(text))
+        if not self.vocabulary.names or isinstance(self.query, ClapAudioQuery):
+            return [[] for _ in texts]
+        self.like("query")
+        found = self.vocabulary.similarities(self.query, texts).topk(min(top, len(self.vocabulary.names)))
+        names = self.vocabulary.names
+        return [
+            [(names[place], value) for place, value in zip(places, values, strict=True)]
+            for places, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        ]
+
+    def familiarity(self, text: str | list[str]) -> Tensor:
+        """How sure it is that the model knows the words of each text, by the nearest known name: [texts], 0..1.
+
+        1 where the text has that name's noun among its words, and for all texts where the checkpoint lists no names.
+        """
+        texts, own = [text] if isinstance(text, str) else list(text), self.config.generation
+        nearest = [found[0] if found else ("", 1.0) for found in self.nearest_words(texts, top=1)]
+        near = between(torch.tensor([cosine for _, cosine in nearest]), own.foreign, own.familiar)
+        named = [names_it(sentence, name) for sentence, (name, _) in zip(texts, nearest, strict=True)]
+        return near.where(~torch.tensor(named), 1.0)
 
     def _ask(self, text: str | list[str] | None, sound: Tensor | None) -> Tensor:
         """The query [B, L] of texts or sounds, whichever the checkpoint was trained with."""
@@ -169,7 +203,7 @@ class SoundingModel(nn.Module):
         query = self._ask(check_texts([text] if isinstance(text, str) else list(text)), None)
         places = self.config.patches.grid**2
         weights = query.new_full((len(query), places), 1 / places)
-        return Condition(query[:, None], weights, torch.ones(len(query), device=query.device))
+        return Condition(query[:, None], weights, self.familiarity(text).to(query.device, torch.float32))
 
     def noise(self, seconds: float, seeds: list[int]) -> Tensor:
         """[len(seeds), 8, T/4, 16] standard normal noise that covers `seconds`, one generator a seed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
@@ -102,6 +104,30 @@ def _cached_tokenizer(name: str) -> bytes | None:
         return None
     with open(path, "rb") as file:
         return file.read(MOST_TOKENIZER)
+
+
+class Vocabulary:
+    """The names that a checkpoint was trained on, as its text tower hears them: how near is a text to which?"""
+
+    def __init__(self, names: Sequence[str]):
+        self.names = tuple(names)
+        self._known: Tensor | None = None  # [names, L], once asked for
+
+    def similarities(self, tower: ClapQuery | OpenClipQuery, texts: list[str]) -> Tensor:
+        """Cosines of texts with all names: [texts, names] on the CPU."""
+        if self._known is None:
+            self._known = _directions(tower, list(self.names))
+        return _directions(tower, texts) @ self._known.T
+
+
+def names_it(text: str, name: str) -> bool:
+    """Whether the noun of a name, its last word, is among the words of a text."""
+    nouns = re.findall(r"\w+", name.casefold())[-1:]
+    return bool(nouns) and nouns[0] in re.findall(r"\w+", text.casefold())
+
+
+def _directions(tower: ClapQuery | OpenClipQuery, texts: list[str]) -> Tensor:
+    return torch.nn.functional.normalize(tower.encode(texts).float(), dim=-1).cpu()
 
 
 class OpenClipQuery(nn.Module):

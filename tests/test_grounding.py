@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sounding.config import GenerationConfig, GroundingConfig
-from sounding.grounding import Condition, Grounding, match_length, match_moments
+from sounding.grounding import Condition, Grounding, between, match_length, match_moments
 
 P = 49
 SMALL = GroundingConfig(key_width=12, mlp_width=20, condition_width=8)
@@ -231,13 +231,38 @@ def test_a_backdrops_direction_tells_what_says_nothing() -> None:
     ways = cosines * torch.eye(6)[2] + (1 - cosines**2).sqrt() * torch.eye(6)[4]
     found, sureness = match_length(mean + ways * lengths, mean, length, backdrop)
     found = found - mean
-    torch.testing.assert_close(sureness, torch.tensor([1.0, 1, 1, 0, 0, 0]))
+    # by the direction, and by the share of the usual length on its way from 0.1 to 0.5
+    torch.testing.assert_close(sureness, torch.tensor([0.0, 0.125, 1, 0, 0, 0]))
     torch.testing.assert_close(found[:3], ways[:3] * torch.tensor([[2.0], [2.0], [3.0]]))  # out, or as they were
-    torch.testing.assert_close(found[3:], backdrop.expand(3, -1))
-    between = 0.55 * torch.eye(6)[2] + (1 - 0.55**2) ** 0.5 * torch.eye(6)[4]
-    found, sureness = match_length((mean + 0.2 * between)[None], mean, length, backdrop)
-    torch.testing.assert_close(found[0] - mean, (2.0 * between + backdrop) / 2)
+    own = (ways * lengths)[3:]
+    torch.testing.assert_close(found[3:], backdrop + (own - backdrop) / 4)  # nearly backdrops', but each its own
+    assert torch.pdist(found[3:]).min() > 0.05
+    halfway = 0.55 * torch.eye(6)[2] + (1 - 0.55**2) ** 0.5 * torch.eye(6)[4]
+    found, sureness = match_length((mean + 0.2 * halfway)[None], mean, length, backdrop)
+    nothing = backdrop + (0.2 * halfway - backdrop) / 4
+    torch.testing.assert_close(found[0] - mean, (2.0 * halfway + nothing) / 2)
+    assert float(sureness) == pytest.approx(0, abs=1e-4)  # as short as it is
+    _, sureness = match_length((mean + 2.0 * halfway)[None], mean, length, backdrop)
     assert float(sureness) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_pictures_that_are_alike_everywhere_show_nothing() -> None:
+    thresholds = GenerationConfig(alike=0.7, apart=0.5)
+    sizes = WIDTH, P, WIDTH, thresholds
+    grounding = Grounding(replace(SMALL, match_length=True), *sizes).eval()
+    grounding.condition_length.fill_(1e-6)  # any condition is long enough
+    plain = torch.randn(1, 1, WIDTH, generator=torch.Generator().manual_seed(3)).expand(1, P, WIDTH)
+    varied = torch.randn(1, P, WIDTH, generator=torch.Generator().manual_seed(4))
+    for selection in (partial(10), torch.ones(1, P)):
+        assert float(grounding.by_mask(selection, plain).sureness) == 0
+        assert float(grounding.by_mask(selection, varied).sureness) == 1
+
+
+def test_the_way_between_two_numbers() -> None:
+    values = torch.tensor([0.0, 0.4, 0.5, 0.6, 1.0])
+    torch.testing.assert_close(between(values, 0.4, 0.6), torch.tensor([0, 0, 0.5, 1, 1]))
+    torch.testing.assert_close(between(values, 0.6, 0.4), torch.tensor([1, 1, 0.5, 0, 0]))
+    assert between(values, 1.0, 1.0).tolist() == [1, 1, 1, 1, 0]
 
 
 def test_the_usual_length_is_that_of_training() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import sounding
 from sounding.audio import MelSpectrogram
-from sounding.model import SoundingModel
+from sounding.model import PARTS, SoundingModel
 from sounding.overflow import in_range, vocoded
 
 
@@ -139,3 +140,24 @@ def test_the_starter_stays_in_range_on_real_sounds() -> None:
         spectrum(model.vocode(exact.decode(latents))[:, 0]) - spectrum(exact.vocode(exact.decode(latents))[:, 0])
     ).abs()
     assert heard.mean() < 0.1
+
+
+def test_vae_and_vocoder_take_no_bfloat16(tiny_checkpoint: Path, tiny_model: SoundingModel) -> None:
+    """Asked for as a file is read, or brought about afterwards."""
+    model = sounding.load(tiny_checkpoint, device="cpu", dtype=torch.bfloat16)
+    kinds = {part: next(getattr(model, part).parameters()).dtype for part in PARTS}
+    assert {part for part, kind in kinds.items() if kind == torch.float32} == {"vae", "vocoder"}
+    assert set(kinds.values()) == {torch.float32, torch.bfloat16}
+    latents = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    mel = tiny_model.decode(latents)
+    assert torch.equal(model.decode(latents), mel)
+    assert torch.equal(model.vocode(mel), tiny_model.vocode(mel))
+    wave = 0.3 * torch.randn(1, 9000, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(model.encode(wave), tiny_model.encode(wave))
+
+    moved = copy.deepcopy(tiny_model).to(torch.bfloat16)
+    exact = copy.deepcopy(moved).float()
+    assert torch.equal(moved.decode(latents), exact.decode(latents))
+    assert torch.equal(moved.vocode(mel), exact.vocode(mel))
+    assert torch.equal(moved.encode(wave), exact.encode(wave))
+    assert next(moved.vae.parameters()).dtype == torch.bfloat16  # the part stays as it was

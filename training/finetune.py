@@ -188,7 +188,8 @@ def _teach(
         problems=problems,
         licence=f"{read_header(resolve(base)).metadata.get('modelspec.license', '')} AND own material: {stated}",
     )
-    model.config = dataclasses.replace(model.config, name=out.stem)
+    names = dict.fromkeys([*model.config.vocabulary, *(thing.captions[0] for thing in new)])
+    model.config = dataclasses.replace(model.config, name=out.stem, vocabulary=tuple(names))
     save_model(
         model,
         out,

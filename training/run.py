@@ -60,6 +60,7 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
             raise ValueError(f"The {recipe.task} trainer draws scenes of stamps; give data.stamps.")
         stamps = Stamps(Path(data.stamps))
         names = [stamp.caption for stamp in stamps.stamps]
+        model.config = dataclasses.replace(model.config, vocabulary=tuple(dict.fromkeys(names)))
         if recipe.task == "recall":
             items = RecallItems(stamps, model, recipe.recall)
         else:
