@@ -21,6 +21,7 @@ from .listen import ClapAudioQuery
 from .networks import build_unet, build_vae, build_vocoder
 from .segment.network import ClickNetwork
 from .text import ClapQuery, OpenClipQuery, Vocabulary, build_query_encoder, check_texts, names_it
+from .threads import adaptive_spinning
 from .windows import WindowedDenoiser
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
@@ -97,8 +98,8 @@ class SoundingModel(nn.Module):
         Raises:
             ValueError: not a picture.
         """
-        self.like("patches")
-        return cast(Tensor, self.patches(image))
+        with adaptive_spinning(self.like("patches").device):
+            return cast(Tensor, self.patches(image))
 
     @torch.inference_mode()
     def ground(
@@ -250,19 +251,20 @@ class SoundingModel(nn.Module):
         frames = self.config.latent_frames(max(window, self.config.train_seconds))
         if noise.shape[2] > frames:
             denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
-        return sample_latents(
-            denoiser,
-            noise.expand(batch, -1, -1, -1),
-            tokens,
-            null,
-            self.config.diffusion,
-            steps=own.steps if steps is None else steps,
-            cfg=own.cfg if cfg is None else cfg,
-            scheduler=own.sampler if scheduler is None else scheduler,
-            denoise=denoise,
-            latents=latents,
-            on_step=on_step,
-        )
+        with adaptive_spinning(like.device):
+            return sample_latents(
+                denoiser,
+                noise.expand(batch, -1, -1, -1),
+                tokens,
+                null,
+                self.config.diffusion,
+                steps=own.steps if steps is None else steps,
+                cfg=own.cfg if cfg is None else cfg,
+                scheduler=own.sampler if scheduler is None else scheduler,
+                denoise=denoise,
+                latents=latents,
+                on_step=on_step,
+            )
 
     @torch.inference_mode()
     def encode(self, waveform: Tensor) -> Tensor:
@@ -272,20 +274,23 @@ class SoundingModel(nn.Module):
         frames = self.config.latent_frames(waveform.shape[-1] / settings.sample_rate) * vae.stride
         fitted = audio.fit_length(audio.normalize(waveform.float()), frames * settings.hop)
         mel = audio.MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
-        return encode_mel(self.vae, vae, mel, self.window_frames)
+        with adaptive_spinning(self.vae.device):
+            return encode_mel(self.vae, vae, mel, self.window_frames)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
         self.like("vae")
-        return decode_latents(self.vae, self.config.vae, latents, self.window_frames)
+        with adaptive_spinning(self.vae.device):
+            return decode_latents(self.vae, self.config.vae, latents, self.window_frames)
 
     @torch.inference_mode()
     def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
         """Log-mel [B, T, 64] -> waveform [B, 1, samples] float32, cut to `seconds` if given."""
         self.like("vocoder")
         settings = self.config.audio
-        waveform = vocode_mel(self.vocoder, settings, mel, self.window_frames)
+        with adaptive_spinning(self.vocoder.device):
+            waveform = vocode_mel(self.vocoder, settings, mel, self.window_frames)
         if seconds is not None:
             waveform = waveform[:, : round(seconds * settings.sample_rate)]
         return waveform[:, None]

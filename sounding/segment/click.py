@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..resize import resized
+from ..threads import spins_adaptively
 from ..vision import PatchEncoder
 from .base import Frame, Prepared, Segmentation, device_of, one_picture
 from .closer import LEAST, closer_frame
@@ -36,6 +37,7 @@ class ClickSegmenter:
         self.module: ClickModule = ClickModule(patches, network).eval()
 
     @torch.inference_mode()
+    @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`. The picture itself is kept too, as sharp as `segment` can use it."""
         image = one_picture(image)
@@ -46,6 +48,7 @@ class ClickSegmenter:
         return Prepared((height, width), {**self._embed(pixels), PICTURE: (sharp * 255).round().to(torch.uint8).cpu()})
 
     @torch.inference_mode()
+    @spins_adaptively
     def segment(self, prepared: Prepared, prompt: Prompt) -> Segmentation:
         """See `Segmenter.segment`: the object on the whole picture, then in its part of it, if that is small.
 

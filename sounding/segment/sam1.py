@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..convert.read import ConvertError, count, expect, laid_out
 from ..libraries import importing
+from ..threads import spins_adaptively
 from ..weights import filled
 from .base import Prepared, Segmentation, one_picture
 from .prompt import Prompt
@@ -34,6 +35,7 @@ class Sam1Segmenter:
         return SamPredictor(self.module)
 
     @torch.inference_mode()
+    @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`. Pixels are rounded to 8 bits: that is what SAM resizes."""
         image = one_picture(image)
@@ -43,6 +45,7 @@ class Sam1Segmenter:
         return Prepared((image.shape[1], image.shape[2]), {"features": predictor.features.cpu(), "input_size": inner})
 
     @torch.inference_mode()
+    @spins_adaptively
     def segment(self, prepared: Prepared, prompt: Prompt) -> Segmentation:
         """See `Segmenter.segment`. A single click has three answers, of which the best scored is taken."""
         prompt.check(prepared.size, self.name)

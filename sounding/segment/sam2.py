@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..convert.read import ConvertError, laid_out
 from ..libraries import importing
+from ..threads import spins_adaptively
 from .base import Prepared, Segmentation, device_of, one_picture
 from .prompt import Prompt
 from .sam1 import is_ambiguous
@@ -23,6 +24,7 @@ class Sam2Segmenter:
         self.module: nn.Module = model.eval().requires_grad_(False)
 
     @torch.inference_mode()
+    @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`."""
         image = one_picture(image)
@@ -36,6 +38,7 @@ class Sam2Segmenter:
         return pixels.to(device_of(self.module))
 
     @torch.inference_mode()
+    @spins_adaptively
     def segment(self, prepared: Prepared, prompt: Prompt) -> Segmentation:
         """See `Segmenter.segment`. A single click has three answers, of which the best scored is taken."""
         prompt.check(prepared.size, self.name)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..convert.read import laid_out
 from ..libraries import importing
+from ..threads import spins_adaptively
 from .base import Prepared, Segmentation, device_of, one_picture
 from .prompt import Prompt
 from .sam2 import Sam2Segmenter, embed, load_pretrained, select
@@ -39,6 +40,7 @@ class Sam3Segmenter:
         self.module: nn.Module = nn.ModuleDict(modules).eval().requires_grad_(False)
 
     @torch.inference_mode()
+    @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`. The detector's own maps are made from the backbone's when words ask for them."""
         image = one_picture(image)
@@ -61,6 +63,7 @@ class Sam3Segmenter:
         return cast(Tensor, encoded["pixel_values"]).to(device_of(self.detector))
 
     @torch.inference_mode()
+    @spins_adaptively
     def segment(self, prepared: Prepared, prompt: Prompt) -> Segmentation:
         """See `Segmenter.segment`.
 
