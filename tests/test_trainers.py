@@ -676,7 +676,7 @@ def test_statistics_of_conditions_begin_anew_where_a_recipe_adds_them(
         ({"query": "random"}, {"query": {"tower": "clap_audio"}}, r"query is 'text'.*'clap_audio'.*takes sounds"),
         ({}, {"audio": {"mel_bands": 32}}, r"model\.audio\.mel_bands is 64 there and 32 here"),
         ({"unet": "random"}, {"unet": {"channels": (16, 30)}}, r"cannot be built|unet\.channels"),
-        ({"unet": "random"}, {"unet": {"head_width": 0}}, r"cannot be built|unet\.head_width"),
+        ({"unet": "random"}, {"unet": {"head_width": 0}}, r"cannot be built|head_width"),
     ],
 )
 def test_parts_that_do_not_fit_are_named_in_one_sentence(
