@@ -34,7 +34,8 @@ from training.data.own import read_objects
 from training.data.own_scenes import OwnSource
 from training.data.shards import Shards
 from training.data.stamps import Stamps
-from training.finetune import FinetuneRecipe, finetune, known_objects
+from training.finetune import finetune
+from training.finetune_plan import FinetuneRecipe, known_objects
 from training.grounded import GroundedObjective, GroundedSettings
 from training.learner import LoopConfig
 from training.loop import train

@@ -18,7 +18,7 @@ from sounding.fields import Range
 from sounding.model import SoundingModel
 from training.__main__ import app
 from training.evaluate.classifier import ClassifierRecipe
-from training.finetune import FinetuneRecipe
+from training.finetune_plan import FinetuneRecipe
 from training.learner import LoopConfig
 from training.recipe import RECIPES, Recipe, parse_overrides, read_recipe, read_yaml
 from training.starter import stage_recipes

@@ -68,7 +68,7 @@ def run(
 
 def _describe_finetune(recipe: Path, overrides: list[str], dry_run: bool) -> None:
     """Settings of another command, which are described all the same."""
-    from .finetune import STARTER, FinetuneRecipe, estimated
+    from .finetune_plan import STARTER, FinetuneRecipe, estimated
     from .recipe import read_recipe
 
     settings: FinetuneRecipe = read_recipe(recipe, FinetuneRecipe, overrides)
@@ -190,9 +190,9 @@ def finetune(
     import sys
 
     with plain_errors("training"):
-        from .finetune import FinetuneRecipe
-        from .finetune import dry_run as describe
         from .finetune import finetune as teach
+        from .finetune_plan import FinetuneRecipe
+        from .finetune_plan import dry_run as describe
         from .recipe import read_recipe
 
         settings = read_recipe(recipe, FinetuneRecipe) if recipe else None
