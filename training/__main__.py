@@ -40,8 +40,8 @@ def run(
         bool, typer.Option("--dry-run", help="Print the resolved recipe and estimates, and check all that a run would.")
     ] = False,
     processes: Annotated[
-        int, typer.Option(min=1, help="That the dry run counts with; without it, those of `accelerate launch`.")
-    ] = int(os.environ.get("WORLD_SIZE", "1")),
+        int | None, typer.Option(min=1, help="That the dry run counts with; without it, those of `accelerate launch`.")
+    ] = None,
 ) -> None:
     """Train what RECIPE says and write the checkpoint; a run that was stopped goes on."""
     from .recipe import Recipe, read_recipe, read_yaml
@@ -54,7 +54,9 @@ def run(
         if dry_run:
             from .dry_run import dry_run as describe
 
-            text, problems = describe(resolved, processes=processes)
+            launched = os.environ.get("WORLD_SIZE", "")
+            count = processes or (int(launched) if launched.isdecimal() else 1)
+            text, problems = describe(resolved, processes=max(1, count))
             if os.environ.get("RANK", "0") == "0":
                 typer.echo(resolved.to_yaml())
                 typer.echo(text)
