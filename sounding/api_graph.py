@@ -198,12 +198,15 @@ def fill(graph: Graph, images: Sequence[str], masks: Sequence[str], upload: Uplo
         graph[node]["inputs"][PICTURES[graph[node]["class_type"]]] = name
         return
     selected = assign_files(graph, MASKS, masks, "--mask")
-    for node, file in pictures.items():
+    for file in pictures.values():
         open_picture(file)
+    # Grey in all channels, so that it selects what it selects elsewhere here: white, or what is opaque.
+    greys = {node: _png(open_mask(file)) for node, file in selected.items()}
+    # Nothing is sent before everything has been looked at.
+    for node, file in pictures.items():
         graph[node]["inputs"][PICTURES[graph[node]["class_type"]]] = upload(file.name, file.read_bytes())
-    for node, file in selected.items():
-        # Grey in all channels, so that it selects what it selects elsewhere here: white, or what is opaque.
-        graph[node]["inputs"] |= {"image": upload(f"{file.stem}.png", _png(open_mask(file))), "channel": "red"}
+    for node, grey in greys.items():
+        graph[node]["inputs"] |= {"image": upload(f"{selected[node].stem}.png", grey), "channel": "red"}
 
 
 def painted(picture: Path, mask: Path) -> bytes:

@@ -2,7 +2,7 @@
 
 The server's history says what came of a prompt, so that is asked again and again; the websocket only adds the
 progress of single steps. Hence a lost websocket costs nothing but detail, and one is not needed at all: the
-library for it (websocket-client, in the extra "queue") is used where it is installed.
+library for it (websocket-client) is used where it is installed.
 """
 
 from __future__ import annotations

@@ -160,6 +160,13 @@ def test_what_cannot_be_filled_is_told(
         fill(graph, images, masks, Uploads())
 
 
+def test_nothing_is_sent_before_everything_is_looked_at(graph: Graph, files: Path) -> None:
+    uploads = Uploads()
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        fill(graph, ["scene.png"], ["left.png", "text.png"], uploads)
+    assert uploads.files == {}
+
+
 def test_a_mask_becomes_the_pictures_transparency(files: Path) -> None:
     """As LoadImage reads it: its mask is 1 - alpha, its picture is what lies under the transparency."""
     graph = read_graph(API / "one_object.json")
@@ -188,6 +195,10 @@ def test_a_mask_without_a_place_is_refused(files: Path) -> None:
         ("{}", "holds no graph"),
         ('{"1": {"inputs": {}}}', "holds no graph"),
         ('{"nodes": [], "links": []}', "Export (API)"),
+        ("[" * 100_000, "too deep"),
+        ('{"1": {"class_type": "A", "inputs": {"x": ' + "[" * 200 + "]" * 200 + "}}}", "more than 50 deep"),
+        ("9" * 5000, "is not JSON"),
+        ('{"1": {"class_type": "A", "inputs": {}, "_meta": null}, "2": []}', "holds no graph"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, words: str) -> None:
@@ -195,6 +206,20 @@ def test_other_files_are_refused(tmp_path: Path, content: str, words: str) -> No
     with pytest.raises(GraphError) as told:
         read_graph(tmp_path / "graph.json")
     assert words in str(told.value)
+
+
+@pytest.mark.parametrize("meta", [None, [], 5, "x", {}, {"title": None}, {"title": ["x"]}, {"title": ""}])
+def test_a_node_without_a_title_goes_by_its_class(tmp_path: Path, meta: Any) -> None:
+    (tmp_path / "graph.json").write_text(json.dumps({"1": {"class_type": "A", "inputs": {"x": 1}, "_meta": meta}}))
+    read = read_graph(tmp_path / "graph.json")
+    set_input(read, "A.x=2")
+    assert read["1"]["inputs"] == {"x": 2}
+
+
+def test_deep_values_are_refused(graph: Graph) -> None:
+    for depth in (200, 100_000):
+        with pytest.raises(GraphError, match="deep"):
+            set_input(graph, "5.latent=" + "[" * depth + "]" * depth)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in API.glob("*.json")))
