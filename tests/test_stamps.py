@@ -6,13 +6,14 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from training.data import scenes, stamps
+from training.data import cutouts, known, scenes, stamps
 from training.data.stamps import Stamps, fill, find_stamps, mix, trim
 
 from .conftest import TONES
@@ -30,6 +31,20 @@ def test_missing_package_says_how_to_get_it(tmp_path: Path) -> None:
         find_stamps(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"python -m training\.data\.stamps"):
         Stamps(tmp_path)
+
+
+@pytest.mark.parametrize("module", [cutouts, known, stamps])
+def test_commands_without_their_data_end_in_a_sentence(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = "--data" if module is known else "--source"
+    monkeypatch.setattr("sys.argv", [module.__name__, given, str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "none" in said
 
 
 def test_trim_keeps_the_sound_and_drops_the_silence() -> None:

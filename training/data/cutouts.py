@@ -135,7 +135,10 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=Path("/"), help="where the packages are installed or unpacked")
     parser.add_argument("--out", type=Path, default=Path("data/cutouts"))
     arguments = parser.parse_args()
-    rows = collect(arguments.source, arguments.out)
+    try:
+        rows = collect(arguments.source, arguments.out)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     for kind in ("object", "background"):
         held_out = [row.held_out for row in rows if row.kind == kind]
         print(f"{len(held_out)} {kind}s, {sum(held_out)} of them held out")

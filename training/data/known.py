@@ -117,7 +117,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/stamps"))
     parser.add_argument("--out", type=Path, default=Path("models") / FILE)
     arguments = parser.parse_args()
-    print(f"{arguments.out}: {pack(arguments.data, arguments.out) / 1e6:.2f} MB")
+    try:
+        size = pack(arguments.data, arguments.out)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    print(f"{arguments.out}: {size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -207,7 +207,10 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=Path("/"), help="where the package is installed or unpacked")
     parser.add_argument("--out", type=Path, default=Path("data/stamps"))
     arguments = parser.parse_args()
-    stamps = build(arguments.source, arguments.out)
+    try:
+        stamps = build(arguments.source, arguments.out)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     seconds = sum(stamp.seconds for stamp in stamps)
     print(f"{len(stamps)} objects, {seconds:.0f} s of recordings, in {arguments.out}")
 
