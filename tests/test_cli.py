@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -16,8 +17,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sounding.audio import LOUDNESS, loudness
+from sounding.checkpoint import save_model
 from sounding.cli import app
 from sounding.demo import OBJECTS
+from sounding.model import SoundingModel
 from sounding.pictures import mel_picture, overlay, read_image, read_mask
 
 ROOT = Path(__file__).parent.parent
@@ -339,3 +342,25 @@ def test_pictures_show_low_notes_below_and_selections_bright() -> None:
     values[0, :, 4:] = 1.0
     lit = overlay(torch.full((1, 8, 8, 3), 0.5), values)[0]
     assert lit[:, 6].mean() > lit[:, 1].mean() + 0.2
+
+
+def test_unknown_words_are_answered_with_the_nearest_known_ones(folder: Path, tiny_model: SoundingModel) -> None:
+    config = dataclasses.replace(tiny_model.config, vocabulary=("a dog", "a red cow", "a cat"))
+    model = SoundingModel(config)
+    model.load_state_dict(tiny_model.state_dict())
+    generation = dataclasses.replace(config.generation, foreign=0.99999, familiar=1.0)
+    model.config = dataclasses.replace(config, generation=generation)
+    save_model(model, folder / "tiny.safetensors")
+    out = ("--out", str(folder / "a.wav"), "--json")
+    unknown = sounding(folder, "--text", "a spaceship taking off", *out)
+    assert unknown.exit_code == 0, unknown.output
+    assert "'a spaceship taking off' is not among the 3 known names" in unknown.stderr
+    report = json.loads(unknown.stdout)
+    assert report["sureness"][0] < 0.5
+    assert {one["name"] for one in report["nearest"]} == {"a dog", "a red cow", "a cat"}
+    cosines = [one["cosine"] for one in report["nearest"]]
+    assert cosines == sorted(cosines, reverse=True)
+    assert f"nearest are '{report['nearest'][0]['name']}' ({cosines[0]:.2f})" in unknown.stderr
+    known = sounding(folder, "--text", "A dog", *out)
+    assert "known names" not in known.stderr
+    assert json.loads(known.stdout)["sureness"] == [1]

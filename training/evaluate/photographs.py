@@ -2,10 +2,11 @@
 
     python -m training.evaluate.photographs --model starter
 
-The photographs of `tests/photographs` take part in no training and in no choice between models. For each of them the
-model generates from the object's mask (with `--by` from its caption, or from the whole picture) and a classifier that
-heard only real recordings ranks all objects. Beside it stands what the encoders alone make of the photograph: which
-object's caption is nearest to the masked patches. `--by` without a value asks the encoders alone, in seconds.
+The photographs of `tests/photographs` take part in no training, but the starter's development looked at their figures
+again and again, so of the starter they are development figures. For each of them the model generates from the object's
+mask (with `--by` from its caption, or from the whole picture) and a classifier that heard only real recordings ranks
+all objects. Beside it stands what the encoders alone make of the photograph: which object's caption is nearest to the
+masked patches. `--by` without a value asks the encoders alone, in seconds.
 
 A photograph's `labels` are all objects that count as right: several where the data set has several of a kind.
 """

@@ -151,6 +151,7 @@ def page(entries: list[Entry], pictures: list[str], command: str, seconds: float
         "object faded; the real recording (above) and the sound generated from the mask (below) as mel spectrograms of",
         f"{seconds:g} s; and the rank among all {total} that a classifier, which heard only real recordings, gives the",
         "right object: green is its first guess, amber one of its first five, red neither, with what it heard instead.",
+        "Those recordings are the ones that the generator learned, so this tells whether the right one is played.",
         f"Here {first} of {total} are its first guess, {five} among its first five; guessing would make it 1 and 5.",
         "",
         *(f"![Objects, real and generated sounds, sheet {i}]({name})" for i, name in enumerate(pictures, 1)),
