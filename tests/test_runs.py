@@ -202,8 +202,12 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
     )
     assert "2 items at once" in shared.output
     assert "2 processes" in shared.output
-    critic = dry(dataclasses.replace(recipe, vae=dataclasses.replace(recipe.vae, critic=0.1)), tmp_path)
-    assert any(line.startswith("critic ") for line in critic.output.splitlines())
+    judged = dataclasses.replace(recipe, vae=dataclasses.replace(recipe.vae, critic=0.1, frames=32))
+    assert any(line.startswith("critic ") for line in dry(judged, tmp_path).output.splitlines())
+    short = dataclasses.replace(judged, vae=dataclasses.replace(judged.vae, frames=16))
+    result = dry(short, tmp_path)
+    assert result.exit_code == 1
+    assert "24 frames and bands or more is expected" in result.output
 
 
 @pytest.mark.parametrize(
