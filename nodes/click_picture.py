@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path, PurePosixPath
 
 import folder_paths
 import torch
 from torch import Tensor
 
-from ..sounding.picture_files import read_pixels
+from ..sounding.picture_files import FORMATS, read_pixels
 
 KINDS = ("input", "output", "temp")
 
@@ -18,10 +20,26 @@ class PictureError(ValueError):
 
 
 def picture_names() -> list[str]:
-    """Pictures directly in the host's input folder, as Load Image lists them."""
+    """Pictures directly in the host's input folder, of the formats that are read."""
     folder = Path(folder_paths.get_input_directory())
-    names = [entry.name for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
-    return sorted(folder_paths.filter_files_content_types(names, ["image"]))
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return []
+    return sorted(entry.name for entry in entries if _is_offered(entry))
+
+
+def _is_offered(entry: os.DirEntry[str]) -> bool:
+    """Whether a file would be read under its name."""
+    name = entry.name
+    if os.path.splitext(name)[1].lower() not in _endings() or "\\" in name or _refused(name):
+        return False
+    try:
+        if entry.is_symlink():
+            return annotated_path(entry.name).is_file()
+        return entry.is_file() and not any(entry.name.endswith(f"[{kind}]") for kind in KINDS)
+    except (PictureError, OSError):
+        return False
 
 
 def annotated_path(name: str) -> Path:
@@ -30,6 +48,8 @@ def annotated_path(name: str) -> Path:
     Raises:
         PictureError: see `picture_path`.
     """
+    if not isinstance(name, str):
+        raise PictureError(f"picture is {str(name)[:60]!r}, but the name of a file is expected; choose one.")
     kind = next((kind for kind in KINDS if name.endswith(f"[{kind}]")), None)
     return picture_path(name if kind is None else name[: -len(kind) - 2].rstrip(), "", kind or "input")
 
@@ -51,7 +71,7 @@ def picture_path(name: str, subfolder: str = "", kind: str = "input") -> Path:
         )
     shown = f"{subfolder}/{name}"[-200:].lstrip("/") if subfolder else name[-200:]
     relative = PurePosixPath(subfolder.replace("\\", "/")) / name.replace("\\", "/")
-    outside = relative.is_absolute() or ".." in relative.parts or ":" in str(relative) or not shown.isprintable()
+    outside = relative.is_absolute() or ".." in relative.parts or _refused(name) or _refused(subfolder)
     folder = Path(folder_paths.get_directory_by_type(kind)).resolve()
     refusal = (
         f"The picture is {shown!r}, but the name of a file inside the {kind} folder is expected; choose one from the "
@@ -65,9 +85,19 @@ def picture_path(name: str, subfolder: str = "", kind: str = "input") -> Path:
             raise PictureError(refusal)
         if path.is_file():
             return path
-    except OSError as error:  # a name longer than the file system takes, a loop of links
-        raise PictureError(f"The picture {shown!r} cannot be found ({error.strerror}); choose another one.") from error
-    raise PictureError(f"There is no picture {shown!r} in the {kind} folder; choose one from the list, or upload it.")
+    except (OSError, RuntimeError) as error:  # a name longer than the file system takes, a loop of links
+        said = error.strerror if isinstance(error, OSError) else "a loop of links"
+        raise PictureError(
+            f"The picture {shown!r} cannot be found ({said}), but it should be; choose another."
+        ) from None
+    raise PictureError(
+        f"There is no picture {shown!r} inside the {kind} folder; choose one from the list, or upload it."
+    )
+
+
+def _refused(name: str) -> bool:
+    """Whether a name has what names of files do not: control characters, halves of letters, on Windows a drive."""
+    return not name.isprintable() or (os.name == "nt" and ":" in name)
 
 
 def read_picture(path: Path) -> Tensor:
@@ -80,3 +110,11 @@ def read_picture(path: Path) -> Tensor:
         return torch.from_numpy(read_pixels(path, white_behind=False))[None]
     except ValueError as error:
         raise PictureError(str(error).replace(str(path), path.name)) from error
+
+
+@functools.cache
+def _endings() -> frozenset[str]:
+    """Endings of files of the formats that are read."""
+    from PIL import Image
+
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)

@@ -13,19 +13,20 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
 from comfy.cli_args import args
 from PIL import Image
 from torch import Tensor
 
+from .click_gate import Busy, QueueGate
 from .click_masks import ObjectMask, segment_objects, sides, working_picture
 from .click_picture import picture_path, read_picture
-from .click_segmenters import Busy, ClickSegmenters
+from .click_segmenters import ClickSegmenters
 from .click_state import ClickState, read_state
 from .files import STARTER_LABEL
 
@@ -55,12 +56,13 @@ class Gone(Exception):
 class ClickRoutes:
     """The route, with its segmenters and the pictures last clicked on."""
 
-    def __init__(self, running: Callable[[], bool]):
-        """`running`: whether the host runs or is about to run a workflow."""
+    def __init__(self, gate: QueueGate):
+        """`gate`: between us and the host's queue."""
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sounding-click")
-        self._segmenters = ClickSegmenters(running)
+        self._segmenters = ClickSegmenters(gate)
+        self._timer: asyncio.TimerHandle | None = None
         # (path, time, bytes) of a file -> width and height, and the working picture
         self._pictures: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], Tensor]] = OrderedDict()
 
@@ -92,7 +94,9 @@ class ClickRoutes:
             logger.exception("Sounding: a click could not be answered")
             return _error(500, "The click could not be answered; the server's log says why.")
 
-    async def _in_turn(self, request: web.Request, path: Path, state: ClickState, name: str) -> dict[str, Any]:
+    async def _in_turn(
+        self, request: web.Request, picture: dict[str, str], state: ClickState, name: str
+    ) -> dict[str, Any]:
         """One request at a time, and none for a page that has gone on."""
         if self._waiting >= MAX_WAITING:
             raise Refused(429, f"{MAX_WAITING} clicks wait for an answer already; wait a moment and click again.")
@@ -101,25 +105,28 @@ class ClickRoutes:
             async with self._lock:
                 if request.transport is None or request.transport.is_closing():
                     raise Gone
-                return await asyncio.get_running_loop().run_in_executor(self._worker, self._masks, path, state, name)
+                return await asyncio.get_running_loop().run_in_executor(self._worker, self._masks, picture, state, name)
         finally:
             self._waiting -= 1
             self._tidy()
 
     def _tidy(self) -> None:
         """Look again when a model may have been idle for long."""
-        if (left := self._segmenters.tidy()) is not None:
-            asyncio.get_running_loop().call_later(left + 1, self._segmenters.tidy)
+        if self._timer is not None:
+            self._timer.cancel()
+        left = self._segmenters.tidy()
+        self._timer = None if left is None else asyncio.get_running_loop().call_later(left + 1, self._tidy)
 
-    def _masks(self, path: Path, state: ClickState, name: str) -> dict[str, Any]:
+    def _masks(self, picture: dict[str, str], state: ClickState, name: str) -> dict[str, Any]:
         """The work, in the one worker thread."""
         started = time.perf_counter()
         with torch.inference_mode():
+            path = picture_path(picture["name"], picture.get("subfolder", ""), picture.get("type", "input"))
             size, small = self._picture(path)
             objects = state.on_picture(*size)
             clicked = [each for each in objects if each.clicked]
-            segment = self._segmenters.on(name, small)
-            made = iter(segment_objects(segment, clicked, size, sides(small)))
+            with self._segmenters.on(name, small) as segment:
+                made = iter(segment_objects(segment, clicked, size, sides(small)))
             masks = [_shown(next(made)) if each.clicked else None for each in objects]
         spent = round((time.perf_counter() - started) * 1000, 1)
         return {"width": size[0], "height": size[1], "milliseconds": spent, "masks": masks}
@@ -144,7 +151,7 @@ def register_routes() -> None:
     server = sys.modules.get("server")  # importing it here would start half of one in tools that only list nodes
     if server is not None and getattr(server.PromptServer, "instance", None) is not None:
         host = server.PromptServer.instance
-        ClickRoutes(lambda: host.prompt_queue.get_tasks_remaining() > 0).register(host.routes)
+        ClickRoutes(QueueGate(host.prompt_queue)).register(host.routes)
 
 
 def _same_origin(request: web.Request) -> None:
@@ -163,20 +170,23 @@ def _same_origin(request: web.Request) -> None:
 async def _body(request: web.Request) -> Any:
     """Parsed JSON out of no more than `MAX_BODY` bytes."""
     data = bytearray()
-    async for chunk in request.content.iter_any():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise Refused(
-                413, f"The request has more than {MAX_BODY} bytes, but fewer are expected; send fewer points."
-            )
+    try:
+        async for chunk in request.content.iter_any():
+            data += chunk
+            if len(data) > MAX_BODY:
+                raise Refused(
+                    413, f"The request has more than {MAX_BODY} bytes, but fewer are expected; send fewer points."
+                )
+    except (ClientPayloadError, HttpProcessingError, web.RequestPayloadError) as error:
+        raise Refused(400, "The request's body is damaged, but JSON is expected; send it again.") from error
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Refused(400, "The request is not JSON, but JSON is expected; send picture and state.") from error
 
 
-def _read_request(data: Any) -> tuple[Path, ClickState, str]:
-    """The picture's path, what was clicked, and the segmenter's name."""
+def _read_request(data: Any) -> tuple[dict[str, str], ClickState, str]:
+    """The picture's reference, what was clicked, and the segmenter's name."""
     if not isinstance(data, dict) or not {"picture", "state"} <= data.keys() <= {"picture", "state", "segmenter"}:
         raise Refused(400, "The request has not just the fields picture and state, which are expected; send both.")
     picture, name = data["picture"], data.get("segmenter", STARTER_LABEL)
@@ -185,8 +195,7 @@ def _read_request(data: Any) -> tuple[Path, ClickState, str]:
         raise Refused(400, "picture is not a name, a subfolder and a type, but these strings are expected; send them.")
     if not isinstance(name, str) or len(name) > 1024:
         raise Refused(400, "segmenter is not a name, but one of Sounding Load SAM's list is expected; choose one.")
-    path = picture_path(picture["name"], picture.get("subfolder", ""), picture.get("type", "input"))
-    return path, read_state(data["state"]), name
+    return picture, read_state(data["state"]), name
 
 
 def _shown(made: ObjectMask) -> dict[str, Any]:

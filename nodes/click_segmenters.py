@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..sounding.checkpoint import STARTER
+from .click_gate import Busy, QueueGate
 from .files import STARTER_LABEL
 
 if TYPE_CHECKING:
@@ -18,25 +20,23 @@ if TYPE_CHECKING:
 IDLE = 300.0  # seconds without a click, after which a SAM is let go
 
 
-class Busy(Exception):
-    """A SAM is asked for while the host runs a workflow."""
-
-
 class ClickSegmenters:
     """At most two segmenters: the small one, kept, and one SAM, kept while it is clicked with.
 
     The small one works on the CPU at any time. A SAM is moved by the host's memory management, which belongs to the
-    workflow that runs; so it works only while none does, and goes away again when another node needs the room.
+    workflow that runs; so it works, comes and goes only while none does, and is moved away when another node needs the
+    room.
     """
 
-    def __init__(self, running: Callable[[], bool]):
-        """`running`: whether the host runs or is about to run a workflow."""
-        self._running = running
+    def __init__(self, gate: QueueGate):
+        """`gate`: between us and the host's queue."""
+        self._gate = gate
         self._small: tuple[Segmenter, Cache] | None = None
         self._sam: tuple[str, SegmenterHandle] | None = None
         self._used = 0.0
 
-    def on(self, name: str, picture: Tensor) -> Callable[[Prompt], Segmentation]:
+    @contextmanager
+    def on(self, name: str, picture: Tensor) -> Iterator[Callable[[Prompt], Segmentation]]:
         """What makes masks in a picture [1, H, W, 3].
 
         Args:
@@ -50,17 +50,22 @@ class ClickSegmenters:
         if name == STARTER_LABEL:
             segmenter, cache = self._starter()
             prepared = cache.prepare(segmenter, picture)
-            return lambda prompt: segmenter.segment(prepared, prompt)
-        if self._running():
-            raise Busy
+            yield lambda prompt: segmenter.segment(prepared, prompt)
+            return
         handle = self._loaded(name)
-        return lambda prompt: handle.segment(picture, prompt)
+        with self._gate.alone():
+            yield lambda prompt: handle.segment(picture, prompt)
+        self._used = time.monotonic()
 
     def tidy(self) -> float | None:
         """Let go of a SAM that was not used for long; seconds until this is to be looked at again, or None."""
         left = self._used + IDLE - time.monotonic()
         if self._sam is not None and left <= 0:
-            self._sam = None
+            try:
+                with self._gate.alone():
+                    self._sam = None
+            except Busy:
+                return 1.0
         return None if self._sam is None else left
 
     def _starter(self) -> tuple[Segmenter, Cache]:
@@ -74,7 +79,8 @@ class ClickSegmenters:
         if self._sam is None or self._sam[0] != name:
             from .segment_nodes import open_segmenter
 
-            self._sam = None  # the old one goes before the new one comes
-            self._sam = name, open_segmenter(name)
+            with self._gate.alone():
+                self._sam = None  # the old one goes before the new one comes
+            self._sam = name, open_segmenter(name)  # a workflow need not wait for the file
         self._used = time.monotonic()
         return self._sam[1]

@@ -1,13 +1,13 @@
 """What was clicked in a picture, as the one string that workflows keep: read strictly, and taken apart.
 
-Pure: no host, no torch. The form, in pixels of a picture of `size`:
+Pure: no host. The form, in pixels of a picture of `size`:
 
     {"version": 1, "size": [width, height], "objects": [
         {"name": "dog", "colour": "#e69f00", "on": true, "gain_db": 0,
          "positive": [{"x": 10, "y": 20}], "negative": [], "box": [left, top, right, bottom]}]}
 
 `size` may be null, then points are in pixels of whatever picture comes; `box` may be null. Points have the form of
-KJNodes' points editor and of ComfyUI's own SAM nodes.
+KJNodes' points editor and of ComfyUI's own SAM nodes; other forms are read as `sounding.segment.points` has them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ..sounding.segment.points import MAX_SIDE, MAX_TEXT, Box, Point, number, parse, read_points, shown
+
 VERSION = 1
-MAX_TEXT = 200_000  # characters
 MAX_OBJECTS = 32
 MAX_POINTS = 100  # of a kind in an object
 MAX_NAME = 100
-MAX_SIDE = 32_768  # pixels
 GAINS = (-60.0, 24.0)  # dB
 DEFAULT_COLOUR = "#e69f00"
 # How far width / height may be off where a picture comes in another size than the clicked one.
@@ -31,9 +31,6 @@ SAME_SHAPE = 0.02
 
 OBJECT_KEYS = {"name", "colour", "on", "gain_db", "positive", "negative", "box"}
 RENEW = "set it again in the node, or repair the text"
-
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
 
 
 class StateError(ValueError):
@@ -112,6 +109,8 @@ def parse_state(text: str) -> ClickState:
     Raises:
         StateError: anything but the form above: one sentence says what is wrong where.
     """
+    if not isinstance(text, str):
+        raise StateError(f"state is {shown(text)}, but JSON as text is expected; {RENEW}.")
     if len(text) > MAX_TEXT:
         raise StateError(f"state has {len(text)} characters, but at most {MAX_TEXT} are expected; {RENEW}.")
     return read_state(_json(text, "state")) if text.strip() else ClickState()
@@ -125,32 +124,32 @@ def read_state(data: Any) -> ClickState:
     """
     data = _dict(data, "state", {"version", "size", "objects"}, {"version", "objects"})
     if data["version"] != VERSION or isinstance(data["version"], bool):
-        raise StateError(f"state has version {_show(data['version'])}, but {VERSION} is expected; update the pack.")
+        raise StateError(f"state has version {shown(data['version'])}, but {VERSION} is expected; update the pack.")
     size = data.get("size")
     if size is not None:
         size = tuple(_numbers(size, "state.size", 2, 1, MAX_SIDE))
         if any(side != int(side) for side in size):
-            raise StateError(f"state.size is {_show(data['size'])}, but whole pixels are expected; {RENEW}.")
+            raise StateError(f"state.size is {shown(data['size'])}, but whole pixels are expected; {RENEW}.")
         size = (int(size[0]), int(size[1]))
     entries = _list(data["objects"], "state.objects", MAX_OBJECTS)
     return ClickState(size, tuple(_object(entry, f"state.objects[{i}]") for i, entry in enumerate(entries)))
 
 
-def parse_points(text: str | None, what: str) -> tuple[Point, ...]:
-    """Points out of a string such as `[{"x": 10, "y": 20}]`; nothing and an empty string have none.
+def parse_points(positive: Any, negative: Any) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
+    """Points out of the strings of two inputs, such as `[{"x": 10, "y": 20}]`; nothing and an empty string have none.
 
     Args:
-        text: the string.
-        what: its name, for the message.
+        positive: the string of `positive_coords`.
+        negative: that of `negative_coords`.
 
     Raises:
         StateError: another form.
     """
-    if text is None or not text.strip():
-        return ()
-    if len(text) > MAX_TEXT:
-        raise StateError(f"{what} has {len(text)} characters, but at most {MAX_TEXT} are expected; send fewer points.")
-    return _points(_json(text, what), what)
+    names = ("positive_coords", "negative_coords")
+    try:
+        return read_points(parse(positive, names[0]), parse(negative, names[1]), names=names)
+    except ValueError as error:
+        raise StateError(str(error)) from None
 
 
 def points_json(points: tuple[Point, ...]) -> str:
@@ -189,33 +188,34 @@ def _object(data: Any, what: str) -> ClickObject:
     data = _dict(data, what, OBJECT_KEYS, {"name"})
     name, colour, on = data["name"], data.get("colour", DEFAULT_COLOUR), data.get("on", True)
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable() or not name.strip():
-        raise StateError(f"{what}.name is {_show(name)}, but 1 to {MAX_NAME} visible characters are expected; name it.")
+        raise StateError(f"{what}.name is {shown(name)}, but 1 to {MAX_NAME} visible characters are expected; name it.")
     if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
-        raise StateError(f"{what}.colour is {_show(colour)}, but one such as '{DEFAULT_COLOUR}' is expected; {RENEW}.")
+        raise StateError(f"{what}.colour is {shown(colour)}, but one such as '{DEFAULT_COLOUR}' is expected; {RENEW}.")
     if not isinstance(on, bool):
-        raise StateError(f"{what}.on is {_show(on)}, but true or false is expected; {RENEW}.")
+        raise StateError(f"{what}.on is {shown(on)}, but true or false is expected; {RENEW}.")
     box = data.get("box")
     if box is not None:
         box = _numbers(box, f"{what}.box", 4, 0, MAX_SIDE)
         if not (box[0] < box[2] and box[1] < box[3]):
-            raise StateError(f"{what}.box is {_show(box)}, but left, top, right, bottom are expected; {RENEW}.")
+            raise StateError(f"{what}.box is {shown(box)}, but left, top, right, bottom are expected; {RENEW}.")
+    try:
+        positive, negative = read_points(
+            data.get("positive", []),
+            data.get("negative", []),
+            names=(f"{what}.positive", f"{what}.negative"),
+            most=MAX_POINTS,
+        )
+    except ValueError as error:
+        raise StateError(str(error)) from None
     return ClickObject(
         name=name.strip(),
         colour=colour.lower(),
         on=on,
         gain_db=_number(data.get("gain_db", 0.0), f"{what}.gain_db", *GAINS),
-        positive=_points(data.get("positive", []), f"{what}.positive"),
-        negative=_points(data.get("negative", []), f"{what}.negative"),
+        positive=positive,
+        negative=negative,
         box=box and (box[0], box[1], box[2], box[3]),
     )
-
-
-def _points(data: Any, what: str) -> tuple[Point, ...]:
-    points = []
-    for i, point in enumerate(_list(data, what, MAX_POINTS)):
-        point = _dict(point, f"{what}[{i}]", {"x", "y"}, {"x", "y"})
-        points.append(tuple(_number(point[axis], f"{what}[{i}].{axis}", 0, MAX_SIDE) for axis in ("x", "y")))
-    return tuple((x, y) for x, y in points)
 
 
 def _json(text: str, what: str) -> Any:
@@ -227,9 +227,9 @@ def _json(text: str, what: str) -> Any:
 
 def _dict(data: Any, what: str, known: set[str], needed: set[str]) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise StateError(f"{what} is {_show(data)}, but a JSON object is expected; {RENEW}.")
+        raise StateError(f"{what} is {shown(data)}, but a JSON object is expected; {RENEW}.")
     if strange := sorted(data.keys() - known):
-        raise StateError(f"{what} has {_show(strange[0])}, but only {', '.join(sorted(known))} are expected; {RENEW}.")
+        raise StateError(f"{what} has {shown(strange[0])}, but only {', '.join(sorted(known))} are expected; {RENEW}.")
     if missing := sorted(needed - data.keys()):
         raise StateError(f"{what} has no {missing[0]!r}, but one is expected; {RENEW}.")
     return data
@@ -237,7 +237,7 @@ def _dict(data: Any, what: str, known: set[str], needed: set[str]) -> dict[str, 
 
 def _list(data: Any, what: str, most: int) -> list[Any]:
     if not isinstance(data, list):
-        raise StateError(f"{what} is {_show(data)}, but a list is expected; {RENEW}.")
+        raise StateError(f"{what} is {shown(data)}, but a list is expected; {RENEW}.")
     if len(data) > most:
         raise StateError(f"{what} has {len(data)} entries, but at most {most} are expected; remove some.")
     return data
@@ -245,20 +245,15 @@ def _list(data: Any, what: str, most: int) -> list[Any]:
 
 def _numbers(data: Any, what: str, count: int, low: float, high: float) -> list[float]:
     if len(data := _list(data, what, count)) != count:
-        raise StateError(f"{what} is {_show(data)}, but {count} numbers are expected; {RENEW}.")
+        raise StateError(f"{what} is {shown(data)}, but {count} numbers are expected; {RENEW}.")
     return [_number(value, what, low, high) for value in data]
 
 
 def _number(value: Any, what: str, low: float, high: float) -> float:
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not fine or not low <= value <= high:  # nor is anything that is not finite within
-        raise StateError(f"{what} is {_show(value)}, but a number from {low:g} to {high:g} is expected; {RENEW}.")
-    return float(value)
-
-
-def _show(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+    checked = number(value, low, high)
+    if checked is None:
+        raise StateError(f"{what} is {shown(value)}, but a number from {low:g} to {high:g} is expected; {RENEW}.")
+    return checked
 
 
 def _short(value: float) -> float | int:

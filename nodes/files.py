@@ -21,8 +21,10 @@ def register_folder() -> None:
 
 
 def checkpoint_names() -> list[str]:
-    """The starter, then the files in `models/sounding`."""
-    return [STARTER_LABEL, *folder_paths.get_filename_list(FOLDER)]
+    """The starter, then the files in `models/sounding` that `checkpoint_path` takes: no links that lead out of it."""
+    names = [name for name in folder_paths.get_filename_list(FOLDER) if name.isprintable()]
+    found = ((name, folder_paths.get_full_path(FOLDER, name)) for name in names)
+    return [STARTER_LABEL, *(name for name, path in found if path and is_inside(Path(path), root_of(Path(path), name)))]
 
 
 def checkpoint_path(name: str) -> Path:
@@ -35,7 +37,8 @@ def checkpoint_path(name: str) -> Path:
         return resolve(STARTER)
     folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
     where = " or ".join(map(str, folders))
-    if Path(name).is_absolute() or ".." in Path(name.replace("\\", "/")).parts or not name.endswith(".safetensors"):
+    outside = Path(name).is_absolute() or ".." in Path(name.replace("\\", "/")).parts or not name.isprintable()
+    if outside or not name.lower().endswith(".safetensors"):
         raise CheckpointError(
             f"checkpoint is {name!r}, but the name of a .safetensors file in {where} is expected; choose one from "
             "the list."
@@ -57,8 +60,21 @@ def refuse_link_out(path: Path, folder: Path, kind: str) -> None:
     Raises:
         CheckpointError: it is a link to a place outside.
     """
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not is_inside(path, folder):
         raise CheckpointError(
             f"{path} is a link to a place outside of {folder}, but a file inside is expected; copy it there, or "
             f"name its folder under '{kind}' in extra_model_paths.yaml."
         )
+
+
+def root_of(path: Path, name: str) -> Path:
+    """The models folder that a file of a name was found in."""
+    return path.parents[len(Path(name).parts) - 1]
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file is really there, and not by a link to a place outside or to itself."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        return False

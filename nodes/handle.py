@@ -114,7 +114,7 @@ class SegmenterHandle:
         Raises:
             ValueError: see `sounding.segment.Segmenter`.
         """
-        self.use()
+        self.use(self.segmenter.memory)
         return self.segmenter.segment(self.cache.prepare(self.segmenter, image), prompt)
 
 

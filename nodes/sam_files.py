@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -10,14 +11,15 @@ from pathlib import Path
 import folder_paths
 
 from ..sounding.checkpoint import CheckpointError
-from .files import STARTER_LABEL, refuse_link_out
+from .files import STARTER_LABEL, is_inside, refuse_link_out, root_of
 
 FOLDERS = ("sams", "sam2", "sam3")
 EXTENSIONS = {".pth", ".pt", ".safetensors"}
 SAM1_NAME = re.compile(r"sam_vit_[blh]", re.IGNORECASE)  # Meta's names, by which .pth files are known unread
 SAM1_TENSOR = "image_encoder.pos_embed"
 FOLDER_KINDS = ("sam2", "sam2_video", "sam3", "sam3_tracker", "sam3_video")
-MOST_HEADER = 16 * 2**20
+MAX_HEADER = 16 * 2**20  # bytes
+MAX_CONFIG = 2**20
 
 
 def register_sam_folders() -> None:
@@ -31,7 +33,7 @@ def register_sam_folders() -> None:
 
 def sam_names() -> list[str]:
     """The starter's own segmenter, then the models on disk as "folder/name"."""
-    return [STARTER_LABEL, *_found()]
+    return [STARTER_LABEL, *(name for name, (path, root) in _found().items() if is_inside(path, root))]
 
 
 def sam_path(name: str) -> Path:
@@ -59,11 +61,13 @@ def _found() -> dict[str, tuple[Path, Path]]:
         if kind not in folder_paths.folder_names_and_paths:
             continue
         for name in folder_paths.get_filename_list(kind):
+            if not name.isprintable():
+                continue
             full = folder_paths.get_full_path(kind, name)
             if full is None:
                 continue
             path = Path(full)
-            root = path.parents[len(Path(name).parts) - 1]
+            root = root_of(path, name)
             if _is_model_folder(path):
                 found[f"{kind}/{Path(name).parent.as_posix()}"] = (path.parent, root)
             elif _is_sam1(path):
@@ -73,24 +77,49 @@ def _found() -> dict[str, tuple[Path, Path]]:
 
 def _is_model_folder(path: Path) -> bool:
     """Whether a .safetensors is part of a transformers folder of SAM 2 or SAM 3."""
-    config = path.parent / "config.json"
-    if path.suffix != ".safetensors" or not config.is_file():
+    if path.suffix != ".safetensors":  # transformers itself knows no other letters
         return False
     try:
-        data = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = path.parent / "config.json"
+        return _model_type(config, *_version(config)) in FOLDER_KINDS
+    except OSError:
         return False
-    return isinstance(data, dict) and data.get("model_type") in FOLDER_KINDS
 
 
 def _is_sam1(path: Path) -> bool:
     """Whether a file is Meta's first SAM: a .pth by its name, a .safetensors by its header."""
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return bool(SAM1_NAME.match(path.name))
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = file.read(length) if length <= MOST_HEADER else b""
+        return _has_sam1_tensor(path, *_version(path))
     except OSError:
         return False
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What changes with a file: lists are made for every page and every run, and read each file once."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(1024)
+def _model_type(config: Path, changed: int, size: int) -> str | None:
+    """What a config.json says, if it is one."""
+    if size > MAX_CONFIG or not config.is_file():
+        return None
+    try:
+        data = json.loads(config.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    kind = data.get("model_type") if isinstance(data, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+@functools.lru_cache(1024)
+def _has_sam1_tensor(path: Path, changed: int, size: int) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= min(MAX_HEADER, size) else b""
     return f'"{SAM1_TENSOR}"'.encode() in header

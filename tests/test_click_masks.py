@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gc
 import importlib
+import queue
+import random
 import sys
+import threading
+import time
 import types
 import weakref
 from collections.abc import Iterator
@@ -18,6 +22,7 @@ from torch import Tensor
 
 import sounding
 import sounding.checkpoint
+import sounding.segment.points
 
 ROOT = Path(__file__).parent.parent
 STARTER_LABEL = "starter (in the box)"
@@ -91,9 +96,10 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
     module("clickpack.nodes.files", STARTER_LABEL=STARTER_LABEL)
     module("clickpack.nodes.segment_nodes", open_segmenter=open_segmenter)
     module("clickpack.sounding", __path__=[])
+    monkeypatch.setitem(sys.modules, "clickpack.sounding.segment.points", sounding.segment.points)
     module("clickpack.sounding.segment", Prompt=Prompt, Cache=Cache, load_segmenter=lambda name: small)
     monkeypatch.setitem(sys.modules, "clickpack.sounding.checkpoint", sounding.checkpoint)
-    names = ("click_state", "click_masks", "click_segmenters")
+    names = ("click_state", "click_masks", "click_gate", "click_segmenters")
     loaded = {name: importlib.import_module(f"clickpack.nodes.{name}") for name in names}
     yield types.SimpleNamespace(opened=opened, small=small, **loaded)
     for name in names:
@@ -147,44 +153,141 @@ def test_all_that_was_clicked_reaches_the_segmenter_in_its_pixels(pack):
     assert made.mask.max() == 1
 
 
-def test_the_small_segmenter_looks_at_a_picture_once(pack):
-    segmenters = pack.click_segmenters.ClickSegmenters(running=lambda: True)
+class Queue:
+    """As the host's: a worker takes what was put in, and `get_tasks_remaining` counts what runs or waits."""
+
+    def __init__(self) -> None:
+        self.items: queue.Queue[Any] = queue.Queue()
+        self.left = 0
+
+    def put(self, item: Any) -> None:
+        self.left += 1
+        self.items.put(item)
+
+    def get(self, timeout: float | None = None) -> Any:
+        try:
+            return self.items.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def get_tasks_remaining(self) -> int:
+        return self.left
+
+
+@pytest.fixture
+def segmenters(pack):
+    return pack.click_segmenters.ClickSegmenters(pack.click_gate.QueueGate(Queue()))
+
+
+def test_the_small_segmenter_looks_at_a_picture_once_and_waits_for_nothing(pack):
+    host = Queue()
+    host.put("a workflow")
+    segmenters = pack.click_segmenters.ClickSegmenters(pack.click_gate.QueueGate(host))
     picture, red, _ = two_squares(64, 96)
     for _ in range(3):
-        made = segmenters.on(STARTER_LABEL, picture)(Prompt(((24.0, 16.0),)))
-        assert torch.equal(made.mask, red)
+        with segmenters.on(STARTER_LABEL, picture) as segment:
+            assert torch.equal(segment(Prompt(((24.0, 16.0),))).mask, red)
     assert pack.small.prepared == 1
     assert pack.opened == []
 
 
 def test_a_sam_waits_for_the_queue(pack):
-    running = True
-    segmenters = pack.click_segmenters.ClickSegmenters(running=lambda: running)
+    host = Queue()
+    segmenters = pack.click_segmenters.ClickSegmenters(pack.click_gate.QueueGate(host))
     picture, red, _ = two_squares(64, 96)
-    with pytest.raises(pack.click_segmenters.Busy):
-        segmenters.on("sams/a.pth", picture)
+    host.put("a workflow")
+    with pytest.raises(pack.click_gate.Busy), segmenters.on("sams/a.pth", picture):
+        pass
     assert pack.opened == []
-    running = False
-    assert torch.equal(segmenters.on("sams/a.pth", picture)(Prompt(((24.0, 16.0),))).mask, red)
-    segmenters.on("sams/a.pth", picture)
+    host.left = 0
+    for _ in range(2):
+        with segmenters.on("sams/a.pth", picture) as segment:
+            assert torch.equal(segment(Prompt(((24.0, 16.0),))).mask, red)
     assert [name for name, _ in pack.opened] == ["sams/a.pth"]
 
 
-def test_one_sam_at_a_time_and_none_that_is_idle(pack, monkeypatch):
+def test_one_sam_at_a_time_and_none_that_is_idle(pack, segmenters, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(pack.click_segmenters.time, "monotonic", lambda: now)
-    segmenters = pack.click_segmenters.ClickSegmenters(running=lambda: False)
     picture, *_ = two_squares(64, 96)
-    segmenters.on("a", picture)
-    segmenters.on("b", picture)
+    for name in ("a", "b"):
+        with segmenters.on(name, picture):
+            pass
     gc.collect()
     assert [handle() is None for _, handle in pack.opened] == [True, False]
     assert segmenters.tidy() == pytest.approx(300)
     now += 299
-    segmenters.on("b", picture)
+    with segmenters.on("b", picture):
+        pass
     now += 299
     assert segmenters.tidy() == pytest.approx(1)
     now += 2
+    with segmenters._gate.alone():
+        assert segmenters.tidy() == 1, "it went while something else was at work"
     assert segmenters.tidy() is None
     gc.collect()
     assert pack.opened[1][1]() is None
+
+
+def test_workflows_and_clicks_never_work_at_once(pack):
+    """A worker as the host's and three threads that click, over and over; what they do takes a moment each."""
+    host = Queue()
+    gate = pack.click_gate.QueueGate(host)
+    inside: list[str] = []
+    overlaps: list[list[str]] = []
+    count, answered, busy = 300, 0, 0
+    done = threading.Event()
+
+    def work(name: str) -> None:
+        inside.append(name)
+        time.sleep(0.0005)
+        if len(inside) > 1:
+            overlaps.append(list(inside))
+        inside.remove(name)
+
+    def worker() -> None:
+        for _ in range(count):
+            while host.get(timeout=0.01) is None:
+                work("tidying up")
+            work("workflow")
+            host.left -= 1
+            work("tidying up")
+        host.get(timeout=0)
+        done.set()
+
+    def click() -> None:
+        nonlocal answered, busy
+        while not done.is_set():
+            try:
+                with gate.alone():
+                    work("click")
+                answered += 1
+            except pack.click_gate.Busy:
+                busy += 1
+
+    threads = [threading.Thread(target=worker, daemon=True), *(threading.Thread(target=click) for _ in range(3))]
+    for thread in threads:
+        thread.start()
+    pauses = random.Random(0)
+    for _ in range(count):
+        host.put("a workflow")
+        time.sleep(pauses.random() * 0.004)
+    for thread in threads:
+        thread.join(120)
+    assert done.is_set()
+    assert overlaps == []
+    assert answered > 10
+    assert busy > 10
+
+
+def test_a_click_that_fails_lets_workflows_on(pack):
+    host = Queue()
+    gate = pack.click_gate.QueueGate(host)
+    with pytest.raises(RuntimeError), gate.alone():
+        raise RuntimeError
+    host.put("a workflow")
+    assert host.get() == "a workflow"
+    host.left = 0
+    with pytest.raises(pack.click_gate.Busy), gate.alone():
+        pass  # the worker did not come back for more yet
+    assert host.get(timeout=0) is None

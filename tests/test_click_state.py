@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 
-FILE = Path(__file__).parent.parent / "nodes" / "click_state.py"
+import sounding.segment.points
+
+NODES = Path(__file__).parent.parent / "nodes"
 
 
 def load() -> ModuleType:
     """The module alone: its package wants the host."""
-    spec = importlib.util.spec_from_file_location("click_state", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["click_state"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    made = {name: ModuleType(name) for name in ("statepack", "statepack.nodes", "statepack.sounding")}
+    made["statepack.nodes"].__path__ = [str(NODES)]
+    sys.modules |= made
+    sys.modules["statepack.sounding.segment"] = sounding.segment
+    sys.modules["statepack.sounding.segment.points"] = sounding.segment.points
+    return importlib.import_module("statepack.nodes.click_state")
 
 
 state = load()
@@ -78,14 +79,19 @@ CASES: dict[str, tuple[str, str]] = {
     "gain": (text(gain_db=25), "from -60 to 24"),
     "gain true": (text(gain_db=True), "gain_db is True"),
     "not a number": (text(gain_db=float("nan")), "gain_db is nan"),
-    "infinite": (text(positive=[{"x": float("inf"), "y": 0}]), "positive[0].x is inf"),
-    "huge": (text(positive=[{"x": 10**400, "y": 0}]), "positive[0].x"),
-    "a point of text": (text(positive=[{"x": "1", "y": 0}]), "positive[0].x is '1'"),
-    "a pair": (text(positive=[[1, 2]]), "positive[0] is [1, 2]"),
-    "half a point": (text(positive=[{"x": 1}]), "no 'y'"),
-    "a point with more": (text(positive=[{"x": 1, "y": 1, "z": 1}]), "'z'"),
-    "left of the picture": (text(negative=[{"x": -1, "y": 0}]), "negative[0].x is -1"),
-    "too many points": (text(positive=LONG), "101 entries"),
+    "infinite": (text(positive=[{"x": float("inf"), "y": 0}]), "positive has the point {'x': inf, 'y': 0}"),
+    "huge": (text(positive=[{"x": 10**400, "y": 0}]), "positive has the point"),
+    "a point of text": (text(positive=[{"x": "1", "y": 0}]), "positive has the point {'x': '1'"),
+    "half a point": (text(positive=[{"x": 1}]), "an x and a y"),
+    "three of a pair": (text(positive=[[1, 2, 3]]), "[1, 2, 3]"),
+    "no label of a click": (text(positive=[{"x": 1, "y": 1, "label": 2}]), "the label 2"),
+    "a label of text": (text(positive=[{"x": 1, "y": 1, "label": "1"}]), "the label '1'"),
+    "a mapping": (text(positive={"x": 1, "y": 1}), "positive is a dict"),
+    "lists in lists": (text().replace("40.5", "[" * 400 + "]" * 400), "has the point"),
+    "half of a letter": (text(name="\ud800"), r"name is '\ud800'"),
+    "left of the picture": (text(negative=[{"x": -1, "y": 0}]), "negative has the point"),
+    "right of all pictures": (text(negative=[{"x": 32769, "y": 0}]), "0 to 32768 pixels"),
+    "too many points": (text(positive=LONG), "101 points"),
     "box": (text(box=[1, 2, 3]), "4 numbers"),
     "box inside out": (text(box=[90, 20, 10, 60]), "left, top, right, bottom"),
 }
@@ -104,13 +110,29 @@ def test_anything_else_is_refused_with_one_sentence(case):
 
 
 def test_points_go_in_and_out():
-    points = state.parse_points('[{"x": 10, "y": 20.25}, {"x": 0, "y": 0}]', "positive_coords")
+    points, none = state.parse_points('[{"x": 10, "y": 20.25}, {"x": 0, "y": 0}]', None)
     assert points == ((10.0, 20.25), (0.0, 0.0))
+    assert none == ()
     assert json.loads(state.points_json(points)) == [{"x": 10, "y": 20.25}, {"x": 0, "y": 0}]
-    assert state.parse_points(state.points_json(points), "again") == points
-    assert state.parse_points(None, "none") == state.parse_points("", "none") == state.parse_points("[]", "none") == ()
-    with pytest.raises(state.StateError, match="positive_coords is not JSON"):
-        state.parse_points("10, 20", "positive_coords")
+    assert state.parse_points("[]", state.points_json(points)) == ((), points)
+    with pytest.raises(state.StateError, match="positive_coords is '10, 20', which is not JSON"):
+        state.parse_points("10, 20", "")
+    with pytest.raises(state.StateError, match="negative_coords is 7, but JSON as text"):
+        state.parse_points("", 7)
+
+
+@pytest.mark.parametrize("point", [[3, 4], {"x": 3, "y": 4, "label": 1}, {"x": 3, "y": 4.0, "id": "a"}])
+def test_points_of_any_form_are_read_in_the_state_as_elsewhere(point):
+    (dog,) = state.parse_state(text(positive=[point])).objects
+    assert dog.positive == ((3.0, 4.0),)
+    assert state.parse_points(json.dumps([point]), "") == (((3.0, 4.0),), ())
+
+
+def test_a_label_says_where_a_point_belongs():
+    mixed = [{"x": 1, "y": 2, "label": 1}, {"x": 3, "y": 4, "label": 0}, [5, 6]]
+    (dog,) = state.parse_state(text(positive=mixed, negative=[{"x": 7, "y": 8, "label": True}])).objects
+    assert dog.positive == ((1.0, 2.0), (5.0, 6.0), (7.0, 8.0))
+    assert dog.negative == ((3.0, 4.0),)
 
 
 def test_the_same_picture_in_another_resolution():

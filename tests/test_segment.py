@@ -55,6 +55,7 @@ def click_checkpoint(click_model: SoundingModel, tmp_path_factory: pytest.TempPa
         ("", "", '{"x0": 1, "y0": 2, "x1": 3, "y1": 4}', Prompt(box=(1.0, 2.0, 3.0, 4.0))),
         ("", "", '{"x": 1, "y": 2, "width": 10, "height": 20}', Prompt(box=(1.0, 2.0, 11.0, 22.0))),
         ("", "", "{}", Prompt()),
+        ('[{"x": 1, "y": 2, "label": 1}, {"x": 3, "y": 4, "label": 0}]', "", "", Prompt(((1.0, 2.0),), ((3.0, 4.0),))),
     ],
 )
 def test_common_forms_of_prompts(positive, negative, box, expected) -> None:
@@ -78,6 +79,14 @@ def test_text_travels_as_it_is() -> None:
         ({"positive": "[[NaN, 1]]"}, "an x and a y are expected"),
         ({"positive": "[[1e999, 1]]"}, "an x and a y are expected"),
         ({"positive": "[[true, 1]]"}, "an x and a y are expected"),
+        ({"positive": f"[[1{'0' * 400}, 1]]"}, "an x and a y are expected"),
+        ({"positive": f"[[1{'0' * 5000}, 1]]"}, "which is not JSON"),
+        ({"positive": "[[32769, 1]]"}, "an x and a y are expected, 0 to 32768 pixels"),
+        ({"positive": "[" * 800 + "]" * 800}, "an x and a y are expected"),
+        ({"positive": '[{"x": 1, "y": 2, "label": -1}]'}, "a point with the label -1, but 1 (on the object) or 0"),
+        ({"positive": json.dumps([[1, 2]] * 257)}, "positive has 257 points, but at most 256"),
+        ({"positive": " " * 200_001}, "positive has 200001 characters"),
+        ({"positive": "", "box": f"[1{'0' * 400}, 1, 2, 3]"}, "one box is expected"),
         ({"positive": "", "negative": "x"}, "negative is 'x'"),
         ({"positive": "", "box": "[1, 2, 3]"}, "box is [1, 2, 3], but one box is expected"),
         ({"positive": "", "box": "[[1, 2, 3, 4], [5, 6, 7, 8]]"}, "one box is expected"),
@@ -111,7 +120,7 @@ def test_a_prompt_has_to_fit_the_picture(prompt, words) -> None:
 class Counting:
     """A segmenter that notes what it is given."""
 
-    name, module = "counting", None
+    name, module, memory = "counting", None, 0
 
     def __init__(self, size: int = 1000):
         self.size, self.prepared = size, 0

@@ -68,6 +68,11 @@ class Segmenter(Protocol):
         """The weights, for whoever moves them between devices; None has none."""
         ...
 
+    @property
+    def memory(self) -> int:
+        """Bytes that preparing a picture takes beside the weights, where these are: a generous bound."""
+        ...
+
     def prepare(self, image: Tensor) -> Prepared:
         """Embed a picture [H, W, 3] or [1, H, W, 3], 0..1, once.
 

@@ -42,6 +42,11 @@ class GrabCutSegmenter:
         self.name = f"{first.name} and GrabCut" if first else "GrabCut"
         self.module: nn.Module | None = first.module if first else None
 
+    @property
+    def memory(self) -> int:
+        """See `Segmenter.memory`."""
+        return self.first.memory if self.first else 0
+
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`."""
         image = one_picture(image)

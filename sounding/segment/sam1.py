@@ -28,6 +28,16 @@ class Sam1Segmenter:
         self.name = name
         self.module: nn.Module = sam.eval().requires_grad_(False)
 
+    @property
+    def memory(self) -> int:
+        """See `Segmenter.memory`. Attention in all of the picture decides: its weights, as large again with positions,
+        and their softmax.
+        """
+        encoder: Any = self.module.image_encoder
+        rows, columns, width = encoder.pos_embed.shape[1:]
+        tokens = rows * columns
+        return int(4 * (3 * encoder.blocks[0].attn.num_heads * tokens**2 + 12 * tokens * width))
+
     def _predictor(self) -> Any:
         with importing("segment_anything"):
             from segment_anything import SamPredictor  # type: ignore[import-untyped]

@@ -15,6 +15,9 @@ from .base import Prepared, Segmentation, device_of, one_picture
 from .prompt import Prompt
 from .sam1 import is_ambiguous
 
+# Bytes of activations of the largest SAM 2 and SAM 3 that there are; transformers' attention holds no whole matrix.
+MEMORY = 2**30
+
 
 class Sam2Segmenter:
     """Points and a box, by a `Sam2Model` or `Sam3TrackerModel` and its processor."""
@@ -22,6 +25,11 @@ class Sam2Segmenter:
     def __init__(self, model: nn.Module, processor: Any, name: str = "SAM 2"):
         self.name, self.processor = name, processor
         self.module: nn.Module = model.eval().requires_grad_(False)
+
+    @property
+    def memory(self) -> int:
+        """See `Segmenter.memory`."""
+        return MEMORY
 
     @torch.inference_mode()
     @spins_adaptively

@@ -18,7 +18,7 @@ from ..libraries import importing
 from ..threads import spins_adaptively
 from .base import Prepared, Segmentation, device_of, one_picture
 from .prompt import Prompt
-from .sam2 import Sam2Segmenter, embed, load_pretrained, select
+from .sam2 import MEMORY, Sam2Segmenter, embed, load_pretrained, select
 
 FOUND = 0.3  # what scores less is not there; the processor's own threshold
 
@@ -38,6 +38,11 @@ class Sam3Segmenter:
             share_backbone(detector, tracker)
         modules = {key: part for key, part in (("tracker", tracker), ("detector", detector)) if part is not None}
         self.module: nn.Module = nn.ModuleDict(modules).eval().requires_grad_(False)
+
+    @property
+    def memory(self) -> int:
+        """See `Segmenter.memory`."""
+        return MEMORY
 
     @torch.inference_mode()
     @spins_adaptively
