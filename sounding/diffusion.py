@@ -115,6 +115,7 @@ def sample_latents(
     scheduler: str,
     denoise: float = 1.0,
     latents: Tensor | None = None,
+    renew: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Run the sampler.
@@ -127,6 +128,7 @@ def sample_latents(
         cfg: guidance scale; 1 is none.
         denoise: with `latents`, the share of the noise range to go through (1 forgets them).
         latents: [B, C, T, F] to start from, scaled as the U-Net sees them.
+        renew: [B, 1, T, F] 0..1, where `latents` are made anew (1) or stay what they are (0); everywhere without it.
         on_step: called as `on_step(done, steps)` after each step; may raise to cancel.
 
     Returns:
@@ -151,11 +153,23 @@ def sample_latents(
         noisy = sampler.add_noise(latents.to(noise), noise, sampler.timesteps[first : first + 1])
     else:
         noisy = noise * sampler.init_noise_sigma
+
+    def keep(noisy: Tensor, done: int) -> Tensor:
+        """`noisy` with what is to stay, at the noise of the step after `done` ones."""
+        if renew is None or latents is None:
+            return noisy
+        kept = latents.to(noise)
+        if done < total:
+            after = first + done
+            kept = sampler.add_noise(kept, noise, sampler.timesteps[after : after + 1])
+        return torch.lerp(kept, noisy, renew.to(noise))
+
     total = steps - first
+    noisy = keep(noisy, 0)
     for done, step in enumerate(sampler.timesteps[first:], start=1):
         scaled = sampler.scale_model_input(noisy, step).to(condition.dtype)
         predicted = guided_noise(denoiser, scaled, step, condition, null, cfg).float()
-        noisy = sampler.step(predicted, step, noisy).prev_sample
+        noisy = keep(sampler.step(predicted, step, noisy).prev_sample, done)
         if on_step is not None:
             on_step(done, total)
     return noisy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -134,10 +134,12 @@ class SoundingModel(nn.Module):
             size = image_size or (mask.shape[-2], mask.shape[-1])
             coverage = vision.mask_to_grid(mask, size, self.config.patches)
             patches, coverage = _pair(patches, coverage, "masks")
-            return self.grounding.by_mask(coverage, patches, clamp=clamp)
+            rows = one_by_one(patches, coverage)
+            return Condition.cat([self.grounding.by_mask(cover, patch, clamp=clamp) for patch, cover in rows])
         query = self._ask(text, sound)
         patches, query = _pair(patches, query.to(side), "texts" if sound is None else "sounds")
-        condition = self.grounding.by_query(query, patches)
+        rows = one_by_one(patches, query)
+        condition = Condition.cat([self.grounding.by_query(asked, patch) for patch, asked in rows])
         if text is None:
             return condition
         sureness = condition.sureness * self.familiarity(text).to(condition.sureness)
@@ -226,6 +228,7 @@ class SoundingModel(nn.Module):
         scheduler: str | None = None,
         denoise: float = 1.0,
         latents: Tensor | None = None,
+        renew: Tensor | None = None,
         window: float = WINDOW_SECONDS,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -244,27 +247,33 @@ class SoundingModel(nn.Module):
                 f"There are {len(tokens)} conditions and {len(noise)} noises, but equal numbers (or one of either) "
                 "are expected."
             )
-        tokens = tokens.expand(batch, -1, -1)
+        tokens, noise = tokens.expand(batch, -1, -1), noise.expand(batch, -1, -1, -1)
         null = self.grounding.null_condition(batch).to(like).expand_as(tokens)
         denoiser: Denoiser = self.unet
         own = self.config.generation
         frames = self.config.latent_frames(max(window, self.config.train_seconds))
         if noise.shape[2] > frames:
             denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
+        old = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
+        rows = one_by_one(tokens, noise, null, *old)
+        made = []
         with adaptive_spinning(like.device):
-            return sample_latents(
-                denoiser,
-                noise.expand(batch, -1, -1, -1),
-                tokens,
-                null,
-                self.config.diffusion,
-                steps=own.steps if steps is None else steps,
-                cfg=own.cfg if cfg is None else cfg,
-                scheduler=own.sampler if scheduler is None else scheduler,
-                denoise=denoise,
-                latents=latents,
-                on_step=on_step,
-            )
+            for place, (token, noisy, nothing, before, anew) in enumerate(rows):
+                made += sample_latents(
+                    denoiser,
+                    noisy,
+                    token,
+                    nothing,
+                    self.config.diffusion,
+                    steps=own.steps if steps is None else steps,
+                    cfg=own.cfg if cfg is None else cfg,
+                    scheduler=own.sampler if scheduler is None else scheduler,
+                    denoise=denoise,
+                    latents=before,
+                    renew=anew,
+                    on_step=_progress(on_step, place, len(rows)),
+                )
+        return torch.stack(made)
 
     @torch.inference_mode()
     def encode(self, waveform: Tensor) -> Tensor:
@@ -280,17 +289,17 @@ class SoundingModel(nn.Module):
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
-        self.like("vae")
-        with adaptive_spinning(self.vae.device):
-            return decode_latents(self.vae, self.config.vae, latents, self.window_frames)
+        with adaptive_spinning(self.like("vae").device):
+            parts = one_by_one(latents.to(self.like("vae").device))
+            return torch.cat([decode_latents(self.vae, self.config.vae, one, self.window_frames) for (one,) in parts])
 
     @torch.inference_mode()
     def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
         """Log-mel [B, T, 64] -> waveform [B, 1, samples] float32, cut to `seconds` if given."""
-        self.like("vocoder")
         settings = self.config.audio
-        with adaptive_spinning(self.vocoder.device):
-            waveform = vocode_mel(self.vocoder, settings, mel, self.window_frames)
+        with adaptive_spinning(self.like("vocoder").device):
+            parts = one_by_one(mel.to(self.like("vocoder").device))
+            waveform = torch.cat([vocode_mel(self.vocoder, settings, one, self.window_frames) for (one,) in parts])
         if seconds is not None:
             waveform = waveform[:, : round(seconds * settings.sample_rate)]
         return waveform[:, None]
@@ -360,7 +369,7 @@ class SoundingModel(nn.Module):
         waveform = self.vocode(mel, seconds)
         rate = self.config.audio.sample_rate
         if level:
-            waveform = audio.level(waveform, rate, fade_out)
+            waveform = torch.cat([audio.level(one, rate, fade_out) for (one,) in one_by_one(waveform)])
         return Sound(waveform, mel[:, : self.config.mel_frames(seconds)], condition, rate)
 
 
@@ -373,3 +382,22 @@ def _pair(patches: Tensor, others: Tensor, name: str) -> tuple[Tensor, Tensor]:
             "expected."
         )
     return patches.expand(rows, -1, -1), others.expand(rows, -1)
+
+
+def one_by_one(*batches: Tensor | None) -> list[tuple[Any, ...]]:
+    """Batches of the same number of items as such of one item on a CPU, and as they are on other devices.
+
+    A CPU gains next to nothing from batches, but sums in another order in them: the last bits of an item would depend
+    on the others, and one object alone would not be to the bit what it is among several.
+    """
+    first = batches[0]
+    if first is None or first.device.type != "cpu" or len(first) < 2:
+        return [batches]
+    return [tuple(None if each is None else each[i : i + 1] for each in batches) for i in range(len(first))]
+
+
+def _progress(on_step: OnStep | None, place: int, parts: int) -> OnStep | None:
+    """The callback of one of several parts of the work."""
+    if on_step is None:
+        return None
+    return lambda done, steps: on_step(place * steps + done, parts * steps)

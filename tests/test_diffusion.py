@@ -318,3 +318,39 @@ def test_drawing_noise_leaves_the_global_generator_alone() -> None:
     state = torch.random.get_rng_state()
     draw_noise(SHAPE, [1, 2])
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("scheduler", SAMPLERS)
+@pytest.mark.parametrize("denoise", [1.0, 0.5])
+def test_only_what_is_to_be_renewed_changes(scheduler, denoise, prediction) -> None:
+    noise, old = draw_noise(SHAPE, [0, 1]), 5 + draw_noise(SHAPE, [2, 3])
+    config = DiffusionConfig(prediction=prediction)
+    seen: list[torch.Tensor] = []
+
+    class Seeing(Gaussian):
+        def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> object:
+            square = ALPHAS[int(timestep)]
+            seen.append((sample.double() - (1 - square) ** 0.5 * noise) / square**0.5)
+            return super().__call__(sample, timestep, encoder_hidden_states)
+
+    def sample(renew: torch.Tensor | None) -> torch.Tensor:
+        seen.clear()
+        condition = torch.zeros(2, 1, 4)
+        settings = {"steps": 10, "cfg": 1.0, "scheduler": scheduler, "denoise": denoise}
+        return sample_latents(
+            Seeing(prediction), noise, condition, condition, config, latents=old, renew=renew, **settings
+        )  # type: ignore[arg-type]
+
+    half = torch.zeros(1, 1, 4, 3)
+    half[:, :, 2:] = 1
+    made = sample(half)
+    assert torch.equal(made[:, :, :2], old[:, :, :2])
+    assert (made - old)[:, :, 2:].abs().mean() > 1
+    # All the way the network sees what is to stay as it is, under as much noise as the rest.
+    for each in seen:
+        torch.testing.assert_close(each[:, :, :2], old[:, :, :2].double(), rtol=0, atol=0.6)
+    # Cells of this Gaussian know nothing of each other: those renewed are what they are where all are.
+    torch.testing.assert_close(made[:, :, 2:], sample(None)[:, :, 2:])
+    assert torch.equal(sample(torch.zeros(1, 1, 4, 3)), old)
+    torch.testing.assert_close(sample(torch.ones(1, 1, 4, 3)), sample(None), rtol=0, atol=0)
