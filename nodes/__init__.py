@@ -10,6 +10,7 @@ from .condition_nodes import SoundingEncodeImage, SoundingGroundMask, SoundingGr
 from .files import register_folder
 from .latent_nodes import SoundingDecode, SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler, SoundingVocode
 from .load_node import SoundingLoadModel
+from .mix_node import SoundingMixTracks
 from .object_node import SoundingThisObject
 from .sam_files import register_sam_folders
 from .segment_nodes import SoundingLoadSam, SoundingSamMask
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     SoundingDecode,
     SoundingVocode,
     SoundingEncodeAudio,
+    SoundingMixTracks,
     SoundingLoadSam,
     SoundingSamMask,
 ]

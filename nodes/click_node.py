@@ -15,11 +15,10 @@ from torch import Tensor
 
 from ..sounding.checkpoint import STARTER
 from ..sounding.files import replacing
-from ..sounding.vision import check_image
 from .click_masks import segment_objects, sides, whole_masks, working_picture
 from .click_picture import PictureError, annotated_path, picture_names, read_picture
 from .click_state import ClickObject, StateError, parse_points, parse_state, points_json, with_points
-from .types import SegmenterType, schema
+from .types import SegmenterType, checked_image, schema
 
 if TYPE_CHECKING:
     from .handle import SegmenterHandle
@@ -125,7 +124,7 @@ class SoundingClick(io.ComfyNode):
     ) -> io.NodeOutput:
         """Segment what was clicked."""
         clicked = parse_state(state)
-        more = parse_points(positive_coords, "positive_coords"), parse_points(negative_coords, "negative_coords")
+        more = parse_points(positive_coords, negative_coords)
         linked = image is not None
         image = _chosen(picture) if image is None else _single(image)
         size = sides(image)
@@ -167,7 +166,7 @@ def _chosen(picture: str | None) -> Tensor:
 
 
 def _single(image: Tensor) -> Tensor:
-    image = check_image(image)
+    image = checked_image(image)
     if len(image) != 1:
         raise ValueError(
             f"image is a batch of {len(image)} pictures, but one is expected, since clicks belong to one picture; take "

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..sounding.grounding import Condition
 from ..sounding.pictures import overlay
-from ..sounding.vision import check_image
 from .handle import ModelHandle
-from .types import ConditionType, ModelType, Patches, PatchesType, schema
+from .sure import told
+from .types import ConditionType, ModelType, Patches, PatchesType, checked_image, checked_mask, schema
 
 CLAMP = {"checkpoint default": None, "on": True, "off": False}
 
@@ -36,7 +36,7 @@ class SoundingEncodeImage(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelHandle, image: Tensor) -> io.NodeOutput:
         """Run the patch encoder."""
-        image = check_image(image)
+        image = checked_image(image)
         model.use(("patches",))
         patches = model.model.see(image).to(host.intermediate_device())
         return io.NodeOutput(Patches(model, patches, (image.shape[1], image.shape[2])))
@@ -68,6 +68,7 @@ class SoundingGroundMask(io.ComfyNode):
                     tooltip="on cuts off the negative weights that patches outside of the mask can get, and rescales.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[ConditionType.Output(display_name="condition", tooltip="The selection, for Sounding Sampler.")],
         )
 
@@ -78,8 +79,10 @@ class SoundingGroundMask(io.ComfyNode):
             raise ValueError(f"clamp is {clamp!r}, but one of {', '.join(CLAMP)} is expected.")
         handle = patches.handle
         handle.use(("grounding",))
-        condition = handle.model.ground(patches.patches, mask=mask, image_size=patches.image_size, clamp=CLAMP[clamp])
-        return io.NodeOutput(_kept(condition))
+        condition = handle.model.ground(
+            patches.patches, mask=checked_mask(mask), image_size=patches.image_size, clamp=CLAMP[clamp]
+        )
+        return io.NodeOutput(_kept(condition), ui=told(cls, condition.sureness))
 
 
 class SoundingGroundText(io.ComfyNode):
@@ -106,6 +109,7 @@ class SoundingGroundText(io.ComfyNode):
                     tooltip="On: each line of the text makes a sound of its own. Off: all of it is one sentence.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[
                 ConditionType.Output(display_name="condition", tooltip="The selection, for Sounding Sampler."),
                 io.Mask.Output(
@@ -119,7 +123,7 @@ class SoundingGroundText(io.ComfyNode):
     @classmethod
     def execute(cls, patches: Patches, image: Tensor, text: str, one_sound_a_line: bool = False) -> io.NodeOutput:
         """Encode the text and let it ask the patches."""
-        image = check_image(image)
+        image = checked_image(image)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         handle = patches.handle
         handle.use(("query", "grounding"))
@@ -131,7 +135,12 @@ class SoundingGroundText(io.ComfyNode):
             )
         attention = condition.attention_map((image.shape[1], image.shape[2]))
         device = host.intermediate_device()
-        return io.NodeOutput(_kept(condition), attention.to(device), overlay(image, attention).to(device))
+        return io.NodeOutput(
+            _kept(condition),
+            attention.to(device),
+            overlay(image, attention).to(device),
+            ui=told(cls, condition.sureness, lines if one_sound_a_line else None),
+        )
 
 
 def _kept(condition: Condition) -> Condition:

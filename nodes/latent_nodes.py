@@ -8,12 +8,12 @@ import comfy.model_management as host
 import torch
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..sounding.audio import level as level_sounds
 from ..sounding.audio import resample
 from ..sounding.diffusion import MAX_SEED, SAMPLERS, OnStep, draw_noise, item_seeds
 from ..sounding.grounding import Condition
+from ..sounding.model import one_by_one
 from ..sounding.pictures import mel_picture
 from .handle import ModelHandle
 from .types import (
@@ -23,7 +23,12 @@ from .types import (
     Mel,
     MelType,
     ModelType,
+    audio_waveform,
     cfg_input,
+    fade_input,
+    fade_seconds,
+    latent_places,
+    latent_renew,
     latent_samples,
     latent_seconds,
     level_input,
@@ -101,7 +106,9 @@ class SoundingSampler(io.ComfyNode):
                 ModelType.Input("model", tooltip="From Sounding Load Model."),
                 ConditionType.Input("condition", tooltip="What is to sound, from a Sounding Ground node."),
                 io.Latent.Input(
-                    "latent", tooltip="From Sounding Empty Latent, or Sounding Encode Audio to vary a sound."
+                    "latent",
+                    tooltip="From Sounding Empty Latent, or Sounding Encode Audio to vary a sound. With a noise mask "
+                    "(Set Latent Noise Mask) only what is white in it is made anew.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -144,7 +151,7 @@ class SoundingSampler(io.ComfyNode):
         scheduler: str,
         denoise: float,
     ) -> io.NodeOutput:
-        """Draw one noise an item and run the sampler."""
+        """Draw one noise an item and run the sampler; what the latent's noise mask leaves out stays as it is."""
         config = model.config
         samples = latent_samples(latent, config)
         if condition.tokens.shape[-1] != config.grounding.condition_width:
@@ -153,9 +160,8 @@ class SoundingSampler(io.ComfyNode):
                 f"{config.grounding.condition_width}; use one model for all nodes of a chain."
             )
         rows = max(len(condition), len(samples))
-        # Core nodes that take items out of a batch note their places, so that they keep their noise.
-        places = latent.get("batch_index", range(rows)) if len(samples) == rows else range(rows)
-        noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, places))
+        noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, latent_places(latent, rows)))
+        renew = latent_renew(latent, rows)
         frames = samples.shape[2] * config.vae.stride
         model.use(("grounding", "unet"), model.memory("unet", rows, frames))
         made = model.model.sample(
@@ -166,6 +172,7 @@ class SoundingSampler(io.ComfyNode):
             scheduler=None if scheduler == OWN else scheduler,
             denoise=denoise,
             latents=samples.expand(rows, -1, -1, -1) if len(samples) in (1, rows) else samples,
+            renew=renew,
             on_step=progress(),
         )
         return io.NodeOutput(with_samples(latent, made.to(host.intermediate_device())))
@@ -218,17 +225,20 @@ class SoundingVocode(io.ComfyNode):
                 ModelType.Input("model", tooltip="From Sounding Load Model."),
                 MelType.Input("mel", tooltip="From Sounding Decode."),
                 level_input(optional=True),
+                fade_input(),
             ],
             outputs=[io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound an item.")],
         )
 
     @classmethod
-    def execute(cls, model: ModelHandle, mel: Mel, level: bool = True) -> io.NodeOutput:
+    def execute(cls, model: ModelHandle, mel: Mel, level: bool = True, fade_out: float = -1.0) -> io.NodeOutput:
         """Run the vocoder and bring the sounds to one level."""
         model.use(("vocoder",), model.memory("vocoder", len(mel.mel), mel.mel.shape[1]))
         waveform = model.model.vocode(mel.mel, mel.seconds)
         rate = model.config.audio.sample_rate
-        waveform = (level_sounds(waveform, rate) if level else waveform).to(host.intermediate_device())
+        if level:
+            waveform = torch.cat([level_sounds(one, rate, fade_seconds(fade_out)) for (one,) in one_by_one(waveform)])
+        waveform = waveform.to(host.intermediate_device())
         return io.NodeOutput({"waveform": waveform, "sample_rate": rate})
 
 
@@ -257,20 +267,10 @@ class SoundingEncodeAudio(io.ComfyNode):
         """Mix down, resample and run the VAE's encoder."""
         config = model.config
         rate = config.audio.sample_rate
-        mono = resample(_checked(audio["waveform"]).mean(dim=1), int(audio["sample_rate"]), rate)  # [B, samples]
+        waveform, own = audio_waveform(audio)
+        mono = resample(waveform.mean(dim=1), own, rate)  # [B, samples]
         seconds = mono.shape[-1] / rate
         frames = config.latent_frames(seconds) * config.vae.stride
         model.use(("vae",), model.memory("vae", len(mono), frames))
         samples = model.model.encode(mono).to(host.intermediate_device())
         return io.NodeOutput({"samples": samples, "type": "audio", "seconds": seconds})
-
-
-def _checked(waveform: Tensor) -> Tensor:
-    if waveform.ndim != 3 or 0 in waveform.shape:
-        raise ValueError(
-            f"audio has shape {tuple(waveform.shape)}, but [B, channels, samples] with at least one sample is "
-            "expected; connect a node that gives AUDIO."
-        )
-    if not waveform.isfinite().all():
-        raise ValueError("audio has samples that are not finite, but numbers are expected; check the node before.")
-    return waveform.float()

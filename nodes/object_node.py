@@ -13,7 +13,19 @@ from ..sounding.pictures import mel_picture
 from .files import STARTER_LABEL
 from .handle import ModelHandle
 from .latent_nodes import progress
-from .types import MAX_SECONDS, ModelType, cfg_input, level_input, schema, steps_input
+from .sure import told
+from .types import (
+    MAX_SECONDS,
+    ModelType,
+    cfg_input,
+    checked_image,
+    checked_mask,
+    fade_input,
+    fade_seconds,
+    level_input,
+    schema,
+    steps_input,
+)
 
 
 class SoundingThisObject(io.ComfyNode):
@@ -28,6 +40,7 @@ class SoundingThisObject(io.ComfyNode):
             description="Makes the sound of the masked object in a picture. Works out of the box, without a download.",
             search_aliases=["image to audio", "sound effect", "foley", "sounding objects"],
             enable_expand=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 io.Image.Input("image", tooltip="The picture."),
                 io.Mask.Input(
@@ -57,10 +70,16 @@ class SoundingThisObject(io.ComfyNode):
                 steps_input(optional=True),
                 cfg_input(optional=True),
                 level_input(optional=True),
+                fade_input(),
             ],
             outputs=[
                 io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound a mask."),
                 io.Image.Output(display_name="picture", tooltip="The sound's mel spectrogram."),
+                io.Float.Output(
+                    display_name="sureness",
+                    tooltip="How sure the model is that it knows what is masked, 0 to 1; of several masks the least. "
+                    "Below 0.5 the sound may be that of something else.",
+                ),
             ],
         )
 
@@ -75,8 +94,10 @@ class SoundingThisObject(io.ComfyNode):
         steps: int = 0,
         cfg: float = 0.0,
         level: bool = True,
+        fade_out: float = -1.0,
     ) -> io.NodeOutput:
         """Run `SoundingModel.generate`, with the host moving each part in before its use."""
+        image, mask = checked_image(image), checked_mask(mask)
         if model is None:
             # The host then keeps the starter in its own cache of outputs: another seed does not read it again.
             graph = GraphBuilder()
@@ -91,12 +112,12 @@ class SoundingThisObject(io.ComfyNode):
                 steps=steps,
                 cfg=cfg,
                 level=level,
+                fade_out=fade_out,
             )
-            return io.NodeOutput(inner.out(0), inner.out(1), expand=graph.finalize())
+            return io.NodeOutput(inner.out(0), inner.out(1), inner.out(2), expand=graph.finalize())
 
         config = model.config
-        batch = 1 if mask.ndim == 2 else len(mask)
-        batch = max(batch, 1 if image.ndim == 3 else len(image))
+        batch = max(len(mask), len(image))
         frames = config.latent_frames(seconds) * config.vae.stride
 
         def on_use(parts: tuple[str, ...]) -> None:
@@ -110,10 +131,16 @@ class SoundingThisObject(io.ComfyNode):
             cfg=cfg or None,
             seed=seed,
             level=level,
+            fade_out=fade_seconds(fade_out),
             on_step=progress(),
             on_use=on_use,
         )
         waveform = sound.waveform.to(host.intermediate_device())  # [B, 1, samples]
         mel = MelSpectrogram(config.audio).to(waveform.device)(waveform[:, 0])
         audio = {"waveform": waveform, "sample_rate": config.audio.sample_rate}
-        return io.NodeOutput(audio, mel_picture(mel).to(host.intermediate_device()))
+        return io.NodeOutput(
+            audio,
+            mel_picture(mel).to(host.intermediate_device()),
+            float(sound.sureness.min()),
+            ui=told(cls, sound.sureness),
+        )

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ..sounding.checkpoint import STARTER, CheckpointError
 from ..sounding.segment import Prompt, load_segmenter
-from ..sounding.vision import check_image
 from .files import STARTER_LABEL
 from .handle import SegmenterHandle
 from .sam_files import sam_names, sam_path
-from .types import SegmenterType, schema
+from .types import SegmenterType, checked_image, schema
 
 
 class SoundingLoadSam(io.ComfyNode):
@@ -127,7 +126,7 @@ class SoundingSamMask(io.ComfyNode):
     ) -> io.NodeOutput:
         """Prepare each picture once and ask for the object."""
         prompt = Prompt.from_strings(positive_coords, negative_coords, box, text)
-        found = [segmenter.segment(picture[None], prompt) for picture in check_image(image)]
+        found = [segmenter.segment(picture[None], prompt) for picture in checked_image(image)]
         device = host.intermediate_device()
         soft = torch.stack([one.mask for one in found]).to(device)
         hard = torch.stack([one.logits > 0 for one in found]).float().to(device)

@@ -29,7 +29,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, dict[str, Any]], str]] = {
     "empty text": ("text_grounded", {}, {"4": {"text": " \n "}}, "a sentence is expected"),
     "no seconds": ("text_grounded", {}, {"6": {"seconds": 0.0}}, "smaller than min"),
     "scheduler": ("text_grounded", {}, {"7": {"scheduler": "euler"}}, "euler"),
-    "no steps": ("text_grounded", {}, {"7": {"steps": 0}}, "smaller than min"),
+    "no steps": ("text_grounded", {}, {"7": {"steps": -1}}, "smaller than min"),
     "sampling a picture's latent": ("text_grounded", {"x": OTHER_LATENT}, {"7": {"latent": ["x", 0]}}, "frames, 16"),
     "decoding a picture's latent": ("text_grounded", {"x": OTHER_LATENT}, {"8": {"latent": ["x", 0]}}, "frames, 16"),
     "vocoding a latent": ("text_grounded", {}, {"9": {"mel": ["7", 0]}}, "SOUNDING_MEL"),

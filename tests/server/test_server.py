@@ -27,6 +27,7 @@ NODES = (
     "SoundingDecode",
     "SoundingVocode",
     "SoundingEncodeAudio",
+    "SoundingMixTracks",
     "SoundingThisObject",
     "SoundingClick",
     "SoundingLoadSam",

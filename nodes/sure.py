@@ -1,0 +1,49 @@
+"""What nodes say of how sure the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+SURENESS = "sounding_sureness"  # the key of what nodes tell the page of a run: an entry per selection
+SURE = 0.5
+UNSURE = ": it may sound like something else; select it more clearly, or use a model that knows it."
+
+
+def told(node: type[io.ComfyNode], sureness: Tensor, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """What the page and the history get of a run, for `io.NodeOutput(ui=...)`; the node shows its text at once.
+
+    Args:
+        node: the class as the host runs it, with the hidden unique_id and dynprompt.
+        sureness: [B] of `Condition.sureness`.
+        names: of the selections, where they have some.
+
+    Returns:
+        `{"sounding_sureness": [{"sureness": 0.37, "sure": false}, ...], "text": [...]}`, with a line per selection.
+    """
+    shares = [round(float(each), 3) for each in sureness]
+    entries: list[dict[str, Any]] = [{"sureness": share, "sure": share >= SURE} for share in shares]
+    text = []
+    for place, share in enumerate(shares):
+        what = "this" if len(shares) == 1 else f"selection {place + 1}"
+        if names:
+            entries[place]["name"] = names[place]
+            what = repr(names[place])
+        text.append(f"{share:.0%} sure of {what}" + ("" if share >= SURE else UNSURE))
+    _show(node, "\n".join(text))
+    return {SURENESS: entries, "text": text}
+
+
+def _show(node: type[io.ComfyNode], text: str) -> None:
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is None or server.client_id is None:
+        return
+    shown = node.hidden.unique_id
+    if node.hidden.dynprompt is not None:
+        shown = node.hidden.dynprompt.get_display_node_id(shown)  # of what a node was expanded to: that node
+    server.send_progress_text(text, shown, server.client_id)
