@@ -127,7 +127,11 @@ class SoundingGroundText(io.ComfyNode):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         handle = patches.handle
         handle.use(("query", "grounding"))
-        condition = handle.model.ground(patches.patches, text=lines if one_sound_a_line else " ".join(lines))
+        asked = lines if one_sound_a_line else [" ".join(lines)]
+        condition = handle.model.ground(patches.patches, text=asked)
+        nearest = [[name for name, _ in found] for found in handle.model.nearest_words(asked)]
+        if len(asked) != len(condition):  # one text for several pictures
+            asked, nearest = asked * len(condition), nearest * len(condition)
         if len(image) not in (1, len(condition)):
             raise ValueError(
                 f"There are {len(image)} pictures and {len(condition)} selections, but equal numbers (or one picture) "
@@ -139,7 +143,7 @@ class SoundingGroundText(io.ComfyNode):
             _kept(condition),
             attention.to(device),
             overlay(image, attention).to(device),
-            ui=told(cls, condition.sureness, lines if one_sound_a_line else None),
+            ui=told(cls, condition.sureness, asked, nearest),
         )
 
 

@@ -13,13 +13,19 @@ SURE = 0.5
 UNSURE = ": it may sound like something else; select it more clearly, or use a model that knows it."
 
 
-def told(node: type[io.ComfyNode], sureness: Tensor, names: Sequence[str] | None = None) -> dict[str, Any]:
+def told(
+    node: type[io.ComfyNode],
+    sureness: Tensor,
+    names: Sequence[str] | None = None,
+    nearest: Sequence[Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """What the page and the history get of a run, for `io.NodeOutput(ui=...)`; the node shows its text at once.
 
     Args:
         node: the class as the host runs it, with the hidden unique_id and dynprompt.
         sureness: [B] of `Condition.sureness`.
         names: of the selections, where they have some.
+        nearest: known names that each of them is nearest to, where they are words; said of those that are not known.
 
     Returns:
         `{"sounding_sureness": [{"sureness": 0.37, "sure": false}, ...], "text": [...]}`, with a line per selection.
@@ -32,7 +38,11 @@ def told(node: type[io.ComfyNode], sureness: Tensor, names: Sequence[str] | None
         if names:
             entries[place]["name"] = names[place]
             what = repr(names[place])
-        text.append(f"{share:.0%} sure of {what}" + ("" if share >= SURE else UNSURE))
+        said = f"{share:.0%} sure of {what}"
+        if share < SURE and nearest and nearest[place]:
+            entries[place]["nearest"] = list(nearest[place])
+            said += f"; nearest known words are {', '.join(nearest[place])}"
+        text.append(said + ("" if share >= SURE else UNSURE))
     _show(node, "\n".join(text))
     return {SURENESS: entries, "text": text}
 

@@ -256,7 +256,7 @@ class SoundingModel(nn.Module):
             denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
         old = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
         rows = one_by_one(tokens, noise, null, *old)
-        made = []
+        made: list[Tensor] = []
         with adaptive_spinning(like.device):
             for place, (token, noisy, nothing, before, anew) in enumerate(rows):
                 made += sample_latents(

@@ -240,6 +240,23 @@ def test_what_the_model_is_unsure_of_is_said_in_words(server):
     assert "sound" in shown
 
 
+@pytest.mark.parametrize(("words", "known"), [("a dog", True), ("a spaceship taking off", False)])
+def test_unknown_words_are_told_the_nearest_known_ones(server, tiny_graph, words, known):
+    graph = tiny_graph("text_grounded", seconds=0.2, steps=1)
+    graph["1"]["inputs"]["checkpoint"] = "starter (in the box)"
+    graph["4"]["inputs"]["text"] = words
+    entry = server.run(graph)
+    ((said,), (line,)) = (entry["outputs"]["4"][key] for key in ("sounding_sureness", "text"))
+    assert said["name"] == words
+    assert ("nearest known words are" in line) == (not known and not said["sure"])
+    if known:
+        assert "nearest" not in said
+    else:
+        assert not said["sure"]
+        assert len(said["nearest"]) >= 1
+        assert all(name in line for name in said["nearest"])
+
+
 @pytest.fixture(scope="module")
 def silent_video(server) -> Path:
     import av
