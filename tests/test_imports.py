@@ -36,6 +36,15 @@ def test_import_loads_no_heavy_library() -> None:
     assert not set(loaded) & {*HEAVY, "torch", "numpy"}
 
 
+def test_the_package_is_a_program_too() -> None:
+    """Where no `sounding` is on the path, as in ComfyUI's Python."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "sounding", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "sounding" in ran.stdout
+    assert "generate" in ran.stdout
+
+
 def test_modules_load_networks_libraries_only_when_they_build_one() -> None:
     code = """
 import sounding.audio, sounding.vision, sounding.text, sounding.grounding, sounding.diffusion

@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ["diffusers", "transformers", "open_clip", "segment_anything"]
@@ -87,6 +89,52 @@ def declared() -> list[str]:
 def test_requirements_repeat_the_dependencies():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == declared()
+
+
+def pyproject() -> dict[str, Any]:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.10 has none
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_inference_asks_for_no_torchaudio():
+    """What a host may have installed in a build that fits is nobody's to bring: only tests compare with it."""
+    described = pyproject()
+    asked = [*described["project"]["dependencies"], *described["project"]["optional-dependencies"].values()]
+    assert "torchaudio" not in str(asked)
+    assert "torchaudio" not in (ROOT / "requirements.txt").read_text()
+    sources = [*(ROOT / "sounding").rglob("*.py"), *(ROOT / "nodes").rglob("*.py"), *(ROOT / "training").rglob("*.py")]
+    assert not [path for path in sources if re.search(r"(import|from) torchaudio", path.read_text())]
+
+
+def test_the_registry_can_read_what_it_wants():
+    """docs.comfy.org/registry/specifications: a table for the licence, X.Y.Z, no ComfyUI in the name, a square icon."""
+    described = pyproject()
+    project, comfy = described["project"], described["tool"]["comfy"]
+    assert re.fullmatch(r"[a-z][a-z0-9]*([-_.][a-z0-9]+)*", project["name"])
+    assert "comfyui" not in project["name"]
+    assert len(project["name"]) < 100
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    ((kind, licence),) = project["license"].items()
+    assert licence if kind == "text" else (ROOT / licence).is_file()
+    home = project["urls"]["Repository"]
+    assert home.startswith("https://")
+    assert all(url.startswith(home) for url in project["urls"].values())
+    assert re.fullmatch(r"[a-z0-9-]+", comfy["PublisherId"])
+    assert comfy["DisplayName"]
+    raw = home.replace("https://github.com", "https://raw.githubusercontent.com") + "/main/"
+    assert comfy["Icon"].startswith(raw)
+    with Image.open(ROOT / comfy["Icon"].removeprefix(raw)) as icon:
+        assert icon.size[0] == icon.size[1] <= 400
+    for name in comfy.get("includes", []):
+        assert (ROOT / name).exists()
+
+
+def test_the_address_stands_in_one_place():
+    """There is no public home yet: where it will be is said once."""
+    home = pyproject()["project"]["urls"]["Repository"]
+    texts = [path for ending in ("md", "py", "js", "json", "txt") for path in ROOT.rglob(f"*.{ending}")]
+    ours = [path for path in texts if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
+    assert [str(path) for path in ours if home.removeprefix("https://") in path.read_text(errors="replace")] == []
 
 
 def test_no_upper_pins():
