@@ -1,21 +1,40 @@
-"""Waveform to log-mel spectrogram and back to files: the numbers are AudioLDM's (DESIGN: "Mel")."""
+"""Waveform to log-mel spectrogram, with AudioLDM's numbers (DESIGN: "Mel"), and the level of sounds."""
 
 from __future__ import annotations
 
-import io
 import math
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .config import AudioConfig
-from .files import write_atomic
 from .libraries import importing
+from .resampling import check_rate, fit_length, resample
+from .sound_files import audio_format, read_audio, write_audio
+
+__all__ = [
+    "CEILING",
+    "FADE_OUT",
+    "GATE",
+    "LOUDNESS",
+    "MelSpectrogram",
+    "audio_format",
+    "check_fade_out",
+    "check_rate",
+    "decibels",
+    "fades",
+    "fit_length",
+    "level",
+    "loudness",
+    "mel_filters",
+    "mix_tracks",
+    "normalize",
+    "read_audio",
+    "resample",
+    "true_peak",
+    "write_audio",
+]
 
 # What `level` brings sounds to. -20 LUFS is the loudest whole number that 95 % of the starter's 79 recordings reach
 # below the ceiling: their true peaks lie 6 to 27 LU above their loudness, 19 LU at the 95th percentile. The ceiling is
@@ -30,13 +49,6 @@ FADE_IN, CLICK = 0.002, 0.005  # seconds; no sound ends in a fade shorter than `
 # of 23 starter sounds ends at less than half its loudness (docs/sounds.md).
 FADE_OUT, FADE_SHARE = 0.3, 0.1
 _BLOCK = 0.4  # seconds, BS.1770's gating block
-# What a sound from outside may be.
-RATES = (1_000, 768_000)  # Hz: below, nothing is heard of most sounds; above, no recorder goes
-MAX_SECONDS = 3600.0  # of a file
-_MAX_VALUES = 2**30  # samples of all channels of a file: an hour of stereo at 149 kHz
-# Formats that keep rate, channels and 16 bits; what else libsndfile writes does not, or leaves files beside.
-WRITTEN = ("AIFF", "AU", "CAF", "FLAC", "MP3", "OGG", "RF64", "W64", "WAV")
-_PIECE = 2**18  # values that are read or written at a time
 
 
 def mel_filters(fft_size: int, bands: int, low: float, high: float, rate: int) -> Tensor:
@@ -83,48 +95,6 @@ class MelSpectrogram(torch.nn.Module):
         )  # [B, fft/2+1, T]
         mel = spectrum.abs().transpose(1, 2) @ self.filters  # [B, T, mel_bands]
         return mel.clamp(min=config.log_floor).log()
-
-
-def check_rate(rate: Any) -> int:
-    """A sampling rate from outside, in Hz.
-
-    Raises:
-        ValueError: it is no whole number within `RATES`.
-    """
-    low, high = RATES
-    number = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
-    if not number or not low <= float(rate) <= high or float(rate) % 1:
-        raise ValueError(
-            f"The sound's sampling rate is {rate!r}, but a whole number of {low} to {high} Hz is expected; convert it "
-            "to 44100 Hz."
-        )
-    return int(rate)
-
-
-def resample(waveform: Tensor, rate: int, to_rate: int) -> Tensor:
-    """[..., samples] at `rate` Hz -> the same sound at `to_rate` Hz, float32 (soxr's "HQ", whatever the two rates).
-
-    Raises:
-        ValueError: one of the rates is outside `RATES`.
-    """
-    if rate == to_rate:
-        return waveform
-    rate, to_rate = check_rate(rate), check_rate(to_rate)
-    samples = -(-waveform.shape[-1] * to_rate // rate)
-    if 0 in waveform.shape:
-        return waveform.new_zeros(*waveform.shape[:-1], samples, dtype=torch.float32)
-    with importing("soxr"):
-        import soxr
-
-    rows = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1]).numpy()
-    made = torch.stack([fit_length(torch.from_numpy(soxr.resample(row, rate, to_rate)), samples) for row in rows])
-    return made.reshape(*waveform.shape[:-1], samples).to(waveform.device)
-
-
-def fit_length(waveform: Tensor, samples: int) -> Tensor:
-    """[..., any] cut or zero-padded at the end -> [..., samples]."""
-    short = samples - waveform.shape[-1]
-    return torch.nn.functional.pad(waveform, (0, short)) if short > 0 else waveform[..., :samples]
 
 
 def normalize(waveform: Tensor, peak: float = 0.5) -> Tensor:
@@ -256,92 +226,3 @@ def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None) -> T
     factors = 10 ** (torch.tensor(gains, device=tracks.device) / 20)
     total = (tracks * factors[:, None, None]).sum(dim=0)
     return total * (10 ** (CEILING / 20) / true_peak(total, rate).max().clamp(min=1e-6)).clamp(max=1)
-
-
-def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
-    """Read a sound file of any rate and number of channels as mono at `sample_rate`: [samples] float.
-
-    It is read from front to back, so that what its header says of its length does not matter, and in pieces, so that
-    it takes no more memory than the result.
-
-    Raises:
-        ValueError: the file cannot be read as audio, is longer than `MAX_SECONDS`, has a rate outside `RATES` or
-            samples that are not finite.
-    """
-    with importing("soundfile"):
-        import soundfile
-    with importing("soxr"):
-        import soxr
-
-    class Stream(soundfile.SoundFile):  # type: ignore[misc]
-        """After each piece soundfile seeks to where it is, which fails where a header gives no length."""
-
-        def seekable(self) -> bool:
-            return False
-
-    if not Path(path).is_file():
-        raise ValueError(f"{path} cannot be read as audio (no such file); give a WAV, FLAC, OGG or MP3.")
-    try:
-        with Stream(path) as file:
-            rate, frames = check_rate(file.samplerate), 0
-            step = max(1, _PIECE // file.channels)
-            most = min(MAX_SECONDS * rate, _MAX_VALUES / file.channels)
-            change = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-            pieces = []
-            while len(piece := file.read(step, dtype="float32", always_2d=True)):
-                frames += len(piece)
-                if frames > most:
-                    raise ValueError(f"it is longer than {most / rate:.0f} s; cut it")
-                mono = np.ascontiguousarray(piece.mean(axis=1))
-                pieces.append(mono if change is None else change.resample_chunk(mono))
-            if change is not None and frames:
-                pieces.append(change.resample_chunk(np.zeros(0, np.float32), last=True))
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:  # TypeError: a name that ends in .raw
-        raise ValueError(f"{path} cannot be read as audio ({error}); give a WAV, FLAC, OGG or MP3.") from None
-    sound = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *pieces]))
-    if not sound.isfinite().all():
-        raise ValueError(f"{path} has samples that are not finite, but numbers are expected; export it again.")
-    return fit_length(sound, -(-frames * sample_rate // rate))
-
-
-def audio_format(path: str | os.PathLike[str]) -> str:
-    """The format that the ending of `path` names, to be checked before long work.
-
-    Raises:
-        ValueError: the ending is none of `WRITTEN`, or this libsndfile does not write it.
-    """
-    with importing("soundfile"):
-        import soundfile
-
-    name = Path(path).suffix[1:].upper()
-    if name not in WRITTEN or name not in soundfile.available_formats():
-        raise ValueError(f"{path} ends in {Path(path).suffix!r}, but .wav, .flac or .ogg is expected.")
-    return name
-
-
-def write_audio(path: str | os.PathLike[str], waveform: Tensor, sample_rate: int) -> None:
-    """Write [channels, samples] or [samples] atomically; the ending of `path` names the format.
-
-    Samples are written as 16 bits, values beyond -1..1 are limited.
-
-    Raises:
-        ValueError: the ending is not a format that is written, or the format does not take this rate or so many
-            channels.
-    """
-    name = audio_format(path)
-    import soundfile
-
-    samples = waveform.detach().float().cpu().clamp(-1, 1).reshape(-1, waveform.shape[-1]).T.numpy()
-    buffer = io.BytesIO()
-    try:
-        with soundfile.SoundFile(buffer, "w", sample_rate, samples.shape[1], format=name) as file:
-            for piece in _pieces(samples):  # libsndfile's Vorbis encoder overruns its stack on a long sound at once
-                file.write(piece)
-    except soundfile.SoundFileError as error:
-        raise ValueError(f"{path} cannot be written ({error}); give a .wav.") from None
-    write_atomic(path, buffer.getvalue())
-
-
-def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:
-    step = max(1, _PIECE // samples.shape[1])
-    return (samples[start : start + step] for start in range(0, len(samples), step))

@@ -16,7 +16,7 @@ import soundfile
 import torch
 import torchaudio
 
-from sounding import audio
+from sounding import sound_files
 from sounding.audio import MelSpectrogram, audio_format, fit_length, normalize, read_audio, resample, write_audio
 from sounding.config import AudioConfig
 
@@ -230,11 +230,11 @@ def test_long_files_are_refused_before_they_take_memory(tmp_path: Path, monkeypa
     path = tmp_path / "long.flac"  # silence takes next to nothing
     soundfile.write(path, np.zeros(60 * RATE, np.int16), RATE)
     assert path.stat().st_size < 20_000
-    monkeypatch.setattr(audio, "MAX_SECONDS", 50.0)
+    monkeypatch.setattr(sound_files, "MAX_SECONDS", 50.0)
     with pytest.raises(ValueError, match="longer than 50 s"):
         read_audio(path, RATE)
-    monkeypatch.setattr(audio, "MAX_SECONDS", 70.0)
-    monkeypatch.setattr(audio, "_MAX_VALUES", 40 * RATE)
+    monkeypatch.setattr(sound_files, "MAX_SECONDS", 70.0)
+    monkeypatch.setattr(sound_files, "_MAX_VALUES", 40 * RATE)
     with pytest.raises(ValueError, match="longer than 40 s"):
         read_audio(path, RATE)
 
