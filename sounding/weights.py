@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,7 +34,14 @@ def without_weights() -> Iterator[None]:
         yield
 
 
-class OwnRandomness(TorchDispatchMode):
+# What draws, of torch and of `torch.nn.init`; the names are those of functions as modes see them.
+DRAWING = {
+    "bernoulli", "bernoulli_", "exponential_", "kaiming_uniform_", "multinomial", "normal", "normal_", "rand",
+    "randint", "randn", "random_", "randperm", "uniform_",
+}  # fmt: skip
+
+
+class OwnRandomness(TorchFunctionMode):
     """What this thread draws inside comes from a generator of its own: nobody else's random numbers move on.
 
     Building a module draws its first weights, also where a file's take their place at once. The numbers are those
@@ -45,20 +52,15 @@ class OwnRandomness(TorchDispatchMode):
         super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Hand the generator to every operation on the CPU that draws."""
+        """Hand the generator to everything on the CPU that draws."""
         kwargs = dict(kwargs or {})
-        on_meta = kwargs.get("device") == torch.device("meta") or (
-            bool(args) and isinstance(args[0], Tensor) and args[0].is_meta
-        )
-        if torch.Tag.nondeterministic_seeded in func.tags and not on_meta and kwargs.get("generator") is None:
-            name = func._overloadname
-            with_generator = f"{name}_generator".removeprefix("default_")  # "randn.generator", "randint.low_generator"
-            if not any(argument.name == "generator" for argument in func._schema.arguments):
-                func = getattr(func.overloadpacket, with_generator)
-            kwargs["generator"] = self.generator
+        if getattr(func, "__name__", "") in DRAWING and kwargs.get("generator") is None:
+            tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+            if not any(each.is_meta for each in tensors) and str(kwargs.get("device")) != "meta":
+                kwargs["generator"] = self.generator
         return func(*args, **kwargs)
 
 

@@ -36,6 +36,12 @@ if WORKERS > 1:
 TONES = {"disc": 220.0, "square": 660.0, "bar": 1760.0}  # a data set drawn and sung here
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz-rounds", default=100, type=int, help="hostile inputs per area of tests/fuzz (some take 3x)"
+    )
+
+
 def heed_ctrl_c() -> None:
     """For `preexec_fn`: what runs in the background of a shell ignores Ctrl-C, and so would its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

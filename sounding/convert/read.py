@@ -118,7 +118,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         tree, program = read_archive(path)
         return dict(flatten(tree)) if program else _unwrap(tree)
     except ArchiveError as error:
-        raise ConvertError(f"{path} {error}, so it was not opened; {MEND}.") from None
+        said = "".join(letter if letter.isprintable() else "?" for letter in str(error))  # names out of the file
+        raise ConvertError(f"{path} {said}, so it was not opened; {MEND}.") from None
 
 
 def _unwrap(data: Any) -> dict[str, Tensor]:

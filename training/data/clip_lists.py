@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sounding.plain_text import printable
+
 from .shard_format import Skipped
 
 Form = Literal["audiocaps", "audioset", "vggsound"]
@@ -255,7 +257,7 @@ def _is_id(text: str) -> bool:
 
 
 def _short(fields: list[str]) -> str:
-    text = ", ".join(fields)
+    text = printable(", ".join(fields))
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
