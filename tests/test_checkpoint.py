@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from sounding.checkpoint import (
     save_model,
     starter_path,
 )
-from sounding.config import SoundingConfig
+from sounding.config import PatchConfig, SegmenterConfig, SoundingConfig
 from sounding.model import PARTS, SoundingModel
+from sounding.segment.network import ClickNetwork
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -215,6 +217,49 @@ def test_broken_file_gets_one_sentence(kind: str, tiny_checkpoint: Path, tmp_pat
     assert "\n" not in message
     assert len(message) < 600
     assert error.value.__cause__ is None or error.value.__suppress_context__
+
+
+NAMES = ("hf-hub:timm/resnet18", "hf_hub:timm/resnet18", "local-dir:/tmp", "resnet18.hf-hub:x/y", "ViT-B-32/../x",
+         "https://example.org/model", "/etc", "..", "timm/resnet18", "hf-hub:laion/CLIP-ViT-B-32-laion2B")  # fmt: skip
+
+
+@pytest.mark.parametrize("tower", ["vit", "timm"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("section", "field"), [("patches", "model"), ("query", "tokenizer"), ("", "name")])
+def test_no_name_in_a_configuration_reaches_out(
+    section: str,
+    field: str,
+    name: str,
+    tower: str,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No socket is opened and nothing outside of the packages is read, whether the file is refused or not."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"a network was asked for: {arguments}")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    data = json.loads(metadata_of(tiny_checkpoint)[CONFIG_KEY])
+    data["absent"] = {"query": name}
+    place = data[section] if section else data
+    place[field] = name
+    if section == "patches":
+        place["tower"] = tower
+    bad = tmp_path / "bad.safetensors"
+    rewrite(tiny_checkpoint, bad, json.dumps(data))
+    if section == "patches":
+        with pytest.raises(CheckpointError, match=r"patches\.model is .* is expected") as error:
+            sounding.load(bad, device="cpu")
+        assert "\n" not in str(error.value)
+        with pytest.raises(ValueError, match=r"patches\.model is|The patch tower is"):
+            ClickNetwork(SegmenterConfig(), PatchConfig(tower=tower, model=name))  # type: ignore[arg-type]
+    else:
+        model = sounding.load(bad, device="cpu")
+        assert model.query.encode(["a dog"]).isfinite().all()
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

@@ -168,8 +168,10 @@ def test_folded_unet_is_audioldms_without_a_sentence(tiny_clip: Path, tmp_path: 
 def test_what_is_new_follows_the_seed(tiny_clip: Path, tmp_path: Path) -> None:
     audioldm_pipeline(SIZES["s"]).save_pretrained(tmp_path / "folder")
     made = []
+    before = torch.get_rng_state()
     for seed in (1, 1, 2):
         convert(tmp_path / "out.safetensors", audioldm=tmp_path / "folder", clip=tiny_clip, seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)  # the caller's own numbers do not move on
         made.append(load_file(tmp_path / "out.safetensors"))
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
     different = {name for name in made[0] if not torch.equal(made[0][name], made[2][name])}
