@@ -49,6 +49,9 @@ class SoundingMixTracks(io.ComfyNode):
                     "audio",
                     tooltip="One track per sound of the batch, at any rate, mono or stereo; a list is joined.",
                 ),
+                io.Audio.Input(
+                    "audio_2", optional=True, tooltip="More tracks, such as those of another chain; they come after."
+                ),
                 io.MultiType.Input(gains, types=[io.Float, io.Int]),
             ],
             outputs=[
@@ -61,9 +64,11 @@ class SoundingMixTracks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, audio: list[Any], gains: list[Any] | None = None) -> io.NodeOutput:
+    def execute(
+        cls, audio: list[Any], gains: list[Any] | None = None, audio_2: list[Any] | None = None
+    ) -> io.NodeOutput:
         """Apply the gains and sum."""
-        waveform, rate = joined(audio)  # [B, channels, samples]
+        waveform, rate = joined([*audio, *(audio_2 or [])])  # [B, channels, samples]
         decibels = read_gains(gains or [], len(waveform))
         factors = 10 ** (torch.tensor(decibels, device=waveform.device) / 20)
         tracks = under_ceiling(waveform * factors[:, None, None], rate)

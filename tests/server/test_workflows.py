@@ -41,7 +41,7 @@ def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, A
         inputs: dict[str, Any] = {}
         info = object_info[node["type"]]["input"]
         for name, spec in [pair for group in ("required", "optional") for pair in info.get(group, {}).items()]:
-            if not isinstance(spec[0], list) and spec[0] not in WIDGET_TYPES:
+            if not isinstance(spec[0], list) and spec[0].split(",")[0] not in WIDGET_TYPES:
                 continue
             options = spec[1] if len(spec) > 1 else {}
             if options.get("forceInput"):
