@@ -77,6 +77,16 @@ def with_previews(graph: Graph, selections: list[str]) -> Graph:
     return watched
 
 
+def with_pictures(server: ComfyServer, graph: Graph) -> Graph:
+    """The graph with its example pictures uploaded, under the names that they have there."""
+    for node in graph.values():
+        for key in ("image", "picture"):
+            value = node["inputs"].get(key)
+            if isinstance(value, str):
+                node["inputs"][key] = server.upload(value, (WORKFLOWS / "input" / value).read_bytes())
+    return graph
+
+
 def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
     """What the sounds of a graph were made from, and their spectrograms: [SIDE, SIDE, 3], a column per selection."""
     sounds = {name: selection_of(graph, name) for name, node in graph.items() if node["class_type"].endswith("Audio")}
@@ -191,13 +201,11 @@ def main() -> None:
     if wanted == {"demo"}:
         return
     with running(asked.server) as server:
-        for file in sorted((WORKFLOWS / "input").iterdir()):
-            if server.upload(file.name, file.read_bytes()) != file.name:
-                raise SystemExit(f"{server.url} has another {file.name} in its input folder; move that away first.")
         for path in sorted((WORKFLOWS / "api").glob("*.json")) if "thumbnails" in wanted else ():
             if path.stem in (asked.name or [path.stem]):
                 print(path.stem)
-                write_image(WORKFLOWS / f"{path.stem}.jpg", thumbnail(server, read_graph(path)))
+                graph = with_pictures(server, read_graph(path))
+                write_image(WORKFLOWS / f"{path.stem}.jpg", thumbnail(server, graph))
         if "nodes" in wanted:
             node_pictures.write_all(server.url, asked.name)
 

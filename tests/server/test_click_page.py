@@ -174,10 +174,10 @@ class Page:
 
     def button(self, name: str) -> Any:
         self.front()
-        return self.page.get_by_role("button", name=name, exact=True)
+        return self.page.locator(".sounding-click-panel").get_by_role("button", name=name, exact=True)
 
     def status(self) -> str:
-        return str(self.page.locator(".sounding-click-status").text_content())
+        return str(self.page.locator(".sounding-click-panel .sounding-click-status").text_content())
 
     def latencies(self) -> str:
         return str(
@@ -194,9 +194,7 @@ class Page:
         self.shown(name)
 
     def shown(self, name: str) -> None:
-        chosen = (
-            """(name) => document.querySelector('.sounding-click-chip[aria-pressed="true"]')?.textContent === name"""
-        )
+        chosen = """(name) => document.querySelector('.sounding-click-panel .sounding-click-chip[aria-pressed="true"]')?.textContent === name"""
         wait_until(self.page, chosen, arg=name)
 
     def silent(self) -> None:
@@ -418,9 +416,9 @@ def test_what_is_heard_is_what_a_run_saves(page: Page, server: Any):
     page.page.evaluate(PROMPTS)
     page.button("Hear Object 1").click()
     page.button("Hear Object 2").click()
-    page.page.locator(".sounding-click-chip").first.wait_for()
+    page.page.locator(".sounding-click-panel .sounding-click-chip").first.wait_for()
     assert page.page.evaluate("() => window.prompts") == 1
-    page.page.locator(".sounding-click-spectrogram").wait_for()
+    page.page.locator(".sounding-click-panel .sounding-click-spectrogram").wait_for()
     first, second, mix = (page.heard(name) for name in ("Object 1", "Object 2", "mix"))
     page.photograph("click-and-hear")
     for name in ("Object 2", "Object 1"):
@@ -495,23 +493,32 @@ def test_waiting_and_steps_are_told_and_stopped(page: Page, server: Any):
     busy["5"] = {"class_type": "PreviewAudio", "inputs": {"audio": ["4", 0]}}
     assert server.queue(busy).status_code == 200
     page.button("Hear Object 1").click()
-    wait_until(page.page, "() => document.querySelector('.sounding-click-status').textContent.includes('comes first')")
+    wait_until(
+        page.page,
+        "() => document.querySelector('.sounding-click-panel .sounding-click-status').textContent.includes('comes first')",
+    )
     assert page.button("Stop making Object 1").count() == 1
     page.button("Stop making Object 1").click()
-    wait_until(page.page, "() => document.querySelector('.sounding-click-status').textContent === 'Stopped'")
+    wait_until(
+        page.page,
+        "() => document.querySelector('.sounding-click-panel .sounding-click-status').textContent === 'Stopped'",
+    )
     assert server.get("/queue").json()["queue_pending"] == []
     assert len(server.get("/queue").json()["queue_running"]) == 1  # not ours: it goes on
     page.button("Hear Object 1").click()
     server.post("/interrupt")
-    wait_until(page.page, "() => document.querySelector('.sounding-click-status').textContent.includes(' of 4')")
-    page.page.locator(".sounding-click-chip").wait_for()
+    wait_until(
+        page.page,
+        "() => document.querySelector('.sounding-click-panel .sounding-click-status').textContent.includes(' of 4')",
+    )
+    page.page.locator(".sounding-click-panel .sounding-click-chip").wait_for()
 
 
 def test_an_object_that_is_off_is_heard_alone(page: Page):
     two_objects(page)
     page.button("Switch off Object 2").click()
     page.hear("Object 2")
-    assert page.page.locator(".sounding-click-chip").all_text_contents() == ["Object 2"]
+    assert page.page.locator(".sounding-click-panel .sounding-click-chip").all_text_contents() == ["Object 2"]
     assert np.abs(page.heard()).max() > 0.01
     assert page.state()["objects"][1]["on"] is False
 
@@ -556,7 +563,7 @@ def test_wrong_files_are_refused_and_right_onesshown(page: Page, server: Any, tm
         wrong = tmp_path / name
         wrong.write_text("no picture")
         page.page.set_input_files(".sounding-click-bar input[type=file]", wrong)
-        page.page.locator(".sounding-click-status.error").wait_for()
+        page.page.locator(".sounding-click-panel .sounding-click-status.error").wait_for()
         assert "expected" in page.status()
         assert not (server.folder / "input" / name).exists()
         assert page.points() == [(1, 0, False)]
@@ -613,7 +620,7 @@ def test_two_tabs_do_not_hear_each_other(context: Any, plain_tab: Page, server: 
         each.button("Hear Object 1").click()
     sources = []
     for each in (plain_tab, second):
-        each.page.locator(".sounding-click-chip").wait_for()
+        each.page.locator(".sounding-click-panel .sounding-click-chip").wait_for()
         sources.append(each.page.evaluate("() => theClick().soundingClick.player.panel.sound.url"))
     assert sources[0] != sources[1]
     second.page.close()
@@ -680,12 +687,12 @@ def test_a_server_that_comes_back_is_used_again(context: Any, own_server: Any):
     page.button("Remove all objects").click()
     own_server.stop()
     page.click((DOG[0] + 9, DOG[1] + 9))  # not where the example was clicked: that mask is known
-    page.page.locator(".sounding-click-status.error").wait_for()
+    page.page.locator(".sounding-click-panel .sounding-click-status.error").wait_for()
     assert "does not answer" in page.status()
     own_server.launch()
     own_server.wait_until_up()
     page.drawn()
-    wait_until(page.page, "() => !document.querySelector('.sounding-click-status.error')")
+    wait_until(page.page, "() => !document.querySelector('.sounding-click-panel .sounding-click-status.error')")
     page.hear("Object 1")
     assert np.abs(page.heard()).max() > 0.01
     page.page.close()
