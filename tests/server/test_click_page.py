@@ -179,6 +179,13 @@ class Page:
     def status(self) -> str:
         return str(self.page.locator(".sounding-click-panel .sounding-click-status").text_content())
 
+    def told(self, words: str) -> None:
+        """Wait until the line below the picture has those words."""
+        said = ".sounding-click-panel .sounding-click-status"
+        wait_until(
+            self.page, "([said, words]) => document.querySelector(said).textContent.includes(words)", [said, words]
+        )
+
     def latencies(self) -> str:
         return str(
             self.page.evaluate(
@@ -194,8 +201,14 @@ class Page:
         self.shown(name)
 
     def shown(self, name: str) -> None:
-        chosen = """(name) => document.querySelector('.sounding-click-panel .sounding-click-chip[aria-pressed="true"]')?.textContent === name"""
-        wait_until(self.page, chosen, arg=name)
+        wait_until(
+            self.page,
+            """(name) => {
+              const panel = document.querySelector(".sounding-click-panel");
+              return panel.querySelector('.sounding-click-chip[aria-pressed="true"]')?.textContent === name;
+            }""",
+            arg=name,
+        )
 
     def silent(self) -> None:
         """Wait until nothing is played any more."""
@@ -493,24 +506,15 @@ def test_waiting_and_steps_are_told_and_stopped(page: Page, server: Any):
     busy["5"] = {"class_type": "PreviewAudio", "inputs": {"audio": ["4", 0]}}
     assert server.queue(busy).status_code == 200
     page.button("Hear Object 1").click()
-    wait_until(
-        page.page,
-        "() => document.querySelector('.sounding-click-panel .sounding-click-status').textContent.includes('comes first')",
-    )
+    page.told("comes first")
     assert page.button("Stop making Object 1").count() == 1
     page.button("Stop making Object 1").click()
-    wait_until(
-        page.page,
-        "() => document.querySelector('.sounding-click-panel .sounding-click-status').textContent === 'Stopped'",
-    )
+    page.told("Stopped")
     assert server.get("/queue").json()["queue_pending"] == []
     assert len(server.get("/queue").json()["queue_running"]) == 1  # not ours: it goes on
     page.button("Hear Object 1").click()
     server.post("/interrupt")
-    wait_until(
-        page.page,
-        "() => document.querySelector('.sounding-click-panel .sounding-click-status').textContent.includes(' of 4')",
-    )
+    page.told(" of 4")
     page.page.locator(".sounding-click-panel .sounding-click-chip").wait_for()
 
 
