@@ -91,6 +91,9 @@ def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
     """What the sounds of a graph were made from, and their spectrograms: [SIDE, SIDE, 3], a column per selection."""
     sounds = {name: selection_of(graph, name) for name, node in graph.items() if node["class_type"].endswith("Audio")}
     selections = list(dict.fromkeys(name for name in sounds.values() if name is not None))
+    together = not selections  # every file is of several: its tracks are in the selections' order
+    if together:
+        selections = [name for name, node in graph.items() if node["class_type"] in SELECTIONS]
     files = output_files(run_graph(server, with_previews(graph, selections), timeout=3600))
     width = (SIDE - GAP * (len(selections) + 1)) // len(selections)
     columns = []
@@ -101,7 +104,10 @@ def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
             assert image is not None
             assert mask is not None
             shown = image if mask.min() > 0.99 else overlay(image[None], mask[None, ..., 0])[0]
-        heard = [file for file in files if file.is_sound and sounds.get(file.node) == name][:SOUNDS_SHOWN]
+        if together:
+            heard = [[file for file in files if file.node == next(iter(sounds))][len(columns)]]
+        else:
+            heard = [file for file in files if file.is_sound and sounds.get(file.node) == name][:SOUNDS_SHOWN]
         columns.append(column(shown, [spectrogram(server.fetch(file)) for file in heard], width))
     return framed(torch.cat(columns, dim=1)[: SIDE - 2 * GAP])
 
