@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .config import AudioConfig, VaeConfig
 from .grounding import Condition
-from .overflow import in_range, vocoded
+from .overflow import in_range, vocoded, without_bfloat16
 from .windows import in_windows
 
 # The full size's vocoder looks 25 frames around itself, so what counts does not notice the windows.
@@ -41,7 +41,7 @@ def encode_mel(vae: Any, config: VaeConfig, mel: Tensor, window: int) -> Tensor:
 
         return in_windows(piece, normal.transpose(1, 2), window, window // 8)
 
-    return in_range(vae, means).float().transpose(1, 2) * config.scale
+    return in_range(without_bfloat16(vae), means).float().transpose(1, 2) * config.scale
 
 
 def decode_latents(vae: Any, config: VaeConfig, latents: Tensor, window: int) -> Tensor:
@@ -55,7 +55,7 @@ def decode_latents(vae: Any, config: VaeConfig, latents: Tensor, window: int) ->
 
         return in_windows(piece, scaled.transpose(1, 2), cells, cells // 8)
 
-    return config.log_mel(in_range(vae, mel).transpose(1, 2))
+    return config.log_mel(in_range(without_bfloat16(vae), mel).transpose(1, 2))
 
 
 def vocode_mel(vocoder: Any, config: AudioConfig, mel: Tensor, window: int) -> Tensor:
@@ -68,4 +68,4 @@ def vocode_mel(vocoder: Any, config: AudioConfig, mel: Tensor, window: int) -> T
 
         return in_windows(piece, there, window, VOCODER_OVERLAP, margin=VOCODER_MARGIN)
 
-    return in_range(vocoder, sounds).float()
+    return in_range(without_bfloat16(vocoder), sounds).float()

@@ -27,22 +27,25 @@ def part_dtype(part: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if part in PRECISE and dtype == torch.bfloat16 else dtype
 
 
+def without_bfloat16(part: Part) -> Part:
+    """The part itself, or a copy in float32 of one that somebody brought to bfloat16 after all (see `part_dtype`)."""
+    if next(part.parameters()).dtype != torch.bfloat16:
+        return part
+    return nn.Module.float(copy.deepcopy(part))
+
+
 def in_range(part: Part, run: Callable[[Part], Tensor]) -> Tensor:
     """`run(part)`, and once more in float32 if the part is in float16 and its numbers became too large for that.
-
-    A part that somebody brought to bfloat16 (see `part_dtype`) runs in float32 at once.
 
     float16 ends at 65504. VAE and vocoder are trained in float32, and nothing bounds what their convolutions add up
     inside, so some weights (SDXL's VAE is the well-known case) pass that number on the way to ordinary results; then
     infinities meet and the result is no number. These parts run once a sound and are small beside the U-Net, so
     float32 costs little. The part itself stays as it is, since it may belong to a host that manages memory.
     """
-    dtype = next(part.parameters()).dtype
-    if dtype != torch.bfloat16:
-        made = run(part)
-        if dtype != torch.float16 or bool(made.isfinite().all()):
-            return made
-        logger.info("%s overflows in float16; computing it in float32", type(part).__name__)
+    made = run(part)
+    if next(part.parameters()).dtype != torch.float16 or bool(made.isfinite().all()):
+        return made
+    logger.info("%s overflows in float16; computing it in float32", type(part).__name__)
     return run(nn.Module.float(copy.deepcopy(part)))
 
 
