@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import random
 import socket
 import sys
 import threading
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,11 +21,11 @@ from sounding.remote import ComfyServer, RemoteError, output_files
 from sounding.remote_run import run_graph
 from sounding.segment import Prompt
 
+from ..test_click_state import state
 from .mutations import as_json, damaged, hostile_value, mutated
 from .verdict import Case, judge
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of processes, and how they are watched")
-ROOT = Path(__file__).parents[2]
 
 
 class Answering:
@@ -184,19 +181,7 @@ def test_points(rounds: int, folder: Path) -> None:
     judge("points", 3 * rounds, folder, make)
 
 
-def click_state() -> ModuleType:
-    """The module alone: its package wants the host."""
-    spec = importlib.util.spec_from_file_location("fuzzed_click_state", ROOT / "nodes" / "click_state.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_click_states(rounds: int, folder: Path) -> None:
-    state = click_state()
     first = {"name": "dog", "colour": "#E69F00", "on": True, "gain_db": -6, "negative": [], "box": [10, 20, 90, 60]}
     good = {"version": 1, "size": [100, 80], "objects": [{**first, "positive": [{"x": 30, "y": 40.5}]}, first]}
 
@@ -208,4 +193,3 @@ def test_click_states(rounds: int, folder: Path) -> None:
         return lambda: state.parse_state(text)
 
     judge("click states", 3 * rounds, folder, make)
-    assert json.dumps(good)
