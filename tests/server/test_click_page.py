@@ -471,7 +471,7 @@ def test_a_gain_moves_what_is_heard(page: Page):
         mix = torch.from_numpy(page.heard("mix").copy())
         assert float(true_peak(mix, 16_000)) <= 10 ** (-1 / 20) * 1.01
         if not value:
-            np.testing.assert_allclose(mix.numpy(), before[0] + before[1], atol=1e-6)
+            np.testing.assert_allclose(mix.numpy(), before[0] + before[1], atol=2e-4)  # files of 16 bits
 
 
 def test_a_gain_is_in_what_a_run_saves(page: Page, server: Any):
@@ -485,7 +485,7 @@ def test_a_gain_is_in_what_a_run_saves(page: Page, server: Any):
     entry = page.run(server)
     first, second = saved(server, entry, TRACKS)
     (mix,) = saved(server, entry, WHOLE)
-    np.testing.assert_allclose(first, before[0] * 10 ** (-6 / 20), atol=1)
+    np.testing.assert_allclose(first, before[0] * 10 ** (-6 / 20), atol=2)
     np.testing.assert_array_equal(second, before[1])
     peak = float(true_peak(torch.from_numpy(mix / 32768), 16_000))
     assert peak <= 10 ** (-1 / 20) + 1e-3
