@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def importing(library: str) -> Iterator[None]:
         LibraryError: any error inside, whatever its kind: what lazy modules raise differs from library to library.
     """
     try:
-        with _without_broken_torchaudio(library):
+        with _without_broken_torchaudio(library), _on_the_cpu():
             yield
     except LibraryError:
         raise
@@ -84,6 +84,12 @@ def _culprit(error: BaseException) -> str | None:
         packages += [Path(parts[i + 1]).stem for i, part in enumerate(parts[:-1]) if part.endswith("-packages")]
     # What was built for another torch fails inside of torch.
     return next((name for name in packages if name != "torch"), packages[0] if packages else None)
+
+
+def _on_the_cpu() -> AbstractContextManager[Any]:
+    """Libraries compute tables while they are imported, which fails where a model is being sketched on "meta"."""
+    torch = sys.modules.get("torch")
+    return nullcontext() if torch is None else torch.device("cpu")
 
 
 @contextmanager

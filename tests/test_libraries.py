@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sounding.libraries import LibraryError, importing, library_error, missing_library
@@ -162,6 +163,17 @@ def test_the_error_names_who_is_at_fault(tmp_path: Path, monkeypatch: pytest.Mon
     message = r"nothing_of_this_name cannot .*ModuleNotFoundError"
     with pytest.raises(LibraryError, match=message), importing("nothing_of_this_name"):
         import nothing_of_this_name  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_libraries_compute_while_a_model_is_sketched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchvision 0.21 does at its import: within `torch.device("meta")` its numbers would be none."""
+    code = "import torch\nSIZE = torch.ones(2).sum().item()"
+    monkeypatch.syspath_prepend(str(put_stub(tmp_path, "computing_library", code)))
+    with torch.device("meta"):
+        with importing("computing_library"):
+            import computing_library  # type: ignore[import-not-found]
+        assert torch.ones(1).is_meta
+    assert computing_library.SIZE == 2
 
 
 def test_errors_of_the_environment_are_told_from_others() -> None:
