@@ -175,9 +175,13 @@ def _same_size(masks: list[Tensor], picture: Tensor) -> Tensor:
     """Masks of any sizes as one batch of the picture's size; a white one if there are none."""
     import torch
 
+    from .vision import check_orientation
+
     size = (picture.shape[1], picture.shape[2])
     if not masks:
         return torch.ones(1, *size)
+    for one in masks:
+        check_orientation((one.shape[-2], one.shape[-1]), size)
     resized = [
         torch.nn.functional.interpolate(one[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
         for one in masks
