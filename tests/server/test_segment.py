@@ -151,10 +151,16 @@ with torch.inference_mode():
     handle.segmenter.module.image_encoder.register_forward_hook(lambda *_: runs.append(1))
     picture = torch.rand(1, 40, 60, 3, generator=torch.Generator().manual_seed(0))
     assert not loaded()
+    asked, load = [], host.load_models_gpu
+    host.load_models_gpu = lambda models, memory_required=0, **more: (
+        asked.append(memory_required), load(models, memory_required=memory_required, **more))
     first = handle.segment(picture, Prompt(((10.0, 10.0),)))
     assert loaded()
     handle.segment(picture.clone(), Prompt(((50.0, 10.0),)))
     assert runs == [1], "the picture was embedded again for another click"
+    encoder = handle.segmenter.module.image_encoder
+    tokens, heads = encoder.pos_embed.shape[1] * encoder.pos_embed.shape[2], encoder.blocks[0].attn.num_heads
+    assert min(asked) >= 3 * 4 * heads * tokens**2, "the host was not told of the attention of all to all"
     # As the host acts under --novram on a GPU: it never loads plain layers, not even for force_full_load.
     host.vram_state, host.is_device_cpu = host.VRAMState.NO_VRAM, lambda device: False
     host.unload_all_models()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,29 @@ def test_only_safetensors_are_offered(object_info):
     options = object_info["SoundingLoadModel"]["input"]["required"]["checkpoint"][1]["options"]
     assert options[0] == "starter (in the box)"
     assert {"tiny.safetensors", "foreign.safetensors"} <= set(options[1:])
+
+
+def test_what_is_listed_is_read_and_links_that_lead_out_are_not_listed(server):
+    models = server.folder / "models" / "sounding"
+    (models / "sub").mkdir(exist_ok=True)
+    shutil.copy(models / "tiny.safetensors", models / "UPPER.SAFETENSORS")
+    shutil.copy(models / "tiny.safetensors", models / "sub" / "a:b.SafeTensors")
+    try:
+        info = server.get("/object_info/SoundingLoadModel").json()["SoundingLoadModel"]
+        options = set(info["input"]["required"]["checkpoint"][1]["options"])
+        assert {"UPPER.SAFETENSORS", "sub/a:b.SafeTensors"} <= options
+        assert "linked.safetensors" not in options
+        for name in ("UPPER.SAFETENSORS", "sub/a:b.SafeTensors"):
+            graph = {
+                "load": node("SoundingLoadModel", checkpoint=name),
+                "latent": node("SoundingEmptyLatent", model=["load", 0], seconds=0.2, batch_size=1),
+                "decode": node("SoundingDecode", model=["load", 0], latent=["latent", 0]),
+                "show": node("PreviewImage", images=["decode", 1]),
+            }
+            server.run(graph)
+    finally:
+        (models / "UPPER.SAFETENSORS").unlink()
+        shutil.rmtree(models / "sub")
 
 
 @pytest.mark.parametrize("path", API, ids=lambda path: path.stem)
