@@ -8,8 +8,9 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sounding.grounding import SURE
+
 SURENESS = "sounding_sureness"  # the key of what nodes tell the page of a run: an entry per selection
-SURE = 0.5
 UNSURE = ": it may sound like something else; select it more clearly, or use a model that knows it."
 
 

@@ -28,7 +28,6 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
-SURE = 0.5  # where the model knows a selection about as well as not
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
@@ -156,6 +155,8 @@ def generate(
 
 def _doubts(sureness: list[float], text: str | None, model: SoundingModel) -> list[str]:
     """A sentence for a text of unknown words, else one for each selection that the model is not sure of."""
+    from .grounding import SURE
+
     if text is not None and float(model.familiarity(text)[0]) < SURE:
         nearest = ", ".join(f"'{name}' ({cosine:.2f})" for name, cosine in model.nearest_words(text)[0])
         known = len(model.config.vocabulary)

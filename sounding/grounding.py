@@ -17,6 +17,7 @@ from torch.nn import functional
 from .config import GenerationConfig, GroundingConfig
 
 OWN = 0.25  # of a picture's own condition that stays where it says nothing
+SURE = 0.5  # sureness from which on a selection counts as known: halfway between a checkpoint's own thresholds
 
 
 def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
