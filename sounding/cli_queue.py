@@ -15,6 +15,7 @@ from .plain_text import printable
 from .terminal import JsonOption, plain_errors, say, show, show_json
 
 if TYPE_CHECKING:
+    from .remote import OutputFile
     from .remote_run import OnProgress, Progress
 
 
@@ -40,7 +41,9 @@ def queue(
     ] = None,
     server: Annotated[str, typer.Option(help="Address of ComfyUI.")] = "http://127.0.0.1:8188",
     out: Annotated[Path, typer.Option(help="Folder for the sounds.")] = Path("sounds"),
-    everything: Annotated[bool, typer.Option("--all", help="Bring pictures and all other files too.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Bring previews, pictures and all other files too.")
+    ] = False,
     timeout: Annotated[
         float, typer.Option(help="Seconds for everything: sending, running, fetching.", min=1.0)
     ] = 600.0,
@@ -73,7 +76,7 @@ def queue(
             say(f"sounding: {stopped}")
             raise typer.Exit(130) from None
         files = output_files(entry)
-        wanted = [file for file in files if everything or file.is_sound]
+        wanted = files if everything else _sounds(files)
         if not any(file.is_sound for file in wanted):
             raise RemoteError(
                 "The graph ran, but saved no sound; add a Save Audio or Preview Audio node, or take its "
@@ -105,6 +108,12 @@ def queue(
         if lost:
             others = f" ({len(saved)} others are in {out})" if saved else ""
             raise RemoteError(f"{len(lost)} of {len(wanted)} files did not come{others}; {lost[0]}")
+
+
+def _sounds(files: list[OutputFile]) -> list[OutputFile]:
+    """The sounds that a graph saved, or, if it saved none, those that it only previewed."""
+    sounds = [file for file in files if file.is_sound]
+    return [file for file in sounds if file.folder == "output"] or sounds
 
 
 @contextmanager

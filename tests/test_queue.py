@@ -222,6 +222,15 @@ def test_one_line_for_programs_and_all_files(fake: Fake, sounding: Callable[...,
     assert (out / "p_00001_.png").read_bytes() == b"picture"
 
 
+def test_previews_come_where_nothing_is_saved(fake: Fake, sounding: Callable[..., Result], tmp_path: Path) -> None:
+    preview = {"filename": "heard.flac", "subfolder": "", "type": "temp"}
+    fake.files["heard.flac"] = b"preview"
+    fake.entry = {**DONE, "outputs": {**DONE["outputs"], "4": {"sounds": [preview]}}}
+    assert list(json.loads(sounding("--json").stdout)["nodes"]) == ["2"]
+    fake.entry = {**DONE, "outputs": {"4": {"sounds": [preview]}}}
+    assert json.loads(sounding("--json").stdout)["files"] == [str(tmp_path / "out" / "heard.flac")]
+
+
 def test_nothing_is_overwritten(fake: Fake, sounding: Callable[..., Result], tmp_path: Path) -> None:
     sounding()
     assert sounding("--json").exit_code == 0  # the same content: nothing to write

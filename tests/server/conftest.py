@@ -204,7 +204,7 @@ def object_info(server: Server) -> dict[str, Any]:
 def nothing_queued(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that fails half-way leaves no work to the tests after it."""
     yield
-    server = request.node.funcargs.get("server")
+    server = (request.node.funcargs or {}).get("server")
     if isinstance(server, Server):
         server.clear()
 
