@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..checkpoint import CONFIG_KEY, STARTER, CheckpointError, check_header_size, read_header, read_tensors, resolve
-from ..convert.read import ConvertError, read_json, read_shapes, read_state, under
-from ..fields import shown
+from ..convert.read import ConvertError, read_json, read_state, under
 from ..weights import filled
 from .base import Segmenter
+from .folder import check_folder
 
 if TYPE_CHECKING:
     from ..model import SoundingModel
@@ -62,41 +62,6 @@ def load_segmenter(
 
 
 KINDS = ("sam2", "sam2_video", "sam3", "sam3_tracker", "sam3_video")
-NAMING = ("auto_map", "backbone", "use_timm_backbone", "use_pretrained_backbone", "custom_pipelines")
-MOST = 2**20  # of any number of the configuration; SAM 3 has 200,000 places at most
-
-
-def _check_folder(path: Path, config: dict[str, Any]) -> None:
-    """Look at what a folder would make transformers build: no other models by name, no numbers without end.
-
-    Raises:
-        ConvertError: it names other things than parts of SAM, or layers that its weights do not have.
-    """
-    tensors = 0
-    for file in path.glob("*.safetensors"):
-        tensors += len(read_shapes(file))
-    layers = 0
-    waiting: list[tuple[str, Any]] = [("config.json", config)]
-    while waiting:
-        name, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += value.items()
-        elif isinstance(value, list):
-            waiting += [(name, item) for item in value]
-        elif isinstance(value, (int, float)) and not abs(value) <= MOST:
-            raise ConvertError(f"{path} has {name} {shown(value)} in its config.json, but at most {MOST} is expected.")
-        elif isinstance(value, int) and any(word in name for word in ("layers", "blocks", "depth")):
-            layers += value
-        named = name in NAMING and value not in (None, False)
-        if named or (name == "model_type" and not str(value).startswith(("sam2", "sam3", "clip"))):
-            raise ConvertError(
-                f"{path} names {name} {shown(value)} in its config.json, but parts of SAM alone are expected; get the "
-                "folder as its publisher has it."
-            )
-    if layers > max(tensors, 100):
-        raise ConvertError(f"{path} describes {layers} layers, but has only {tensors} tensors; get the folder again.")
-
-
 _INSTEAD = "use the starter's, or train one with `python -m training run training/recipes/starter/segmenter.yaml`"
 
 
@@ -104,7 +69,7 @@ def _from_folder(path: Path) -> Segmenter:
     config = read_json(path / "config.json")
     kind = str(config.get("model_type"))[:80]
     if kind in KINDS:
-        _check_folder(path, config)
+        check_folder(path, config)
     if kind in KINDS[:2]:
         from .sam2 import load_sam2
 

@@ -12,6 +12,7 @@ from ..convert.read import ConvertError, laid_out
 from ..libraries import importing
 from ..threads import spins_adaptively
 from .base import Prepared, Segmentation, device_of, one_picture
+from .folder import configuration
 from .prompt import Prompt
 from .sam1 import is_ambiguous
 
@@ -90,7 +91,8 @@ def load_sam2(path: Path) -> Sam2Segmenter:
 
 def load_pretrained(path: Path, model: str, processor: str) -> tuple[nn.Module, Any]:
     """A model and its processor, by transformers' class names, from a folder alone: nothing is downloaded or
-    unpickled, and a tensor that is missing is an error.
+    unpickled, of its configuration only what describes the model is passed on, and a tensor that is missing is an
+    error.
     """
     with importing("transformers"):
         import transformers
@@ -105,9 +107,17 @@ def load_pretrained(path: Path, model: str, processor: str) -> tuple[nn.Module, 
     with laid_out(path):
         try:
             loaded, report = getattr(transformers, model).from_pretrained(
-                path, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+                path,
+                config=configuration(path, getattr(transformers, model).config_class),
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=torch.float32,
             )
-            reader = getattr(transformers, processor).from_pretrained(path, local_files_only=True)
+            # Not even asked for on the terminal, as transformers does where this is left open.
+            reader = getattr(transformers, processor).from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
         except OSError as error:
             raise ConvertError(f"{path} is not complete ({error}); get the whole folder again.") from None
         if missing := sorted(report["missing_keys"]):
