@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-# Folders with half-written files: of which machine, which process of it, whose number another may have had before.
-OURS = re.compile(r"\.sounding-([0-9a-f]{8})-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}")
+# Half-written files and folders of them: of which machine, which process of it, whose number another may have had.
+OURS = re.compile(r"\.sounding-([0-9a-f]{8})-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}(\.\w{1,20})?")
 TOKEN = secrets.token_hex(4)  # of this process
 NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
 
@@ -46,7 +46,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent)
         # A folder of its own, since libraries put temporary files of theirs beside what they write.
-        folder = target.parent / f".sounding-{_machine()}-{os.getpid()}-{TOKEN}-{secrets.token_hex(4)}"
+        folder = target.parent / hidden_name()
         folder.mkdir()
         try:
             temporary = folder / f"new{target.suffix if len(target.suffix.encode()) < 20 else ''}"
@@ -80,13 +80,22 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def hidden_name() -> str:
+    """A new name for what is being written; `remove_abandoned` knows it, with or without an ending."""
+    return f".sounding-{_machine()}-{os.getpid()}-{TOKEN}-{secrets.token_hex(4)}"
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete what writers left half-written in a folder that are no longer there; other processes' stays."""
     with suppress(OSError):  # a folder that cannot be listed has no room for more anyway
         for entry in os.scandir(folder):
             found = OURS.fullmatch(entry.name)
             if found and found[1] == _machine() and not _is_running(int(found[2]), found[3]):
-                shutil.rmtree(entry.path, ignore_errors=True)
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        os.unlink(entry.path)
 
 
 @lru_cache(maxsize=1)

@@ -6,10 +6,10 @@ import filecmp
 import os
 import stat
 import unicodedata
-import uuid
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from .files import hidden_name, remove_abandoned
 from .remote_answers import SOUNDS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
@@ -47,13 +47,15 @@ def store(pieces: Iterable[bytes], folder: Path, name: str) -> Path:
     """Write pieces to `folder / name`; a name that anything else has gets a number, the same content is left alone.
 
     What lies in the folder is neither overwritten nor followed, links least of all. The file appears when it is whole.
+    What killed writers left in the folder goes.
 
     Raises:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ending = PurePosixPath(name).suffix
-    temporary = folder / f".sounding.{uuid.uuid4().hex}{ending}"
+    remove_abandoned(folder)
+    temporary = folder / f"{hidden_name()}{ending}"
     try:
         # Made here rather than by tempfile, so that it has the permissions of any new file.
         with open(temporary, "xb") as file:

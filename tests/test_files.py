@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from sounding.files import FullDiskError, is_full, replacing, write_atomic
+from sounding.files import FullDiskError, is_full, remove_abandoned, replacing, write_atomic
+from sounding.remote_files import store
 
 ROOT = Path(__file__).parent.parent
 HALF = """
@@ -55,6 +56,39 @@ def test_what_killed_writers_left_goes_at_the_next_write(tmp_path: Path) -> None
     living.communicate("")
     assert target.read_bytes() == b"half"
     assert not there.parent.exists()
+
+
+STORING = """
+import sys
+from pathlib import Path
+from sounding.remote_files import store
+def pieces():
+    yield b"half"
+    print("here", flush=True)
+    sys.stdin.read()
+store(pieces(), Path(sys.argv[1]), "sound.flac")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills a process")
+@pytest.mark.parametrize("later", ["a download", "a write", "a start"])
+def test_what_killed_downloads_left_goes(tmp_path: Path, later: str) -> None:
+    writer = subprocess.Popen(
+        [sys.executable, "-c", STORING, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline()
+    remove_abandoned(tmp_path)
+    assert len(os.listdir(tmp_path)) == 1  # it is still being written
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    if later == "a download":
+        store([b"whole"], tmp_path, "other.flac")
+    elif later == "a write":
+        write_atomic(tmp_path / "other.flac", b"whole")
+    else:
+        remove_abandoned(tmp_path)
+    assert os.listdir(tmp_path) == ([] if later == "a start" else ["other.flac"])
 
 
 def test_threads_do_not_take_each_others_for_left_behind(tmp_path: Path) -> None:
