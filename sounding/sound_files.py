@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .files import write_atomic
 from .libraries import importing
+from .plain_text import printable
 from .resampling import check_rate, fit_length
 
 MAX_SECONDS = 3600.0  # of a file
@@ -43,9 +44,10 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
         def seekable(self) -> bool:
             return False
 
-    if not Path(path).is_file():
-        raise ValueError(f"{path} cannot be read as audio (no such file); give a WAV, FLAC, OGG or MP3.")
+    called = printable(os.fspath(path)[-400:])
     try:
+        if not Path(path).is_file():
+            raise ValueError("no such file")
         with Stream(path) as file:
             rate, frames = check_rate(file.samplerate), 0
             step = max(1, _PIECE // file.channels)
@@ -61,10 +63,13 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
             if change is not None and frames:
                 pieces.append(change.resample_chunk(np.zeros(0, np.float32), last=True))
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:  # TypeError: a name that ends in .raw
-        raise ValueError(f"{path} cannot be read as audio ({error}); give a WAV, FLAC, OGG or MP3.") from None
+        why = (error.strerror if isinstance(error, OSError) else None) or printable(
+            str(error).replace(str(path), called)
+        )
+        raise ValueError(f"{called} cannot be read as audio ({why}); give a WAV, FLAC, OGG or MP3.") from None
     sound = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *pieces]))
     if not sound.isfinite().all():
-        raise ValueError(f"{path} has samples that are not finite, but numbers are expected; export it again.")
+        raise ValueError(f"{called} has samples that are not finite, but numbers are expected; export it again.")
     return fit_length(sound, -(-frames * sample_rate // rate))
 
 

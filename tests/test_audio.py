@@ -304,7 +304,18 @@ def test_what_is_no_sound_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.raw").write_text("not a sound")
     (tmp_path / "nothing.wav").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe.wav")  # opening it would wait for ever
-    names = ("text.wav", "text.raw", "nothing.wav", "pipe.wav", "missing.wav", ".", "a\0b.wav")
+    names = (
+        "text.wav",
+        "text.raw",
+        "nothing.wav",
+        "pipe.wav",
+        "missing.wav",
+        ".",
+        "a\0b.wav",
+        "\ud800.wav",
+        "x" * 5000,
+    )
     for path in (*(tmp_path / name for name in names), Path("/dev/zero")):
-        with pytest.raises(ValueError, match="cannot be read as audio"):
+        with pytest.raises(ValueError, match="cannot be read as audio") as caught:
             read_audio(path, RATE)
+        assert str(caught.value).isprintable()
