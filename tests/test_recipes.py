@@ -253,3 +253,11 @@ def test_a_bad_recipe_is_one_sentence_on_the_terminal(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "none.yaml cannot be read" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("name", ["a\nb", "9" * 5000, "\x1b[31m", "a\0b", "\ud800"])
+def test_a_name_that_cannot_be_shown_is_said_on_one_line(tmp_path, name):
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        read_yaml(tmp_path / name)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600

@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from sounding.plain_text import printable
+
 MOST_BYTES = 64 * 1024  # of a file; the longest of ours has 2 KB
 MOST_DEPTH = 16  # mappings and lists within each other
 MOST_ALIASES = 16
@@ -143,26 +145,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> tuple[str, Path]:
     """A file's text, and where it lies."""
+    called = printable(path, 300)
     try:
         place = path.resolve()
         if not stat.S_ISREG(place.stat().st_mode):  # a device or a pipe may have no end
-            raise ValueError(f"{path} is not a plain file; name a recipe file.")
+            raise ValueError(f"{called} is not a plain file; name a recipe file.")
         with place.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); name a recipe file.") from None
+        raise ValueError(f"{called} cannot be read ({error.strerror}); name a recipe file.") from None
     except RuntimeError:  # links in a circle, before Python 3.13
-        raise ValueError(f"{path} cannot be read (links in a circle); name a recipe file.") from None
+        raise ValueError(f"{called} cannot be read (links in a circle); name a recipe file.") from None
     except ValueError as error:
         if "plain file" in str(error):
             raise
-        raise ValueError(f"{str(path)!r} cannot be read ({error}); name a recipe file.") from None
+        raise ValueError(f"{called} cannot be read ({error}); name a recipe file.") from None
     if len(data) > MOST_BYTES:
-        raise ValueError(f"{path} has more than {MOST_BYTES} bytes, which no recipe has; name a recipe file.")
+        raise ValueError(f"{called} has more than {MOST_BYTES} bytes, which no recipe has; name a recipe file.")
     try:
         return data.decode("utf-8-sig"), place
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error.reason}); name a recipe file.") from None
+        raise ValueError(f"{called} is not text in UTF-8 ({error.reason}); name a recipe file.") from None
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
