@@ -222,7 +222,7 @@ def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None) -> T
     """
     gains = [0.0] * len(tracks) if gains is None else gains
     if len(gains) != len(tracks) or not all(math.isfinite(gain) for gain in gains):
-        raise ValueError(f"gains are {gains} for {len(tracks)} tracks, but one number of dB a track is expected.")
+        raise ValueError(f"gains are {gains} for {len(tracks)} tracks, but one number of dB per track is expected.")
     factors = 10 ** (torch.tensor(gains, device=tracks.device) / 20)
     total = (tracks * factors[:, None, None]).sum(dim=0)
     return total * (10 ** (CEILING / 20) / true_peak(total, rate).max().clamp(min=1e-6)).clamp(max=1)

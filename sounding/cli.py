@@ -63,7 +63,10 @@ def generate(
         list[float] | None, typer.Option(help="With several masks: dB of each track in the mix, one per mask.")
     ] = None,
     fade_out: Annotated[
-        float | None, typer.Option(help="Seconds in which the sound dies away at its end; some without it.")
+        float | None,
+        typer.Option(
+            help="Seconds in which the sound dies away at its end; without it 0.3, or a tenth of a sound shorter than 3."
+        ),
     ] = None,
     window: Annotated[
         float, typer.Option(help="Longer sounds are made in overlapping windows of so many seconds.")

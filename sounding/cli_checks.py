@@ -78,7 +78,7 @@ class GenerateOptions:
             raise ValueError("--batch came with several masks, but one is expected; leave --batch out or use one mask.")
         if gains and (masks < 2 or gains != masks):
             raise ValueError(
-                f"--gain came {gains} times with {masks} masks, but one a mask is expected, of two or more; it says "
+                f"--gain came {gains} times with {masks} masks, but one per mask is expected, of two or more; it says "
                 "how loud each is in their mix, so leave it out or give as many."
             )
         for gain in self.gains:

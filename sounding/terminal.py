@@ -46,6 +46,8 @@ def plain_errors(program: str = "sounding", as_json: bool = False) -> Iterator[N
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever reads our output has enough, as `| head` has; click ends quietly
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError, RuntimeError) as error:
         said = _sentence(error)
         if not said:

@@ -100,7 +100,7 @@ def _numbers(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
     for key, value in data.items():
         if isinstance(value, dict):
             yield from _numbers(value, (*path, key))
-        elif not isinstance(value, (bool, str)):
+        elif not isinstance(value, (bool, str)) and key != "vocabulary":  # a list of texts
             yield (*path, key)
 
 

@@ -162,7 +162,7 @@ def test_a_loud_mix_is_turned_down_as_a_whole() -> None:
     quiet = 0.01 * tracks
     torch.testing.assert_close(audio.mix_tracks(quiet, 16_000), quiet.sum(dim=0))
     for gains in ([1.0], [0.0, math.inf]):
-        with pytest.raises(ValueError, match="one number of dB a track is expected"):
+        with pytest.raises(ValueError, match="one number of dB per track is expected"):
             audio.mix_tracks(tracks, 16_000, gains)
 
 

@@ -177,6 +177,7 @@ def test_coding_in_windows_keeps_places(tiny_model: SoundingModel, monkeypatch: 
     pool = torch.nn.functional.avg_pool2d
     local = SimpleNamespace(
         dtype=torch.float32,
+        device=torch.device("cpu"),
         parameters=tiny_model.vae.parameters,
         encode=lambda mel: SimpleNamespace(latent_dist=SimpleNamespace(mean=pool(mel, 4).expand(-1, 8, -1, -1))),
         decode=lambda latents: SimpleNamespace(sample=latents[:, :1].repeat_interleave(4, 2).repeat_interleave(4, 3)),
