@@ -65,7 +65,7 @@ def generate(
     fade_out: Annotated[
         float | None,
         typer.Option(
-            help="Seconds in which the sound dies away at its end; without it 0.3, or a tenth of a sound shorter than 3."
+            help="Seconds in which the sound dies away at its end; without it 0.3, or a tenth of sounds below 3."
         ),
     ] = None,
     window: Annotated[
