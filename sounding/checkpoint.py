@@ -22,6 +22,7 @@ from .fields import from_dict
 from .files import replacing
 from .libraries import importing, library_error, missing_library
 from .overflow import part_dtype
+from .plain_text import printable
 from .weights import OwnRandomness, finite, fitted, without_weights
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    said = " ".join(str(error).split())[:200]
+    said = printable(" ".join(str(error).split()), 200)  # names out of the file are in it
     return CheckpointError(
         f"{path} is not a readable .safetensors file ({said}); it is cut off or another kind of file, so download or "
         "export it again."

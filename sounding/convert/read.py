@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..checkpoint import MOST_NAME, MOST_TENSORS, check_header_size
 from ..fields import parse_json
+from ..plain_text import printable
 from .archive import flatten, read_archive
 from .disassembly import ArchiveError
 
@@ -45,7 +46,7 @@ def laid_out(path: Path) -> Iterator[None]:
     except ConvertError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = printable(" ".join(str(error).split()), 200)
         raise ConvertError(
             f"{path} is not laid out as its publisher's weights are ({type(error).__name__}: {said}); give a supported "
             "model (docs/models.md), complete and unedited."
@@ -92,7 +93,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"names of at most {MOST_NAME} letters, and {MOST_TENSORS} of them, are expected")
         return state
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = printable(" ".join(str(error).split()), 200)
         raise ConvertError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
 
 
@@ -109,7 +110,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = printable(" ".join(str(error).split()), 200)
         raise ConvertError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
 
 

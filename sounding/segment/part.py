@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checkpoint import CheckpointError, Header, digest, read_header, rewrite
 from ..config import SegmenterConfig, from_dict
 from ..files import replacing
+from ..plain_text import printable
 
 PART, TOWER = "segmenter.", "patches."
 # Of the tower, what comes after the maps that the decoder takes.
@@ -68,7 +69,7 @@ def _read(path: Path) -> tuple[SegmenterConfig, dict[str, Tensor], str]:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a readable .safetensors file ({error}); give one with a segmenter."
+            f"{path} is not a readable .safetensors file ({printable(error, 200)}); give one with a segmenter."
         ) from None
     tensors = load_file(path)
     mine = {name: value.half() for name, value in tensors.items() if name.startswith(PART)}

@@ -61,7 +61,7 @@ def test_checkpoints(rounds: int, folder: Path, tiny_checkpoint: Path) -> None:
             text = as_json(draw, mutated(draw, json.loads(header))).encode()
         else:
             text = damaged(draw, header)
-        said = len(text) if draw.random() < 0.95 else draw.choice((0, 1, 2**31, 2**63, len(text) - 1))
+        said = len(text) if draw.random() < 0.95 else draw.choice((0, 1, 2**31, 2**63, max(0, len(text) - 1)))
         bad.write_bytes(struct.pack("<Q", said) + text + body)
 
         def load() -> None:
