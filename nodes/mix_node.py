@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sounding.audio import CEILING, mix_tracks, resample, true_peak, write_audio
+from ..sounding.audio import mix_tracks, resample, under_ceiling, write_audio
 from ..sounding.segment.points import number, shown
 from .click_state import GAINS
 from .types import audio_waveform, schema
@@ -90,11 +90,6 @@ def heard(sound: Tensor, rate: int) -> dict[str, str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_audio(path, sound, rate)
     return {"filename": path.name, "subfolder": "", "type": "temp"}
-
-
-def under_ceiling(tracks: Tensor, rate: int) -> Tensor:
-    """Tracks [B, channels, samples] turned down alike, as far as the highest of them passes the ceiling."""
-    return tracks * (10 ** (CEILING / 20) / true_peak(tracks, rate).max().clamp(min=1e-6)).clamp(max=1)
 
 
 def joined(audio: list[Any]) -> tuple[Tensor, int]:

@@ -33,6 +33,7 @@ __all__ = [
     "read_audio",
     "resample",
     "true_peak",
+    "under_ceiling",
     "write_audio",
 ]
 
@@ -211,6 +212,11 @@ def level(waveform: Tensor, rate: int, fade_out: float | None = None) -> Tensor:
     return faded * 10 ** (raised.masked_fill(silent, 0.0) / 20)[..., None]
 
 
+def under_ceiling(waveform: Tensor, rate: int) -> Tensor:
+    """Sounds [..., samples] turned down alike, as far as the highest true peak of them passes the `CEILING`."""
+    return waveform * (10 ** (CEILING / 20) / true_peak(waveform, rate).max().clamp(min=1e-6)).clamp(max=1)
+
+
 def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None) -> Tensor:
     """Sum tracks [B, 1, samples], each moved by its gain in dB -> [1, samples].
 
@@ -225,4 +231,4 @@ def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None) -> T
         raise ValueError(f"gains are {gains} for {len(tracks)} tracks, but one number of dB per track is expected.")
     factors = 10 ** (torch.tensor(gains, device=tracks.device) / 20)
     total = (tracks * factors[:, None, None]).sum(dim=0)
-    return total * (10 ** (CEILING / 20) / true_peak(total, rate).max().clamp(min=1e-6)).clamp(max=1)
+    return under_ceiling(total, rate)
