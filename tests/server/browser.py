@@ -14,6 +14,14 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 PATIENCE = 240_000  # milliseconds for anything on a page: slow machines should only be slow
 
+# The front end covers the page while it loads a graph. Covers that fade stay for ever where the next one comes while the
+# last one fades (PrimeVue removes the newer of the two), so they do not fade here.
+NO_FADING = """document.addEventListener("DOMContentLoaded", () => {
+  const style = document.createElement("style");
+  style.textContent = ".p-overlay-mask-enter, .p-overlay-mask-leave { animation: none !important; }";
+  document.head.append(style);
+});"""
+
 
 @contextmanager
 def browser() -> Iterator[Any]:
@@ -34,6 +42,7 @@ def open_page(where: Any, url: str) -> Any:
     """A tab of a browser or a context with the server's page; what it loads comes later."""
     page = where.new_page()
     page.set_default_timeout(PATIENCE)
+    page.add_init_script(NO_FADING)
     page.goto(url, wait_until="domcontentloaded")
     return page
 
