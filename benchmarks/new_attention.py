@@ -20,9 +20,9 @@ from torch import nn
 
 from sounding.checkpoint import load_model, resolve
 from sounding.model import SoundingModel
-from training.grounded import GroundedItems, GroundedObjective, GroundedSettings
-from training.learner import LoopConfig
-from training.loop import train
+from training.engine.learner import LoopConfig
+from training.engine.loop import train
+from training.tasks.grounded import GroundedItems, GroundedObjective, GroundedSettings
 
 STARTS = ("silent", "random")
 

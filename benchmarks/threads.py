@@ -3,9 +3,9 @@
     python -m benchmarks.threads
 
 Two processes load the starter and take turns, so that whatever else the machine does falls on both: in one, threads
-spin as torch's OpenMP runtime lets them ("before"), in the other they do as `sounding.threads` says ("after"). Each has
-`--threads` threads. The competing processes are started and ended here. Medians are printed as rows for RESULTS.md,
-with the longest time in brackets. It takes some three minutes on a machine that is quiet but for itself.
+spin as torch's OpenMP runtime lets them ("before"), in the other they do as `sounding.utils.threads` says ("after").
+Each has `--threads` threads. The competing processes are started and ended here. Medians are printed as rows for
+RESULTS.md, with the longest time in brackets. It takes some three minutes on a machine that is quiet but for itself.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Annotated
 import torch
 import typer
 
-from sounding import threads
 from sounding.model import load
+from sounding.utils import threads
 
 SIDES = ("before", "after")
 BESIDE = {

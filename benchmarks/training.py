@@ -20,15 +20,14 @@ import typer
 from torch import Tensor
 from torch.nn import functional
 
-from sounding.audio import MelSpectrogram
+from benchmarks.generate import now
+from sounding.audio.mel import MelSpectrogram
 from sounding.config import SoundingConfig
 from sounding.diffusion import build_noise_schedule
 from sounding.model import SoundingModel
-from training.estimate import estimate, measure_speed
-from training.grounded import GroundedObjective, GroundedSettings
-from training.learner import Learner, LoopConfig, backward, build_accelerator
-
-from .generate import now
+from training.engine.estimate import estimate, measure_speed
+from training.engine.learner import Learner, LoopConfig, backward, build_accelerator
+from training.tasks.grounded import GroundedObjective, GroundedSettings
 
 LOOP = LoopConfig(batch=1, lr=1e-4, steps=1, precision="bf16", betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
 TOKENS = 20  # of a caption

@@ -22,7 +22,7 @@ import typer
 from sounding.checkpoint import describe, load_model, save_model
 from sounding.config import SoundingConfig
 from sounding.model import PARTS, SoundingModel
-from training.grounded import GroundedObjective, GroundedSettings
+from training.tasks.grounded import GroundedObjective, GroundedSettings
 
 
 @contextmanager

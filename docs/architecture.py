@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sounding.config import SoundingConfig
 from sounding.model import SoundingModel
-from sounding.networks import build_unet
+from sounding.networks.build import build_unet
 
 PAGE = Path(__file__).with_suffix(".md")
 # What is listed of each part, in the order in which it runs.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from sounding.files import write_atomic
+from sounding.utils.files import write_atomic
 from training.data.scenes import background_photographs
 
 GRASS, GRAVEL = 0, 1  # numbers among `background_photographs`

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import ROOT, harness
 
-from sounding.files import write_atomic
+from sounding.utils.files import write_atomic
 
 LOCALES = ROOT / "locales"
 

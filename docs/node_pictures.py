@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from sounding.files import write_atomic
+from sounding.utils.files import write_atomic
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "web" / "docs" / "pictures"

@@ -26,13 +26,14 @@ from PIL import Image
 from torch import Tensor
 
 import sounding
-from sounding.api_graph import Graph, read_graph
-from sounding.audio import MelSpectrogram
+from sounding.audio.mel import MelSpectrogram
+from sounding.cli.demo import OBJECTS, SCENE, write_demo
+from sounding.client.graph import Graph, read_graph
+from sounding.client.run import run_graph
+from sounding.client.server import ComfyServer, OutputFile, output_files
 from sounding.config import AudioConfig
-from sounding.demo import OBJECTS, SCENE, write_demo
-from sounding.pictures import mel_picture, overlay, write_image
-from sounding.remote import ComfyServer, OutputFile, output_files
-from sounding.remote_run import run_graph
+from sounding.images.drawing import mel_picture, overlay
+from sounding.images.files import write_image
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "example_workflows"

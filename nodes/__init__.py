@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .click_node import SoundingClick
-from .click_routes import register_routes
-from .condition_nodes import SoundingEncodeImage, SoundingGroundMask, SoundingGroundText
-from .files import register_folder
-from .latent_nodes import SoundingDecode, SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler, SoundingVocode
-from .load_node import SoundingLoadModel
-from .mix_node import SoundingMixTracks
-from .object_node import SoundingThisObject
-from .sam_files import register_sam_folders
-from .segment_nodes import SoundingLoadSam, SoundingSamMask
+from .click.node import SoundingClick
+from .click.routes import register_routes
+from .condition import SoundingEncodeImage, SoundingGroundMask, SoundingGroundText
+from .host.folders import register_folder
+from .host.sam_folders import register_sam_folders
+from .latent import SoundingDecode, SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler, SoundingVocode
+from .load import SoundingLoadModel
+from .mix import SoundingMixTracks
+from .object import SoundingThisObject
+from .segment import SoundingLoadSam, SoundingSamMask
 
 NODES: list[type[io.ComfyNode]] = [
     SoundingThisObject,

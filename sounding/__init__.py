@@ -16,9 +16,9 @@ from .config import GenerationConfig, SoundingConfig
 
 if TYPE_CHECKING:
     from .checkpoint import CheckpointError
-    from .coding import Sound
     from .grounding import Condition
     from .model import SoundingModel, load
+    from .networks.codec import Sound
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "Condition", "GenerationConfig", "Sound", "SoundingConfig", "SoundingModel", "load"]
@@ -26,7 +26,7 @@ __all__ = ["CheckpointError", "Condition", "GenerationConfig", "Sound", "Soundin
 _HOMES = {
     "CheckpointError": "checkpoint",
     "Condition": "grounding",
-    "Sound": "coding",
+    "Sound": "networks.codec",
     "SoundingModel": "model",
     "load": "model",
 }

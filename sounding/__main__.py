@@ -1,5 +1,5 @@
 """`python -m sounding`: the commands where no `sounding` is on the path, as in ComfyUI's folder of packs."""
 
-from .cli import app
+from .cli.app import app
 
 app(prog_name="sounding")

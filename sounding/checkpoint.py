@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from .config import GenerationConfig, SoundingConfig
-from .fields import from_dict
-from .files import replacing
-from .libraries import importing, library_error, missing_library
-from .overflow import part_dtype
-from .plain_text import printable
-from .weights import OwnRandomness, finite, fitted, without_weights
+from .networks.meta import OwnRandomness, finite, fitted, without_weights
+from .networks.overflow import part_dtype
+from .utils.fields import from_dict
+from .utils.files import replacing
+from .utils.libraries import importing, library_error, missing_library
+from .utils.plain_text import printable
 
 if TYPE_CHECKING:
     from .model import SoundingModel

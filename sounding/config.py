@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from .cost import check_cost
-from .fields import Checked, Length, Range, Text, from_dict, parse_json, shown
+from .utils.fields import Checked, Length, Range, Text, from_dict, parse_json, shown
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .config import DiffusionConfig
-from .libraries import importing
+from .utils.libraries import importing
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler

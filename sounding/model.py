@@ -10,19 +10,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from . import audio, vision
+from .audio.loudness import level as leveled
+from .audio.mel import MelSpectrogram, normalize
+from .audio.resampling import fit_length
 from .checkpoint import load_model, resolve
-from .coding import Sound, decode_latents, encode_mel, vocode_mel
 from .config import SoundingConfig
 from .cost import WINDOW_SECONDS
 from .diffusion import Denoiser, OnStep, draw_noise, item_seeds, sample_latents
+from .encoders import patches as vision
+from .encoders.audio import ClapAudioQuery
+from .encoders.text import ClapQuery, OpenClipQuery, Vocabulary, build_query_encoder, check_texts, names_it
 from .grounding import Condition, Grounding, between
-from .listen import ClapAudioQuery
-from .networks import build_unet, build_vae, build_vocoder
+from .multidiffusion import WindowedDenoiser
+from .networks.build import build_unet, build_vae, build_vocoder
+from .networks.codec import Sound, decode_latents, encode_mel, vocode_mel
 from .segment.network import ClickNetwork
-from .text import ClapQuery, OpenClipQuery, Vocabulary, build_query_encoder, check_texts, names_it
-from .threads import adaptive_spinning
-from .windows import WindowedDenoiser
+from .utils.threads import adaptive_spinning
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
 SEGMENTER = "segmenter"  # a part that a checkpoint may do without
@@ -281,8 +284,8 @@ class SoundingModel(nn.Module):
         self.like("vae")
         settings, vae = self.config.audio, self.config.vae
         frames = self.config.latent_frames(waveform.shape[-1] / settings.sample_rate) * vae.stride
-        fitted = audio.fit_length(audio.normalize(waveform.float()), frames * settings.hop)
-        mel = audio.MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
+        fitted = fit_length(normalize(waveform.float()), frames * settings.hop)
+        mel = MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
         with adaptive_spinning(self.vae.device):
             return encode_mel(self.vae, vae, mel, self.window_frames)
 
@@ -334,9 +337,9 @@ class SoundingModel(nn.Module):
             seed: 0 to 2^64 - 1. Item `i` of the result is drawn from `seed + i` (modulo 2^64), whatever the size of
                 the batch.
             batch: sounds a selection; only with a single one.
-            level: bring every sound to one loudness, without DC, clicks or clipping (`audio.level`); off is the
-                vocoder's samples as they are.
-            fade_out: seconds in which a leveled sound dies away at its end, see `audio.level`.
+            level: bring every sound to one loudness, without DC, clicks or clipping (`audio.loudness.level`); off is
+                the vocoder's samples as they are.
+            fade_out: seconds in which a leveled sound dies away at its end, see `audio.loudness.level`.
             window: seconds; longer sounds are made in overlapping windows of this length, see `sample`.
             on_step: progress, `on_step(done, steps)`; may raise to cancel.
             on_use: called with names of parts before they are used; hosts that manage memory load them there.
@@ -369,7 +372,7 @@ class SoundingModel(nn.Module):
         waveform = self.vocode(mel, seconds)
         rate = self.config.audio.sample_rate
         if level:
-            waveform = torch.cat([audio.level(one, rate, fade_out) for (one,) in one_by_one(waveform)])
+            waveform = torch.cat([leveled(one, rate, fade_out) for (one,) in one_by_one(waveform)])
         return Sound(waveform, mel[:, : self.config.mel_frames(seconds)], condition, rate)
 
 

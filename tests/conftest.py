@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from sounding.audio import write_audio
+from sounding.audio.files import write_audio
 from sounding.checkpoint import save_model
 from sounding.config import (
     GenerationConfig,

@@ -28,9 +28,9 @@ from transformers import (
 
 from sounding.convert import clip
 from sounding.convert.assemble import _fill
-from sounding.convert.read import Converted
-from sounding.text import build_query_encoder
-from sounding.vision import PatchEncoder
+from sounding.encoders.patches import PatchEncoder
+from sounding.encoders.text import build_query_encoder
+from sounding.weights.reading import Converted
 
 FILM = 16
 TINY_CLIP = {"embed_dim": FILM, "width": 64, "layers": 2, "patch_size": 16, "image_size": 48}

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sounding.terminal import plain_errors
+from sounding.cli.terminal import plain_errors
 
 from .data.prepare import app as prepare_app
 
@@ -70,7 +70,7 @@ def run(
 
 def _describe_finetune(recipe: Path, overrides: list[str], dry_run: bool) -> None:
     """Settings of another command, which are described all the same."""
-    from .finetune_plan import STARTER, FinetuneRecipe, estimated
+    from .finetune.plan import STARTER, FinetuneRecipe, estimated
     from .recipe import read_recipe
 
     settings: FinetuneRecipe = read_recipe(recipe, FinetuneRecipe, overrides)
@@ -99,7 +99,7 @@ def begin(
 
         from sounding.checkpoint import save_model
 
-        from .disk import plain_disk_errors
+        from .engine.disk import plain_disk_errors
         from .start import begin as start
 
         with plain_disk_errors(out.parent):
@@ -113,8 +113,8 @@ def debug_data(
 ) -> None:
     """Make up a little data and a tiny model, to try the whole path of training/recipes/debug.yaml with."""
     with plain_errors("training"):
-        from .debug_data import make_debug_data
-        from .disk import check_writable
+        from .data.debug import make_debug_data
+        from .engine.disk import check_writable
 
         check_writable(out)
         make_debug_data(out)
@@ -124,11 +124,11 @@ def debug_data(
 @app.command()
 def starter(
     data: Annotated[Path, typer.Option(help="Made by `python -m training.data.stamps`.")] = Path("data/stamps"),
-    cutouts: Annotated[Path, typer.Option(help="Made by `python -m training.data.cutouts`.")] = Path("data/cutouts"),
+    cutouts: Annotated[Path, typer.Option(help="Made by `python -m training.starter.cutouts`.")] = Path("data/cutouts"),
     out: Annotated[Path, typer.Option(help="Folder of the stages.")] = Path("runs/starter"),
 ) -> None:
     """Train the model in the box, all stages in order; what is done is not done again."""
-    from .starter import train_starter
+    from .starter.run import train_starter
 
     with plain_errors("training"):
         typer.echo(train_starter(data, out, cutouts=cutouts))
@@ -141,7 +141,7 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")] = None,
 ) -> None:
     """Measure how far conditions lie from their mean, so that unclear objects are brought out to there."""
-    from .calibrate import calibrate as measure
+    from .starter.calibrate import calibrate as measure
 
     with plain_errors("training"):
         length = measure(checkpoint, features, out or checkpoint)
@@ -155,7 +155,7 @@ def put_segmenter(
     out: Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")] = None,
 ) -> None:
     """Put the segmenter of SOURCE into CHECKPOINT, which has the same patch tower; all else stays as it is."""
-    from sounding.segment.part import put_segmenter as put
+    from .starter.transplant import put_segmenter as put
 
     with plain_errors("training"):
         put(source, checkpoint, out)
@@ -168,7 +168,7 @@ def take_segmenter(
     out: Annotated[Path, typer.Argument(help="File for the segmenter alone.")],
 ) -> None:
     """Write the segmenter of CHECKPOINT to a file of its own, for `put-segmenter`."""
-    from sounding.segment.part import take_segmenter as take
+    from .starter.transplant import take_segmenter as take
 
     with plain_errors("training"):
         take(checkpoint, out)
@@ -192,9 +192,9 @@ def finetune(
     import sys
 
     with plain_errors("training"):
-        from .finetune import finetune as teach
-        from .finetune_plan import FinetuneRecipe
-        from .finetune_plan import dry_run as describe
+        from .finetune.plan import FinetuneRecipe
+        from .finetune.plan import dry_run as describe
+        from .finetune.run import finetune as teach
         from .recipe import read_recipe
 
         settings = read_recipe(recipe, FinetuneRecipe) if recipe else None

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from sounding.model import SoundingModel
 
 from .data.stamps import Stamps
-from .discriminators import Critic, MelCritic, WaveformCritic, adversarial_loss, critic_loss, feature_matching
-from .disk import check_writable
-from .estimate import Estimate, estimate
-from .learner import LoopConfig, Objective
+from .engine.disk import check_writable
+from .engine.estimate import Estimate, estimate
+from .engine.learner import LoopConfig, Objective
 from .recipe import Recipe
 from .record import is_finished
 from .run import build_objective, prepare
+from .tasks.discriminators import Critic, MelCritic, WaveformCritic, adversarial_loss, critic_loss, feature_matching
 
 log = logging.getLogger("training")
 

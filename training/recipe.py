@@ -10,18 +10,18 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 
 from sounding.config import SoundingConfig
-from sounding.fields import Checked, Length, Range, Text, from_dict
+from sounding.utils.fields import Checked, Length, Range, Text, from_dict
 
-from .encoders import EncodersSettings
-from .grounded import GroundedSettings
-from .learner import LoopConfig
-from .ranges import Place, Share
-from .recall import RecallSettings
+from .engine.learner import LoopConfig
+from .engine.ranges import Place, Share
+from .engine.report import Preview
 from .recipe_files import merge, parse_overrides, read_yaml
-from .report import Preview
-from .segmenter import SegmenterSettings
-from .vae import VaeSettings
-from .vocoder import VocoderSettings
+from .starter.replay import RecallSettings
+from .tasks.encoders import EncodersSettings
+from .tasks.grounded import GroundedSettings
+from .tasks.segmenter import SegmenterSettings
+from .tasks.vae import VaeSettings
+from .tasks.vocoder import VocoderSettings
 
 __all__ = ["RECIPES", "DataConfig", "Recipe", "merge", "parse_overrides", "read_recipe", "read_yaml"]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import sounding
 from sounding.checkpoint import CheckpointError, read_header, resolve
-from sounding.files import write_atomic
+from sounding.utils.files import write_atomic
 
 from .data.shard_format import INDEX
+from .engine.states import States
 from .recipe import Recipe, read_recipe
-from .states import States
 
 log = logging.getLogger("training")
 

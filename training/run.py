@@ -13,27 +13,27 @@ import torch
 from sounding.checkpoint import save_model
 from sounding.model import PARTS, SEGMENTER, SoundingModel
 
-from .data.cutouts import read_cutouts, with_stamps
 from .data.shards import find_folders
 from .data.sounds import Clips, ShardClips, StampClips
 from .data.stamps import Stamps
-from .discriminators import Critic, MelCritic, WaveformCritic
-from .disk import plain_disk_errors
-from .encoders import EncodersObjective, SceneItems
-from .grounded import GroundedItems, GroundedObjective
-from .learner import Objective, build_accelerator
-from .loader import Items, Order
-from .loop import train
-from .previews import check_previews
-from .recall import RecallObjective
-from .recall_scenes import RecallItems
+from .engine.disk import plain_disk_errors
+from .engine.learner import Objective, build_accelerator
+from .engine.loader import Items, Order
+from .engine.loop import train
+from .engine.previews import check_previews
+from .engine.report import Report, make_previews
 from .recipe import RANDOM, Recipe
 from .record import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
-from .report import Report, make_previews
-from .segmenter import SegmenterItems, SegmenterObjective
 from .start import begin
-from .vae import VaeItems, VaeObjective
-from .vocoder import VocoderItems, VocoderObjective
+from .starter.cutouts import read_cutouts, with_stamps
+from .starter.replay import RecallObjective
+from .starter.replay_scenes import RecallItems
+from .tasks.discriminators import Critic, MelCritic, WaveformCritic
+from .tasks.encoders import EncodersObjective, SceneItems
+from .tasks.grounded import GroundedItems, GroundedObjective
+from .tasks.segmenter import SegmenterItems, SegmenterObjective
+from .tasks.vae import VaeItems, VaeObjective
+from .tasks.vocoder import VocoderItems, VocoderObjective
 
 log = logging.getLogger("training")
 

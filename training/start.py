@@ -12,9 +12,9 @@ from sounding.checkpoint import load_model, resolve
 from sounding.config import SoundingConfig
 from sounding.grounding import Grounding
 from sounding.model import PARTS, SEGMENTER, SoundingModel
-from sounding.segment.part import seen_by
 
 from .recipe import RANDOM, Recipe
+from .starter.transplant import seen_by
 
 log = logging.getLogger("training")
 

@@ -5,7 +5,7 @@ import { isPictureInput, SHOWN } from "./click/picture.js";
 import { ClickWidget } from "./click/widget.js";
 
 const TYPE = "SOUNDING_CLICK";
-const EVENT = "sounding.click.picture"; // as in nodes/click_node.py
+const EVENT = "sounding.click.picture"; // as in nodes/click/node.py
 const SIZE = [460, 640];
 
 app.registerExtension({

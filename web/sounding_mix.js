@@ -6,7 +6,7 @@ import { PlayerPanel } from "./click/player.js";
 import { COLOURS } from "./click/state.js";
 
 const NODE = "SoundingMixTracks";
-const SOUNDS = "sounding_sounds"; // as in nodes/mix_node.py: the mix, then each track
+const SOUNDS = "sounding_sounds"; // as in nodes/mix.py: the mix, then each track
 const HEIGHT = 112;
 
 app.registerExtension({

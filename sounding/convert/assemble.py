@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from ..checkpoint import save_model
 from ..config import GroundingConfig, QueryConfig, SoundingConfig
+from ..encoders.text import ClapQuery
 from ..model import SoundingModel
-from ..text import ClapQuery
-from ..weights import OwnRandomness, without_weights
+from ..networks.meta import OwnRandomness, without_weights
+from ..weights.reading import Converted, ConvertError, laid_out
 from .audioldm import AudioLDM, Heads, fold_film, read_audioldm
 from .clap import OWN_BUFFERS, read_clap, read_tokenizer
 from .clip import read_clip
 from .hifigan import read_hifigan
-from .read import Converted, ConvertError, laid_out
 
 Condition = Literal["attention", "film"]
 UNTRAINED = (

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from ..config import DiffusionConfig, UnetConfig, VaeConfig
-from ..libraries import importing
+from ..utils.libraries import importing
+from ..weights.reading import Converted, ConvertError, count, expect, read_folder, read_json, read_state, under
 from .clap import clap_from_state, read_clap, read_tokenizer
 from .hifigan import hifigan_from_state, read_hifigan
-from .read import Converted, ConvertError, count, expect, read_folder, read_json, read_state, under
 
 KIND = "AudioLDM"
 UNET, VAE, CLAP, VOCODER = (

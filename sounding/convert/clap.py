@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..config import QueryConfig
-from ..libraries import importing
-from .read import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
+from ..utils.libraries import importing
+from ..weights.reading import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
 
 RENAMED = {  # HTS-AT -> transformers, in this order
     "audio_branch.": "audio_model.audio_encoder.",

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from ..config import PatchConfig
-from .read import Converted, ConvertError, count, expect, read_folder, read_json, read_state, read_transformers, under
+from ..weights.reading import (
+    Converted,
+    ConvertError,
+    count,
+    expect,
+    read_folder,
+    read_json,
+    read_state,
+    read_transformers,
+    under,
+)
 
 # (width, layers, patch size, embedding width, picture size) -> open_clip's name of the model
 MODELS = {

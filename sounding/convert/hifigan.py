@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import VocoderConfig
-from .read import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
+from ..weights.reading import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
 
 # Strides and dilations leave no trace in the weights; these are AudioLDM's (16 kHz, 64 bands).
 AUDIOLDM = VocoderConfig()

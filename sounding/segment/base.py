@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..vision import check_image
+from ..encoders.patches import check_image
 from .prompt import Prompt
 
 CACHE_COUNT, CACHE_BYTES = 8, 512 * 2**20

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..resize import resized
-from ..threads import spins_adaptively
-from ..vision import PatchEncoder
+from ..encoders.patches import PatchEncoder
+from ..images.resize import resized
+from ..utils.threads import spins_adaptively
 from .base import Frame, Prepared, Segmentation, device_of, one_picture
-from .closer import LEAST, closer_frame
 from .network import STRIDES, ClickNetwork, Clicks, Embedding
 from .prompt import Prompt
+from .zoom import LEAST, closer_frame
 
 STEP = STRIDES[-1]  # sides of the network's picture are multiples of it
 PASSES = 6  # clicks that are taken one after the other; further ones come together with the last

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..convert.read import ConvertError, read_json, read_shapes
-from ..fields import shown
+from ..utils.fields import shown
+from ..weights.reading import ConvertError, read_json, read_shapes
 
 NAMING = ("auto_map", "backbone", "use_timm_backbone", "use_pretrained_backbone", "custom_pipelines")
 CLASSES = ("image_processor_type", "feature_extractor_type", "video_processor_type", "tokenizer_class")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..checkpoint import CONFIG_KEY, STARTER, CheckpointError, check_header_size, read_header, read_tensors, resolve
-from ..convert.read import ConvertError, read_json, read_state, under
-from ..weights import filled
+from ..networks.meta import filled
+from ..weights.reading import ConvertError, read_json, read_state, under
 from .base import Segmenter
 from .folder import check_folder
 
@@ -46,7 +46,7 @@ def load_segmenter(
             raise CheckpointError(f"The model {model.config.name!r} has no segmenter; {_INSTEAD}.")
         return ClickSegmenter(model.patches, model.segmenter)
     if which == GRABCUT:
-        from .grabcut import GrabCutSegmenter
+        from training.starter.evaluate.grabcut import GrabCutSegmenter
 
         return GrabCutSegmenter()
     path = resolve(which) if str(which) == STARTER else Path(which)
@@ -108,7 +108,7 @@ def _is_ours(path: Path) -> bool:
 
 def _load_click(path: Path, name: str) -> Segmenter:
     """The tower and the decoder out of a checkpoint, and nothing else of it."""
-    from ..vision import PatchEncoder
+    from ..encoders.patches import PatchEncoder
     from .click import ClickSegmenter
     from .network import ClickNetwork
 

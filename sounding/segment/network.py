@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import PatchConfig, SegmenterConfig
-from ..libraries import importing
-from ..resize import sampled
-from ..vision import timm_name
+from ..encoders.patches import timm_name
+from ..images.resize import sampled
+from ..utils.libraries import importing
 
 STRIDES = (4, 8, 16, 32)
 DISC, HALO = 1.5, 0.15  # radius of a click's disc in cells, and of its halo in shares of the longer side

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..convert.read import ConvertError, count, expect, laid_out
-from ..libraries import importing
-from ..threads import spins_adaptively
-from ..weights import filled
+from ..networks.meta import filled
+from ..utils.libraries import importing
+from ..utils.threads import spins_adaptively
+from ..weights.reading import ConvertError, count, expect, laid_out
 from .base import Prepared, Segmentation, one_picture
 from .prompt import Prompt
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convert.read import ConvertError, laid_out
-from ..libraries import importing
-from ..threads import spins_adaptively
+from ..utils.libraries import importing
+from ..utils.threads import spins_adaptively
+from ..weights.reading import ConvertError, laid_out
 from .base import Prepared, Segmentation, device_of, one_picture
 from .folder import configuration
 from .prompt import Prompt

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..convert.read import laid_out
-from ..libraries import importing
-from ..threads import spins_adaptively
+from ..utils.libraries import importing
+from ..utils.threads import spins_adaptively
+from ..weights.reading import laid_out
 from .base import Prepared, Segmentation, device_of, one_picture
 from .prompt import Prompt
 from .sam2 import MEMORY, Sam2Segmenter, embed, load_pretrained, select

@@ -16,11 +16,11 @@ import torch
 import yaml
 from PIL import Image
 
-from sounding.audio import read_audio
-from sounding.pictures import read_image, read_mask
+from sounding.audio.files import read_audio
+from sounding.images.files import read_image, read_mask
 from training.data.clip_lists import read_clips, read_ids
-from training.data.making import Source, make_shards
 from training.data.shard_format import Sample
+from training.data.shard_writer import Source, make_shards
 from training.data.shards import Shards
 from training.recipe import Recipe, read_recipe
 

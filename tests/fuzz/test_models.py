@@ -20,8 +20,8 @@ from safetensors import safe_open
 import sounding
 from sounding.checkpoint import CONFIG_KEY
 from sounding.config import SegmenterConfig, SoundingConfig, from_dict
-from sounding.convert.read import ConvertError, read_state
 from sounding.segment import load_segmenter
+from sounding.weights.reading import ConvertError, read_state
 
 from .mutations import as_json, damaged, mutated
 from .verdict import Case, judge

@@ -42,7 +42,7 @@ class Queue:
 
 @pytest.fixture
 def routes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """`nodes/click_routes.py` in a pack under a made-up name, with what it takes of a host whose folders are here."""
+    """`nodes/click/routes.py` in a pack under a made-up name, with what it takes of a host whose folders are here."""
     places = {kind: str(folder / kind) for kind in ("input", "output", "temp")}
     made: dict[str, dict[str, Any]] = {
         "routepack": {"__path__": [str(ROOT)]},
@@ -61,14 +61,14 @@ def routes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
         module = ModuleType(name)
         module.__dict__.update(values)
         monkeypatch.setitem(sys.modules, name, module)
-    sam_files = importlib.import_module("routepack.nodes.sam_files")
+    sam_files = importlib.import_module("routepack.nodes.host.sam_folders")
     segment = importlib.import_module("routepack.sounding.segment")
-    nodes = ModuleType("routepack.nodes.segment_nodes")  # opens what the real one opens, without the host's memory
+    nodes = ModuleType("routepack.nodes.segment")  # opens what the real one opens, without the host's memory
     nodes.__dict__["open_segmenter"] = lambda name: segment.load_segmenter(sam_files.sam_path(name))
     monkeypatch.setitem(sys.modules, nodes.__name__, nodes)
     small = segment.load_segmenter("starter")  # what torch imports with its first use is no part of an input's time
     small.segment(small.prepare(torch.rand(1, 70, 90, 3)), segment.Prompt(positive=((3.0, 4.0),)))
-    yield importlib.import_module("routepack.nodes.click_routes")
+    yield importlib.import_module("routepack.nodes.click.routes")
     for name in [name for name in sys.modules if name.startswith("routepack.")]:
         del sys.modules[name]
 

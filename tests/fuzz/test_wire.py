@@ -15,13 +15,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from sounding import fetch, remote_run, transfer
-from sounding.fetch import FetchError, File, download
-from sounding.remote import ComfyServer, RemoteError, output_files
-from sounding.remote_run import run_graph
+from sounding.client import run as remote_run
+from sounding.client.run import run_graph
+from sounding.client.server import ComfyServer, RemoteError, output_files
 from sounding.segment import Prompt
+from sounding.weights import download as fetch
+from sounding.weights import transfer
+from sounding.weights.download import FetchError, File, download
 
-from ..test_click_state import state
+from ..nodes.test_click_state import state
 from .mutations import as_json, damaged, hostile_value, mutated
 from .verdict import Case, judge
 

@@ -14,8 +14,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 PATIENCE = 240_000  # milliseconds for anything on a page: slow machines should only be slow
 
-# The front end covers the page while it loads a graph. Covers that fade stay for ever where the next one comes while the
-# last one fades (PrimeVue removes the newer of the two), so they do not fade here.
+# The front end covers the page while it loads a graph. Covers that fade stay forever where the next one comes while
+# the last one fades (PrimeVue removes the newer of the two), so they do not fade here.
 NO_FADING = """document.addEventListener("DOMContentLoaded", () => {
   const style = document.createElement("style");
   style.textContent = ".p-overlay-mask-enter, .p-overlay-mask-leave { animation: none !important; }";

@@ -18,7 +18,7 @@ import requests
 import torch
 from PIL import Image
 
-from sounding.audio import true_peak
+from sounding.audio.loudness import true_peak
 
 from .browser import PATIENCE, browser, open_page, wait_until
 

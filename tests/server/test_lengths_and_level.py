@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sounding.audio import LOUDNESS, loudness
+from sounding.audio.loudness import LOUDNESS, loudness
 
 pytestmark = pytest.mark.server
 

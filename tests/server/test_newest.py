@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..test_libraries import MISMATCH, ROOT, main_job, put_stub, run
+from ..sounding.test_libraries import MISMATCH, ROOT, main_job, put_stub, run
 
 pytestmark = pytest.mark.newest
 

@@ -17,7 +17,7 @@ import soundfile
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from sounding.cli import app
+from sounding.cli.app import app
 
 from ..conftest import heed_ctrl_c
 

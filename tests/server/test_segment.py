@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sounding.pictures import read_image
+from sounding.images.files import read_image
 from sounding.segment import Prompt, load_segmenter
 
 from ..small_sams import tiny_sam1

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sounding.demo import SCENE
-from sounding.fetch import CATALOGUE
+from sounding.cli.demo import SCENE
+from sounding.weights.download import CATALOGUE
 
 from .browser import browser, open_page, wait_until
 

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.audio import MelSpectrogram, fit_length, normalize
-from sounding.listen import ClapAudioQuery
+from sounding.audio.mel import MelSpectrogram, normalize
+from sounding.audio.resampling import fit_length
+from sounding.encoders.audio import ClapAudioQuery
+from sounding.encoders.patches import mask_to_grid
 from sounding.model import SoundingModel
-from sounding.vision import mask_to_grid
 
-from .making import Source, digest
 from .shard_format import Kind, Sample, Skipped, reason
+from .shard_writer import Source, digest
 from .shards import Folders, Shards
 
 T = TypeVar("T")

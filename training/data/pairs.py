@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .making import Source, digest
 from .media_files import NOTES, find_media, read_text
 from .shard_format import SAMPLE_RATE, Sample, Skipped
+from .shard_writer import Source, digest
 
 LONGEST = 6  # times the nominal length
 
@@ -125,8 +125,8 @@ class PairSource(Source):
 
     def make(self, position: int) -> Sample:
         """See Source."""
-        from sounding.audio import read_audio
-        from sounding.pictures import read_image, read_mask
+        from sounding.audio.files import read_audio
+        from sounding.images.files import read_image, read_mask
 
         pair = self.pairs[position]
         if pair.picture is None or pair.sound is None:

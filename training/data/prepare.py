@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sounding.terminal import plain_errors
+from sounding.cli.terminal import plain_errors
 
 if TYPE_CHECKING:
-    from .making import OnProgress, Source
     from .shard_format import Skipped
+    from .shard_writer import OnProgress, Source
 
 app = typer.Typer(
     help="Turn videos, pictures with sounds, or stamps into shards, and shards into features.",
@@ -127,7 +127,7 @@ def stamps(
 ) -> None:
     """Scenes of cut-outs with the mix of what sounds in them."""
     with plain_errors("training"):
-        from .scene_shards import StampSource
+        from ..starter.scene_shards import StampSource
 
         source = StampSource(data, scenes=scenes, split=split.value, seconds=seconds, size=size, captions=captions)
         _run(source, out, shard_size, workers)
@@ -165,7 +165,7 @@ def _run(source: Source, out: Path, shard_size: int, workers: int) -> None:
     """Make the shards with a bar, and say what came of it."""
     import os
 
-    from .making import make_shards
+    from .shard_writer import make_shards
 
     try:
         with _bar(len(source)) as on_progress:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sounding.picture_files import open_picture
+from sounding.images.decoding import open_picture
 
 from .shard_format import BLOCK, INDEX, SAMPLE_RATE, Shard, ShardIndex, Skipped, parse_json
 

@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from sounding.audio import fit_length, normalize, resample
+from sounding.audio.mel import normalize
+from sounding.audio.resampling import fit_length, resample
 
 from .shards import Folders, Shards
 from .stamps import SAMPLE_RATE, Stamps, fill, mix

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sounding.audio import normalize, read_audio, write_audio
+from sounding.audio.files import read_audio, write_audio
+from sounding.audio.mel import normalize
 from sounding.config import from_dict
-from sounding.files import write_atomic
-from sounding.picture_files import open_picture
+from sounding.images.decoding import open_picture
+from sounding.utils.files import write_atomic
 
 from .shard_format import SAMPLE_RATE, read_json
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sounding.picture_files import MAX_PIXELS
+from sounding.images.decoding import MAX_PIXELS
 
 from .clip_lists import Clip
-from .making import Source, digest
 from .shard_format import SAMPLE_RATE, Sample, Skipped
+from .shard_writer import Source, digest
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame

@@ -67,7 +67,7 @@ function soundsOf(prompt, own, source, stamp) {
   return { key: JSON.stringify([decides, source]), objects, tell: upstream };
 }
 
-const SURENESS = "sounding_sureness"; // as in nodes/sure.py
+const SURENESS = "sounding_sureness"; // as in nodes/sureness.py
 
 // How sure the model is of each object, [{sureness: 0..1, sure}], if a run has said so; null if not.
 export function surenessIn({ objects, tell }, outputs) {

@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 
 const LOADERS = new Set(["LoadImage", "LoadImageOutput", "LoadImageMask"]);
 const KINDS = ["input", "output", "temp"];
-export const SHOWN = "sounding_click"; // as in nodes/click_node.py
+export const SHOWN = "sounding_click"; // as in nodes/click/node.py
 
 // "folder/name.png [output]" as dropdowns keep it.
 export function parseReference(text) {

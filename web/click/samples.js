@@ -1,7 +1,7 @@
 // Samples of sounds: out of the host's files, moved by gains, and mixed.
 import { api } from "../../../scripts/api.js";
 
-const CEILING = 10 ** (-1 / 20); // -1 dBTP, as sounding/audio.py
+const CEILING = 10 ** (-1 / 20); // -1 dBTP, as sounding/audio/loudness.py
 const OVERSAMPLED = 4; // ITU-R BS.1770-4, annex 2
 const TAPS = 24; // samples on each side that a value between two comes from
 const RATE = 48000; // of files that do not say theirs

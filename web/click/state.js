@@ -1,4 +1,4 @@
-// What was clicked, as the one string that workflows keep. nodes/click_state.py describes the form and checks it.
+// What was clicked, as the one string that workflows keep. nodes/click/state.py describes the form and checks it.
 
 export const VERSION = 1;
 export const GAINS = [-60, 24]; // dB
@@ -68,7 +68,7 @@ export function scaled(state, size) {
   };
 }
 
-// As SAME_SHAPE of nodes/click_state.py.
+// As SAME_SHAPE of nodes/click/state.py.
 export function sameShape(a, b) {
   return !a || !b || Math.abs(a[0] / b[0] / (a[1] / b[1]) - 1) <= 0.02;
 }

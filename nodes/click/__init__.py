@@ -1,0 +1,1 @@
+"""The interactive node: click on objects in an image."""

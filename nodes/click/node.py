@@ -1,0 +1,207 @@
+"""Click on objects in a picture: a mask each, ready to sound."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as host
+import folder_paths
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ...sounding.checkpoint import STARTER
+from ...sounding.utils.files import replacing
+from ..host.types import SegmenterType, checked_image, schema
+from .masks import segment_objects, sides, whole_masks, working_picture
+from .pictures import PictureError, annotated_path, picture_names, read_picture
+from .state import ClickObject, StateError, parse_points, parse_state, points_json, with_points
+
+if TYPE_CHECKING:
+    from ..host.handle import SegmenterHandle
+
+PICTURE_EVENT = "sounding.click.picture"
+SHOWN = "sounding_click"  # the key of what the node tells the page of a run
+NOTHING = "Nothing is clicked in the picture, but at least one object is expected; click on one in the node."
+
+
+class SoundingClick(io.ComfyNode):
+    """Clicks to masks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        state = io.String.Input(
+            "state",
+            default="",
+            optional=True,
+            tooltip="Click on an object; right click excludes, dragging draws a box. Kept as JSON: see the help.",
+        )
+        # The page draws the picture in the place of a text field; the value and its type stay a string.
+        state.extra_dict = {"widgetType": "SOUNDING_CLICK"}
+        return schema(
+            node_id="SoundingClick",
+            display_name="Sound Objects (click)",
+            description="Click on the objects in a picture that are to sound. Each gets a mask, shown at once, and a "
+            "button to hear it.",
+            search_aliases=["click to segment", "points editor", "select object", "click and hear", "sam points"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=picture_names(),
+                    optional=True,
+                    tooltip="A picture in the input folder. One that is connected to image takes precedence.",
+                ),
+                state,
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="A picture from another node. Load Image's shows at once, others after a run.",
+                ),
+                SegmenterType.Input(
+                    "segmenter",
+                    optional=True,
+                    tooltip="From Sounding Load SAM; without it the small segmenter in the box.",
+                ),
+                io.String.Input(
+                    "positive_coords",
+                    optional=True,
+                    force_input=True,
+                    tooltip='More points on the first object that is on, in pixels: [{"x": 10, "y": 20}, ...].',
+                ),
+                io.String.Input(
+                    "negative_coords",
+                    optional=True,
+                    force_input=True,
+                    tooltip="More points outside of the first object that is on, in the same form.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The picture."),
+                io.Mask.Output(display_name="masks", tooltip="One mask for each object that is on, as a batch."),
+                io.String.Output(display_name="names", tooltip="The objects' names, one a line, in the masks' order."),
+                io.Float.Output(
+                    display_name="gains", tooltip="The objects' gains in dB, as a list.", is_output_list=True
+                ),
+                io.String.Output(
+                    display_name="positive_coords", tooltip="Points on each object, as a list.", is_output_list=True
+                ),
+                io.String.Output(
+                    display_name="negative_coords", tooltip="Points outside of each, as a list.", is_output_list=True
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, picture: str | None = None) -> bool:
+        """Pictures that were uploaded since, or lie in other folders, are not in the list: `execute` checks them."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, picture: str | None = None, **others: Any) -> str:
+        """A file replaced under the same name is read again."""
+        try:
+            path = annotated_path(picture or "")
+            stat = path.stat()
+        except (PictureError, OSError):
+            return str(picture)  # `execute` says what is wrong with it, unless a picture is connected
+        return f"{path} {stat.st_mtime_ns} {stat.st_size}"
+
+    @classmethod
+    def execute(
+        cls,
+        picture: str | None = None,
+        state: str = "",
+        image: Tensor | None = None,
+        segmenter: SegmenterHandle | None = None,
+        positive_coords: str | None = None,
+        negative_coords: str | None = None,
+    ) -> io.NodeOutput:
+        """Segment what was clicked."""
+        clicked = parse_state(state)
+        more = parse_points(positive_coords, negative_coords)
+        linked = image is not None
+        image = _chosen(picture) if image is None else _single(image)
+        size = sides(image)
+        shown = {SHOWN: [_reference(image)]} if linked else None
+        try:
+            objects = with_points(clicked, size, *more).on_picture(*size)
+            objects = tuple(each for each in objects if each.on and each.clicked)
+            if not objects:
+                raise StateError(NOTHING)
+        except StateError:
+            if shown:
+                cls._show(shown)  # else a picture that a node made could never be clicked on
+            raise
+        masks = _segmented(segmenter, image, objects)
+        return io.NodeOutput(
+            image,
+            masks.to(host.intermediate_device()),
+            "\n".join(each.name for each in objects),
+            [each.gain_db for each in objects],
+            [points_json(each.positive) for each in objects],
+            [points_json(each.negative) for each in objects],
+            ui=shown,
+        )
+
+    @classmethod
+    def _show(cls, shown: dict[str, Any]) -> None:
+        """Tell the page of the picture although the run fails."""
+        from server import PromptServer
+
+        server = PromptServer.instance
+        if server.client_id is not None:
+            server.send_sync(PICTURE_EVENT, {"node": cls.hidden.unique_id, "output": shown}, server.client_id)
+
+
+def _chosen(picture: str | None) -> Tensor:
+    if not picture:
+        raise PictureError("There is no picture, but one is expected; upload one, choose one, or connect image.")
+    return read_picture(annotated_path(picture))
+
+
+def _single(image: Tensor) -> Tensor:
+    image = checked_image(image)
+    if len(image) != 1:
+        raise ValueError(
+            f"image is a batch of {len(image)} pictures, but one is expected, since clicks belong to one picture; take "
+            "one out with Image From Batch."
+        )
+    return image
+
+
+def _segmented(handle: SegmenterHandle | None, image: Tensor, objects: tuple[ClickObject, ...]) -> Tensor:
+    """[N, H, W] float 0..1."""
+    small = working_picture(image.cpu())
+    if handle is not None:
+        masks = segment_objects(lambda prompt: handle.segment(small, prompt), objects, sides(image), sides(small))
+    else:
+        from ...sounding.segment import load_segmenter
+
+        # A few megabytes, read in a moment and used on the CPU: as the route does, so that the masks are the same.
+        segmenter = load_segmenter(STARTER)
+        prepared = segmenter.prepare(small)
+        masks = segment_objects(lambda prompt: segmenter.segment(prepared, prompt), objects, sides(image), sides(small))
+    return whole_masks(masks, sides(image))
+
+
+def _reference(image: Tensor) -> dict[str, Any]:
+    """The picture as a file that the page can get: in the host's temporary folder, under a name made of its pixels."""
+    pixels = (image[0] * 255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
+    digest = hashlib.sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()[:24]
+    path = Path(folder_paths.get_temp_directory()) / f"sounding_click_{digest}.png"
+    if not path.exists():
+        with replacing(path) as temporary:
+            Image.fromarray(pixels).save(temporary, "PNG", compress_level=1)
+    return {
+        "name": path.name,
+        "subfolder": "",
+        "type": "temp",
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+    }

@@ -1,0 +1,209 @@
+"""What the page asks while someone clicks: masks for clicks, at once and beside the queue.
+
+One route, `POST /sounding/click`. What it keeps of models and pictures is bounded. All that comes in is checked, and
+every error is a sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import torch
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
+from comfy.cli_args import args
+from PIL import Image
+from torch import Tensor
+
+from ..host.folders import STARTER_LABEL
+from .gate import Busy, QueueGate
+from .masks import ObjectMask, segment_objects, sides, working_picture
+from .pictures import picture_path, read_picture
+from .segmenters import ClickSegmenters
+from .state import ClickState, read_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+PATH = "/sounding/click"
+MAX_BODY = 256 * 1024  # bytes
+MAX_WAITING = 16  # requests; pages send one at a time
+KEPT_PICTURES = 4
+
+
+class Refused(Exception):
+    """A request that is answered with an HTTP status and a sentence."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+
+
+class Gone(Exception):
+    """The page no longer waits for the answer."""
+
+
+class ClickRoutes:
+    """The route, with its segmenters and the pictures last clicked on."""
+
+    def __init__(self, gate: QueueGate):
+        """`gate`: between us and the host's queue."""
+        self._lock = asyncio.Lock()
+        self._waiting = 0
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="sounding-click")
+        self._segmenters = ClickSegmenters(gate)
+        self._timer: asyncio.TimerHandle | None = None
+        # (path, time, bytes) of a file -> width and height, and the working picture
+        self._pictures: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], Tensor]] = OrderedDict()
+
+    def register(self, routes: web.RouteTableDef) -> None:
+        """Add the route; the host repeats it under /api."""
+        routes.post(PATH)(self.answer)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """`{"picture": {"name", "subfolder", "type"}, "state": {...}}` -> a mask for each object of the state.
+
+        `"segmenter"` may name one of Sounding Load SAM's list.
+        The answer: `{"width", "height", "milliseconds", "masks": [{"png", "score"} or null, ...]}`, with the mask as
+        the alpha channel of a PNG of the working picture's size.
+        """
+        try:
+            _same_origin(request)
+            return web.json_response(await self._in_turn(request, *_read_request(await _body(request))))
+        except Refused as refused:
+            return _error(refused.status, str(refused))
+        except ValueError as error:  # what the state, the picture and the segmenter say of themselves
+            return _error(400, str(error))
+        except Busy:
+            return _error(
+                503, "A workflow runs, which the model's memory belongs to; the mask follows when it is done."
+            )
+        except Gone:
+            return _error(499, "The page no longer waits for this answer.")
+        except Exception:
+            logger.exception("Sounding: a click could not be answered")
+            return _error(500, "The click could not be answered; the server's log says why.")
+
+    async def _in_turn(
+        self, request: web.Request, picture: dict[str, str], state: ClickState, name: str
+    ) -> dict[str, Any]:
+        """One request at a time, and none for a page that has gone on."""
+        if self._waiting >= MAX_WAITING:
+            raise Refused(429, f"{MAX_WAITING} clicks wait for an answer already; wait a moment and click again.")
+        self._waiting += 1
+        try:
+            async with self._lock:
+                if request.transport is None or request.transport.is_closing():
+                    raise Gone
+                return await asyncio.get_running_loop().run_in_executor(self._worker, self._masks, picture, state, name)
+        finally:
+            self._waiting -= 1
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Look again when a model may have been idle for long."""
+        if self._timer is not None:
+            self._timer.cancel()
+        left = self._segmenters.tidy()
+        self._timer = None if left is None else asyncio.get_running_loop().call_later(left + 1, self._tidy)
+
+    def _masks(self, picture: dict[str, str], state: ClickState, name: str) -> dict[str, Any]:
+        """The work, in the one worker thread."""
+        started = time.perf_counter()
+        with torch.inference_mode():
+            path = picture_path(picture["name"], picture.get("subfolder", ""), picture.get("type", "input"))
+            size, small = self._picture(path)
+            objects = state.on_picture(*size)
+            clicked = [each for each in objects if each.clicked]
+            with self._segmenters.on(name, small) as segment:
+                made = iter(segment_objects(segment, clicked, size, sides(small)))
+            masks = [_shown(next(made)) if each.clicked else None for each in objects]
+        spent = round((time.perf_counter() - started) * 1000, 1)
+        return {"width": size[0], "height": size[1], "milliseconds": spent, "masks": masks}
+
+    def _picture(self, path: Path) -> tuple[tuple[int, int], Tensor]:
+        """A file's width and height, and its working picture; kept until the file changes."""
+        stat = path.stat()
+        key = (str(path), stat.st_mtime_ns, stat.st_size)
+        if key not in self._pictures:
+            picture = read_picture(path)
+            self._pictures[key] = (sides(picture), working_picture(picture))
+            while len(self._pictures) > KEPT_PICTURES:
+                self._pictures.popitem(last=False)
+        self._pictures.move_to_end(key)
+        return self._pictures[key]
+
+
+def register_routes() -> None:
+    """Add the route to the host's, where the host runs as a server."""
+    import sys
+
+    server = sys.modules.get("server")  # importing it here would start half of one in tools that only list nodes
+    if server is not None and getattr(server.PromptServer, "instance", None) is not None:
+        host = server.PromptServer.instance
+        ClickRoutes(QueueGate(host.prompt_queue)).register(host.routes)
+
+
+def _same_origin(request: web.Request) -> None:
+    """Refuse what a page from elsewhere could make a browser send, unless the host was told to allow such pages.
+
+    The host itself compares Origin and Host where the latter is this machine. Browsers also say where a request
+    comes from, and ask before they send JSON across origins: both are required here wherever the server is.
+    """
+    if request.content_type != "application/json":
+        raise Refused(415, f"The request is {request.content_type[:60]}, but application/json is expected; send JSON.")
+    if args.enable_cors_header is None and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        raise Refused(403, "The request comes from a page of another origin; open ComfyUI itself, or allow it to by "
+                           "its option --enable-cors-header.")  # fmt: skip
+
+
+async def _body(request: web.Request) -> Any:
+    """Parsed JSON out of no more than `MAX_BODY` bytes."""
+    data = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            data += chunk
+            if len(data) > MAX_BODY:
+                raise Refused(
+                    413, f"The request has more than {MAX_BODY} bytes, but fewer are expected; send fewer points."
+                )
+    except (ClientPayloadError, HttpProcessingError, web.RequestPayloadError) as error:
+        raise Refused(400, "The request's body is damaged, but JSON is expected; send it again.") from error
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "The request is not JSON, but JSON is expected; send picture and state.") from error
+
+
+def _read_request(data: Any) -> tuple[dict[str, str], ClickState, str]:
+    """The picture's reference, what was clicked, and the segmenter's name."""
+    if not isinstance(data, dict) or not {"picture", "state"} <= data.keys() <= {"picture", "state", "segmenter"}:
+        raise Refused(400, "The request has not just the fields picture and state, which are expected; send both.")
+    picture, name = data["picture"], data.get("segmenter", STARTER_LABEL)
+    fine = isinstance(picture, dict) and picture.keys() <= {"name", "subfolder", "type"} and "name" in picture
+    if not fine or not all(isinstance(value, str) and len(value) <= 1024 for value in picture.values()):
+        raise Refused(400, "picture is not a name, a subfolder and a type, but these strings are expected; send them.")
+    if not isinstance(name, str) or len(name) > 1024:
+        raise Refused(400, "segmenter is not a name, but one of Sounding Load SAM's list is expected; choose one.")
+    return picture, read_state(data["state"]), name
+
+
+def _shown(made: ObjectMask) -> dict[str, Any]:
+    alpha = Image.fromarray((made.mask * 255).round().to(torch.uint8).numpy())
+    file = io.BytesIO()
+    Image.merge("LA", (Image.new("L", alpha.size, 255), alpha)).save(file, "PNG", compress_level=1)
+    return {"png": base64.b64encode(file.getvalue()).decode(), "score": round(made.score, 4)}
+
+
+def _error(status: int, sentence: str) -> web.Response:
+    return web.json_response({"error": sentence}, status=status)

@@ -1,0 +1,152 @@
+"""From a picture and a selection in it to what the sampler attends to."""
+
+from __future__ import annotations
+
+import comfy.model_management as host
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sounding.grounding import Condition
+from ..sounding.images.drawing import overlay
+from .host.handle import ModelHandle
+from .host.types import ConditionType, ModelType, Patches, PatchesType, checked_image, checked_mask, schema
+from .sureness import told
+
+CLAMP = {"checkpoint default": None, "on": True, "off": False}
+
+
+class SoundingEncodeImage(io.ComfyNode):
+    """A picture as a grid of patch embeddings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingEncodeImage",
+            display_name="Sounding Encode Image",
+            description="Looks at a picture once; any number of masks and texts can then select something in it.",
+            search_aliases=["see picture", "patch embeddings", "clip vision"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Sounding Load Model."),
+                io.Image.Input("image", tooltip="The picture, of any size; a batch is fine."),
+            ],
+            outputs=[PatchesType.Output(display_name="patches", tooltip="The picture as the model sees it.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelHandle, image: Tensor) -> io.NodeOutput:
+        """Run the patch encoder."""
+        image = checked_image(image)
+        model.use(("patches",))
+        patches = model.model.see(image).to(host.intermediate_device())
+        return io.NodeOutput(Patches(model, patches, (image.shape[1], image.shape[2])))
+
+
+class SoundingGroundMask(io.ComfyNode):
+    """A mask in the place of attention."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingGroundMask",
+            display_name="Sounding Ground by Mask",
+            description="Selects what is to sound by a mask. Several masks (a batch) are several sounds.",
+            search_aliases=["mask to sound", "select object", "segment to sound"],
+            inputs=[
+                PatchesType.Input("patches", tooltip="From Sounding Encode Image."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White on the object. Of any size: it is stretched over the picture. Each mask of a batch "
+                    "makes a sound of its own.",
+                ),
+                io.Combo.Input(
+                    "clamp",
+                    options=list(CLAMP),
+                    default="checkpoint default",
+                    optional=True,
+                    tooltip="on cuts off the negative weights that patches outside of the mask can get, and rescales.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            outputs=[ConditionType.Output(display_name="condition", tooltip="The selection, for Sounding Sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, patches: Patches, mask: Tensor, clamp: str = "checkpoint default") -> io.NodeOutput:
+        """Bring the mask to attention's statistics and gather the patches."""
+        if clamp not in CLAMP:
+            raise ValueError(f"clamp is {clamp!r}, but one of {', '.join(CLAMP)} is expected.")
+        handle = patches.handle
+        handle.use(("grounding",))
+        condition = handle.model.ground(
+            patches.patches, mask=checked_mask(mask), image_size=patches.image_size, clamp=CLAMP[clamp]
+        )
+        return io.NodeOutput(_kept(condition), ui=told(cls, condition.sureness))
+
+
+class SoundingGroundText(io.ComfyNode):
+    """Attention asked by a sentence."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingGroundText",
+            display_name="Sounding Ground by Text",
+            description="Selects what is to sound by words, and shows where in the picture the model found it.",
+            search_aliases=["text to sound", "attention map", "find object"],
+            inputs=[
+                PatchesType.Input("patches", tooltip="From Sounding Encode Image."),
+                io.Image.Input("image", tooltip="The same picture, to draw the attention on."),
+                io.String.Input(
+                    "text", multiline=True, default="a dog", tooltip="What to listen for, such as 'a dog'."
+                ),
+                io.Boolean.Input(
+                    "one_sound_a_line",
+                    default=False,
+                    optional=True,
+                    tooltip="On: each line of the text makes a sound of its own. Off: all of it is one sentence.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            outputs=[
+                ConditionType.Output(display_name="condition", tooltip="The selection, for Sounding Sampler."),
+                io.Mask.Output(
+                    display_name="attention",
+                    tooltip="Where the model looks, least to most as 0 to 1, in the picture's size.",
+                ),
+                io.Image.Output(display_name="overlay", tooltip="The attention drawn on the picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, patches: Patches, image: Tensor, text: str, one_sound_a_line: bool = False) -> io.NodeOutput:
+        """Encode the text and let it ask the patches."""
+        image = checked_image(image)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        handle = patches.handle
+        handle.use(("query", "grounding"))
+        asked = lines if one_sound_a_line else [" ".join(lines)]
+        condition = handle.model.ground(patches.patches, text=asked)
+        nearest = [[name for name, _ in found] for found in handle.model.nearest_words(asked)]
+        if len(asked) != len(condition):  # one text for several pictures
+            asked, nearest = asked * len(condition), nearest * len(condition)
+        if len(image) not in (1, len(condition)):
+            raise ValueError(
+                f"There are {len(image)} pictures and {len(condition)} selections, but equal numbers (or one picture) "
+                "are expected; connect the picture that went into Sounding Encode Image."
+            )
+        attention = condition.attention_map((image.shape[1], image.shape[2]))
+        device = host.intermediate_device()
+        return io.NodeOutput(
+            _kept(condition),
+            attention.to(device),
+            overlay(image, attention).to(device),
+            ui=told(cls, condition.sureness, asked, nearest),
+        )
+
+
+def _kept(condition: Condition) -> Condition:
+    """The condition where results between nodes are kept."""
+    return condition.to(host.intermediate_device())

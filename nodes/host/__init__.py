@@ -1,0 +1,1 @@
+"""What knows the host: folders, model memory, types on the wires."""

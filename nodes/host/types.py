@@ -1,0 +1,250 @@
+"""What travels on the wires between the nodes, and what all schemas share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...sounding.audio.resampling import check_rate
+from ...sounding.config import SoundingConfig
+from ...sounding.encoders.patches import check_image, check_mask
+
+if TYPE_CHECKING:
+    from .handle import ModelHandle
+
+CATEGORY = "audio/Sounding"
+MAX_SECONDS = 600.0
+
+ModelType = io.Custom("SOUNDING_MODEL")
+PatchesType = io.Custom("SOUNDING_PATCHES")
+ConditionType = io.Custom("SOUNDING_CONDITION")
+MelType = io.Custom("SOUNDING_MEL")
+SegmenterType = io.Custom("SOUNDING_SEGMENTER")
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Pictures as the model sees them."""
+
+    handle: ModelHandle
+    patches: Tensor  # [B, P, L]
+    image_size: tuple[int, int]  # height and width of the pictures, in pixels
+
+
+@dataclass(frozen=True)
+class Mel:
+    """Spectrograms and the length that was asked for; `seconds` is None where all of it counts."""
+
+    mel: Tensor  # [B, T, bands], natural log
+    seconds: float | None
+
+
+def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
+    """A schema in our category, with search words where the host's version knows of them."""
+    if "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}:
+        fields["search_aliases"] = search_aliases
+    return io.Schema(category=CATEGORY, **fields)
+
+
+OWN = "checkpoint"  # among the schedulers: the checkpoint's own; so is 0 for steps and guidance
+
+
+def steps_input(*, optional: bool = False) -> io.Int.Input:
+    """Sampling steps."""
+    return io.Int.Input(
+        "steps",
+        default=0,
+        min=0,
+        max=999,
+        optional=optional,
+        tooltip="0 takes what the checkpoint is best used with. More steps take longer.",
+    )
+
+
+def cfg_input(*, optional: bool = False) -> io.Float.Input:
+    """Guidance."""
+    return io.Float.Input(
+        "cfg",
+        default=0.0,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        optional=optional,
+        tooltip="Guidance: how strongly the selection decides. 0 takes what the checkpoint is best used with; 1 "
+        "switches it off and is twice as fast.",
+    )
+
+
+def level_input(*, optional: bool = False) -> io.Boolean.Input:
+    """The switch of the nodes that give sounds."""
+    return io.Boolean.Input(
+        "level",
+        default=True,
+        optional=optional,
+        tooltip="On: every sound is equally loud (-20 LUFS), without DC, clicks at its ends or clipping; silence stays "
+        "silence. Off: the vocoder's own samples.",
+    )
+
+
+def fade_input() -> io.Float.Input:
+    """How sounds that are leveled end."""
+    return io.Float.Input(
+        "fade_out",
+        default=-1.0,
+        min=-1.0,
+        max=MAX_SECONDS,
+        step=0.05,
+        optional=True,
+        tooltip="Seconds in which a leveled sound dies away at its end. -1 is 0.3 s, or a tenth of a short sound.",
+    )
+
+
+def fade_seconds(fade_out: float) -> float | None:
+    """What `audio.level` takes for the widget's value."""
+    return None if fade_out == -1 else fade_out
+
+
+def dense(value: Any, what: str, expected: str) -> Tensor:
+    """A plain tensor of real numbers, which is what all wires should carry.
+
+    Args:
+        value: what came.
+        what: the input's name, and `expected` what it should be, for the message.
+
+    Raises:
+        ValueError: nothing came, or something else.
+    """
+    if value is None:
+        raise ValueError(f"{what} is nothing, but {expected} is expected; connect a node that gives it.")
+    plain = isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided
+    if not plain or value.is_complex():
+        raise ValueError(
+            f"{what} is a {type(value).__name__} of another kind, but {expected} as one plain tensor of numbers is "
+            "expected; connect a node that gives it."
+        )
+    return value
+
+
+def checked_image(image: Any) -> Tensor:
+    """An IMAGE as [B, H, W, 3].
+
+    Raises:
+        ValueError: it is none.
+    """
+    return check_image(dense(image, "image", "IMAGE, [B, H, W, 3],"))
+
+
+def checked_mask(mask: Any) -> Tensor:
+    """A MASK as [B, H, W].
+
+    Raises:
+        ValueError: it is none.
+    """
+    return check_mask(dense(mask, "mask", "MASK, [B, H, W],"))
+
+
+def audio_waveform(audio: Any) -> tuple[Tensor, int]:
+    """The waveform [B, channels, samples] float32 of an AUDIO, and its rate.
+
+    Raises:
+        ValueError: it is none: nothing (of a silent video), without samples, not finite, at a rate that is none.
+    """
+    if audio is None:
+        raise ValueError(
+            "audio is nothing, but AUDIO is expected; a video without sound gives none, so connect another sound."
+        )
+    # Some nodes of other packs give a mapping of their own, which reads its file when it is asked.
+    if not isinstance(audio, Mapping) or not {"waveform", "sample_rate"} <= set(audio):
+        raise ValueError(
+            f"audio is a {type(audio).__name__} of another kind, but AUDIO, a waveform with its sample_rate, is "
+            "expected; connect a node that gives AUDIO."
+        )
+    waveform = dense(audio["waveform"], "audio", "AUDIO, [B, channels, samples],")
+    if waveform.ndim != 3 or 0 in waveform.shape:
+        raise ValueError(
+            f"audio has shape {tuple(waveform.shape)}, but [B, channels, samples] with at least one sample is "
+            "expected; connect a node that gives AUDIO."
+        )
+    rate = check_rate(audio["sample_rate"])
+    if not waveform.isfinite().all():
+        raise ValueError("audio has samples that are not finite, but numbers are expected; check the node before.")
+    return waveform.float(), rate
+
+
+def latent_samples(latent: dict[str, Any], config: SoundingConfig) -> Tensor:
+    """The samples [B, 8, T/4, 16] of a LATENT.
+
+    Raises:
+        ValueError: it is another model's latent (a picture's, say), empty, or not finite.
+    """
+    if not isinstance(latent, Mapping) or "samples" not in latent:
+        raise ValueError(
+            f"latent is a {type(latent).__name__} without samples, but LATENT is expected; connect Sounding Empty "
+            "Latent or Sounding Encode Audio, with the same model."
+        )
+    samples = dense(latent["samples"], "latent", "LATENT, [B, channels, frames, bands],")
+    channels, bands = config.vae.latent_channels, config.latent_bands
+    shape = tuple(samples.shape)
+    if len(shape) != 4 or shape[1] != channels or shape[3] != bands or 0 in shape:
+        raise ValueError(
+            f"latent has shape {shape}, but [B, {channels}, frames, {bands}] is expected; connect Sounding Empty "
+            "Latent or Sounding Encode Audio, with the same model."
+        )
+    if not samples.isfinite().all():
+        raise ValueError("latent has values that are not finite, but numbers are expected; check the node before.")
+    return samples.float()
+
+
+def latent_renew(latent: dict[str, Any], rows: int) -> Tensor | None:
+    """Where a sampler makes a latent anew, [rows, 1, T, F] 0..1, out of its `noise_mask`; None is everywhere.
+
+    As in core: white (1) is made anew, black stays, in whatever resolution; rows of the mask are time, columns pitch.
+
+    Raises:
+        ValueError: the mask is none, or there are other than one or `rows`.
+    """
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return None
+    mask = dense(mask, "noise_mask", "MASK, [B, H, W],")
+    mask = check_mask(mask[:, 0] if mask.ndim == 4 and mask.shape[1] == 1 else mask)[:, None]
+    if len(mask) not in (1, rows):
+        raise ValueError(
+            f"noise_mask has {len(mask)} masks for {rows} sounds, but one each (or one for all) is expected; connect "
+            "another to Set Latent Noise Mask."
+        )
+    mask = torch.nn.functional.interpolate(mask, tuple(latent["samples"].shape[2:]), mode="bilinear")
+    return mask.expand(rows, -1, -1, -1)
+
+
+def latent_places(latent: dict[str, Any], rows: int) -> Sequence[int]:
+    """The items' places in the batch that they were taken from, as core nodes note them, so that they keep their
+    noise.
+    """
+    places = latent.get("batch_index")
+    fine = isinstance(places, (list, tuple)) and len(places) == rows and len(latent["samples"]) == rows
+    return places if fine and all(isinstance(place, int) for place in places) else range(rows)
+
+
+def latent_seconds(latent: dict[str, Any], config: SoundingConfig) -> float | None:
+    """The length that was asked for when the latent was made, or None if its frames say otherwise by now.
+
+    Latents come in whole steps of the network, so they are longer than asked; a core node between that cuts or
+    joins latents makes the old length wrong.
+    """
+    seconds = latent.get("seconds")
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        return None
+    return float(seconds) if config.latent_frames(seconds) == latent["samples"].shape[2] else None
+
+
+def with_samples(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
+    """A copy of a LATENT with other samples: outputs of nodes are shared, so they are never edited."""
+    return {**latent, "samples": samples, "type": "audio"}

@@ -1,0 +1,276 @@
+"""From a condition to a waveform: latents, mel spectrogram, sound; and a sound back to latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as host
+import torch
+from comfy.utils import ProgressBar
+from comfy_api.latest import io
+
+from ..sounding.audio.loudness import level as level_sounds
+from ..sounding.audio.resampling import resample
+from ..sounding.diffusion import MAX_SEED, SAMPLERS, OnStep, draw_noise, item_seeds
+from ..sounding.grounding import Condition
+from ..sounding.images.drawing import mel_picture
+from ..sounding.model import one_by_one
+from .host.handle import ModelHandle
+from .host.types import (
+    MAX_SECONDS,
+    OWN,
+    ConditionType,
+    Mel,
+    MelType,
+    ModelType,
+    audio_waveform,
+    cfg_input,
+    fade_input,
+    fade_seconds,
+    latent_places,
+    latent_renew,
+    latent_samples,
+    latent_seconds,
+    level_input,
+    schema,
+    steps_input,
+    with_samples,
+)
+
+
+def progress() -> OnStep:
+    """A step callback for the host's progress bar; it raises when the user stops the run."""
+    bar: ProgressBar | None = None
+
+    def on_step(done: int, steps: int) -> None:
+        nonlocal bar
+        bar = bar or ProgressBar(steps)
+        bar.update_absolute(done, steps)
+
+    return on_step
+
+
+class SoundingEmptyLatent(io.ComfyNode):
+    """Room for sounds."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingEmptyLatent",
+            display_name="Sounding Empty Latent",
+            description="An empty latent for sounds of a length.",
+            search_aliases=["sound length", "seconds", "duration"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Sounding Load Model: it knows the latent's shape."),
+                io.Float.Input(
+                    "seconds",
+                    default=5.0,
+                    min=0.1,
+                    max=MAX_SECONDS,
+                    step=0.1,
+                    tooltip="Length of the sound; the result has exactly this length.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Variants of one selection. Several masks make a batch by themselves: leave 1 for them.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="An empty latent, for Sounding Sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelHandle, seconds: float, batch_size: int) -> io.NodeOutput:
+        """Zeros, with the length that was asked for."""
+        config = model.config
+        shape = (batch_size, config.vae.latent_channels, config.latent_frames(seconds), config.latent_bands)
+        samples = torch.zeros(shape, device=host.intermediate_device())
+        return io.NodeOutput({"samples": samples, "type": "audio", "seconds": seconds})
+
+
+class SoundingSampler(io.ComfyNode):
+    """Diffusion."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingSampler",
+            display_name="Sounding Sampler",
+            description="Makes a sound's latent out of noise, guided by the selection.",
+            search_aliases=["sound sampler", "audio diffusion", "generate sound"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Sounding Load Model."),
+                ConditionType.Input("condition", tooltip="What is to sound, from a Sounding Ground node."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="From Sounding Empty Latent, or Sounding Encode Audio to vary a sound. With a noise mask "
+                    "(Set Latent Noise Mask) only what is white in it is made anew.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="The same seed makes the same sound. Item i of a batch uses seed + i.",
+                ),
+                steps_input(),
+                cfg_input(),
+                io.Combo.Input(
+                    "scheduler",
+                    options=[OWN, *SAMPLERS],
+                    default=OWN,
+                    tooltip="checkpoint takes what it is best used with. ddim is the paper's, at 200 steps; dpm++ "
+                    "needs fewer steps.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 starts from noise alone. Less keeps that much more of the sound in the latent.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The sound's latent, for Sounding Decode.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelHandle,
+        condition: Condition,
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        scheduler: str,
+        denoise: float,
+    ) -> io.NodeOutput:
+        """Draw one noise an item and run the sampler; what the latent's noise mask leaves out stays as it is."""
+        config = model.config
+        samples = latent_samples(latent, config)
+        if condition.tokens.shape[-1] != config.grounding.condition_width:
+            raise ValueError(
+                f"condition is {condition.tokens.shape[-1]} wide, but this model expects "
+                f"{config.grounding.condition_width}; use one model for all nodes of a chain."
+            )
+        rows = max(len(condition), len(samples))
+        noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, latent_places(latent, rows)))
+        renew = latent_renew(latent, rows)
+        frames = samples.shape[2] * config.vae.stride
+        model.use(("grounding", "unet"), model.memory("unet", rows, frames))
+        made = model.model.sample(
+            condition,
+            noise,
+            steps=steps or None,
+            cfg=cfg or None,
+            scheduler=None if scheduler == OWN else scheduler,
+            denoise=denoise,
+            latents=samples.expand(rows, -1, -1, -1) if len(samples) in (1, rows) else samples,
+            renew=renew,
+            on_step=progress(),
+        )
+        return io.NodeOutput(with_samples(latent, made.to(host.intermediate_device())))
+
+
+class SoundingDecode(io.ComfyNode):
+    """Latents to spectrograms."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingDecode",
+            display_name="Sounding Decode",
+            description="Turns a latent into a mel spectrogram, and into a picture of it.",
+            search_aliases=["mel spectrogram", "audio vae decode"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Sounding Load Model."),
+                io.Latent.Input("latent", tooltip="From Sounding Sampler."),
+            ],
+            outputs=[
+                MelType.Output(display_name="mel", tooltip="The spectrogram, for Sounding Vocode."),
+                io.Image.Output(display_name="picture", tooltip="Time to the right, low notes at the bottom."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelHandle, latent: dict[str, Any]) -> io.NodeOutput:
+        """Run the VAE's decoder."""
+        config = model.config
+        samples = latent_samples(latent, config)
+        model.use(("vae",), model.memory("vae", len(samples), samples.shape[2] * config.vae.stride))
+        mel = model.model.decode(samples).to(host.intermediate_device())
+        picture = mel_picture(mel).to(host.intermediate_device())
+        return io.NodeOutput(Mel(mel, latent_seconds(latent, config)), picture)
+
+
+class SoundingVocode(io.ComfyNode):
+    """Spectrograms to sound."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingVocode",
+            display_name="Sounding Vocode",
+            description="Turns a mel spectrogram into sound, of exactly the length that was asked for.",
+            search_aliases=["vocoder", "hifi-gan", "mel to audio"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Sounding Load Model."),
+                MelType.Input("mel", tooltip="From Sounding Decode."),
+                level_input(optional=True),
+                fade_input(),
+            ],
+            outputs=[io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound an item.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelHandle, mel: Mel, level: bool = True, fade_out: float = -1.0) -> io.NodeOutput:
+        """Run the vocoder and bring the sounds to one level."""
+        model.use(("vocoder",), model.memory("vocoder", len(mel.mel), mel.mel.shape[1]))
+        waveform = model.model.vocode(mel.mel, mel.seconds)
+        rate = model.config.audio.sample_rate
+        if level:
+            waveform = torch.cat([level_sounds(one, rate, fade_seconds(fade_out)) for (one,) in one_by_one(waveform)])
+        waveform = waveform.to(host.intermediate_device())
+        return io.NodeOutput({"waveform": waveform, "sample_rate": rate})
+
+
+class SoundingEncodeAudio(io.ComfyNode):
+    """A sound to latents."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingEncodeAudio",
+            display_name="Sounding Encode Audio",
+            description="Turns a sound into a latent, to vary it with a sampler at denoise below 1.",
+            search_aliases=["audio to audio", "audio vae encode"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Sounding Load Model."),
+                io.Audio.Input(
+                    "audio", tooltip="Any rate and any number of channels: it is mixed to mono and resampled."
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The sound's latent, for Sounding Sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelHandle, audio: dict[str, Any]) -> io.NodeOutput:
+        """Mix down, resample and run the VAE's encoder."""
+        config = model.config
+        rate = config.audio.sample_rate
+        waveform, own = audio_waveform(audio)
+        mono = resample(waveform.mean(dim=1), own, rate)  # [B, samples]
+        seconds = mono.shape[-1] / rate
+        frames = config.latent_frames(seconds) * config.vae.stride
+        model.use(("vae",), model.memory("vae", len(mono), frames))
+        samples = model.model.encode(mono).to(host.intermediate_device())
+        return io.NodeOutput({"samples": samples, "type": "audio", "seconds": seconds})

@@ -1,0 +1,146 @@
+"""The whole way in one node: picture and mask to sound."""
+
+from __future__ import annotations
+
+import comfy.model_management as host
+from comfy_api.latest import io
+from comfy_execution.graph_utils import GraphBuilder
+from torch import Tensor
+
+from ..sounding.audio.mel import MelSpectrogram
+from ..sounding.diffusion import MAX_SEED
+from ..sounding.images.drawing import mel_picture
+from .host.folders import STARTER_LABEL
+from .host.handle import ModelHandle
+from .host.types import (
+    MAX_SECONDS,
+    ModelType,
+    cfg_input,
+    checked_image,
+    checked_mask,
+    fade_input,
+    fade_seconds,
+    level_input,
+    schema,
+    steps_input,
+)
+from .latent import progress
+from .sureness import told
+
+
+class SoundingThisObject(io.ComfyNode):
+    """Picture and mask to sound."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingThisObject",
+            display_name="Sound This Object",
+            description="Makes the sound of the masked object in a picture. Works out of the box, without a download.",
+            search_aliases=["image to audio", "sound effect", "foley", "sounding objects"],
+            enable_expand=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            inputs=[
+                io.Image.Input("image", tooltip="The picture."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White on the object that is to sound; of any size. Each mask of a batch makes a sound of "
+                    "its own.",
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=5.0,
+                    min=0.1,
+                    max=MAX_SECONDS,
+                    step=0.1,
+                    tooltip="Length of the sound; the result has exactly this length.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="The same seed makes the same sound. Item i of a batch uses seed + i.",
+                ),
+                ModelType.Input(
+                    "model", optional=True, tooltip="From Sounding Load Model; without it the starter in the box."
+                ),
+                steps_input(optional=True),
+                cfg_input(optional=True),
+                level_input(optional=True),
+                fade_input(),
+            ],
+            outputs=[
+                io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound a mask."),
+                io.Image.Output(display_name="picture", tooltip="The sound's mel spectrogram."),
+                io.Float.Output(
+                    display_name="sureness",
+                    tooltip="How sure the model is that it knows what is masked, 0 to 1; of several masks the least. "
+                    "Below 0.5 the sound may be that of something else.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        mask: Tensor,
+        seconds: float,
+        seed: int,
+        model: ModelHandle | None = None,
+        steps: int = 0,
+        cfg: float = 0.0,
+        level: bool = True,
+        fade_out: float = -1.0,
+    ) -> io.NodeOutput:
+        """Run `SoundingModel.generate`, with the host moving each part in before its use."""
+        image, mask = checked_image(image), checked_mask(mask)
+        if model is None:
+            # The host then keeps the starter in its own cache of outputs: another seed does not read it again.
+            graph = GraphBuilder()
+            loaded = graph.node("SoundingLoadModel", checkpoint=STARTER_LABEL)
+            inner = graph.node(
+                "SoundingThisObject",
+                image=image,
+                mask=mask,
+                seconds=seconds,
+                seed=seed,
+                model=loaded.out(0),
+                steps=steps,
+                cfg=cfg,
+                level=level,
+                fade_out=fade_out,
+            )
+            return io.NodeOutput(inner.out(0), inner.out(1), inner.out(2), expand=graph.finalize())
+
+        config = model.config
+        batch = max(len(mask), len(image))
+        frames = config.latent_frames(seconds) * config.vae.stride
+
+        def on_use(parts: tuple[str, ...]) -> None:
+            model.use(parts, max(model.memory(part, batch, frames) for part in parts))
+
+        sound = model.model.generate(
+            image=image,
+            mask=mask,
+            seconds=seconds,
+            steps=steps or None,
+            cfg=cfg or None,
+            seed=seed,
+            level=level,
+            fade_out=fade_seconds(fade_out),
+            on_step=progress(),
+            on_use=on_use,
+        )
+        waveform = sound.waveform.to(host.intermediate_device())  # [B, 1, samples]
+        mel = MelSpectrogram(config.audio).to(waveform.device)(waveform[:, 0])
+        audio = {"waveform": waveform, "sample_rate": config.audio.sample_rate}
+        return io.NodeOutput(
+            audio,
+            mel_picture(mel).to(host.intermediate_device()),
+            float(sound.sureness.min()),
+            ui=told(cls, sound.sureness),
+        )

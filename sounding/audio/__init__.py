@@ -1,0 +1,1 @@
+"""Sound: mel spectrograms, loudness, sampling rates, tracks and files."""

@@ -1,0 +1,116 @@
+"""Sound files: of any length and rate to mono at ours, and back, atomically."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..utils.files import write_atomic
+from ..utils.libraries import importing
+from ..utils.plain_text import printable
+from .resampling import check_rate, fit_length
+
+MAX_SECONDS = 3600.0  # of a file
+_MAX_VALUES = 2**30  # samples of all channels of a file: an hour of stereo at 149 kHz
+# Formats that keep rate, channels and 16 bits; what else libsndfile writes does not, or leaves files beside.
+WRITTEN = ("AIFF", "AU", "CAF", "FLAC", "MP3", "OGG", "RF64", "W64", "WAV")
+_PIECE = 2**18  # values that are read or written at a time
+
+
+def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
+    """Read a sound file of any rate and number of channels as mono at `sample_rate`: [samples] float.
+
+    It is read from front to back, so that what its header says of its length does not matter, and in pieces, so that
+    it takes no more memory than the result.
+
+    Raises:
+        ValueError: the file cannot be read as audio, is longer than `MAX_SECONDS`, has a rate outside `RATES` or
+            samples that are not finite.
+    """
+    with importing("soundfile"):
+        import soundfile
+    with importing("soxr"):
+        import soxr
+
+    class Stream(soundfile.SoundFile):  # type: ignore[misc]
+        """After each piece soundfile seeks to where it is, which fails where a header gives no length."""
+
+        def seekable(self) -> bool:
+            return False
+
+    called = printable(os.fspath(path)[-400:])
+    try:
+        if not Path(path).is_file():
+            raise ValueError("no such file")
+        with Stream(path) as file:
+            rate, frames = check_rate(file.samplerate), 0
+            step = max(1, _PIECE // file.channels)
+            most = min(MAX_SECONDS * rate, _MAX_VALUES / file.channels)
+            change = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+            pieces = []
+            while len(piece := file.read(step, dtype="float32", always_2d=True)):
+                frames += len(piece)
+                if frames > most:
+                    raise ValueError(f"it is longer than {most / rate:.0f} s; cut it")
+                mono = np.ascontiguousarray(piece.mean(axis=1))
+                pieces.append(mono if change is None else change.resample_chunk(mono))
+            if change is not None and frames:
+                pieces.append(change.resample_chunk(np.zeros(0, np.float32), last=True))
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:  # TypeError: a name that ends in .raw
+        why = (error.strerror if isinstance(error, OSError) else None) or printable(
+            str(error).replace(str(path), called)
+        )
+        raise ValueError(f"{called} cannot be read as audio ({why}); give a WAV, FLAC, OGG or MP3.") from None
+    sound = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *pieces]))
+    if not sound.isfinite().all():
+        raise ValueError(f"{called} has samples that are not finite, but numbers are expected; export it again.")
+    return fit_length(sound, -(-frames * sample_rate // rate))
+
+
+def audio_format(path: str | os.PathLike[str]) -> str:
+    """The format that the ending of `path` names, to be checked before long work.
+
+    Raises:
+        ValueError: the ending is none of `WRITTEN`, or this libsndfile does not write it.
+    """
+    with importing("soundfile"):
+        import soundfile
+
+    name = Path(path).suffix[1:].upper()
+    if name not in WRITTEN or name not in soundfile.available_formats():
+        raise ValueError(f"{path} ends in {Path(path).suffix!r}, but .wav, .flac or .ogg is expected.")
+    return name
+
+
+def write_audio(path: str | os.PathLike[str], waveform: Tensor, sample_rate: int) -> None:
+    """Write [channels, samples] or [samples] atomically; the ending of `path` names the format.
+
+    Samples are written as 16 bits, values beyond -1..1 are limited.
+
+    Raises:
+        ValueError: the ending is not a format that is written, or the format does not take this rate or so many
+            channels.
+    """
+    name = audio_format(path)
+    import soundfile
+
+    samples = waveform.detach().float().cpu().clamp(-1, 1).reshape(-1, waveform.shape[-1]).T.numpy()
+    buffer = io.BytesIO()
+    try:
+        with soundfile.SoundFile(buffer, "w", sample_rate, samples.shape[1], format=name) as file:
+            for piece in _pieces(samples):  # libsndfile's Vorbis encoder overruns its stack on a long sound at once
+                file.write(piece)
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"{path} cannot be written ({error}); give a .wav.") from None
+    write_atomic(path, buffer.getvalue())
+
+
+def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:
+    step = max(1, _PIECE // samples.shape[1])
+    return (samples[start : start + step] for start in range(0, len(samples), step))

@@ -1,0 +1,144 @@
+"""Everything that is wrong with a command's options, found before a model is loaded: one sentence each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .outputs import check_file, check_folder
+
+MAX_SECONDS = 600.0  # of sound, as in the nodes
+MAX_BATCH = 64  # as in the nodes
+MAX_GAIN = 120.0  # dB
+
+
+def numbered(path: Path, number: int) -> Path:
+    """`sound.wav` -> `sound_1.wav`."""
+    return path.with_name(f"{path.stem}_{number}{path.suffix}")
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What `sounding generate` was asked for, as far as it is not about the picture."""
+
+    image: Path
+    out: Path
+    masks: Sequence[Path]
+    text: str | None
+    seconds: float
+    steps: int | None
+    cfg: float | None
+    seed: int
+    scheduler: str | None
+    batch: int
+    device: str
+    attention_map: Path | None
+    gains: Sequence[float]
+    fade_out: float | None
+    window: float
+
+    @property
+    def tracks(self) -> list[Path]:
+        """The files of the sounds; a mix of several goes to `out` itself."""
+        count = max(self.batch, len(self.masks))
+        return [self.out] if count == 1 else [numbered(self.out, i + 1) for i in range(count)]
+
+    def check(self) -> None:
+        """Raise ValueError for anything that would fail later, whatever the model."""
+        from ..audio.loudness import check_fade_out
+        from ..diffusion import SAMPLERS, item_seeds
+        from ..encoders.text import check_texts
+
+        _fits("--seconds", self.seconds, 0, MAX_SECONDS, "a positive length of at most 600 seconds", above=True)
+        _fits("--window", self.window, 0, MAX_SECONDS, "a positive length of at most 600 seconds", above=True)
+        _fits("--batch", self.batch, 1, MAX_BATCH, f"1 to {MAX_BATCH} sounds")
+        if self.steps is not None:
+            _fits("--steps", self.steps, 1, 9_999, "1 or more, and less than the checkpoint's steps of training,")
+        if self.cfg is not None:
+            _fits("--cfg", self.cfg, 0, 1000, "0 to 1000")
+        if self.scheduler is not None and self.scheduler not in SAMPLERS:
+            raise ValueError(f"--scheduler is {self.scheduler!r}, but one of {', '.join(SAMPLERS)} is expected.")
+        item_seeds(self.seed, [])
+        check_fade_out(self.fade_out)
+        check_device(self.device)
+        self._check_selection()
+        if self.text is not None:
+            check_texts([self.text])
+        self._check_files()
+
+    def _check_selection(self) -> None:
+        masks, gains = len(self.masks), len(self.gains)
+        if masks and self.text is not None:
+            raise ValueError("Both --mask and --text came, but one is expected; leave one of them out.")
+        if masks > MAX_BATCH:
+            raise ValueError(f"--mask came {masks} times, but at most {MAX_BATCH} are expected; make some at a time.")
+        if self.batch > 1 and masks > 1:
+            raise ValueError("--batch came with several masks, but one is expected; leave --batch out or use one mask.")
+        if gains and (masks < 2 or gains != masks):
+            raise ValueError(
+                f"--gain came {gains} times with {masks} masks, but one per mask is expected, of two or more; it says "
+                "how loud each is in their mix, so leave it out or give as many."
+            )
+        for gain in self.gains:
+            _fits("--gain", gain, -MAX_GAIN, MAX_GAIN, f"{-MAX_GAIN:g} to {MAX_GAIN:g} dB")
+
+    def _check_files(self) -> None:
+        from ..audio.files import audio_format
+        from ..images.files import image_format
+
+        audio_format(self.out)
+        read = [
+            (option, path) for option, paths in (("--image", [self.image]), ("--mask", self.masks)) for path in paths
+        ]
+        written = [("--out", path) for path in dict.fromkeys([self.out, *self.tracks])]
+        if self.attention_map is not None:
+            image_format(self.attention_map)
+            written.append(("--attention-map", self.attention_map))
+        for option, path in written:
+            check_file(path, option)
+            for source, other in read:
+                if path.exists() and other.exists() and path.samefile(other):
+                    raise ValueError(f"{option} {path} is what {source} reads; give another name.")
+
+
+def check_steps(steps: int | None, train_steps: int) -> None:
+    """Raise ValueError for more steps than the checkpoint knows."""
+    if steps is not None and steps >= train_steps:
+        raise ValueError(f"--steps is {steps}, but 1 to {train_steps - 1} is expected by this checkpoint.")
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError unless torch can compute there."""
+    import torch
+
+    kind, colon, number = device.partition(":")
+    if device != "auto" and (
+        kind not in ("cpu", "cuda", "mps") or (colon and not (number.isdecimal() and len(number) < 4))
+    ):
+        raise ValueError(f"--device is {device!r}, but one of auto, cpu, cuda, cuda:N and mps is expected.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device is {device}, but torch {torch.__version__} sees no CUDA device; leave --device out."
+        )
+    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device is {device}, but there are {torch.cuda.device_count()} CUDA devices, counted from 0; give one."
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device is {device}, but torch {torch.__version__} sees no Apple GPU; leave --device out.")
+
+
+def check_demo(out: Path, device: str, seed: int) -> None:
+    """Raise ValueError for anything about `sounding demo` that would fail later."""
+    from ..diffusion import item_seeds
+
+    item_seeds(seed, [])
+    check_device(device)
+    check_folder(out)
+
+
+def _fits(option: str, value: float, low: float, high: float, expected: str, *, above: bool = False) -> None:
+    if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+        raise ValueError(f"{option} is {value}, but {expected} is expected; give another number.")

@@ -1,0 +1,1 @@
+"""A ComfyUI server from outside: graphs in API form, upload, queue, files."""

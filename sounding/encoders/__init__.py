@@ -1,0 +1,1 @@
+"""Encoders: image to patches, text or sound to a query."""

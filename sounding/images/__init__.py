@@ -1,0 +1,1 @@
+"""Images: reading and writing files, resizing, drawing spectrograms and attention maps."""

@@ -1,0 +1,1 @@
+"""What every room uses: files written whole, checked dataclasses, imports of large libraries, threads."""

@@ -1,0 +1,1 @@
+"""Other people's weights: downloads, and files read without unpickling."""

@@ -1,0 +1,367 @@
+"""`sounding` as a person types it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from sounding.audio.loudness import LOUDNESS, loudness
+from sounding.checkpoint import save_model
+from sounding.cli.app import app
+from sounding.cli.demo import OBJECTS
+from sounding.images.drawing import mel_picture, overlay
+from sounding.images.files import read_image, read_mask
+from sounding.model import SoundingModel
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A picture, two masks and a checkpoint, as files."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[8:40, 4:28], picture[8:40, 36:60] = (200, 60, 20), (20, 60, 200)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    for name, columns in {"left": slice(4, 28), "right": slice(36, 60)}.items():
+        mask = np.zeros((48, 64), np.uint8)
+        mask[8:40, columns] = 255
+        Image.fromarray(mask).resize((128, 96)).save(tmp_path / f"{name}.png")
+    shutil.copy(tiny_checkpoint, tmp_path / "tiny.safetensors")
+    return tmp_path
+
+
+def sounding(folder: Path, *arguments: str) -> Result:
+    common = ("--model", str(folder / "tiny.safetensors"), "--device", "cpu", "--steps", "2", "--seconds", "0.5")
+    picture = ("--image", str(folder / "picture.png"))
+    return CliRunner().invoke(app, ["generate", *picture, *common, *arguments])
+
+
+def test_one_mask_makes_one_sound_of_the_length(folder: Path) -> None:
+    result = sounding(folder, "--mask", str(folder / "left.png"), "--out", str(folder / "a.wav"), "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["files"] == [str(folder / "a.wav")]
+    samples, rate = soundfile.read(folder / "a.wav")
+    assert (len(samples), rate) == (8000, 16000)
+    assert report["samples"] == 8000
+    assert np.abs(samples).max() > 0
+
+
+def test_several_masks_make_tracks_and_their_mix(folder: Path) -> None:
+    masks = ("--mask", str(folder / "left.png"), "--mask", str(folder / "right.png"))
+    assert sounding(folder, *masks, "--out", str(folder / "both.wav")).exit_code == 0
+    tracks = [soundfile.read(folder / f"both_{i}.wav")[0] for i in (1, 2)]
+    assert np.abs(tracks[0] - tracks[1]).max() > 0.01
+    mixed = soundfile.read(folder / "both.wav")[0]
+    assert np.abs(mixed - sum(tracks)).max() < 4 / 32768  # two leveled tracks have room enough
+    # the second one 12 dB down: what that takes away is three quarters of it
+    assert sounding(folder, *masks, "--gain", "0", "--gain", "-12", "--out", str(folder / "less.wav")).exit_code == 0
+    taken = mixed - soundfile.read(folder / "less.wav")[0]
+    assert np.abs(taken - (1 - 10 ** (-12 / 20)) * tracks[1]).max() < 6 / 32768
+
+
+def test_level_is_a_switch(folder: Path, tiny_checkpoint: Path) -> None:
+    mask = ("--mask", str(folder / "left.png"))
+    for name, switch in {"on": "--level", "off": "--no-level"}.items():
+        assert sounding(folder, *mask, switch, "--out", str(folder / f"{name}.wav")).exit_code == 0
+    on, off = (soundfile.read(folder / f"{name}.wav", dtype="float32")[0] for name in ("on", "off"))
+    import torch
+
+    import sounding as library
+
+    raw = (
+        library.load(tiny_checkpoint, device="cpu")
+        .generate(
+            image=read_image(folder / "picture.png"),
+            mask=torch.nn.functional.interpolate(read_mask(folder / "left.png")[None], (48, 64), mode="area")[0],
+            seconds=0.5,
+            steps=2,
+            level=False,
+        )
+        .waveform[0, 0]
+    )
+    assert np.abs(off - raw.numpy()).max() < 0.01 * np.abs(off).max() + 2 / 32768
+    assert float(loudness(torch.from_numpy(on), 16_000)) == pytest.approx(LOUDNESS, abs=0.1)
+    assert float(loudness(torch.from_numpy(off), 16_000)) != pytest.approx(LOUDNESS, abs=0.1)
+    assert (on[0], on[-1]) == (0, 0)
+
+
+@pytest.mark.parametrize("seconds", ["1.0", "2.555", "7.3", "20"])
+def test_lengths_to_the_sample(folder: Path, seconds: str) -> None:
+    """Beyond the training's 1.28 s as well."""
+    mask = ("--mask", str(folder / "left.png"), "--seconds", seconds, "--steps", "1")
+    assert sounding(folder, *mask, "--out", str(folder / "a.wav")).exit_code == 0
+    assert soundfile.info(folder / "a.wav").frames == round(float(seconds) * 16_000)
+
+
+def test_seed_decides_and_a_batch_goes_on_counting(folder: Path) -> None:
+    mask = ("--mask", str(folder / "left.png"))
+    for name, more in {"a": ("--seed", "3"), "b": ("--seed", "3"), "c": ("--seed", "4")}.items():
+        assert sounding(folder, *mask, *more, "--out", str(folder / f"{name}.wav")).exit_code == 0
+    assert sounding(folder, *mask, "--seed", "3", "--batch", "2", "--out", str(folder / "d.wav")).exit_code == 0
+    a, b, c, first, second = (soundfile.read(folder / f"{n}.wav")[0] for n in ("a", "b", "c", "d_1", "d_2"))
+    assert np.array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-3
+    assert np.abs(a - first).max() < 1e-3
+    assert np.abs(c - second).max() < 1e-3
+
+
+def test_text_and_attention_map(folder: Path) -> None:
+    result = sounding(
+        folder, "--text", "a dog", "--out", str(folder / "t.flac"), "--attention-map", str(folder / "map.png")
+    )
+    assert result.exit_code == 0, result.output
+    assert soundfile.info(folder / "t.flac").format == "FLAC"
+    assert Image.open(folder / "map.png").size == (64, 48)
+
+
+LONG = "x" * 252 + ".wav"
+MASK = ("--mask", "left.png")
+BOTH = (*MASK, "--mask", "right.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--mask", "nothing.png"), "nothing.png"),
+        ((*MASK, "--text", "a dog"), "leave one of them out"),
+        (("--mask", "black.png"), "mask is empty"),
+        ((*MASK, "--model", "no.safetensors"), "no.safetensors is not a file"),
+        (("--text", " "), "a sentence is expected"),
+    ],
+)
+def test_bad_input_gets_one_sentence(folder: Path, arguments: tuple[str, ...], says: str) -> None:
+    Image.new("L", (64, 48)).save(folder / "black.png")
+    assert says in refused(folder, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--out", "x.xyz"), ".wav, .flac or .ogg is expected"),
+        *(
+            (("--out", f"x.{ending}"), "is expected")
+            for ending in ("raw", "sd2", "wve", "mpc2k", "txt", "png", "WAVE", "")
+        ),
+        *((("--seconds", value), "positive length") for value in ("0", "-1", "nan", "inf", "-inf", "1e12", "600.1")),
+        *((("--window", value), "positive length") for value in ("0", "-3", "nan", "inf", "1e12")),
+        *((("--steps", value), "--steps is") for value in ("0", "-3", "1000", "99999999999999999999")),
+        *((("--cfg", value), "--cfg is") for value in ("nan", "inf", "-1", "1e30")),
+        *((("--batch", value), "--batch is") for value in ("0", "-3", "65", "99999999999999999999")),
+        *((("--seed", value), "2^64 - 1") for value in ("-1", str(2**64), "9" * 40)),
+        *((("--fade-out", value), "fade_out is") for value in ("-1", "nan", "inf")),
+        *((("--scheduler", value), "one of ddim") for value in ("euler", "", "DDIM", "\x1b[2J")),
+        *(
+            (("--device", value), "is expected")
+            for value in ("foo", "", "cpu:x", "cuda:", "cuda:-1", "cuda:1:2", "meta", "\x1b[2J")
+        ),
+        (("--device", "cuda:999"), "CUDA"),
+        ((*BOTH, "--batch", "2"), "--batch"),
+        ((*MASK, "--gain", "1"), "of two or more"),
+        (("--gain", "1"), "of two or more"),
+        ((*MASK, "--gain", "1", "--gain", "2"), "one per mask is expected"),
+        ((*BOTH, "--gain", "1"), "one per mask is expected"),
+        *(((*BOTH, "--gain", "1", "--gain", value), "--gain is") for value in ("nan", "inf", "1e9")),
+        (("--out", LONG), "at most 255"),
+        (("--out", "x" * 250 + ".wav", "--batch", "2"), "at most 255"),
+        (("--out", "file/x.wav"), "a folder is expected"),
+        (("--out", "file/deeper/x.wav"), "a folder is expected"),
+        (("--out", "gone/x.wav"), "a link to nothing"),
+        (("--out", "folder.wav"), "is a folder"),
+        (("--out", "pipe.wav"), "no regular file"),
+        (("--out", "/proc/x.wav"), "cannot be written to"),
+        (("--attention-map", "x.xyz"), "is expected"),
+        (("--attention-map", "file/x.png"), "a folder is expected"),
+        (("--attention-map", "folder.png"), "is a folder"),
+        (("--attention-map", "x" * 252 + ".png"), "at most 255"),
+        (("--attention-map", "/proc/x.png"), "cannot be written to"),
+        (("--attention-map", "picture.png"), "--image reads"),
+        ((*MASK, "--attention-map", "./left.png"), "--mask reads"),
+    ],
+)
+def test_bad_options_are_told_before_a_model_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was asked for")
+
+    (folder / "file").write_text("no folder")
+    (folder / "gone").symlink_to("nowhere")
+    for name in ("folder.wav", "folder.png"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe.wav")
+    monkeypatch.setattr("sounding.model.load_model", load)
+    assert says in refused(folder, *arguments)
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    """The one sentence of a command that must not leave anything; with --json the same as a line for programs."""
+    before = sorted(folder.rglob("*"))
+    with contextlib.chdir(folder):
+        result = sounding(folder, "--out", "x.wav", *arguments)
+        line = sounding(folder, "--out", "x.wav", *arguments, "--json")
+    assert result.exit_code == line.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("sounding: ")
+    assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.output
+    assert result.stdout == ""
+    assert line.stdout.count("\n") == 1
+    assert set(json.loads(line.stdout)) == {"error"}
+    assert sorted(folder.rglob("*")) == before
+    return result.stderr
+
+
+def test_cuda_without_cuda_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "sees no CUDA" in refused(folder, "--device", "cuda")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert "sees no Apple GPU" in refused(folder, "--device", "mps")
+    result = CliRunner().invoke(app, ["demo", "--out", str(folder / "demo"), "--device", "cuda"])
+    assert result.exit_code == 1
+    assert "sees no CUDA" in result.stderr
+    assert not (folder / "demo").exists()
+
+
+@pytest.mark.parametrize("seed", ["0", str(2**64 - 1)])
+def test_all_seeds_work_for_all_of_a_batch(folder: Path, seed: str) -> None:
+    result = sounding(folder, *left(folder), "--seed", seed, "--batch", "2", "--out", str(folder / "a.wav"), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["seed"] == int(seed)
+
+
+def left(folder: Path) -> tuple[str, str]:
+    return "--mask", str(folder / "left.png")
+
+
+def test_long_names_and_new_folders_are_written(folder: Path) -> None:
+    for out in (folder / ("n" * 251 + ".wav"), folder / "new" / "deeper" / "a.flac"):
+        result = sounding(folder, *left(folder), "--out", str(out))
+        assert result.exit_code == 0, result.output
+        assert soundfile.info(out).frames == 8000
+
+
+def test_what_the_model_is_not_sure_of_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from sounding.networks.codec import Sound
+
+    out = ("--out", str(folder / "a.wav"))
+    masks = (*left(folder), "--mask", str(folder / "right.png"))
+    for sure, doubts in (((0.9, 0.2), ["mask 2"]), ((0.1, 0.2), ["mask 1", "mask 2"]), ((1.0, 0.9), [])):
+        monkeypatch.setattr(Sound, "sureness", property(lambda _, sure=sure: torch.tensor(sure)))
+        result = sounding(folder, *masks, *out, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["sureness"] == pytest.approx(sure)
+        assert [line.partition("what ")[2].partition(" shows")[0] for line in result.stderr.splitlines()] == doubts
+
+
+def test_no_memory_and_a_full_disk_are_sentences(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[BaseException] = [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ]
+    for error, says in zip(errors, ("not enough memory", "not enough memory", "disk is full"), strict=True):
+
+        def fail(*_: object, error: BaseException = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("sounding.model.SoundingModel.generate", fail)
+        assert says in refused(folder)
+
+
+def test_names_that_steer_a_terminal_are_shown_and_written(folder: Path) -> None:
+    out = folder / "a\x1b[2J\u202e.wav"
+    result = sounding(folder, *left(folder), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert out.is_file()
+    assert result.stdout == f"{folder}/a\\x1b[2J\\u202e.wav\n"
+    line = sounding(folder, *left(folder), "--out", str(out), "--json").stdout
+    assert json.loads(line)["files"] == [str(out)]
+    assert line.isascii()
+
+
+def test_info_shows_parts_and_configuration(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["info", str(folder / "tiny.safetensors"), "--json"])
+    described = json.loads(result.stdout)
+    assert set(described["parameters"]) == {"patches", "query", "grounding", "unet", "vae", "vocoder"}
+    assert described["config"]["name"] == "tiny"
+    assert described["bytes"] == (folder / "tiny.safetensors").stat().st_size
+    shown = CliRunner().invoke(app, ["info", str(folder / "tiny.safetensors")]).stdout
+    assert "unet" in shown
+    assert "total" in shown
+
+
+def test_demo_writes_what_it_names(folder: Path) -> None:
+    out = folder / "demo"
+    result = CliRunner().invoke(
+        app, ["demo", "--out", str(out), "--model", str(folder / "tiny.safetensors"), "--device", "cpu"]
+    )
+    assert result.exit_code == 0, result.output
+    for name in OBJECTS:
+        assert soundfile.info(out / f"{name}.wav").frames == 80_000
+        assert Image.open(out / f"{name}_mel.png").height == 256
+        for kind in ("mask", "attention"):
+            assert Image.open(out / f"{name}_{kind}.png").size == (512, 384)
+    assert str(out / "overview.jpg") in result.stdout.replace("\n", "")
+
+
+def test_masks_are_read_from_grey_and_from_cut_outs(tmp_path: Path) -> None:
+    grey = np.zeros((4, 4), np.uint8)
+    grey[1, 2] = 255
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    cutout = np.full((4, 4, 4), 90, np.uint8)
+    cutout[..., 3] = grey
+    Image.fromarray(cutout).save(tmp_path / "cutout.png")
+    for name in ("grey", "cutout"):
+        assert np.array_equal(read_mask(tmp_path / f"{name}.png")[0].numpy(), grey / 255)
+    picture = read_image(tmp_path / "cutout.png")[0].numpy()
+    assert picture[1, 2] == pytest.approx([90 / 255] * 3)
+    assert picture[0, 0] == pytest.approx([1.0] * 3)  # transparent parts are white
+
+
+def test_pictures_show_low_notes_below_and_selections_bright() -> None:
+    import torch
+
+    mel = torch.full((1, 40, 64), -11.0)
+    mel[:, :, :8] = 2.0
+    shown = mel_picture(mel)[0]
+    assert shown[-10:].mean() > 0.6 > 0.2 > shown[:100].mean()
+    values = torch.zeros(1, 8, 8)
+    values[0, :, 4:] = 1.0
+    lit = overlay(torch.full((1, 8, 8, 3), 0.5), values)[0]
+    assert lit[:, 6].mean() > lit[:, 1].mean() + 0.2
+
+
+def test_unknown_words_are_answered_with_the_nearest_known_ones(folder: Path, tiny_model: SoundingModel) -> None:
+    config = dataclasses.replace(tiny_model.config, vocabulary=("a dog", "a red cow", "a cat"))
+    model = SoundingModel(config)
+    model.load_state_dict(tiny_model.state_dict())
+    generation = dataclasses.replace(config.generation, foreign=0.99999, familiar=1.0)
+    model.config = dataclasses.replace(config, generation=generation)
+    save_model(model, folder / "tiny.safetensors")
+    out = ("--out", str(folder / "a.wav"), "--json")
+    unknown = sounding(folder, "--text", "a spaceship taking off", *out)
+    assert unknown.exit_code == 0, unknown.output
+    assert "'a spaceship taking off' is not among the 3 known names" in unknown.stderr
+    report = json.loads(unknown.stdout)
+    assert report["sureness"][0] < 0.5
+    assert {one["name"] for one in report["nearest"]} == {"a dog", "a red cow", "a cat"}
+    cosines = [one["cosine"] for one in report["nearest"]]
+    assert cosines == sorted(cosines, reverse=True)
+    assert f"nearest are '{report['nearest'][0]['name']}' ({cosines[0]:.2f})" in unknown.stderr
+    known = sounding(folder, "--text", "A dog", *out)
+    assert "known names" not in known.stderr
+    assert json.loads(known.stdout)["sureness"] == [1]

@@ -1,0 +1,345 @@
+"""AudioLDM's weights in our form sound as they do in diffusers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from diffusers import AudioLDMPipeline, DDIMScheduler
+from safetensors.torch import load_file, save_file
+
+import sounding
+from sounding.checkpoint import read_header
+from sounding.convert.assemble import convert
+from sounding.convert.audioldm import read_audioldm
+from sounding.weights.reading import ConvertError
+from training.recipe import RECIPES, read_recipe
+from training.run import begin, build_objective
+
+from ..published import FILM, audioldm_pipeline, bare_package, ldm_checkpoint, ldm_unet_name, tiny_clip
+
+__all__ = ["tiny_clip"]
+
+SENTENCE = "a dog barks twice"
+# Shaped as s-full-v2, m-full and l-full (128, 192 and 256 channels, times 1, 2, 3, 5), a quarter as wide.
+SIZES = {"s": (32, 64, 96, 160), "m": (48, 96, 144, 240), "l": (64, 128, 192, 320)}
+
+
+@pytest.fixture(scope="module")
+def pipelines() -> dict[str, AudioLDMPipeline]:
+    torch.manual_seed(1)
+    return {size: audioldm_pipeline(channels) for size, channels in SIZES.items()}
+
+
+def theirs(pipeline: AudioLDMPipeline, noise: torch.Tensor, seconds: float) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    # Its own spacing would begin at step 751 of 1000; ours begins where all is noise.
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    made = pipeline(
+        SENTENCE, audio_length_in_s=seconds, num_inference_steps=4, guidance_scale=2.5, latents=noise, output_type="pt"
+    )
+    return made.audios
+
+
+def ours(model: sounding.SoundingModel, noise: torch.Tensor, seconds: float) -> torch.Tensor:
+    condition = model.condition_by_text(SENTENCE)
+    latents = model.sample(condition, noise, steps=4, cfg=2.5, scheduler="ddim")
+    return model.vocode(model.decode(latents), seconds)[:, 0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_same_waveform_as_the_pipeline(
+    size: str, pipelines: dict[str, AudioLDMPipeline], tiny_clip: Path, tmp_path: Path
+) -> None:
+    pipeline = pipelines[size]
+    pipeline.save_pretrained(tmp_path / size, safe_serialization=size != "m")  # .bin for one of them
+    out = tmp_path / "out.safetensors"
+    convert(out, audioldm=tmp_path / size, clip=tiny_clip, condition="film", dtype=torch.float32)
+    model = sounding.load(out, device="cpu")
+    for seconds, frames in ((1.28, 32), (2.52, 63)):  # 63 frames do not divide by the U-Net's levels
+        noise = torch.randn(1, 8, frames, 16)
+        expected = theirs(pipeline, noise, seconds)
+        made = ours(model, noise, seconds)
+        assert made.shape == expected.shape
+        assert expected.abs().max() > 1e-3
+        assert (made - expected).abs().max() <= 1e-4 * expected.abs().max()
+    other = model.condition_by_text("rain")
+    assert not torch.allclose(other.tokens, model.condition_by_text(SENTENCE).tokens, atol=1e-3)
+
+
+def test_original_checkpoint_is_the_folder(
+    pipelines: dict[str, AudioLDMPipeline], tiny_clip: Path, tmp_path: Path
+) -> None:
+    pipeline = audioldm_pipeline(SIZES["l"], groups=32, heads=[2, 4, 6, 10])
+    pipeline.save_pretrained(tmp_path / "folder")
+    torch.save({"state_dict": ldm_checkpoint(pipeline), "global_step": 7}, tmp_path / "audioldm.ckpt")
+    folder, checkpoint = read_audioldm(tmp_path / "folder"), read_audioldm(tmp_path / "audioldm.ckpt")
+    assert checkpoint.vae.config.scale == pytest.approx(0.9)
+    for part in ("unet", "vae", "vocoder", "text"):
+        expected, got = getattr(folder, part).tensors, getattr(checkpoint, part).tensors
+        assert got.keys() == expected.keys()
+        for name in expected:
+            assert torch.equal(got[name], expected[name]), name
+    assert checkpoint.unet.config == folder.unet.config
+    assert checkpoint.vocoder.config == folder.vocoder.config
+    assert checkpoint.text.config == folder.text.config
+
+
+def test_original_checkpoint_gives_its_average(tmp_path: Path) -> None:
+    pipeline = audioldm_pipeline(SIZES["l"], groups=32)
+    state = ldm_checkpoint(pipeline)
+    for name in [name for name in state if name.startswith("model.diffusion_model.")]:
+        state["model_ema." + "".join(name.split(".")[1:])] = state[name] + 1
+    torch.save({"state_dict": state}, tmp_path / "audioldm.ckpt")
+    plain = read_audioldm(tmp_path / "audioldm.ckpt", ema=False).unet.tensors
+    averaged = read_audioldm(tmp_path / "audioldm.ckpt").unet.tensors
+    assert plain.keys() == averaged.keys() == pipeline.unet.state_dict().keys()
+    for name, value in plain.items():
+        assert torch.equal(averaged[name], value + 1), name
+
+
+@pytest.mark.parametrize(("channels", "head"), [(128, 32), (192, 32), (256, 64)])
+def test_original_checkpoint_has_the_published_heads(channels: int, head: int, tmp_path: Path) -> None:
+    state = {}
+    with torch.device("meta"):
+        unet = audioldm_pipeline(tuple(channels * m for m in (1, 2, 3, 5)), groups=32).unet
+    for name, value in unet.state_dict().items():
+        state[ldm_unet_name(name, 4, 2)] = value
+    from sounding.convert.audioldm import _checkpoint_unet
+
+    config = _checkpoint_unet(state, tmp_path)
+    assert config.channels == tuple(channels * m for m in (1, 2, 3, 5))
+    assert (config.layers, config.head_width, config.film_width) == (2, head, FILM)
+
+
+def test_heads_of_a_published_folder(tiny_clip: Path, tmp_path: Path) -> None:
+    """As l-full: 256 channels first, so heads of 64 in the authors' code, while its folder says 8 at every level."""
+    pipeline = audioldm_pipeline((256, 192), groups=32, heads=8)
+    pipeline.save_pretrained(tmp_path / "folder")
+    torch.save({"state_dict": ldm_checkpoint(pipeline)}, tmp_path / "audioldm.ckpt")
+    latents, step, condition = torch.randn(2, 8, 8, 16), torch.tensor(300), torch.randn(2, 1, FILM)
+    made, notes = {}, {}
+    for name, source, heads in (
+        ("config", "folder", "config"),
+        ("authors", "folder", "authors"),
+        ("checkpoint", "audioldm.ckpt", "config"),
+    ):
+        out = tmp_path / f"{name}.safetensors"
+        report = convert(
+            out, audioldm=tmp_path / source, clip=tiny_clip, condition="film", heads=heads, dtype=torch.float32
+        )  # type: ignore[arg-type]
+        made[name] = sounding.load(out, device="cpu", parts=("unet",)).unet(latents, step, condition).sample
+        notes[name] = "\n".join(report.notes)
+    expected = pipeline.unet(latents, step, None, class_labels=condition[:, 0]).sample
+    torch.testing.assert_close(made["config"], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(made["authors"], made["checkpoint"], atol=0, rtol=0)
+    assert not torch.allclose(made["authors"], expected, atol=1e-3)
+    assert (
+        "attention has 8 heads, as its config.json says and diffusers runs it; AudioLDM's own code has 3"
+        in notes["config"]
+    )
+    assert "heads" not in notes["authors"] + notes["checkpoint"]
+
+
+def test_folded_unet_is_audioldms_without_a_sentence(tiny_clip: Path, tmp_path: Path) -> None:
+    """What attention starts from: AudioLDM at its unconditional vector, its second attention silenced."""
+    pipeline = audioldm_pipeline(SIZES["s"])
+    pipeline.save_pretrained(tmp_path / "folder")
+    out = tmp_path / "out.safetensors"
+    report = convert(out, audioldm=tmp_path / "folder", clip=tiny_clip, dtype=torch.float32)
+    model = sounding.load(out, device="cpu")
+    assert model.config.unet.film_width == 0
+    assert set(report.anew) == {"grounding", "unet cross-attention"}
+    null = torch.nn.functional.normalize(
+        pipeline.text_encoder(input_ids=torch.tensor([[0, 2]])).text_embeds, dim=-1
+    )  # "" is <s></s>
+    for name, weight in pipeline.unet.named_parameters():
+        if ".attn2.to_out." in name:
+            weight.zero_()
+    latents, step = torch.randn(2, 8, 16, 16), torch.tensor(500)
+    expected = pipeline.unet(latents, step, None, class_labels=null.expand(2, -1)).sample
+    got = model.unet(latents, step, torch.randn(2, 1, FILM)).sample
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_new_follows_the_seed(tiny_clip: Path, tmp_path: Path) -> None:
+    audioldm_pipeline(SIZES["s"]).save_pretrained(tmp_path / "folder")
+    made = []
+    before = torch.get_rng_state()
+    for seed in (1, 1, 2):
+        convert(tmp_path / "out.safetensors", audioldm=tmp_path / "folder", clip=tiny_clip, seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)  # the caller's own numbers do not move on
+        made.append(load_file(tmp_path / "out.safetensors"))
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    different = {name for name in made[0] if not torch.equal(made[0][name], made[2][name])}
+    assert different
+    assert all(name.startswith("grounding.") or ".attn2." in name for name in different)
+
+
+def test_mask_and_text_work_on_the_result(tiny_clip: Path, tmp_path: Path) -> None:
+    audioldm_pipeline(SIZES["s"]).save_pretrained(tmp_path / "folder")
+    for condition in ("attention", "film"):
+        out = tmp_path / f"{condition}.safetensors"
+        convert(out, audioldm=tmp_path / "folder", clip=tiny_clip, condition=condition)  # type: ignore[arg-type]
+        model = sounding.load(out, device="cpu")
+        image, mask = torch.rand(1, 40, 60, 3), torch.zeros(1, 40, 60)
+        mask[:, :20] = 1
+        for selection in ({"mask": mask}, {"text": "a dog"}):
+            sound = model.generate(image=image, seconds=0.4, steps=1, **selection).waveform  # type: ignore[arg-type]
+            assert sound.shape == (1, 1, 6400)
+            assert torch.isfinite(sound).all()
+    assert read_header(out).metadata["modelspec.architecture"] == "sounding-objects"
+
+
+def test_text_alone_needs_the_film_slot(tiny_model: sounding.SoundingModel) -> None:
+    with pytest.raises(ValueError, match=r"text alone cannot condition it.*--condition film"):
+        tiny_model.condition_by_text("a dog")
+
+
+def test_several_tokens_are_refused_by_film(tiny_clip: Path, tmp_path: Path) -> None:
+    audioldm_pipeline(SIZES["s"]).save_pretrained(tmp_path / "folder")
+    convert(tmp_path / "out.safetensors", audioldm=tmp_path / "folder", clip=tiny_clip, condition="film")
+    unet = sounding.load(tmp_path / "out.safetensors", device="cpu").unet
+    with pytest.raises(ValueError, match="has 2 tokens, but a U-Net with FiLM takes 1"):
+        unet(torch.zeros(1, 8, 8, 16), 1, torch.zeros(1, 2, FILM))
+
+
+def test_folders_of_2023_with_old_names_of_attention(tmp_path: Path) -> None:
+    pipeline = audioldm_pipeline(SIZES["s"])
+    pipeline.save_pretrained(tmp_path / "folder")
+    expected = read_audioldm(tmp_path / "folder").vae.tensors
+    path = tmp_path / "folder" / "vae" / "diffusion_pytorch_model.safetensors"
+    old = {}
+    for name, value in load_file(path).items():
+        for new, before in (
+            (".to_q.", ".query."),
+            (".to_k.", ".key."),
+            (".to_v.", ".value."),
+            (".to_out.0.", ".proj_attn."),
+        ):
+            name = name.replace(new, before)
+        old[name] = value
+    assert old.keys() != expected.keys()
+    save_file(old, path)
+    got = read_audioldm(tmp_path / "folder").vae.tensors
+    assert got.keys() == expected.keys()
+
+
+def break_index(folder: Path) -> None:
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDM2Pipeline"}))
+
+
+def break_unet(folder: Path) -> None:
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class_embed_type": None}))
+
+
+def lose_weights(folder: Path) -> None:
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def lose_tensor(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    del state["conv_in.weight"]
+    save_file(state, path)
+
+
+def reshape_tensor(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(path) | {"conv_in.bias": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (break_index, "is a AudioLDM2Pipeline, but an AudioLDMPipeline is expected"),
+        (break_unet, "has class_embed_type None"),
+        (lose_weights, "has neither diffusion_pytorch_model.safetensors nor"),
+        (lose_tensor, "lacks tensor 'conv_in.weight'"),
+        (reshape_tensor, r"'conv_in.bias' has shape \(3,\), but \(32,\) is expected"),
+        (lambda folder: (folder / "vae" / "config.json").write_text("{}"), r"not laid out as .*KeyError"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "cannot be read as JSON"),
+    ],
+)
+def test_other_folders_get_one_sentence(damage: object, words: str, tiny_clip: Path, tmp_path: Path) -> None:
+    audioldm_pipeline(SIZES["s"]).save_pretrained(tmp_path / "folder")
+    damage(tmp_path / "folder")  # type: ignore[operator]
+    with pytest.raises(ConvertError, match=words) as error:
+        convert(tmp_path / "out.safetensors", audioldm=tmp_path / "folder", clip=tiny_clip)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("audioldm"), reason="the audioldm package is not installed")
+@pytest.mark.parametrize(("base", "head"), [(32, 32), (64, 32), (256, 64)])
+def test_unet_is_the_authors_own(base: int, head: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original code's U-Net, with its own number of heads, and ours from its checkpoint."""
+    bare_package("audioldm", monkeypatch)
+    monkeypatch.setitem(sys.modules, "progressbar", ModuleType("progressbar"))  # for its downloads
+    from audioldm.latent_diffusion.openaimodel import UNetModel
+
+    from sounding.config import GroundingConfig, SoundingConfig
+    from sounding.convert.audioldm import _checkpoint_unet
+    from sounding.networks.build import build_unet
+
+    peer = UNetModel(
+        image_size=64,
+        extra_film_condition_dim=FILM,
+        extra_film_use_concat=True,
+        in_channels=8,
+        out_channels=8,
+        model_channels=base,
+        attention_resolutions=[2],
+        num_res_blocks=1,
+        channel_mult=[1, 2],
+        num_head_channels=head,
+        use_spatial_transformer=True,
+    ).eval()
+    for weight in peer.parameters():  # the authors' zero starts would hide what follows them
+        torch.nn.init.normal_(weight, std=0.05)
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    state = {f"model.diffusion_model.{name}": value for name, value in peer.state_dict().items()}
+    config = _checkpoint_unet(peer.state_dict(), Path("peer"))
+    tensors = convert_ldm_unet_checkpoint(state, {"layers_per_block": 1})
+    tensors |= {f"class_embedding.{end}": peer.state_dict()[f"film_emb.{end}"] for end in ("weight", "bias")}
+    whole = SoundingConfig(unet=config, grounding=GroundingConfig(condition_width=FILM))
+    unet = build_unet(whole)
+    unet.load_state_dict(tensors)
+    latents, condition = torch.randn(2, 8, 8, 16), torch.randn(2, FILM)
+    with torch.no_grad():
+        expected = peer(latents, timesteps=torch.tensor([300, 300]), y=condition)
+        got = unet(latents, torch.tensor(300), condition[:, None]).sample
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_the_papers_recipe_begins_with_what_was_converted(
+    pipelines: dict[str, AudioLDMPipeline], tiny_clip: Path, tmp_path: Path
+) -> None:
+    """One training step: grounding and U-Net move, all else stays as it was published."""
+    out = tmp_path / "converted.safetensors"
+    pipelines["s"].save_pretrained(tmp_path / "folder")
+    convert(out, audioldm=tmp_path / "folder", clip=tiny_clip, dtype=torch.float32)
+    recipe = read_recipe(
+        RECIPES / "paper.yaml",
+        overrides=[f"start.all={out}", f"model.grounding.condition_width={FILM}", "model.train_seconds=0.64"],
+    )
+    model = begin(recipe)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    objective = build_objective(recipe, model)
+    batch = objective.example(torch.device("cpu"))
+    batch["noise"] = torch.randn(batch["noise"].shape)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], 1e-3)
+    for _ in range(2):  # silent attention passes no gradient to what comes before it until it has moved itself
+        optimizer.zero_grad()
+        objective(batch)["loss"].backward()
+        optimizer.step()
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"grounding", "unet"}
+    assert not torch.equal(model.grounding.to_value.weight, before["grounding.to_value.weight"])

@@ -1,0 +1,259 @@
+"""Imagined objects, and the last layers that learn them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sounding.config import PatchConfig, QueryConfig, SoundingConfig
+from sounding.grounding import match_moments
+from sounding.model import SoundingModel
+from training.data.stamps import Stamps
+from training.engine.learner import by_rate
+from training.engine.tensor_cache import TensorCache
+from training.starter.imagenet import known_classes, load_imagenet, published_weights
+from training.starter.inversion import Cells, Wanted
+from training.starter.replay import Last, RecallObjective, RecallSettings
+from training.starter.replay_scenes import RecallItems, imagined
+from training.tasks.encoders import SceneItems
+
+CAPTIONS = ["a cow", "a dog", "a saw"]
+LEARNT = {
+    "patches.tower.trunk.conv_head.weight",
+    "patches.tower.head.proj.weight",
+    "grounding.to_value.weight",
+    *(f"grounding.mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")),
+}
+
+
+@pytest.fixture
+def model(tiny_config: SoundingConfig) -> SoundingModel:
+    """A small model that sees by ImageNet's tower."""
+    half = (0.5, 0.5, 0.5)
+    patches = PatchConfig("timm", "tf_efficientnet_lite0", width=16, grid=5, image_size=160, mean=half, std=half)
+    config = dataclasses.replace(
+        tiny_config,
+        patches=dataclasses.replace(patches, quick_gelu=False),
+        query=QueryConfig(tower="open_clip", width=16, layers=1, heads=1, hidden=8, context_length=16, tokenizer=""),
+        grounding=dataclasses.replace(tiny_config.grounding, match_length=True),
+    )
+    torch.manual_seed(3)
+    model = SoundingModel(config).requires_grad_(False)
+    load_imagenet(model.patches)
+    model.grounding.condition_mean.normal_()
+    model.grounding.condition_length.fill_(0.5)
+    return model.eval()
+
+
+@pytest.fixture
+def named(stamps_data: Stamps) -> Stamps:
+    """The tests' own stamps by names that ImageNet's head knows, but for one."""
+    renamed = copy.copy(stamps_data)
+    renamed.stamps = [
+        dataclasses.replace(stamp, caption=caption) for stamp, caption in zip(stamps_data.stamps, CAPTIONS, strict=True)
+    ]
+    return renamed
+
+
+@pytest.fixture
+def items(model: SoundingModel, named: Stamps) -> RecallItems:
+    return RecallItems(named, model, RecallSettings(scenes=4, imagined=120, shown=12))
+
+
+def batch_of(items: RecallItems, seed: int = 0) -> dict[str, Tensor]:
+    rows = [items.item(index, np.random.default_rng([seed, index])) for index in range(len(items))]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "id"}
+
+
+def test_cells_are_counted_as_in_one_go() -> None:
+    rows = torch.randn(3, 40, 6, generator=torch.Generator().manual_seed(1)).mul(2).add(1)
+    cells = Cells(6)
+    for part in rows:
+        cells.observe(part[None])
+    np.testing.assert_allclose(cells.mean, rows.flatten(0, 1).mean(0), atol=1e-5)
+    within = np.mean([np.cov(part.T.numpy(), bias=True) for part in rows], axis=0)
+    np.testing.assert_allclose(cells.covariance, within, atol=1e-5)
+    shrunk = cells.shrunk()
+    np.testing.assert_allclose(shrunk.diagonal(), np.diag(within), atol=1e-5)
+    assert float(shrunk[0, 1]) == pytest.approx(0.9 * within[0, 1], abs=1e-5)
+
+
+def test_what_is_imagined_is_seen_by_the_head_and_is_not_far_from_pictures(
+    model: SoundingModel, items: RecallItems
+) -> None:
+    pictures = torch.cat([torch.stack([item[name] for item in items.items]) for name in ("cells", "backdrop")])
+    cells = Cells(pictures.shape[2])
+    cells.observe(pictures)
+    last = Last(model.patches.tower)
+    made = imagined(last, pictures, cells, CAPTIONS, 200, seed=1)
+    published = published_weights()
+    cow, dogs, _ = known_classes(CAPTIONS)
+
+    @torch.no_grad()
+    def named_by_head(cells: Tensor, wanted: Tensor) -> float:
+        """Share whose likeliest class of all thousand is of the wanted kind: 0 a cow, 1 any dog."""
+        logits = last.features(cells.float()).mean(dim=1) @ published["_fc.weight"].T + published["_fc.bias"]
+        kinds = (set(cow), set(dogs))
+        right = [guess in kinds[kind] for guess, kind in zip(logits.argmax(-1).tolist(), wanted.tolist(), strict=True)]
+        return sum(right) / len(right)
+
+    wanted = torch.tensor([int(number in dogs) for number in made["class"].tolist()])
+    assert 0.7 < float(wanted.float().mean()) < 0.98  # the square root of 118 kinds to 1
+    assert {int(number) for number in made["class"]} <= {*cow, *dogs}
+    assert named_by_head(pictures[:, :4], torch.ones(len(pictures), dtype=torch.long)) == 0
+    assert named_by_head(made["made"], wanted) > 0.5
+    # Not farther from the mean cell than cells of pictures are, along the directions in which these differ.
+    inverse = torch.linalg.inv(cells.shrunk())
+
+    def distance(rows: Tensor) -> Tensor:
+        away = rows.float().flatten(0, 1) - cells.mean
+        return (away @ inverse * away).sum(dim=-1).sqrt()
+
+    assert float(distance(made["made"]).median()) < 1.5 * float(distance(pictures).median())
+    again = imagined(last, pictures, cells, CAPTIONS, 200, seed=1)
+    assert torch.equal(again["made"], made["made"])
+
+
+def test_what_is_imagined_and_seen_is_kept(model: SoundingModel, named: Stamps, tmp_path: Path) -> None:
+    settings = RecallSettings(scenes=2, imagined=30, cache=str(tmp_path))
+    first = RecallItems(named, model, settings)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 3
+    stamps = [file.stat().st_mtime_ns for file in files]
+    second = RecallItems(named, model, settings)
+    assert [file.stat().st_mtime_ns for file in files] == stamps
+    one, other = (part.item(1, np.random.default_rng(3)) for part in (first, second))
+    assert all(torch.equal(one[name], other[name]) for name in one if name != "id")
+
+
+def test_mongrels_are_somewhat_of_both() -> None:
+    logits = torch.tensor([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]])
+    wanted = Wanted(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.25, 0.5]))
+    assert wanted.of(logits).tolist() == [2.0, 2.0]
+
+
+def test_the_last_layers_give_the_patches(model: SoundingModel, items: RecallItems, named: Stamps) -> None:
+    picture = SceneItems(named, model, backdrops=True).item(2, np.random.default_rng(2))["picture"]
+    with torch.no_grad():
+        found = Last(model.patches.tower)(batch_of(items)["cells"][2].float())
+        expected = model.patches(picture[None])[0]
+    torch.testing.assert_close(found, expected, atol=0.02 * float(expected.abs().max()), rtol=0)  # fp16 between
+
+
+def test_a_model_that_learnt_nothing_loses_nothing_that_it_has(model: SoundingModel, items: RecallItems) -> None:
+    objective = RecallObjective(model, RecallSettings(), CAPTIONS).train()
+    batch = batch_of(items)
+    found = objective(batch)
+    assert found["kept"].item() == 0
+    assert found["other"].item() == pytest.approx(0, abs=1e-9)
+    expected = sum(
+        getattr(objective.settings, f"{name}_weight") * found[name].item()
+        for name in ("kept", "region", "recalled", "single", "other", "sound")
+    )
+    assert found["loss"].item() == pytest.approx(expected, rel=1e-5)
+    found["loss"].backward()
+    learnt = {name for name, value in objective.named_parameters() if value.grad is not None}
+    assert learnt == LEARNT
+    assert {group["share"] for group in by_rate(objective)} == {0.2, 0.5, 1.0}
+
+
+def test_patches_that_are_kept_leave_conditions_alone_to_learn(model: SoundingModel, items: RecallItems) -> None:
+    objective = RecallObjective(model, RecallSettings(keep_patches=True), CAPTIONS).train()
+    found = objective(batch_of(items))
+    found["loss"].backward()
+    learnt = {name for name, value in objective.named_parameters() if value.grad is not None}
+    assert learnt == {name for name in LEARNT if name.startswith("grounding.")}
+    assert found["kept"].item() == 0
+
+
+def test_usual_conditions_are_means_over_all_that_was_seen(model: SoundingModel, items: RecallItems) -> None:
+    objective = RecallObjective(model, RecallSettings(), CAPTIONS).train()
+    batch = batch_of(items)
+    objective(batch)
+    objective(batch)
+    patches = objective.old_last(batch["cells"].float())
+    conditions: dict[int, list[Tensor]] = {}
+    model.grounding.train()  # at no usual length
+    for picture, row in enumerate(batch["labels"].tolist()):
+        for place, label in enumerate(row):
+            cover = batch["grids"][picture, place][None]
+            if label >= 0 and float(cover.sum()) > 0.2:
+                weights = match_moments(cover.clamp(min=1e-6), model.grounding.weight_std)
+                condition = model.grounding.gather(weights[:, None], patches[picture][None])[0, 0]
+                conditions.setdefault(label, []).append(condition.detach())
+    assert len(conditions) > 1
+    for label, each in conditions.items():
+        torch.testing.assert_close(objective.usual[label], torch.stack(each).mean(dim=0), atol=1e-5, rtol=1e-4)
+        assert int(objective.heard[label]) == 2 * len(each)
+
+
+def test_imagined_objects_are_learnt(model: SoundingModel, items: RecallItems) -> None:
+    torch.manual_seed(0)
+    objective = RecallObjective(model, RecallSettings(region_weight=0.0, kept_weight=0.1), CAPTIONS).train()
+    optimizer = torch.optim.Adam([value for value in objective.parameters() if value.requires_grad], 3e-3)
+    losses = []
+    for step in range(25):
+        found = objective(batch_of(items, step))
+        optimizer.zero_grad()
+        found["loss"].backward()
+        optimizer.step()
+        losses.append(found["recalled"].item())
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert found["recalled1"].item() > 0.7
+
+
+def test_only_a_tower_that_imagenets_head_fits_can_recall(tiny_config: SoundingConfig) -> None:
+    with pytest.raises(ValueError, match="patch tower test_efficientnet, but one with tf_efficientnet_lite0"):
+        RecallObjective(SoundingModel(tiny_config), RecallSettings(), CAPTIONS)
+
+
+def test_objects_that_imagenet_does_not_know_cannot_be_recalled(model: SoundingModel, stamps_data: Stamps) -> None:
+    with pytest.raises(ValueError, match="3 stamps are of nothing that ImageNet has a class for"):
+        RecallItems(stamps_data, model, RecallSettings(scenes=1, imagined=1))
+
+
+def test_kept_items_are_made_once(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, Tensor]:
+        made.append(1)
+        return {"value": torch.tensor([1.0, 2.0])}
+
+    weights = {"weight": torch.ones(3)}
+    cache = TensorCache(tmp_path, "all", weights)
+    first, second = cache.get(7, make), TensorCache(tmp_path, "all", weights).get(7, make)
+    assert len(made) == 1
+    assert torch.equal(first["value"], second["value"])
+    TensorCache(tmp_path, "all", {"weight": torch.zeros(3)}).get(7, make)
+    TensorCache(tmp_path, "all", {"other": torch.ones(3)}).get(7, make)
+    TensorCache(tmp_path, "other", weights).get(7, make)
+    pictures = [np.zeros((2, 3, 4), np.uint8), np.zeros((3, 2, 4), np.uint8), np.ones((2, 3, 4), np.uint8)]
+    for picture in (*pictures, pictures[0]):
+        TensorCache(tmp_path, "all", weights, [picture]).get(7, make)
+    assert len(made) == 7
+    (file,) = cache.folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-3])
+    assert torch.equal(TensorCache(tmp_path, "all", weights).get(7, make)["value"], first["value"])
+    assert len(made) == 8
+    assert torch.equal(TensorCache(tmp_path, "all", weights).get(7, make)["value"], first["value"])
+    assert len(made) == 8
+
+
+def test_what_is_kept_is_of_the_pictures_at_hand(model: SoundingModel, named: Stamps, tmp_path: Path) -> None:
+    """Other pictures by the same names, and more imagined objects, are not those of an earlier run in the folder."""
+    settings = RecallSettings(scenes=2, imagined=30, cache=str(tmp_path))
+    first = RecallItems(named, model, settings)
+    other = copy.copy(named)
+    channels = [cutout.split() for cutout in named.cutouts]
+    other.cutouts = [Image.merge("RGBA", (blue, green, red, alpha)) for red, green, blue, alpha in channels]
+    turned = RecallItems(other, model, settings)
+    assert not torch.equal(first.items[0]["cells"], turned.items[0]["cells"])
+    more = RecallItems(named, model, dataclasses.replace(settings, imagined=40))
+    assert [len(part["class"]) for part in more.made] == [40]

@@ -1,0 +1,1 @@
+"""The loop that every trainer shares: optimisation, order of items, states, reports."""

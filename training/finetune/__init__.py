@@ -1,0 +1,1 @@
+"""A person's own objects, taught to a trained model."""

@@ -1,0 +1,185 @@
+"""What `python -m training finetune` looks at before it begins: its settings, all files, and the plan of its run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+
+from sounding.checkpoint import read_header, resolve
+from sounding.model import load
+from sounding.utils.fields import Checked, Range
+from sounding.utils.files import write_atomic
+
+from ..data.shard_writer import digest
+from ..data.stamps import Stamps
+from ..dry_run import estimate_step
+from ..engine.disk import check_writable
+from ..engine.learner import LoopConfig
+from ..engine.ranges import Weight
+from ..recipe import RECIPES, read_recipe, to_yaml
+from ..tasks.grounded import GroundedSettings
+from .distillation import RehearsedObjective
+from .objects import OwnObject, read_objects
+from .rehearsal import as_objects, starter_objects, unpack
+from .scenes import OwnSource
+
+log = logging.getLogger("training")
+STARTER, NONE = "starter", "none"
+PLAN = "plan.json"
+Objects = list[OwnObject]
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe(Checked):
+    """Settings of `finetune`; a loop of 0 steps leaves its part as it is."""
+
+    names: LoopConfig
+    conditions: LoopConfig
+    sounds: LoopConfig
+    scenes: Annotated[int, Range(1, 1_000_000)] = 1200
+    kept: Weight = 3.0  # weight of known objects' sounds beside new ones'
+    rank: Annotated[int, Range(0, 4096)] = 16  # of the U-Net's changes; 0 leaves it free
+    grounded: GroundedSettings = field(default_factory=GroundedSettings)
+    known_heard: Annotated[int, Range(0, 10_000)] = 16  # known objects that the report listens to
+
+    def to_yaml(self) -> str:
+        """With every default written out; reads back as the same."""
+        return to_yaml(dataclasses.asdict(self))
+
+
+def prepare(
+    data: Path,
+    base: str,
+    out: Path,
+    folder: Path,
+    rehearse: Sequence[str] | None,
+    licence: str,
+) -> tuple[Objects, Objects, list[str]]:
+    """All that `finetune` looks at before it begins: new objects, known ones (unpacked into `folder` where they come
+    with the starter), and what cannot be used.
+
+    Raises:
+        ValueError, OSError: see `finetune`.
+    """
+    if out.suffix != ".safetensors" or out.exists():
+        wrong = "is there already" if out.exists() else "does not end in .safetensors"
+        raise ValueError(f"{out} {wrong}, but a new checkpoint is to be written; give another --out.")
+    read_header(resolve(base))
+    new, problems = read_objects(data, licence)
+    for problem in problems:
+        log.warning("%s", problem)
+    if not new:
+        why = f" ({problems[0]})" if problems else ""
+        raise ValueError(
+            f"{data} has no object with a picture and a recording{why}; add files such as dog.jpg and dog.wav."
+        )
+    if rehearse is None and base != STARTER:
+        raise ValueError(
+            f"What {base} is to keep is not said; give --rehearse starter if it was made from the starter, --rehearse "
+            "with the folder that it was taught earlier (both may be given), or --rehearse none to let it forget."
+        )
+    known = known_objects(rehearse or [STARTER], folder)
+    return new, known, problems
+
+
+def known_objects(rehearse: Sequence[str], folder: Path) -> list[OwnObject]:
+    """Objects to be kept, of all that `rehearse` names.
+
+    Raises:
+        ValueError: a folder that is neither stamps nor a person's own, or without an object.
+    """
+    known: list[OwnObject] = []
+    for name in rehearse:
+        if name == NONE:
+            continue
+        place = Path(name)
+        if name == STARTER:
+            place = folder / "known"
+            if not (place / "manifest.json").is_file():
+                unpack(starter_objects(), place)
+        if (place / "manifest.json").is_file():
+            known += as_objects(Stamps(place))
+            continue
+        own, _ = read_objects(place)
+        if not own:
+            raise ValueError(
+                f"{place} has no objects, but a folder of what the model knows is expected; check --rehearse."
+            )
+        known += own
+    return known
+
+
+def same_plan(
+    folder: Path,
+    base: str,
+    recipe: FinetuneRecipe,
+    new: Sequence[OwnObject],
+    known: Sequence[OwnObject],
+    *,
+    keep: bool = True,
+) -> dict[str, Any]:
+    """A run that goes on has to be the one that was begun. Gives what it was begun with."""
+    things = OwnSource(new, known, count=1, seconds=1.0, size=32).settings()
+    plan: dict[str, Any] = {
+        "from": read_header(resolve(base)).metadata.get("modelspec.hash_sha256", base),
+        "settings": digest([dataclasses.asdict(recipe)]),
+        "objects": [things["new"], things["known"], things["inputs"]],
+    }
+    file = folder / PLAN
+    if not file.is_file():
+        if keep:
+            write_atomic(file, json.dumps(plan).encode())
+        return plan
+    old = json.loads(file.read_text(encoding="utf-8"))
+    changed = [key for key, value in plan.items() if old.get(key) != value]
+    if changed:
+        raise ValueError(
+            f"{folder} was begun with other {' and '.join(changed)}; remove that folder to begin anew, or give another "
+            "--out."
+        )
+    return plan
+
+
+def dry_run(
+    data: Path,
+    base: str,
+    out: Path,
+    *,
+    rehearse: Sequence[str] | None = None,
+    licence: str = "",
+    recipe: FinetuneRecipe | None = None,
+) -> str:
+    """What `finetune` would do and take, all looked at that would end it before it begins; nothing is written.
+
+    Raises:
+        ValueError, OSError: see `finetune`.
+    """
+    recipe = recipe or read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
+    with tempfile.TemporaryDirectory() as aside:
+        check_writable(out.with_name(f"{out.stem}-run"))
+        new, known, problems = prepare(data, base, out, Path(aside), rehearse, licence)
+    same_plan(out.with_name(f"{out.stem}-run"), base, recipe, new, known, keep=False)
+    lines = [f"{len(new)} new objects: {', '.join(thing.name for thing in new)}; {len(known)} known ones are kept"]
+    lines += [f"Left out: {problem}" for problem in problems]
+    return "\n".join([*lines, estimated(base, recipe)])
+
+
+def estimated(base: str, recipe: FinetuneRecipe) -> str:
+    """What the longest part would take, the U-Net's training."""
+    model = load(base, device="cpu", dtype=torch.float32).requires_grad_(False)
+    before = copy.deepcopy((model.grounding, model.unet))
+    sounds = RehearsedObjective(model, recipe.grounded, before, recipe.kept, recipe.rank)
+    found = estimate_step(sounds, recipe.sounds, steps=max(1, recipe.sounds.steps))
+    return (
+        f"{found}\nThis is of the sounds; {recipe.scenes} pictures with their sounds, {recipe.names.steps} steps of "
+        f"names and {recipe.conditions.steps} of conditions come before."
+    )

@@ -1,0 +1,111 @@
+"""Is what a model makes of an object nearest to the object's own recordings? By log-mel statistics, without a judge.
+
+A sound is what its level-free log-mel is like in each band: mean, deviation and mean change from frame to frame,
+each in units of its deviation over all recordings. That tells most recordings apart (`Ear.recordings` says how
+many); it is no judge of quality, and of near twins it may name the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sounding.audio.mel import MelSpectrogram
+from sounding.audio.resampling import resample
+from sounding.config import AudioConfig
+from sounding.grounding import Condition
+from sounding.model import SoundingModel
+
+from ..data.scenes import as_tensors, make_scene
+from ..data.stamps import SAMPLE_RATE, fill
+from .objects import OwnObject
+from .scenes import Cast
+
+CUTS = 6  # of every recording
+
+
+class Ear:
+    """Knows the recordings of `objects`; sounds are [B, samples] at 16 kHz."""
+
+    def __init__(self, objects: Sequence[OwnObject], seconds: float):
+        self.to_mel = MelSpectrogram(AudioConfig())
+        self.samples = round(seconds * SAMPLE_RATE)
+        self.objects = objects
+        cuts = [self._described(self._cuts(thing, 0)) for thing in objects]  # each [recordings * CUTS, 192]
+        self.spread = torch.cat(cuts).std(dim=0).clamp(min=0.25)  # nats: what hardly differs says little
+        self.centres = torch.stack([cut.mean(dim=0) for cut in cuts])
+
+    def ranks(self, sounds: Tensor, number: int) -> list[int]:
+        """The place of object `number`, from 1, among all objects by nearness to each of the sounds."""
+        far = ((self._described(sounds)[:, None] - self.centres) / self.spread).square().sum(dim=-1)
+        return ((far < far[:, number : number + 1]).sum(dim=1) + 1).tolist()
+
+    def recordings(self) -> float:
+        """The share of other cuts of the recordings that are nearest to their own object: the most to hope for."""
+        ranks = [rank for i, thing in enumerate(self.objects) for rank in self.ranks(self._cuts(thing, 1), i)]
+        return sum(rank == 1 for rank in ranks) / len(ranks)
+
+    def _cuts(self, thing: OwnObject, stream: int) -> Tensor:
+        rng = np.random.default_rng([stream, 41])
+        return torch.stack([fill(sound, self.samples, rng) for sound in thing.recordings for _ in range(CUTS)])
+
+    def _described(self, sounds: Tensor) -> Tensor:
+        mel = self.to_mel(sounds)
+        level = (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp(min=-9)  # [B, T, 64]
+        change = level.diff(dim=1).abs().mean(dim=1)
+        return torch.cat([level.mean(dim=1), level.std(dim=1), 4 * change], dim=1)
+
+
+def sound_of(model: SoundingModel, latents: Tensor, seconds: float) -> Tensor:
+    """What latents sound like to ears and judges: [B, samples] at 16 kHz on the CPU, of `seconds`, not leveled."""
+    waveform = model.vocode(model.decode(latents), seconds)[:, 0].cpu()
+    return resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The sounds [each, samples] that a model made of one object, and the object's rank in each."""
+
+    name: str
+    ranks: list[int]
+    sounds: Tensor
+
+
+def listen(
+    model: SoundingModel, ear: Ear, numbers: Sequence[int], *, each: int = 2, steps: int = 10, cfg: float | None = None
+) -> list[Heard]:
+    """Sounds of objects in pictures that training did not show: in scenes beside another object, or, of a photograph
+    without an outline, of the whole. Always the same pictures and seeds.
+    """
+    conditions: list[Condition] = []
+    for number in numbers:
+        for turn in range(each):
+            rng = np.random.default_rng([43, number, turn])
+            cast = Cast(ear.objects, rng)
+            picture = cast.pictures[number]
+            if picture.masked:
+                others = [i for i in range(len(cast)) if i != number]
+                labels = (number, int(rng.choice(others))) if others else (number,)
+                image, masks = as_tensors(make_scene(cast, rng, labels=labels))
+            else:
+                image = torch.from_numpy(np.asarray(picture.image.convert("RGB")) / np.float32(255))[None]
+                masks = torch.ones(1, *image.shape[1:3])
+            size = (image.shape[1], image.shape[2])
+            conditions.append(model.ground(model.see(image), mask=masks[:1], image_size=size))
+    seconds = ear.samples / SAMPLE_RATE
+    made: list[Tensor] = []
+    for start in range(0, len(conditions), 8):
+        part = conditions[start : start + 8]
+        together = Condition.cat(part)
+        noise = model.noise(seconds, [start + i for i in range(len(part))])
+        latents = model.sample(together, noise, steps=steps, cfg=cfg)
+        made.append(sound_of(model, latents, seconds))
+    sounds = torch.cat(made).unflatten(0, (len(numbers), each))
+    return [
+        Heard(ear.objects[number].name, ear.ranks(own, number), own)
+        for number, own in zip(numbers, sounds, strict=True)
+    ]

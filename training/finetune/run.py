@@ -1,0 +1,204 @@
+"""`python -m training finetune`: a trained model is taught a person's own objects and keeps those that it knows.
+
+Every sample is, turn by turn, of a new or of a known object. The query tower learns the new names, grounding to
+tell the new objects from all others, the U-Net the new sounds; patch tower, VAE and vocoder stay as they are. All of it
+can be interrupted: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sounding.audio.files import write_audio
+from sounding.checkpoint import read_header, resolve, save_model
+from sounding.cli.terminal import progress
+from sounding.encoders.text import OpenClipQuery
+from sounding.model import SoundingModel, load
+from sounding.utils.files import write_atomic
+
+from ..data.features import FeatureSource
+from ..data.scenes import TEMPLATES
+from ..data.shard_writer import Source, digest, make_shards
+from ..data.stamps import SAMPLE_RATE
+from ..engine.disk import check_writable, plain_disk_errors
+from ..engine.learner import build_accelerator
+from ..engine.loop import train
+from ..recipe import RECIPES, read_recipe
+from ..record import header, weights_fingerprint
+from .conditions import ConditionsItems, ConditionsObjective
+from .distillation import RehearsedItems, RehearsedObjective
+from .objects import OwnObject
+from .plan import FinetuneRecipe, Objects, known_objects, prepare, same_plan
+from .report import Report
+from .retrieval import Ear, Heard, listen
+from .scenes import OwnSource
+from .text_encoder import NamesItems, NamesObjective
+
+__all__ = ["FinetuneRecipe", "finetune", "known_objects", "learn"]
+
+log = logging.getLogger("training")
+STAGES = ("names", "conditions", "sounds")
+
+
+def finetune(
+    data: Path,
+    base: str,
+    out: Path,
+    *,
+    rehearse: Sequence[str] | None = None,
+    licence: str = "",
+    recipe: FinetuneRecipe | None = None,
+) -> Report:
+    """Teach the checkpoint `base` the objects in `data` and write `out`, with all that is needed in `OUT-run/`.
+
+    Args:
+        data: see `training.finetune.objects`.
+        base: "starter" or a checkpoint.
+        out: a new .safetensors file.
+        rehearse: what the model knows and is to keep: "starter" (what came with it), folders made by
+            `python -m training.data.stamps`, or folders like `data` that it was taught earlier; ("none",) for nothing.
+            May be left out for the starter itself.
+        licence: of the material in `data` where no licence.txt says it.
+        recipe: settings, without it training/recipes/finetune.yaml.
+
+    Raises:
+        ValueError: nothing that can be learnt, `out` is there already or its run was begun with something else.
+        CheckpointError: `base` cannot be read.
+        FloatingPointError, Stopped: see `train`.
+        OSError: a file cannot be written, in one sentence.
+    """
+    recipe = recipe or read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
+    began, folder = time.monotonic(), out.with_name(f"{out.stem}-run")
+    with plain_disk_errors(folder):
+        check_writable(folder)
+        new, known, problems = prepare(data, base, out, folder, rehearse, licence)
+        plan = same_plan(folder, base, recipe, new, known)
+        return _teach(base, out, recipe, folder, new, known, problems, plan, began)
+
+
+def _teach(
+    base: str,
+    out: Path,
+    recipe: FinetuneRecipe,
+    folder: Path,
+    new: Objects,
+    known: Objects,
+    problems: list[str],
+    plan: dict[str, Any],
+    began: float,
+) -> Report:
+    log.info("%d new objects: %s; %d known ones are kept", len(new), ", ".join(o.name for o in new), len(known))
+    accelerator = build_accelerator(recipe.sounds)
+    model = load(base, device=accelerator.device, dtype=torch.float32)
+    log.info("1 of 4: listening to what it makes of them now")
+    ear = Ear([*new, *known], model.config.train_seconds)
+    numbers = list(range(len(new)))
+    old = [len(new) + i * len(known) // recipe.known_heard for i in range(min(recipe.known_heard, len(known)))]
+    before = _kept(folder / "before.json", lambda: {h.name: h.ranks for h in listen(model, ear, numbers)})
+    known_before = _kept(
+        folder / "known-before.json", lambda: {h.name: h.ranks for h in listen(model, ear, old, each=1)}
+    )
+    learn(model, new, known, recipe, folder)
+    heard = listen(model, ear, numbers)
+    _write_sounds(heard, folder / "sounds")
+    stated = " AND ".join(sorted({thing.licence or "not stated" for thing in new}))
+    result = Report(
+        checkpoint=str(out),
+        minutes=round((time.monotonic() - began) / 60, 2),
+        among=len(new) + len(known),
+        recordings_nearest=round(ear.recordings(), 3),
+        before=before,
+        after={h.name: h.ranks for h in heard},
+        known_before=known_before,
+        known_after={h.name: h.ranks for h in listen(model, ear, old, each=1)},
+        problems=problems,
+        licence=f"{read_header(resolve(base)).metadata.get('modelspec.license', '')} AND own material: {stated}",
+    )
+    names = dict.fromkeys([*model.config.vocabulary, *(thing.captions[0] for thing in new)])
+    model.config = dataclasses.replace(model.config, name=out.stem, vocabulary=tuple(names))
+    save_model(
+        model,
+        out,
+        title=out.stem,
+        description=f"{base}, taught {', '.join(thing.captions[0] for thing in new)} by `training finetune`.",
+        licence=result.licence,
+        record=header(recipe.to_yaml(), digest(plan["objects"]), weights_fingerprint([base])),
+    )
+    write_atomic(folder / "report.json", json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False).encode())
+    for leftover in ("scenes", "features", "known", *(f"{stage}/states" for stage in STAGES)):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+    return result
+
+
+def learn(
+    model: SoundingModel,
+    new: Sequence[OwnObject],
+    known: Sequence[OwnObject],
+    recipe: FinetuneRecipe,
+    folder: Path,
+) -> None:
+    """All stages in place, each from where an earlier call stopped."""
+    config, before = model.config, copy.deepcopy((model.grounding, model.unet))
+    log.info("2 of 4: %d pictures with their sounds", recipe.scenes)
+    source = OwnSource(new, known, count=recipe.scenes, seconds=config.train_seconds, size=config.patches.image_size)
+    _make(source, folder / "scenes")
+    if recipe.names.steps and isinstance(model.query, OpenClipQuery):
+        log.info("3 of 4: names")
+        sentences = [form.format(c) for thing in known for c in thing.captions for form in dict.fromkeys(TEMPLATES)]
+        named = NamesItems(folder / "scenes", model, sentences, count=512)
+        train(NamesObjective(model, sentences), named, recipe.names, folder / "names")
+        model.requires_grad_(False)
+    log.info("4 of 4: sounds")
+    _make(FeatureSource(folder / "scenes", model), folder / "features")
+    grounded = recipe.grounded
+    if recipe.conditions.steps and config.grounding.match_length:
+        conditions = ConditionsItems(folder / "features", len(new))
+        train(ConditionsObjective(model, conditions, len(new)), conditions, recipe.conditions, folder / "conditions")
+        model.requires_grad_(False)
+    else:  # nobody gave the new objects conditions of their own, so they come with the sounds
+        grounded = dataclasses.replace(grounded, keep_grounding=False)
+    if recipe.sounds.steps:
+        sounds = RehearsedObjective(model, grounded, before, recipe.kept, recipe.rank)
+        items = RehearsedItems(folder / "features", model, grounded, len(new))
+        train(sounds, items, recipe.sounds, folder / "sounds")
+        sounds.install(model)
+        model.requires_grad_(False)
+
+
+def _make(source: Source, out: Path) -> None:
+    """Shards with a bar. Features are made here, where the model is; scenes by several processes if that pays."""
+    cores = os.cpu_count() or 1
+    workers = min(8, cores - 1) if source.kind == "raw" and cores > 3 else 0
+    with progress(out.name, quiet=not sys.stderr.isatty()) as on_step:
+
+        def report(done: int, skipped: int) -> None:
+            if on_step is not None:
+                on_step(done, len(source))
+
+        make_shards(source, out, shard_size=120, workers=workers, on_progress=report)
+
+
+def _kept(file: Path, work: Any) -> dict[str, list[int]]:
+    """What `work` gave, from an earlier call if there was one."""
+    if not file.is_file():
+        write_atomic(file, json.dumps(work()).encode())
+    found: dict[str, list[int]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _write_sounds(heard: Sequence[Heard], folder: Path) -> None:
+    for one in heard:
+        for turn, sound in enumerate(one.sounds, start=1):
+            write_audio(folder / f"{one.name}-{turn}.wav", sound, SAMPLE_RATE)

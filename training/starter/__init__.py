@@ -1,0 +1,1 @@
+"""Everything that only the model in the box needs."""

@@ -1,0 +1,147 @@
+"""Did a model learn a person's own objects, and does it still know the others? The judge of `recognise.py` answers.
+
+    python -m training.starter.evaluate.own --data my-sounds --models starter my.safetensors
+
+reports for each model, by a classifier that heard only real recordings, of the stamps and of `--data`:
+
+new, by mask and by text: of scenes like those that were learnt from, from another random stream
+new, other pictures: of `--test`, pictures named as the objects are that no training saw
+old: of the stamps, as `recognise.py` has it
+pairs: scenes of a new and an old object; how often the judge ranks the masked one above the other
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sounding.model import SoundingModel, load
+from sounding.utils.files import write_atomic
+
+from ...data.stamps import Stamps
+from ...finetune.objects import OwnObject, Picture, read_objects, read_pictures
+from ...finetune.rehearsal import as_objects
+from ...finetune.retrieval import sound_of
+from ...finetune.scenes import Cast
+from .judge import Judge, open_judge, score
+from .sounds import By, Chosen, Settings, generated
+
+log = logging.getLogger("training")
+Scenes = list[Chosen]
+
+
+def scenes_of(objects: Sequence[int], among: int, each: int, stream: int) -> Scenes:
+    """`each` held-out scenes of every object, alone or with up to three others, as `recognise.py` draws them."""
+    scenes: Scenes = []
+    for number in (number for number in objects for _ in range(each)):
+        rng = np.random.default_rng([stream, len(scenes)])
+        count = int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.2, 0.15]))
+        others = rng.choice([i for i in range(among) if i != number], min(count, among - 1), replace=False)
+        scenes.append((1000 * stream + len(scenes), (number, *(int(i) for i in others))))
+    return scenes
+
+
+@torch.inference_mode()
+def whole(model: SoundingModel, picture: Picture, seeds: list[int], settings: argparse.Namespace) -> Tensor:
+    """Sounds [seeds, samples] of a photograph by its own outline or, without one, by all of it."""
+    image = torch.from_numpy(np.asarray(picture.image.convert("RGB")) / np.float32(255))[None]
+    mask = torch.from_numpy(np.asarray(picture.image.getchannel("A")) / np.float32(255))[None]
+    condition = model.ground(model.see(image), mask=mask, image_size=(image.shape[1], image.shape[2]))
+    noise = model.noise(settings.seconds, seeds)
+    latents = model.sample(condition, noise, steps=settings.steps, cfg=settings.cfg, scheduler=settings.scheduler)
+    return sound_of(model, latents, settings.seconds)
+
+
+def evaluate(
+    model: SoundingModel,
+    judge: Judge,
+    old: Sequence[OwnObject],
+    new: Sequence[OwnObject],
+    test: dict[str, list[Picture]],
+    settings: argparse.Namespace,
+) -> dict[str, object]:
+    """All figures of one model; classes are the old objects and then the new ones."""
+    cast, count = Cast([*old, *new]), len(old) + len(new)
+    fresh = range(len(old), count)
+    figures: dict[str, object] = {}
+    given = vars(settings)
+    how = Settings(**{field.name: given[field.name] for field in dataclasses.fields(Settings) if field.name in given})
+
+    def report(name: str, sounds: Tensor, labels: Sequence[int]) -> None:
+        figures[name] = vars(score(judge(sounds), torch.tensor(list(labels))))
+        log.info("%s %s", name, figures[name])
+
+    choices: tuple[By, ...] = ("mask", "text")
+    for by in choices:
+        drawn = scenes_of(fresh, count, settings.per_new, 61)
+        report(f"new by {by}", generated(model, cast, drawn, how, by=by), [labels[0] for _, labels in drawn])
+    shown = [(number, picture) for number in fresh for picture in test.get(cast.stamps[number].name, [])]
+    if shown:
+        parts = []
+        for number, picture in shown:
+            if picture.cut:  # on backgrounds, as an outline without one asks for
+                other = [dataclasses.replace(thing, pictures=(picture,)) if i == number else thing
+                         for i, thing in enumerate([*old, *new])]  # fmt: skip
+                scenes: Scenes = [(62_000 + number * 10 + i, (number,)) for i in range(settings.per_new)]
+                parts.append(generated(model, Cast(other), scenes, how, by="mask"))
+            else:
+                parts.append(whole(model, picture, list(range(settings.per_new)), settings))
+        labels = [number for number, _ in shown for _ in range(settings.per_new)]
+        report("new, other pictures", torch.cat(parts), labels)
+    scenes = scenes_of(range(len(old)), len(old), settings.per_old, 63)
+    report("old by mask", generated(model, cast, scenes, how, by="mask"), [labels[0] for _, labels in scenes])
+    pairs: Scenes = []
+    for n in range(settings.pairs):
+        rng = np.random.default_rng([64, n])
+        pair = (int(rng.choice(fresh)), int(rng.integers(len(old))))
+        pairs.append((64_000 + n, pair if n % 2 else pair[::-1]))
+    logits = judge(generated(model, cast, pairs, how, by="mask"))
+    chosen = torch.tensor([labels for _, labels in pairs])
+    wins = (logits.gather(1, chosen[:, :1]) > logits.gather(1, chosen[:, 1:2])).float()[:, 0]
+    masked_new = torch.arange(len(pairs)) % 2 == 1
+    figures["pairs"] = {"new_wins": float(wins[masked_new].mean()), "old_wins": float(wins[~masked_new].mean()),
+                        "count": len(pairs), "chance": 0.5}  # fmt: skip
+    return figures
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that was learnt")
+    parser.add_argument("--test", type=Path, help="pictures of those objects that were not in it")
+    parser.add_argument("--models", nargs="+", default=["starter"], help="'starter' or checkpoints")
+    parser.add_argument("--stamps", type=Path, default=Path("data/stamps"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/evaluate-own"), help="where the judge is kept")
+    parser.add_argument("--per-new", type=int, default=5, help="sounds a new object")
+    parser.add_argument("--per-old", type=int, default=2, help="sounds an old object")
+    parser.add_argument("--pairs", type=int, default=48)
+    parser.add_argument("--seconds", type=float, default=2.56)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--cfg", type=float)
+    parser.add_argument("--scheduler")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    settings = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    old, (new, _) = as_objects(Stamps(settings.stamps)), read_objects(settings.data)
+    judge = open_judge(Cast([*old, *new]), settings.folder)
+    test = read_pictures(settings.test) if settings.test else {}
+    figures: dict[str, object] = {"objects": {"new": len(new), "old": len(old)}}
+    for name in settings.models:
+        log.info("%s", name)
+        figures[name] = evaluate(load(name), judge, old, new, test, settings)
+        if settings.out:
+            write_atomic(settings.out, json.dumps(figures, indent=1).encode())
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Is the right sound made for the right object? A judge trained on real recordings alone answers.
+
+    python -m training.starter.evaluate.recognise --model starter
+
+reports, over all objects of the data set and beside chance:
+
+(a) real: other cuts of the real recordings
+(b) copies: the same through VAE and vocoder
+(c) masked: generated from the object's mask in held-out scenes
+(d) pairs: in held-out scenes of two objects, how often the judge ranks the masked object above the other
+(e) background: generated from a mask of everything but the objects; how often that is taken for one of them
+(f) lengths: (c) at other lengths, judged in windows of 2.56 s (with --lengths 2.5 5 10 20)
+(g) checks: clicks, DC, clipping, silence and level of (c), as the vocoder gives them and leveled
+(h) demo: the rank (from 1) of each object of `sounding demo`, where the data set knows them
+(t) text: as (c), but grounded by the object's caption
+
+The same checkpoint and settings give the same figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sounding.audio.files import read_audio
+from sounding.audio.loudness import level
+from sounding.cli.demo import OBJECTS, write_demo
+from sounding.cost import WINDOW_SECONDS
+from sounding.model import SoundingModel, load
+from sounding.utils.files import write_atomic
+
+from ...data.stamps import SAMPLE_RATE, Stamps
+from .audio_quality import CHECKS, check_sound
+from .classifier import real_crops
+from .judge import Judge, open_judge, ranks_of, score
+from .lengths import judged, score_length
+from .sounds import Settings, copies, every_label, generated, held_out_pairs, held_out_scenes
+
+log = logging.getLogger("training")
+Figures = dict[str, Any]
+PARTS = ("real", "masked", "text", "pairs", "background", "lengths", "checks", "demo")
+
+
+def real_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+    """(a) and (b)."""
+    every = every_label(data, settings.per_object)
+    rng = np.random.default_rng(99)
+    real = real_crops(data, every, round(settings.seconds * SAMPLE_RATE), rng, strong=False)
+    through = torch.cat([copies(model, part) for part in real.split(16)])
+    return {
+        "chance": {"top1": 1 / len(data), "top5": 5 / len(data)},
+        "real": vars(score(judge(real), torch.tensor(every))),
+        "copies": vars(score(judge(through), torch.tensor(every))),
+        "copies_log_mel_l1": float((judge.to_mel(through) - judge.to_mel(real)).abs().mean()),
+    }
+
+
+def pair_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+    """(d)."""
+    pairs = held_out_pairs(data, settings.pairs)
+    logits = judge(generated(model, data, pairs, settings, by="mask"))
+    chosen = torch.tensor([labels for _, labels in pairs])
+    wins = logits.gather(1, chosen[:, :1]) > logits.gather(1, chosen[:, 1:2])
+    return {"masked_wins": float(wins.float().mean()), "count": len(pairs), "chance": 0.5}
+
+
+def background_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+    """(e). Chance is that of a guess among all objects, for as many as each scene has."""
+    scenes = held_out_scenes(data, settings.per_object)
+    guesses = judge(generated(model, data, scenes, settings, by="background")).argmax(dim=1).tolist()
+    mistaken = [guess in labels for guess, (_, labels) in zip(guesses, scenes, strict=True)]
+    chance = float(np.mean([len(labels) / len(data) for _, labels in scenes]))
+    return {"taken_for_an_object": float(np.mean(mistaken)), "chance": chance, "count": len(scenes)}
+
+
+def length_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+    """(f), beside real recordings of the same lengths."""
+    scenes = held_out_scenes(data, settings.per_object)
+    labels = [chosen[0] for _, chosen in scenes]
+    figures: Figures = {}
+    for seconds in settings.lengths:
+        sounds = generated(model, data, scenes, settings, by="mask", seconds=seconds)
+        real = real_crops(data, labels, sounds.shape[1], np.random.default_rng(99), strong=False)
+        figures[f"{seconds:g} s"] = {
+            "samples": sounds.shape[1],
+            "masked": score_length(judge, sounds, torch.tensor(labels)),
+            "real": score_length(judge, real, torch.tensor(labels)),
+        }
+        log.info("lengths %g s %s", seconds, figures[f"{seconds:g} s"])
+    return figures
+
+
+def check_figures(sounds: Tensor) -> Figures:
+    """(g): how many of [N, samples] have each finding, as they are and leveled."""
+    figures: Figures = {"count": len(sounds)}
+    for name, given in (("raw", sounds), ("leveled", level(sounds, SAMPLE_RATE))):
+        counts = Counter(finding.check.name for sound in given for finding in check_sound(sound, SAMPLE_RATE))
+        figures[name] = {check: counts[check] for check in CHECKS}
+    return figures
+
+
+def demo_figures(model: SoundingModel, data: Stamps, judge: Judge) -> Figures:
+    """(h)."""
+    labels = {stamp.name: stamp.label for stamp in data.stamps}
+    with tempfile.TemporaryDirectory() as folder:
+        write_demo(model, Path(folder))
+        sounds = torch.stack([read_audio(Path(folder) / f"{name}.wav", SAMPLE_RATE) for name in OBJECTS])
+    ranks = ranks_of(judged(judge, sounds).mean(dim=1), torch.tensor([labels[name] for name in OBJECTS]))
+    return {name: int(rank) + 1 for name, rank in zip(OBJECTS, ranks, strict=True)}
+
+
+def evaluate(
+    model: SoundingModel, data: Stamps, judge: Judge, settings: Settings, parts: tuple[str, ...] = PARTS
+) -> Figures:
+    """The figures of `parts` as one dictionary."""
+    figures: Figures = {}
+
+    def note(name: str, found: Figures) -> None:
+        figures[name] = found
+        log.info("%s %s", name, found)
+
+    if "real" in parts:
+        figures |= real_figures(model, data, judge, settings)
+        log.info("%s", figures)
+    scenes = held_out_scenes(data, settings.per_object)
+    labels = torch.tensor([chosen[0] for _, chosen in scenes])
+    if "masked" in parts or "checks" in parts:
+        sounds = generated(model, data, scenes, settings, by="mask")
+        logits = judge(sounds)
+        note("masked", vars(score(logits, labels)))
+        ranks = ranks_of(logits, labels)
+        figures["masked_rank_by_object"] = {
+            stamp.name: int(ranks[labels == stamp.label].float().median()) + 1 for stamp in data.stamps
+        }
+        if "checks" in parts:
+            note("checks", check_figures(sounds))
+    if "text" in parts:
+        note("text", vars(score(judge(generated(model, data, scenes, settings, by="text")), labels)))
+    if "pairs" in parts and settings.pairs:
+        note("pairs", pair_figures(model, data, judge, settings))
+    if "background" in parts:
+        note("background", background_figures(model, data, judge, settings))
+    if "lengths" in parts and settings.lengths:
+        note("lengths", length_figures(model, data, judge, settings))
+    if "demo" in parts and set(OBJECTS) <= {stamp.name for stamp in data.stamps}:
+        note("demo", demo_figures(model, data, judge))
+    return figures
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, per_object: int = 3, steps: int | None = None) -> None:
+    """What the commands of this package share."""
+    parser.add_argument("--model", default="starter", help="'starter' or a checkpoint")
+    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/evaluate"), help="where the judge is kept")
+    parser.add_argument("--per-object", type=int, default=per_object, help="sounds an object")
+    parser.add_argument("--seconds", type=float, default=2.56)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--cfg", type=float)
+    parser.add_argument("--scheduler")
+    parser.add_argument("--clamp", choices=["default", "on", "off"], default="default", help="negative weights, see"
+                        " grounding.match_moments")  # fmt: skip
+    parser.add_argument("--batch", type=int, default=16)
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """The settings that a command line of `add_arguments` asks for."""
+    named = vars(arguments) | {"clamp": {"default": None, "on": True, "off": False}[arguments.clamp]}
+    if "lengths" in named:
+        named["lengths"] = tuple(named["lengths"])
+    return Settings(**{field.name: named[field.name] for field in dataclasses.fields(Settings) if field.name in named})
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--pairs", type=int, default=150)
+    parser.add_argument("--lengths", type=float, nargs="*", default=[], help="seconds, for (f)")
+    parser.add_argument("--window", type=float, default=WINDOW_SECONDS, help="seconds, see SoundingModel.sample")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="measure these only")
+    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    data = Stamps(arguments.data)
+    judge = open_judge(data, arguments.folder)
+    figures = evaluate(load(arguments.model), data, judge, read_settings(arguments), tuple(arguments.parts))
+    text = json.dumps(figures, indent=1)
+    if arguments.out:
+        write_atomic(arguments.out, text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

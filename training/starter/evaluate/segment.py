@@ -1,0 +1,163 @@
+"""How well do clicks find objects? Overlap (IoU) with the true mask after one and after two clicks.
+
+    python -m training.starter.evaluate.segment --cutouts data/cutouts --photographs tests/photographs
+
+on held-out scenes of the stamps before photographs, on scenes of objects and backgrounds that no training saw, and on
+real photographs with masks. The first click lies deepest inside the object, the second deepest inside the largest
+error, as is usual in interactive segmentation; `--clicks random` draws both, weighted to the inside, instead. On
+photographs the first click is where a person put it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sounding.segment import Prompt, Segmenter, load_segmenter
+from sounding.utils.files import write_atomic
+
+from ...data.scenes import HasCutouts, background_photographs, make_scene, part_of, scene_rng
+from ...data.stamps import Stamps
+from ...tasks.clicks import Click, first_click, next_click
+from ..cutouts import read_cutouts
+from .grabcut import GrabCutSegmenter
+
+log = logging.getLogger("training")
+AIMS = {1: 0.75, 2: 0.85}  # overlap after so many clicks, for 80 % of objects; photographs: 0.7 for two thirds
+PHOTOGRAPH_AIM = 0.7
+SIZES = ((320, 320), (480, 360), (360, 480), (640, 480))
+LEAST_AREA = 0.003
+FIRST_INDEX = 500_000  # scenes of this evaluation alone
+
+
+@dataclass(frozen=True)
+class Case:
+    """One object in one picture."""
+
+    name: str
+    picture: Tensor  # [1, H, W, 3] 0..1
+    mask: np.ndarray  # [H, W] bool
+    click: Click | None = None  # where a person clicked first
+
+
+def scene_cases(data: HasCutouts, photographs: list[Image.Image], count: int) -> Iterator[Case]:
+    """`count` objects of held-out scenes before photographs, one a scene."""
+    found, index = 0, FIRST_INDEX
+    while found < count:
+        rng = scene_rng("held-out", index)
+        size = SIZES[index % len(SIZES)]
+        scene = make_scene(data, rng, size=size, backdrop=lambda rng, size: part_of(photographs, rng, size))
+        seen = [mask > 127 for mask in scene.masks if (mask > 127).mean() >= LEAST_AREA]
+        if seen:
+            picture = torch.from_numpy(scene.image / np.float32(255))[None]
+            yield Case(f"scene {index}", picture, seen[int(rng.integers(len(seen)))])
+            found += 1
+        index += 1
+
+
+def photograph_cases(folder: Path) -> Iterator[Case]:
+    """Photographs with hand-checked masks and clicks, as its `index.json` lists them (file, mask, click [x, y]).
+
+    Raises:
+        FileNotFoundError: it has no such list.
+    """
+    index = folder / "index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"{index} is missing; name a folder of photographs with their masks.")
+    for row in json.loads(index.read_text(encoding="utf-8")):
+        image = Image.open(folder / row["file"]).convert("RGB")
+        white = Image.open(folder / row["mask"]).convert("L").resize(image.size, Image.Resampling.BILINEAR)
+        picture = torch.from_numpy(np.asarray(image) / np.float32(255))[None]
+        click = Click(row["click"][0] + 0.5, row["click"][1] + 0.5, True) if "click" in row else None
+        yield Case(Path(row["mask"]).stem, picture, np.asarray(white) > 127, click)
+
+
+def overlap(found: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two bool masks [H, W]."""
+    return float((found & truth).sum() / max(1, (found | truth).sum()))
+
+
+def overlaps(segmenter: Segmenter, case: Case, clicks: int, *, random: bool = False) -> list[float]:
+    """Overlap after each of so many clicks on one object."""
+    rng = np.random.default_rng(0) if random else None
+    prepared = segmenter.prepare(case.picture)
+    given: list[Click] = [case.click or first_click(case.mask, rng)]
+    reached: list[float] = []
+    while True:
+        points = {sign: tuple((c.x, c.y) for c in given if c.positive == sign) for sign in (True, False)}
+        answer = segmenter.segment(prepared, Prompt(positive=points[True], negative=points[False])).logits.numpy() > 0
+        reached.append(overlap(answer, case.mask))
+        if len(reached) == clicks:
+            return reached
+        given.append(next_click(case.mask, answer, rng))
+
+
+def measure(segmenter: Segmenter, cases: Iterable[Case], *, random: bool = False) -> dict[str, object]:
+    """Means, medians and the shares of the aims."""
+    start, reached, names = time.perf_counter(), [], []
+    for case in cases:
+        reached.append(overlaps(segmenter, case, max(AIMS), random=random))
+        names.append(case.name)
+    table = np.array(reached)  # [objects, clicks]
+    figures: dict[str, object] = {"objects": len(table)}
+    for count, aim in AIMS.items():
+        column = table[:, count - 1]
+        figures[f"{count} clicks"] = {
+            "mean": round(float(column.mean()), 3),
+            "median": round(float(np.median(column)), 3),
+            f"share >= {aim}": round(float((column >= aim).mean()), 3),
+            f"share >= {PHOTOGRAPH_AIM}": round(float((column >= PHOTOGRAPH_AIM).mean()), 3),
+        }
+    figures["seconds an object"] = round((time.perf_counter() - start) / len(table), 3)
+    if len(table) <= 64:
+        figures["each"] = {name: [round(value, 3) for value in row] for name, row in zip(names, reached, strict=True)}
+    return figures
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--segmenter", default="starter", help="'starter', a checkpoint, or a SAM file or folder")
+    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
+    parser.add_argument("--cutouts", type=Path, help="of training.starter.cutouts: also measure on unseen objects")
+    parser.add_argument("--photographs", type=Path, help="folder with an index.json of photographs, masks and clicks")
+    parser.add_argument("--objects", type=int, default=200, help="of scenes")
+    parser.add_argument("--clicks", choices=["deepest", "random"], default="deepest")
+    parser.add_argument("--grabcut", action="store_true", help="also GrabCut, alone and after the segmenter")
+    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    settings = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    first = load_segmenter(settings.segmenter)
+    segmenters = [first, *([GrabCutSegmenter(), GrabCutSegmenter(first)] if settings.grabcut else [])]
+    sets: dict[str, list[Case]] = {
+        "held-out scenes": list(scene_cases(Stamps(settings.data), background_photographs(), settings.objects))
+    }
+    if settings.cutouts:
+        unseen = read_cutouts(settings.cutouts, held_out=True)
+        sets["unseen objects"] = list(scene_cases(unseen, unseen.photographs, settings.objects))
+    if settings.photographs:
+        sets["photographs"] = list(photograph_cases(settings.photographs))
+    figures: dict[str, object] = {}
+    for segmenter in segmenters:
+        for name, cases in sets.items():
+            found = measure(segmenter, cases, random=settings.clicks == "random")
+            figures[f"{segmenter.name}: {name}"] = found
+            log.info("%s, %s: %s", segmenter.name, name, {key: value for key, value in found.items() if key != "each"})
+    text = json.dumps(figures, indent=1)
+    if settings.out:
+        write_atomic(settings.out, text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

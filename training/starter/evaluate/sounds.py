@@ -1,0 +1,103 @@
+"""The sounds that are judged: held-out scenes, and what a model makes of a selection in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sounding.cost import WINDOW_SECONDS
+from sounding.grounding import Condition
+from sounding.model import SoundingModel
+
+from ...data.scenes import as_tensors, make_scene, scene_rng
+from ...data.stamps import SAMPLE_RATE, Stamps
+from ...finetune.retrieval import sound_of
+
+Chosen = tuple[int, tuple[int, ...]]  # a held-out scene's number, and its objects, the first of which is asked for
+By = Literal["mask", "text", "background"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How sounds are made, and how many; None is the checkpoint's own."""
+
+    seconds: float = 2.56
+    steps: int | None = None
+    cfg: float | None = None
+    scheduler: str | None = None
+    clamp: bool | None = None
+    window: float = WINDOW_SECONDS
+    batch: int = 16
+    per_object: int = 3
+    pairs: int = 150
+    lengths: tuple[float, ...] = ()
+
+
+def every_label(data: Stamps, per_object: int) -> list[int]:
+    """Each object's label, `per_object` times."""
+    return [label for label in range(len(data)) for _ in range(per_object)]
+
+
+def held_out_scenes(data: Stamps, per_object: int) -> list[Chosen]:
+    """Scenes of one to four objects, each object first in `per_object` of them; the others are drawn."""
+    scenes: list[Chosen] = []
+    for n, label in enumerate(every_label(data, per_object)):
+        rng = np.random.default_rng([98, n])
+        count = int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.2, 0.15]))
+        others = rng.choice([i for i in range(len(data)) if i != label], min(count, len(data) - 1), replace=False)
+        scenes.append((n, (label, *(int(i) for i in others))))
+    return scenes
+
+
+def held_out_pairs(data: Stamps, count: int) -> list[Chosen]:
+    """Scenes of two different objects."""
+    pairs: list[Chosen] = []
+    for n in range(count):
+        rng = np.random.default_rng([97, n])
+        pairs.append((100_000 + n, tuple(int(i) for i in rng.choice(len(data), 2, replace=False))))
+    return pairs
+
+
+@torch.inference_mode()
+def copies(model: SoundingModel, waveform: Tensor) -> Tensor:
+    """[B, samples] through VAE and vocoder -> [B, samples]."""
+    return model.vocode(model.decode(model.encode(waveform)), waveform.shape[-1] / SAMPLE_RATE)[:, 0].cpu()
+
+
+def selection(model: SoundingModel, data: Stamps, chosen: Chosen, by: By, clamp: bool | None = None) -> Condition:
+    """The condition of a scene's first object by its mask or caption, or of all that is no object at all."""
+    scene = make_scene(data, scene_rng("held-out", chosen[0]), labels=chosen[1])
+    image, masks = as_tensors(scene)
+    patches = model.see(image)
+    if by == "text":
+        return model.ground(patches, text=data.stamps[scene.labels[0]].caption)
+    mask = masks[:1] if by == "mask" else 1 - masks.amax(dim=0, keepdim=True)
+    return model.ground(patches, mask=mask, clamp=clamp)
+
+
+@torch.inference_mode()
+def generated(
+    model: SoundingModel, data: Stamps, scenes: list[Chosen], settings: Settings, *, by: By, seconds: float = 0.0
+) -> Tensor:
+    """One sound a scene, as the vocoder gives it: [N, samples] at 16 kHz, of `seconds` or the settings' length."""
+    seconds = seconds or settings.seconds
+    batch = max(1, int(settings.batch * min(1.0, settings.seconds / seconds)))  # memory as for the usual length
+    sounds = []
+    for first in range(0, len(scenes), batch):
+        group = scenes[first : first + batch]
+        conditions = [selection(model, data, chosen, by, settings.clamp) for chosen in group]
+        together = Condition.cat(conditions)
+        latents = model.sample(
+            together,
+            model.noise(seconds, [index for index, _ in group]),
+            steps=settings.steps,
+            cfg=settings.cfg,
+            scheduler=settings.scheduler,
+            window=settings.window,
+        )
+        sounds.append(sound_of(model, latents, seconds))
+    return torch.cat(sounds)

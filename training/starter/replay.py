@@ -1,0 +1,253 @@
+"""Photographs recalled: the last layers before a mask's sound learn the objects that ImageNet's head knows.
+
+Scenes show one picture or two of an object, photographs show any: the dogs of ImageNet are of 118 breeds, the one of
+the scenes is of one. This stage comes after the grounded trainer's and changes the patch tower's last layer and
+projection, and the grounding's value projection and MLP. Patches of scenes stay what they were, so that attention and
+U-Net need not learn anew; imagined objects (`imagine.py`) get the embedding that their caption has and the condition
+that the object has in scenes.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sounding.encoders.text import OpenClipQuery
+from sounding.model import SoundingModel
+from sounding.utils.fields import Checked, Range
+
+from ..engine.learner import Objective
+from ..engine.ranges import Place, Share, Temperature, Weight
+from ..finetune.conditions import conditions_of, mask_weights
+from ..tasks.encoders import MOST_OBJECTS
+from .imagenet import class_table
+from .inversion import SIDE, blocks
+
+LOSSES = ("kept", "region", "recalled", "single", "other", "sound")
+FLAT = 0.3  # most that an imagined object's cells are mixed with others
+DULL = (0.7, 1.2)  # how far they are from the mean cell, of what they were imagined
+
+
+@dataclass(frozen=True)
+class RecallSettings(Checked):
+    """`scenes` are drawn once, and so are the `imagined` objects; `cache` is a folder that keeps both. Each item of a
+    step has `shown` of the latter.
+
+    The weights: patches of scenes that stay as they were (`kept`), objects in scenes against their captions (`region`),
+    imagined ones against theirs (`recalled`); conditions of single objects brought to their object's usual one
+    (`single`), of any other selection kept (`other`), of imagined objects as of those in scenes (`sound`). `mix` blends
+    up to that share of another picture's patches in, as in `GroundedSettings`. `keep_patches` leaves patches as they
+    came, so that conditions alone learn, from patches that have found their places already.
+    """
+
+    scenes: Annotated[int, Range(1, 1_000_000)] = 3000
+    imagined: Annotated[int, Range(1, 10_000_000)] = 20_000
+    shown: Annotated[int, Range(1, 1024)] = 4
+    cache: Place = ""
+    temperature: Temperature = 0.05
+    kept_weight: Weight = 2.0
+    region_weight: Weight = 1.0
+    recalled_weight: Weight = 1.0
+    single_weight: Weight = 1.0
+    other_weight: Weight = 1.0
+    sound_weight: Weight = 1.0
+    mix: Share = 0.4
+    keep_patches: bool = False
+
+
+class Last(nn.Module):
+    """The patch tower's last layer and its projection: cells [..., C] -> patches [..., L]."""
+
+    def __init__(self, tower: Any):
+        super().__init__()
+        self.conv_head, self.bn2, self.head = tower.trunk.conv_head, tower.trunk.bn2, tower.head
+
+    def features(self, cells: Tensor) -> Tensor:
+        """[..., C] -> [..., F], what ImageNet's head takes the mean of."""
+        flat = cells.flatten(0, -2)[:, :, None, None]
+        return cast(Tensor, self.bn2(self.conv_head(flat))).flatten(1).unflatten(0, cells.shape[:-1])
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """[..., C] -> [..., L]."""
+        return cast(Tensor, self.head(self.features(cells)))
+
+
+class RecallObjective(Objective):
+    """Learns in place; `names` are the captions of all objects in the order of their labels.
+
+    Raises:
+        ValueError: the model's patch tower is not EfficientNet-Lite0, or it is not asked by text, or its grounding
+            has no `match_length`.
+    """
+
+    classes: Tensor  # [1000, objects], 1 for the objects that are of a class of ImageNet
+    asked: Tensor  # [objects, L] their captions, of unit length
+    usual: Tensor  # [objects, D] mean condition of each object alone
+    heard: Tensor  # [objects] how many they are the mean of
+
+    def __init__(self, model: SoundingModel, settings: RecallSettings, names: list[str]):
+        super().__init__()
+        config = model.config
+        if (
+            config.patches.model != "tf_efficientnet_lite0"
+            or not isinstance(model.query, OpenClipQuery)
+            or not config.grounding.match_length
+        ):
+            raise ValueError(
+                f"The recall trainer got a model with the patch tower {config.patches.model}, but one with "
+                "tf_efficientnet_lite0, a query by text and grounding.match_length is expected; leave this stage out."
+            )
+        self.settings, self.config = settings, config
+        self.patches, self.grounding = model.patches, model.grounding
+        self.last = Last(self.patches.tower)
+        for part in (self.last.conv_head, self.last.head):
+            part.requires_grad_(not settings.keep_patches)
+        for part in (self.grounding.to_value, self.grounding.mlp):
+            part.requires_grad_(True)
+        self.rates = {"patches.tower.trunk.": 0.2, "grounding.": 0.5}
+        # As they came.
+        self.old_last = copy.deepcopy(self.last).requires_grad_(False)
+        self.old_grounding = copy.deepcopy(self.grounding).requires_grad_(False)
+        with torch.no_grad():
+            asked = functional.normalize(model.query.encode(names).float(), dim=-1)
+        for name, value in {"classes": class_table(names).T, "asked": asked}.items():
+            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("usual", torch.zeros(len(names), config.grounding.condition_width))
+        self.register_buffer("heard", torch.zeros(len(names)))
+
+    def train(self, mode: bool = True) -> RecallObjective:
+        """Batch statistics stay as they are; the groundings give conditions as they are, at no usual length."""
+        super().train(mode)
+        for part in (self.patches, self.old_last):
+            part.eval()
+        self.old_grounding.train()
+        return self
+
+    def example(self, device: torch.device) -> dict[str, Any]:
+        """A batch of one."""
+        cells = self.config.patches.grid**2
+        width = self.last.conv_head.in_channels
+        seen = torch.zeros(1, cells, width, device=device)
+        labels = torch.full((1, MOST_OBJECTS), -1, dtype=torch.long, device=device)
+        labels[:, 0] = 0
+        return {
+            "cells": seen,
+            "backdrop": seen,
+            "grids": torch.ones(1, MOST_OBJECTS, cells, device=device),
+            "labels": labels,
+            "made": torch.zeros(1, self.settings.shown, SIDE**2, width, device=device),
+            "class": torch.zeros(1, self.settings.shown, dtype=torch.long, device=device),
+            "seed": torch.zeros(1, dtype=torch.long, device=device),
+        }
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of `RecallItems`; top1 and recalled1 are the shares of objects in scenes and of imagined ones whose
+        caption is nearest to them.
+        """
+        device = batch["cells"].device
+        generator = torch.Generator(device).manual_seed(int(batch["seed"][0]))
+        with torch.autocast(device.type, enabled=False):  # what is kept is kept to the last digit
+            cells = torch.cat([batch["cells"], batch["backdrop"]]).float()  # [2 B, P, C]
+            with torch.no_grad():
+                was = self.old_last(cells)
+            now = was if self.settings.keep_patches else self.last(cells)
+            scenes = len(batch["cells"])  # of photographs it may change its mind
+            losses = {"kept": (now - was)[:scenes].square().mean() / was[:scenes].var()}
+            seen = (batch["labels"] >= 0) & (batch["grids"].sum(dim=-1) > 0.2)  # nearly hidden ones teach nothing
+            owner, labels = seen.nonzero()[:, 0], batch["labels"][seen]
+            weights = mask_weights(self.grounding, batch["grids"][seen])
+            pooled = torch.einsum("np,npl->nl", weights, now[owner])
+            losses |= self._named("region", "top1", pooled, functional.one_hot(labels, len(self.asked)).float())
+
+            shown = self.last(self._dulled(batch["made"].flatten(0, 1).float(), cells, generator))  # [N, K, L]
+            right = self.classes[batch["class"].flatten()]  # objects of one class are all right: cow, white cow, bull
+            losses |= self._named("recalled", "recalled1", shown.mean(dim=1), right)
+
+            shown, now = shown.detach(), now.detach()  # conditions do not bend the embeddings
+            losses["single"] = self._single(now, was, owner, weights, labels, generator)
+            losses["other"] = self._other(now, was, generator)
+            losses["sound"] = self._sound(shown, now, right, generator)
+        total = sum(
+            (getattr(self.settings, f"{name}_weight") * losses[name] for name in LOSSES),
+            torch.zeros((), device=device),
+        )
+        return {"loss": total, **losses}
+
+    def _named(self, loss: str, share: str, pooled: Tensor, right: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of embeddings [N, L] against all captions above the least that it can be, and the share of
+        those whose nearest caption is right. `right` is [N, objects], 1 for all right ones.
+        """
+        similar = functional.normalize(pooled, dim=-1) @ self.asked.T
+        shares = right / right.sum(dim=-1, keepdim=True)
+        least = right.sum(dim=-1).log().mean()
+        entropy = functional.cross_entropy(similar / self.settings.temperature, shares) - least
+        first = right.gather(1, similar.argmax(dim=-1, keepdim=True)).mean()
+        return {loss: entropy, share: first.detach()}
+
+    def _dulled(self, made: Tensor, cells: Tensor, generator: torch.Generator) -> Tensor:
+        """Imagined cells [N, K, C] less clear, and mixed with cells of the pictures at hand."""
+        count, device = len(made), made.device
+        draw = partial(torch.rand, generator=generator, device=device)
+        low, high = DULL
+        mean = cells.mean(dim=(0, 1))
+        made = mean + (low + (high - low) * draw(count, 1, 1)) * (made - mean)
+        others = cells.flatten(0, 1)[torch.randint(cells[..., 0].numel(), (count,), generator=generator, device=device)]
+        return made.lerp(others[:, None], FLAT * draw(count, 1, 1))
+
+    def _off(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared distance of conditions [N, D], of their usual one from the mean."""
+        return (found - wanted).square().sum(dim=-1).mean() / self.grounding.condition_length.float().square()
+
+    def _targets(self) -> Tensor:
+        """[objects, D]: each object's usual condition, at the usual length at least."""
+        mean, length = self.grounding.condition_mean.float(), self.grounding.condition_length.float()
+        away = self.usual - mean
+        return mean + away * (length / away.norm(dim=-1, keepdim=True).clamp(min=1e-6)).clamp(min=1)
+
+    def _single(
+        self, now: Tensor, was: Tensor, owner: Tensor, weights: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        with torch.no_grad():
+            before = conditions_of(self.old_grounding, weights, was[owner])
+            self.heard.index_add_(0, labels, torch.ones_like(labels, dtype=self.heard.dtype))
+            gone = torch.zeros_like(self.usual).index_add_(0, labels, before - self.usual[labels])
+            self.usual += gone / self.heard.clamp(min=1)[:, None]
+        others = now[torch.randint(len(now), (len(owner),), generator=generator, device=now.device)]
+        share = self.settings.mix * torch.rand(len(owner), 1, 1, generator=generator, device=now.device)
+        share = share * (torch.rand(share.shape, generator=generator, device=now.device) < 0.5)
+        return self._off(
+            conditions_of(self.grounding, weights, now[owner].lerp(others, share)), self._targets()[labels]
+        )
+
+    def _other(self, now: Tensor, was: Tensor, generator: torch.Generator) -> Tensor:
+        """Selections at random, from a few cells to all: several objects, parts, backgrounds."""
+        count, cells, _ = now.shape
+        chosen = torch.rand(count, cells, generator=generator, device=now.device)
+        part = torch.rand(count, 1, generator=generator, device=now.device)
+        weights = chosen.square() * (chosen.roll(1, dims=-1) < part) + 1e-4
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        with torch.no_grad():
+            before = conditions_of(self.old_grounding, weights, was)
+        return self._off(conditions_of(self.grounding, weights, now), before)
+
+    def _sound(self, shown: Tensor, now: Tensor, right: Tensor, generator: torch.Generator) -> Tensor:
+        """Imagined patches [N, K, L] somewhere in a picture in which nothing else is selected."""
+        count, most = len(shown), now.shape[1]
+        at = blocks(count, self.config.patches.grid, generator, now.device)
+        drawn = torch.randint(len(now), (count,), generator=generator, device=now.device)
+        patches = now[drawn].scatter(1, at[:, :, None].expand_as(shown), shown)
+        weights = torch.full((count, most), 1e-6, device=now.device).scatter(1, at, 1.0)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        similar = functional.normalize(shown.mean(dim=1), dim=-1) @ self.asked.T / self.settings.temperature
+        equal = similar.masked_fill(right * self.heard == 0, -torch.inf)  # among equals the one that it is nearest to
+        known = (right * self.heard).any(dim=-1)
+        if not known.any():
+            return torch.zeros((), device=now.device)
+        wanted = equal[known].softmax(dim=-1) @ self._targets()
+        return self._off(conditions_of(self.grounding, weights[known], patches[known]), wanted)

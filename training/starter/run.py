@@ -1,0 +1,85 @@
+"""The starter, all stages in order: VAE, encoders, grounding and U-Net, what photographs show, the U-Net and
+conditions once more each, vocoder twice, segmenter.
+
+A stage whose checkpoint is there is not run again, and one that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sounding.checkpoint import load_model, read_header
+
+from ..data.features import FeatureSource
+from ..data.shard_writer import make_shards
+from ..recipe import RECIPES, Recipe, read_recipe
+from ..record import check_settings
+from ..run import run
+from .calibrate import calibrate
+from .cutouts import read_cutouts
+from .scene_shards import StampSource
+from .transplant import put_segmenter
+
+log = logging.getLogger("training")
+STAGES = ("vae", "encoders", "grounded", "recall", "matched", "places", "vocoder", "restored")
+SCENES = 9000
+
+
+def stage_recipes(data: Path, out: Path, folder: Path = RECIPES / "starter") -> list[Recipe]:
+    """The stages' recipes, each beginning with the one before."""
+    recipes: list[Recipe] = []
+    for stage in STAGES:
+        moved = [f"out={out}", f"data.stamps={data}"]
+        if stage in ("grounded", "matched"):
+            moved = [f"out={out}", f"data.shards={out / f'{stage}_features'}"]
+        if stage in ("recall", "places"):
+            moved.append(f"recall.cache={out / 'recall_scenes'}")
+        if recipes:
+            moved.append(f"start.all={recipes[-1].result}")
+        recipes.append(read_recipe(folder / f"{stage}.yaml", overrides=moved))
+    return recipes
+
+
+def segmenter_recipe(data: Path, cutouts: Path, out: Path, folder: Path = RECIPES / "starter") -> Recipe:
+    """The segmenter's recipe. It needs the encoders' stage alone, and no later one needs it."""
+    moved = [f"out={out}", f"data.stamps={data}", f"start.all={out / 'encoders' / 'encoders.safetensors'}"]
+    moved += [f"segmenter.cutouts={cutouts}", f"segmenter.cache={out / 'click_scenes'}"]
+    return read_recipe(folder / "segmenter.yaml", overrides=moved)
+
+
+def train_starter(
+    data: Path, out: Path, folder: Path = RECIPES / "starter", *, cutouts: Path | None = None, workers: int = 2
+) -> Path:
+    """Train all stages and return the checkpoint with all of them.
+
+    Args:
+        data: of `training.data.stamps`.
+        out: gets a folder a stage.
+        folder: of the recipes.
+        cutouts: of `training.starter.cutouts`; without it there is no segmenter.
+        workers: processes that draw the scenes.
+    """
+    if cutouts is not None:
+        read_cutouts(cutouts, held_out=False)  # whether it is there should be known now, not after hours
+    recipes = stage_recipes(data, out, folder)
+    for recipe in recipes:
+        if recipe.result.is_file():
+            check_settings(recipe)
+            log.info("%s is there", recipe.result)
+        else:
+            if recipe.task == "grounded":
+                seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
+                count = SCENES * 4 // 3 if recipe.name == "matched" else SCENES  # the model card's 9000 and 12000
+                scenes = StampSource(data, scenes=count, split="train", seconds=seconds, size=size, captions=2)
+                drawn = out / f"{recipe.name}_scenes"
+                make_shards(scenes, drawn, workers=workers)
+                make_shards(FeatureSource(drawn, load_model(recipe.start["all"])), Path(str(recipe.data.shards)))
+            run(recipe)
+        if recipe.name == "places" and not read_header(recipe.result).config.grounding.backdrops:
+            matched = next(one for one in recipes if one.name == "matched")
+            calibrate(recipe.result, Path(str(matched.data.shards)), recipe.result)
+    if cutouts is not None:
+        recipe = segmenter_recipe(data, cutouts, out, folder)
+        put_segmenter(recipe.result if recipe.result.is_file() else run(recipe), recipes[-1].result)
+    return recipes[-1].result

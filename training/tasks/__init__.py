@@ -1,0 +1,1 @@
+"""What is trained: grounded diffusion, VAE, vocoder, encoders, segmenter."""

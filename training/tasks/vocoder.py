@@ -1,0 +1,152 @@
+"""HiFi-GAN (Kong et al. 2020): mel and multi-resolution STFT distances, and its discriminators where wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sounding.audio.mel import MelSpectrogram
+from sounding.model import SoundingModel
+from sounding.networks.build import build_vocoder
+from sounding.utils.fields import Checked, Length, Range
+
+from ..data.sounds import Clips
+from ..engine.learner import Objective
+from ..engine.loader import Item
+from ..engine.ranges import Frames, Scale, Share, Weight
+
+QUIET = 0.005  # -46 dB
+
+
+@dataclass(frozen=True)
+class VocoderSettings(Checked):
+    """`restored` is the share of items whose mel went through the VAE, which the vocoder so learns to undo.
+
+    `critic` scales the widths of the multi-period and multi-scale discriminators (0: none, 1: the published
+    ones). With them, mel 45 and stft 0 is the published loss.
+    """
+
+    frames: Frames = 48
+    mel: Weight = 1.0
+    stft: Weight = 1.0
+    resolutions: Annotated[tuple[Annotated[int, Range(16, 65_536)], ...], Length(1, 16)] = (256, 512, 1024, 2048)
+    restored: Share = 0.0
+    critic: Scale = 0.0
+    adversarial: Weight = 1.0
+    matching: Weight = 2.0
+    # For a vocoder that normalises its input and starts from scratch.
+    mel_mean: Annotated[float, Range(-100, 100)] = -4.6
+    mel_std: Annotated[float, Range(1e-3, 100)] = 2.2
+
+
+def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Spectral convergence plus log-magnitude L1 (Yamamoto et al. 2020), averaged over FFT sizes and items.
+
+    Both [B, samples].
+    """
+    total = made.new_zeros(())
+    for size in sizes:
+        window = torch.hann_window(size, device=made.device)
+        a, b = (
+            torch.stft(x, size, size // 4, window=window, return_complex=True).abs().clamp(min=1e-5)
+            for x in (made, real)
+        )
+        # Near silence the ratio would grow without bounds: nothing counts as quieter than noise at an RMS of QUIET.
+        quiet = QUIET * (3 / 8 * size * a[0].numel()) ** 0.5
+        convergence = (a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1).clamp(min=quiet)
+        total = total + convergence.mean() + (a.log() - b.log()).abs().mean()
+    return total / len(sizes)
+
+
+class VocoderItems:
+    """Crops of sounds, as waveforms [samples]; `restored` says whether the mel is to go through the VAE."""
+
+    def __init__(self, clips: Clips, model: SoundingModel, settings: VocoderSettings):
+        self.clips, self.restored = clips, settings.restored
+        stride = model.config.vae.stride
+        self.samples = settings.frames // stride * stride * model.config.audio.hop
+        widest = max(settings.resolutions)
+        if settings.stft and self.samples <= widest // 2:  # what `torch.stft` reflects at the ends
+            raise ValueError(
+                f"vocoder.frames {settings.frames} are {self.samples} samples, but more than half of the largest of "
+                f"vocoder.resolutions ({widest}) is expected; ask for more frames, or leave that one out."
+            )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """waveform [samples] and restored."""
+        crop = self.clips.crop(index, self.samples, rng)
+        return {"waveform": crop, "restored": bool(rng.random() < self.restored)}
+
+
+class VocoderObjective(Objective):
+    """Learns a weight-normed copy of the model's vocoder; `install` folds it back."""
+
+    def __init__(self, model: SoundingModel, settings: VocoderSettings, *, fresh: bool):
+        super().__init__()
+        self.settings, self.config = settings, model.config
+        self.generator = build_vocoder(model.config)
+        self.generator.load_state_dict(model.vocoder.state_dict())
+        if fresh and model.config.vocoder.normalize:
+            self.generator.mean.fill_(settings.mel_mean)
+            self.generator.scale.fill_(settings.mel_std)
+        self.generator.apply_weight_norm()  # without it small generators do not get anywhere
+        self.requires_grad_(True)
+        self.to_mel = MelSpectrogram(model.config.audio)
+        self.adversarial_weight, self.matching_weight = settings.adversarial, settings.matching
+        # Frozen and not learnt, so it is no child: neither state nor processes need to know of it.
+        self._vae = [model.vae] if settings.restored else []
+
+    @torch.no_grad()
+    def through_vae(self, mel: Tensor) -> Tensor:
+        """Mel [B, T, 64] as the VAE gives it back."""
+        (vae,), config = self._vae, self.config.vae
+        return config.log_mel(vae.decode(vae.encode(config.normal(mel)).latent_dist.mean).sample)
+
+    def place(self, device: torch.device) -> None:
+        """The VAE is no child, so nobody else moves it."""
+        for vae in self._vae:
+            vae.to(device)
+
+    def example(self, device: torch.device) -> dict[str, Any]:
+        """A batch of one."""
+        samples = self.settings.frames * self.config.audio.hop
+        restored = torch.zeros(1, dtype=torch.bool, device=device)
+        return {"waveform": torch.zeros(1, samples, device=device), "restored": restored}
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of `VocoderItems`; mel is in nats of the log-mel."""
+        real = batch["waveform"]
+        mel = self.to_mel(real)  # [B, T, 64]
+        seen, rows = mel, batch["restored"]
+        if rows.any():
+            seen = mel.clone()
+            seen[rows] = self.through_vae(mel[rows])
+        made = self.generator(seen).float()[:, : real.shape[1]]  # some kernels end a few samples late
+        mel_l1 = (self.to_mel(made) - mel).abs().mean()
+        stft = stft_distance(made, real, self.settings.resolutions)
+        losses = {"loss": self.settings.mel * mel_l1 + self.settings.stft * stft, "mel": mel_l1, "stft": stft}
+        return losses | {"real": real, "made": made} if self.settings.critic else losses
+
+    def install(self, model: SoundingModel) -> None:
+        """Give the model what was learnt, as plain weights."""
+        folded = build_vocoder(model.config)
+        folded.apply_weight_norm()
+        folded.load_state_dict(self.generator.state_dict())
+        fold_weight_norm(folded)
+        model.vocoder.load_state_dict(folded.state_dict())
+
+
+def fold_weight_norm(module: nn.Module) -> None:
+    """Turn weight-normed layers into plain ones. transformers' own `remove_weight_norm` knows only the hooks
+    of older torch versions, while its `apply_weight_norm` makes parametrizations.
+    """
+    for layer in module.modules():
+        if nn.utils.parametrize.is_parametrized(layer, "weight"):
+            nn.utils.parametrize.remove_parametrizations(layer, "weight")
