@@ -26,7 +26,8 @@ from sounding.config import SoundingConfig
 from sounding.diffusion import build_noise_schedule
 from sounding.model import SoundingModel
 from training.engine.estimate import estimate, measure_speed
-from training.engine.learner import Learner, LoopConfig, backward, build_accelerator
+from training.engine.learner import Learner, backward, build_accelerator
+from training.engine.settings import LoopConfig
 from training.tasks.grounded import GroundedObjective, GroundedSettings
 
 LOOP = LoopConfig(batch=1, lr=1e-4, steps=1, precision="bf16", betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)

@@ -99,7 +99,7 @@ def begin(
 
         from sounding.checkpoint import save_model
 
-        from .engine.disk import plain_disk_errors
+        from .engine.states import plain_disk_errors
         from .start import begin as start
 
         with plain_disk_errors(out.parent):
@@ -114,7 +114,7 @@ def debug_data(
     """Make up a little data and a tiny model, to try the whole path of training/recipes/debug.yaml with."""
     with plain_errors("training"):
         from .data.debug import make_debug_data
-        from .engine.disk import check_writable
+        from .engine.states import check_writable
 
         check_writable(out)
         make_debug_data(out)

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from sounding.model import SoundingModel
 
 from .data.stamps import Stamps
-from .engine.disk import check_writable
 from .engine.estimate import Estimate, estimate
-from .engine.learner import LoopConfig, Objective
+from .engine.objective import Critic, Objective
+from .engine.settings import LoopConfig
+from .engine.states import check_writable
 from .recipe import Recipe
 from .record import is_finished
 from .run import build_objective, prepare
-from .tasks.discriminators import Critic, MelCritic, WaveformCritic, adversarial_loss, critic_loss, feature_matching
+from .tasks.discriminators import MelCritic, WaveformCritic, adversarial_loss, critic_loss, feature_matching
 
 log = logging.getLogger("training")
 

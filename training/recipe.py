@@ -12,9 +12,8 @@ import yaml
 from sounding.config import SoundingConfig
 from sounding.utils.fields import Checked, Length, Range, Text, from_dict
 
-from .engine.learner import LoopConfig
-from .engine.ranges import Place, Share
 from .engine.report import Preview
+from .engine.settings import FilePath, LoopConfig, Share
 from .recipe_files import merge, parse_overrides, read_yaml
 from .starter.replay import RecallSettings
 from .tasks.encoders import EncodersSettings
@@ -38,8 +37,8 @@ class DataConfig(Checked):
     for every item).
     """
 
-    shards: Place | Annotated[tuple[Place, ...], Length(1, 10_000)] = ""
-    stamps: Place = ""
+    shards: FilePath | Annotated[tuple[FilePath, ...], Length(1, 10_000)] = ""
+    stamps: FilePath = ""
     plain: Share = 0.5  # share of the stamps' recordings that a crop takes as they are, see `StampClips`
     workers: Annotated[int, Range(0, 1024)] = 0  # processes that read and prepare items; 0: the training process
 
@@ -56,11 +55,11 @@ class Recipe:
     task: Literal["grounded", "vae", "vocoder", "encoders", "recall", "segmenter"]
     name: Annotated[str, Text(200)]
     loop: LoopConfig
-    out: Place = "runs"  # the run's folder is `out/name`
+    out: FilePath = "runs"  # the run's folder is `out/name`
     dtype: Literal["fp16", "fp32"] = "fp16"  # of the checkpoint's weights
     description: str = ""
     licence: str = ""
-    start: Annotated[dict[str, Place], Length(0, 32)] = field(default_factory=dict)
+    start: Annotated[dict[str, FilePath], Length(0, 32)] = field(default_factory=dict)
     model: SoundingConfig = field(default_factory=SoundingConfig)
     data: DataConfig = field(default_factory=DataConfig)
     preview: Preview = field(default_factory=Preview)

@@ -16,19 +16,20 @@ from sounding.model import PARTS, SEGMENTER, SoundingModel
 from .data.shards import find_folders
 from .data.sounds import Clips, ShardClips, StampClips
 from .data.stamps import Stamps
-from .engine.disk import plain_disk_errors
-from .engine.learner import Objective, build_accelerator
+from .engine.learner import build_accelerator
 from .engine.loader import Items, Order
 from .engine.loop import train
+from .engine.objective import Critic, Objective
 from .engine.previews import check_previews
 from .engine.report import Report, make_previews
+from .engine.states import plain_disk_errors
 from .recipe import RANDOM, Recipe
 from .record import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
 from .start import begin
 from .starter.cutouts import read_cutouts, with_stamps
 from .starter.replay import RecallObjective
 from .starter.replay_scenes import RecallItems
-from .tasks.discriminators import Critic, MelCritic, WaveformCritic
+from .tasks.discriminators import MelCritic, WaveformCritic
 from .tasks.encoders import EncodersObjective, SceneItems
 from .tasks.grounded import GroundedItems, GroundedObjective
 from .tasks.segmenter import SegmenterItems, SegmenterObjective

@@ -18,9 +18,9 @@ from sounding.model import SoundingModel
 from training.data.features import FeatureSource
 from training.data.shard_writer import make_shards
 from training.data.stamps import Stamps
-from training.engine.learner import LoopConfig
 from training.engine.loader import collate
 from training.engine.loop import train
+from training.engine.settings import LoopConfig
 from training.finetune.conditions import ConditionsItems, ConditionsObjective
 from training.finetune.rehearsal import as_objects
 from training.finetune.scenes import OwnSource

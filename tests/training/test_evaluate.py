@@ -14,7 +14,7 @@ from PIL import Image
 from sounding.model import SoundingModel
 from training.data.scenes import SIDE, as_tensors, make_scene, scene_rng
 from training.data.stamps import Stamps
-from training.engine.learner import LoopConfig
+from training.engine.settings import LoopConfig
 from training.starter.evaluate import classifier, recognise, sounds
 from training.starter.evaluate.audio_quality import CHECKS
 from training.starter.evaluate.classifier import Classifier, ClassifierRecipe, train_classifier

@@ -30,8 +30,8 @@ from training.data.features import FeatureSource
 from training.data.shard_writer import make_shards
 from training.data.shards import Shards
 from training.data.stamps import Stamps
-from training.engine.learner import LoopConfig
 from training.engine.loop import train
+from training.engine.settings import LoopConfig
 from training.finetune import rehearsal as known_data
 from training.finetune.conditions import ConditionsObjective
 from training.finetune.distillation import RehearsedItems, RehearsedObjective

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from sounding.config import PatchConfig, QueryConfig, SoundingConfig
 from sounding.encoders.patches import PatchEncoder
 from sounding.model import SoundingModel
-from training.engine.learner import Objective, by_rate
+from training.engine.learner import parameter_groups
+from training.engine.objective import Objective
 from training.starter.imagenet import Memory, Objects, known_classes, load_imagenet
 from training.tasks.encoders import EncodersObjective, EncodersSettings
 
@@ -120,10 +121,10 @@ def test_parameters_learn_at_their_share_of_the_rate() -> None:
     module.slow, module.fast = nn.Linear(2, 2), nn.Linear(2, 3)
     module.slow.bias.requires_grad_(False)
     module.rates = {"slow.": 0.1}
-    groups = {group["share"]: group["params"] for group in by_rate(module)}
+    groups = {group["share"]: group["params"] for group in parameter_groups(module)}
     assert [len(groups[share]) for share in (0.1, 1.0)] == [1, 2]
     assert groups[0.1][0] is module.slow.weight
-    assert len(by_rate(nn.Linear(2, 2))) == 1
+    assert len(parameter_groups(nn.Linear(2, 2))) == 1
 
 
 def test_only_a_tower_with_a_past_can_remember(tiny_config: SoundingConfig) -> None:

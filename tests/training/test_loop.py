@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from training.engine import learner
 from training.engine import states as states_module
-from training.engine.learner import LoopConfig, Objective, rate_at
+from training.engine.learner import learning_rate
 from training.engine.loader import Order, build_loader
 from training.engine.loop import train
+from training.engine.objective import Objective
+from training.engine.settings import LoopConfig
 from training.engine.states import States
-from training.tasks.discriminators import Critic
+from training.tasks.discriminators import LeastSquaresCritic
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,12 +113,12 @@ def test_workers_draw_the_same_items(workers: int) -> None:
 
 def test_learning_rate_warms_up_and_falls_or_stays() -> None:
     loop = LoopConfig(batch=1, lr=1.0, steps=1000, warmup=100)
-    assert rate_at(0, 1000, loop) == pytest.approx(0.01)
-    assert rate_at(100, 1000, loop) == pytest.approx(1.0)
-    assert rate_at(550, 1000, loop) == pytest.approx(0.02 + 0.98 / 2, rel=1e-2)
-    assert rate_at(999, 1000, loop) == pytest.approx(0.02, abs=1e-3)
+    assert learning_rate(0, 1000, loop) == pytest.approx(0.01)
+    assert learning_rate(100, 1000, loop) == pytest.approx(1.0)
+    assert learning_rate(550, 1000, loop) == pytest.approx(0.02 + 0.98 / 2, rel=1e-2)
+    assert learning_rate(999, 1000, loop) == pytest.approx(0.02, abs=1e-3)
     constant = LoopConfig(batch=1, lr=1.0, steps=1000, warmup=0, schedule="constant")
-    assert {rate_at(step, 1000, constant) for step in (0, 500, 999)} == {1.0}
+    assert {learning_rate(step, 1000, constant) for step in (0, 500, 999)} == {1.0}
 
 
 def test_epochs_are_counted_in_steps() -> None:
@@ -134,7 +136,7 @@ def test_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(parameters, betas=LOOP.betas, eps=LOOP.eps, weight_decay=0.0)
     average = [p.detach().double().clone() for p in parameters]
     for step, batch in enumerate(build_loader(Numbers(), Order(10, batch=4, steps=12, seed=3))):
-        optimizer.param_groups[0]["lr"] = rate_at(step, 12, LOOP)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, 12, LOOP)
         plain(batch)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(parameters, LOOP.clip)
         optimizer.step()
@@ -329,7 +331,7 @@ def test_a_full_disk_is_survived(
     assert first.read_bytes() == before
 
 
-class Loud(Critic):
+class Loud(LeastSquaresCritic):
     """Scores by level alone."""
 
     def __init__(self) -> None:

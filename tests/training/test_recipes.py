@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sounding.model import SoundingModel
 from sounding.utils.fields import Range
 from training.__main__ import app
-from training.engine.learner import LoopConfig
+from training.engine.settings import LoopConfig
 from training.finetune.plan import FinetuneRecipe
 from training.recipe import RECIPES, Recipe, parse_overrides, read_recipe, read_yaml
 from training.starter.evaluate.classifier import ClassifierRecipe

@@ -16,8 +16,8 @@ from sounding.config import PatchConfig, QueryConfig, SoundingConfig
 from sounding.grounding import match_moments
 from sounding.model import SoundingModel
 from training.data.stamps import Stamps
-from training.engine.learner import by_rate
-from training.engine.tensor_cache import TensorCache
+from training.data.tensor_cache import TensorCache
+from training.engine.learner import parameter_groups
 from training.starter.imagenet import known_classes, load_imagenet, published_weights
 from training.starter.inversion import Cells, Wanted
 from training.starter.replay import Last, RecallObjective, RecallSettings
@@ -161,7 +161,7 @@ def test_a_model_that_learnt_nothing_loses_nothing_that_it_has(model: SoundingMo
     found["loss"].backward()
     learnt = {name for name, value in objective.named_parameters() if value.grad is not None}
     assert learnt == LEARNT
-    assert {group["share"] for group in by_rate(objective)} == {0.2, 0.5, 1.0}
+    assert {group["share"] for group in parameter_groups(objective)} == {0.2, 0.5, 1.0}
 
 
 def test_patches_that_are_kept_leave_conditions_alone_to_learn(model: SoundingModel, items: RecallItems) -> None:

@@ -20,9 +20,9 @@ from sounding.checkpoint import read_header
 from sounding.config import SoundingConfig
 from training import run as running
 from training.__main__ import app
-from training.engine.disk import plain_disk_errors
 from training.engine.estimate import estimate
-from training.engine.learner import LoopConfig
+from training.engine.settings import LoopConfig
+from training.engine.states import plain_disk_errors
 from training.recipe import RECIPES, DataConfig, Recipe, read_recipe
 from training.record import CODE, DATA, RECIPE, START, code_version, data_fingerprint, header
 from training.run import run

@@ -16,9 +16,9 @@ from sounding.config import SegmenterConfig
 from sounding.model import SoundingModel
 from sounding.segment import Prepared, Prompt, Segmentation, load_segmenter
 from training.data.scenes import background_photographs
-from training.engine.learner import LoopConfig
 from training.engine.loader import collate
 from training.engine.loop import train
+from training.engine.settings import LoopConfig
 from training.starter.click_scenes import _frame, click_scene
 from training.starter.cutouts import Cutouts, collect, read_cutouts, with_stamps
 from training.starter.evaluate.segment import Case, measure, overlap, overlaps, photograph_cases, scene_cases

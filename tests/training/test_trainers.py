@@ -33,10 +33,10 @@ from training.data.shard_writer import make_shards
 from training.data.shards import Shards
 from training.data.sounds import StampClips
 from training.data.stamps import Stamps
-from training.engine.learner import LoopConfig
 from training.engine.loader import Order, build_loader
 from training.engine.loop import train
 from training.engine.previews import Preview, PreviewItem
+from training.engine.settings import LoopConfig
 from training.recipe import RECIPES, WRITTEN, DataConfig, Recipe, read_recipe
 from training.run import begin, build, run
 from training.starter import run as starter

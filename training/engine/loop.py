@@ -18,10 +18,11 @@ from accelerate.utils import send_to_device
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from ..tasks.discriminators import Critic
-from .learner import Learner, LoopConfig, Objective, backward, build_accelerator, rate_at
+from .learner import Learner, backward, build_accelerator, learning_rate
 from .loader import Items, Order, build_loader
+from .objective import Critic, Objective
 from .report import Report
+from .settings import LoopConfig
 from .states import States
 from .stopping import Stopped, Termination
 
@@ -59,14 +60,14 @@ def train(
     main, steps = accelerator.is_main_process, loop.length(len(items))
     learner = Learner(objective, loop, accelerator)
     objective.place(accelerator.device)
-    rival = Learner(critic, loop, accelerator) if critic is not None else None
+    opponent = Learner(critic, loop, accelerator) if critic is not None else None
     average = EMAModel(learner.parameters, decay=loop.ema, foreach=True) if loop.ema else None
     states, first = States(folder / "states", loop.keep), 0
     if (state := states.latest()) is not None:
         first = state["step"]
         learner.load(state["learner"])
-        if rival is not None:
-            rival.load(state["critic"])
+        if opponent is not None:
+            opponent.load(state["critic"])
         if average is not None:
             average.load_state_dict(state["average"])
             average.to(accelerator.device)
@@ -76,7 +77,7 @@ def train(
         if main:
             parts = {
                 "learner": learner.state(),
-                "critic": rival.state() if rival else None,
+                "critic": opponent.state() if opponent else None,
                 "average": average.state_dict() if average else None,
             }
             return states.save(step, parts)
@@ -112,12 +113,12 @@ def train(
                 ids += batch["id"]
                 last = micro == loop.accumulate - 1
                 with nullcontext() if last else accelerator.no_sync(learner.model):
-                    for name, value in backward(learner, rival, batch, loop.accumulate, accelerator).items():
+                    for name, value in backward(learner, opponent, batch, loop.accumulate, accelerator).items():
                         sums[name] = sums.get(name, 0) + value / loop.accumulate
-            rate = rate_at(step, steps, loop)
+            rate = learning_rate(step, steps, loop)
             sums["gradient"] = learner.step(rate)
-            if rival is not None:
-                rival.step(rate)
+            if opponent is not None:
+                opponent.step(rate)
             if average is not None:
                 average.step(learner.parameters)
             if accelerator.num_processes > 1:
@@ -168,7 +169,7 @@ class _FiniteCheck:
         if not torch.isfinite(value):
             raise FloatingPointError(
                 f"Loss or gradient is not finite at step {step}, with the items {', '.join(ids)}. "
-                f"{self.states.last_word()} Lower loop.lr, or look at those items."
+                f"{self.states.describe_last()} Lower loop.lr, or look at those items."
             )
 
 

@@ -18,7 +18,7 @@ from sounding.audio.resampling import fit_length
 from sounding.images.files import read_image, read_mask
 from sounding.utils.fields import Checked, Length, Range, Text
 
-from .ranges import Place, Steps
+from .settings import FilePath, Steps
 
 if TYPE_CHECKING:
     from sounding.config import SoundingConfig
@@ -31,11 +31,11 @@ class PreviewItem(Checked):
     a copy of the recording `audio`. All but `text` are paths.
     """
 
-    image: Place = ""
-    mask: Place = ""
+    image: FilePath = ""
+    mask: FilePath = ""
     text: Annotated[str, Text(2000)] = ""
     seed: Annotated[int, Range(0, 2**64 - 1)] = 0
-    audio: Place = ""
+    audio: FilePath = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,13 +1,17 @@
-"""A run's states: everything that a resumed run needs to go on exactly, the last few of them kept."""
+"""A run's folder: states, from which a resumed run goes on exactly, and errors of the disk in one sentence."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from sounding.utils.files import is_full, replacing
 
@@ -50,13 +54,13 @@ class States:
         except (OSError, RuntimeError) as error:
             if not is_full(error):
                 raise
-            log.error("The disk is full: no state of step %d was kept; free some space. %s", step, self.last_word())
+            log.error("The disk is full: no state of step %d was kept; free some space. %s", step, self.describe_last())
             return None
         for old in self.files()[: -self.keep]:
             old.unlink(missing_ok=True)
         return file
 
-    def last_word(self) -> str:
+    def describe_last(self) -> str:
         """Where the newest state is, for messages."""
         files = self.files()
         return f"The last good state is {files[-1]}." if files else "There is no earlier state."
@@ -77,3 +81,44 @@ class States:
         if files:
             raise ValueError(f"No state in {self.folder} is readable; remove the folder to begin anew.")
         return None
+
+
+@contextmanager
+def plain_disk_errors(folder: Path) -> Iterator[None]:
+    """What the disk refuses while a run works in `folder` becomes an OSError that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = is_full(error) or "os error 28" in str(error) or "os error 122" in str(error)
+        if isinstance(error, OSError) and error.errno is None and not full:
+            raise  # a sentence already
+        what = getattr(error, "filename", None) or folder
+        why = getattr(error, "strerror", None) or ("No space left on device" if full else " ".join(str(error).split()))
+        kept = States(folder / "states").files()
+        lasting = f" (states up to {kept[-1].name} are kept)" if kept else ""
+        mend = "free some space" if full else "check that it is there and may be written"
+        raise OSError(
+            f"{what} cannot be read or written: {why}; {mend}, and the same command goes on{lasting}."
+        ) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Whether files can be written in `folder`, which should be known before hours of work; nothing stays of it.
+
+    Raises:
+        OSError: in one sentence.
+    """
+    new = not folder.exists()
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(4096))
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written ({error.strerror}); free some space, or give another place."
+        ) from None
+    finally:
+        with suppress(OSError):  # the folder may not be there
+            probe.unlink(missing_ok=True)
+            if new:
+                folder.rmdir()

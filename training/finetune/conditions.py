@@ -21,8 +21,8 @@ from sounding.grounding import Grounding, shift_and_scale
 from sounding.model import SoundingModel
 
 from ..data.shards import Shards
-from ..engine.learner import Objective
 from ..engine.loader import Item
+from ..engine.objective import Objective
 
 NEAR = 0.3  # how near places count as the same, in usual distances from the mean
 KEPT = 15.0  # weight of known objects' conditions

@@ -22,9 +22,8 @@ from sounding.utils.files import write_atomic
 from ..data.shard_writer import digest
 from ..data.stamps import Stamps
 from ..dry_run import estimate_step
-from ..engine.disk import check_writable
-from ..engine.learner import LoopConfig
-from ..engine.ranges import Weight
+from ..engine.settings import LoopConfig, Weight
+from ..engine.states import check_writable
 from ..recipe import RECIPES, read_recipe, to_yaml
 from ..tasks.grounded import GroundedSettings
 from .distillation import RehearsedObjective

@@ -32,9 +32,9 @@ from ..data.features import FeatureSource
 from ..data.scenes import TEMPLATES
 from ..data.shard_writer import Source, digest, make_shards
 from ..data.stamps import SAMPLE_RATE
-from ..engine.disk import check_writable, plain_disk_errors
 from ..engine.learner import build_accelerator
 from ..engine.loop import train
+from ..engine.states import check_writable, plain_disk_errors
 from ..recipe import RECIPES, read_recipe
 from ..record import header, weights_fingerprint
 from .conditions import ConditionsItems, ConditionsObjective

@@ -20,8 +20,8 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from ..data.shards import Shards
-from ..engine.learner import Objective
 from ..engine.loader import Item
+from ..engine.objective import Objective
 
 
 class NamesItems:

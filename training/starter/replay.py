@@ -22,8 +22,8 @@ from sounding.encoders.text import OpenClipQuery
 from sounding.model import SoundingModel
 from sounding.utils.fields import Checked, Range
 
-from ..engine.learner import Objective
-from ..engine.ranges import Place, Share, Temperature, Weight
+from ..engine.objective import Objective
+from ..engine.settings import FilePath, Share, Temperature, Weight
 from ..finetune.conditions import conditions_of, mask_weights
 from ..tasks.encoders import MOST_OBJECTS
 from .imagenet import class_table
@@ -49,7 +49,7 @@ class RecallSettings(Checked):
     scenes: Annotated[int, Range(1, 1_000_000)] = 3000
     imagined: Annotated[int, Range(1, 10_000_000)] = 20_000
     shown: Annotated[int, Range(1, 1024)] = 4
-    cache: Place = ""
+    cache: FilePath = ""
     temperature: Temperature = 0.05
     kept_weight: Weight = 2.0
     region_weight: Weight = 1.0

@@ -15,8 +15,8 @@ from sounding.encoders.patches import PatchEncoder
 from sounding.model import SoundingModel
 
 from ..data.stamps import Stamps
+from ..data.tensor_cache import TensorCache
 from ..engine.loader import Item
-from ..engine.tensor_cache import TensorCache
 from ..tasks.encoders import SceneItems
 from .imagenet import class_table, known_classes, published_head
 from .inversion import Cells, Wanted, blocks, imagine

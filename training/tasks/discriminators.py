@@ -7,7 +7,6 @@ parameters); Isola et al. 2017, "Image-to-Image Translation with Conditional Adv
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from itertools import pairwise
 
 import torch
@@ -15,21 +14,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
+from ..engine.objective import Critic, Features
+
 PERIODS = (2, 3, 5, 7, 11)
 SCALES = 3
 
-Maps = list[list[Tensor]]
+
+class LeastSquaresCritic(Critic):
+    """A critic with HiFi-GAN's losses."""
+
+    def critic_loss(self, real: Features, made: Features) -> Tensor:
+        """See `critic_loss`."""
+        return critic_loss(real, made)
+
+    def objective_losses(self, real: Features, made: Features) -> dict[str, Tensor]:
+        """See `adversarial_loss` and `feature_matching`."""
+        return {"adversarial": adversarial_loss(made), "matching": feature_matching(real, made)}
 
 
-class Critic(nn.Module):
-    """What tells real from made. One interface for all: feature maps a sub-discriminator, the last one its score."""
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Maps:
-        """A batch -> for each sub-discriminator its feature maps [B, ...], first layer first, score last."""
-
-
-class WaveformCritic(Critic):
+class WaveformCritic(LeastSquaresCritic):
     """HiFi-GAN's multi-period (2, 3, 5, 7, 11) and multi-scale (x1, x1/2, x1/4) discriminators.
 
     `channels` scales all widths: 1 is the published size (70.7 M parameters), 1/16 suits small vocoders.
@@ -41,7 +44,7 @@ class WaveformCritic(Critic):
         # Spectral norm on the raw sound only, as published: there weight norm does not train stably.
         self.scales = nn.ModuleList(_ScaleCritic(channels, spectral=scale == 0) for scale in range(SCALES))
 
-    def forward(self, x: Tensor) -> Maps:
+    def forward(self, x: Tensor) -> Features:
         """Waveforms [B, samples] -> maps of five periods [B, C, T, period] and of three scales [B, C, T].
 
         Raises:
@@ -53,7 +56,7 @@ class WaveformCritic(Critic):
                 "or more is expected; give longer crops without a channel axis."
             )
         sound = x[:, None]
-        maps: Maps = [critic(sound) for critic in self.periods]
+        maps: Features = [critic(sound) for critic in self.periods]
         for scale, critic in enumerate(self.scales):
             if scale:
                 sound = functional.avg_pool1d(sound, 4, 2, padding=2)
@@ -61,7 +64,7 @@ class WaveformCritic(Critic):
         return maps
 
 
-class MelCritic(Critic):
+class MelCritic(LeastSquaresCritic):
     """PatchGAN over mels: every score sees a patch of time and frequency (70 x 70 cells for 3 layers).
 
     Norms are instance norms (batch norm at batch size 1, as Isola et al. train), so that an item's score does not
@@ -78,7 +81,7 @@ class MelCritic(Critic):
             blocks.append(nn.Sequential(conv, nn.InstanceNorm2d(wide, affine=True), nn.LeakyReLU(0.2)))
         self.blocks = nn.ModuleList([*blocks, nn.Conv2d(widths[-1], 1, 4, 1, padding=1)])
 
-    def forward(self, x: Tensor) -> Maps:
+    def forward(self, x: Tensor) -> Features:
         """Mels [B, 1, T, F] -> one list of maps [B, C, t, f].
 
         Raises:
@@ -96,7 +99,7 @@ class MelCritic(Critic):
         return [maps]
 
 
-def critic_loss(real_maps: Maps, made_maps: Maps) -> Tensor:
+def critic_loss(real_maps: Features, made_maps: Features) -> Tensor:
     """Least squares: real sounds shall score 1, made ones 0 (HiFi-GAN equation 1).
 
     Sub-discriminators are summed (equation 7), all else is the mean over elements: batches of equal crops have
@@ -106,12 +109,12 @@ def critic_loss(real_maps: Maps, made_maps: Maps) -> Tensor:
     return _total([(1 - real[-1].float()).square().mean() + made[-1].float().square().mean() for real, made in pairs])
 
 
-def adversarial_loss(made_maps: Maps) -> Tensor:
+def adversarial_loss(made_maps: Features) -> Tensor:
     """Least squares on the generator's side: made sounds shall score 1 (equation 2), summed as in `critic_loss`."""
     return _total([(1 - made[-1].float()).square().mean() for made in made_maps])
 
 
-def feature_matching(real_maps: Maps, made_maps: Maps) -> Tensor:
+def feature_matching(real_maps: Features, made_maps: Features) -> Tensor:
     """L1 between the maps of real and made sounds (equation 4), summed over layers and sub-discriminators.
 
     The score counts as a map, as in the published code. No gradient reaches the real side.

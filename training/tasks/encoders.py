@@ -33,9 +33,9 @@ from ..data.scenes import (
     scene_sound,
 )
 from ..data.stamps import Stamps
-from ..engine.learner import Objective
 from ..engine.loader import Item
-from ..engine.ranges import Temperature, Weight
+from ..engine.objective import Objective
+from ..engine.settings import Temperature, Weight
 from ..starter.imagenet import Memory, Objects, load_imagenet, split
 
 MOST_OBJECTS = 4

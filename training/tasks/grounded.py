@@ -24,9 +24,9 @@ from sounding.utils.fields import Checked, Range
 
 from ..data.features import check_conditions, check_features
 from ..data.shards import Folders, Shards
-from ..engine.learner import Objective
 from ..engine.loader import SPREAD, Item
-from ..engine.ranges import Share, Weight
+from ..engine.objective import Objective
+from ..engine.settings import Share, Weight
 from ..finetune.conditions import mask_weights
 
 ATTENTION = ("to_query", "to_key", "key_positions", "score")  # what decides where grounding looks

@@ -17,10 +17,10 @@ from sounding.model import SoundingModel
 from sounding.segment.network import ClickNetwork, Clicks
 from sounding.utils.fields import Checked, Range
 
-from ..engine.learner import Objective
+from ..data.tensor_cache import TensorCache
 from ..engine.loader import Item
-from ..engine.ranges import Place, Share, Weight
-from ..engine.tensor_cache import TensorCache
+from ..engine.objective import Objective
+from ..engine.settings import FilePath, Share, Weight
 from ..starter.click_scenes import ClickScene, click_scene
 from ..starter.cutouts import Cutouts
 from ..starter.transplant import seen_by
@@ -36,8 +36,8 @@ class SegmenterSettings(Checked):
     takes one at small objects.
     """
 
-    cutouts: Place = ""
-    cache: Place = ""
+    cutouts: FilePath = ""
+    cache: FilePath = ""
     scenes: Annotated[int, Range(1, 10_000_000)] = 4000
     rounds: Annotated[int, Range(1, 64)] = 2  # clicks a step, each next one where the answer is most wrong
     boxes: Share = 0.15

@@ -15,9 +15,9 @@ from sounding.model import SoundingModel
 from sounding.utils.fields import Checked
 
 from ..data.sounds import Clips
-from ..engine.learner import Objective
 from ..engine.loader import Item
-from ..engine.ranges import Frames, Scale, Weight
+from ..engine.objective import Objective
+from ..engine.settings import Frames, Scale, Weight
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from sounding.networks.build import build_vocoder
 from sounding.utils.fields import Checked, Length, Range
 
 from ..data.sounds import Clips
-from ..engine.learner import Objective
 from ..engine.loader import Item
-from ..engine.ranges import Frames, Scale, Share, Weight
+from ..engine.objective import Objective
+from ..engine.settings import Frames, Scale, Share, Weight
 
 QUIET = 0.005  # -46 dB
 

@@ -21,10 +21,10 @@ from sounding.config import AudioConfig
 from sounding.utils.fields import Checked, Range
 
 from ...data.stamps import SAMPLE_RATE, Stamps, fill
-from ...engine.learner import LoopConfig, Objective
 from ...engine.loader import Item
 from ...engine.loop import train
-from ...engine.ranges import Share
+from ...engine.objective import Objective
+from ...engine.settings import LoopConfig, Share
 
 
 @dataclass(frozen=True)
