@@ -57,7 +57,7 @@ def in_schemas(object_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_english_is_the_schemas_own(object_info):
-    """`python docs/locales.py` writes it anew."""
+    """`python docs/tools/locales.py` writes it anew."""
     found = in_schemas(object_info)
     assert len({key.partition(".")[0] for key in found}) >= 10
     assert all(found.values()), [key for key, text in found.items() if not text]

@@ -19,13 +19,13 @@ DOCS = ROOT / "docs"
 
 
 def test_the_page_is_the_code() -> None:
-    spec = importlib.util.spec_from_file_location("architecture", DOCS / "architecture.py")
+    spec = importlib.util.spec_from_file_location("architecture", DOCS / "tools" / "architecture.py")
     assert spec is not None
     assert spec.loader is not None
     architecture = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(architecture)
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    assert architecture.with_tables(page) == page, "run python docs/architecture.py"
+    assert architecture.with_tables(page) == page, "run python docs/tools/architecture.py"
     with torch.device("meta"):
         model = SoundingModel(SoundingConfig())
     for part in architecture.BLOCKS:  # each block's line and the rest add up to the part

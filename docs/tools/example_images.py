@@ -1,4 +1,4 @@
-"""Draw the newer pictures of example_workflows/input: `uv run --extra train python docs/inputs.py --data data/stamps`.
+"""Draw the newer pictures of example_workflows/input: `uv run --extra train python docs/tools/example_images.py --data data/stamps`.
 
 Cut-outs of the stamps (see models/MODEL_CARD.md for them and their licence) on photographs: a picture painted on as in
 the mask editor, a cut-out to be composed in a graph, and one scene in two versions.
@@ -17,7 +17,7 @@ from sounding.utils.files import write_atomic
 from training.data.scenes import background_photographs
 
 GRASS, GRAVEL = 0, 1  # numbers among `background_photographs`
-INPUT = Path(__file__).parent.parent / "example_workflows" / "input"
+INPUT = Path(__file__).parents[2] / "example_workflows" / "input"
 
 
 def save(name: str, picture: Image.Image) -> None:

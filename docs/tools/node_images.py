@@ -12,7 +12,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from sounding.utils.files import write_atomic
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "web" / "docs" / "pictures"
 WIDTH = 720  # pixels; the help panel is narrow, and all pictures travel with the pack
 

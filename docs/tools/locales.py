@@ -1,4 +1,4 @@
-"""Write locales/en/nodeDefs.json from the nodes' schemas: `uv run --group test python docs/locales.py`.
+"""Write locales/en/nodeDefs.json from the nodes' schemas: `uv run --group test python docs/tools/locales.py`.
 
 The other languages are written by hand; the command says which of their keys are missing or left over. ComfyUI merges
 all files of `locales/` and its page looks texts up by these keys (https://docs.comfy.org/custom-nodes/i18n).

@@ -1,4 +1,4 @@
-"""The tables of docs/architecture.md, out of the code itself: `python docs/architecture.py` writes them anew.
+"""The tables of docs/architecture.md, from the code itself: `python docs/tools/architecture.py` writes them.
 
 Nothing is computed: modules and inputs lie on the meta device, where only shapes are known.
 """
@@ -18,7 +18,7 @@ from sounding.config import SoundingConfig
 from sounding.model import SoundingModel
 from sounding.networks.build import build_unet
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).parent.parent / "architecture.md"
 # What is listed of each part, in the order in which it runs.
 BLOCKS = {
     "patches": ["tower.conv1", "tower.transformer", "tower.ln_post"],

@@ -1,4 +1,4 @@
-"""Make the pictures in this repository from real runs of the starter: `uv run --group test python docs/pictures.py`.
+"""Make the pictures in this repository from real runs of the starter: `uv run --group test python docs/tools/images.py`.
 
 README's first screen is the demo's overview. Each example workflow is run by a real ComfyUI; its thumbnail shows what
 its sounds were made from, and their spectrograms. The nodes' help pages get pictures of the real page, with
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import node_pictures
+import node_images
 import numpy as np
 import soundfile
 import torch
@@ -35,7 +35,7 @@ from sounding.config import AudioConfig
 from sounding.images.drawing import mel_picture, overlay
 from sounding.images.files import write_image
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "example_workflows"
 SELECTIONS = ("SoundingThisObject", "SoundingGroundMask", "SoundingGroundText")
 SOUNDS_SHOWN = 4  # of one selection
@@ -214,7 +214,7 @@ def main() -> None:
                 graph = with_pictures(server, read_graph(path))
                 write_image(WORKFLOWS / f"{path.stem}.jpg", thumbnail(server, graph))
         if "nodes" in wanted:
-            node_pictures.write_all(server.url, asked.name)
+            node_images.write_all(server.url, asked.name)
 
 
 if __name__ == "__main__":
