@@ -1,7 +1,7 @@
 """The API pages from docstrings, by pdoc: `uv run --group test python docs/tools/api.py` writes docs/api/index.html.
 
-Every warning is an error: a module that cannot be imported, a name or an annotation that leads nowhere. It needs neither
-a network nor a GPU. `--serve` shows the pages on this machine and reads docstrings anew with each visit.
+Every warning is an error: a module that cannot be imported, a name or an annotation that does not resolve. Neither a
+network nor a GPU is needed. `--serve` shows the pages on this machine and reads the docstrings again on each visit.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def run(model: SoundingModel) -> dict[str, tuple[str, str]]:
     decoded = model.vae.decode(latents).sample
     waveform = model.vocoder(decoded[:, 0])
     return {
-        "patches": (f"picture {text(image.shape)}", f"patches {text(patches.shape)}"),
+        "patches": (f"image {text(image.shape)}", f"patches {text(patches.shape)}"),
         "query": (f"tokens {text(words.shape)}", f"query {text(query.shape)}"),
         "grounding": (
             f"query {text(query.shape)}, patches {text(patches.shape)}",

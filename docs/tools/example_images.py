@@ -1,6 +1,8 @@
-"""Draw the newer pictures of example_workflows/input: `uv run --extra train python docs/tools/example_images.py --data data/stamps`.
+"""Draw the composed images of example_workflows/input.
 
-Cut-outs of the stamps (see models/MODEL_CARD.md for them and their licence) on photographs: a picture painted on as in
+    uv run --extra train python docs/tools/example_images.py --data data/stamps
+
+Cut-outs of the stamps (see models/MODEL_CARD.md for them and their licence) on photographs: an image painted on as in
 the mask editor, a cut-out to be composed in a graph, and one scene in two versions.
 """
 
@@ -20,31 +22,31 @@ GRASS, GRAVEL = 0, 1  # numbers among `background_photographs`
 INPUT = Path(__file__).parents[2] / "example_workflows" / "input"
 
 
-def save(name: str, picture: Image.Image) -> None:
+def save(name: str, image: Image.Image) -> None:
     """WebP keeps photographs with transparency small; `exact` keeps the colours under it, as the mask editor does."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=88, exact=True, method=6)
+    image.save(buffer, "WEBP", quality=88, exact=True, method=6)
     write_atomic(INPUT / name, buffer.getvalue())
 
 
 def scene(photograph: int, size: tuple[int, int]) -> Image.Image:
     """The lower part of a photograph."""
-    picture = background_photographs()[photograph].convert("RGB")
-    width = picture.width
-    height = min(picture.height, round(width * size[1] / size[0]))
-    return picture.resize(size, Image.Resampling.LANCZOS, box=(0, picture.height - height, width, picture.height))
+    image = background_photographs()[photograph].convert("RGB")
+    width = image.width
+    height = min(image.height, round(width * size[1] / size[0]))
+    return image.resize(size, Image.Resampling.LANCZOS, box=(0, image.height - height, width, image.height))
 
 
 def pasted(ground: Image.Image, cutout: Image.Image, corner: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
-    """The picture, and where the cut-out is in it ("L")."""
-    picture, where = ground.copy(), Image.new("L", ground.size)
-    picture.paste(cutout, corner, cutout)
+    """The image, and where the cut-out is in it ("L")."""
+    image, where = ground.copy(), Image.new("L", ground.size)
+    image.paste(cutout, corner, cutout)
     where.paste(cutout.getchannel("A"), corner)
-    return picture, where
+    return image, where
 
 
 def brushed(where: Image.Image, radius: int, rng: np.random.Generator) -> Image.Image:
-    """What a hand paints over an object: a few round strokes from side to side, wide of the outline ("L")."""
+    """What a hand paints over an object: a few round strokes from side to side, beyond the outline ("L")."""
     inside = np.asarray(where) > 127
     strokes = Image.new("L", where.size)
     pen = ImageDraw.Draw(strokes)
@@ -70,13 +72,13 @@ def striped(horse: Image.Image, zebra: Image.Image) -> Image.Image:
     coat = np.tile(tile, (height // tile.shape[0] + 1, width // tile.shape[1] + 1, 1))[:height, :width]
     shade = np.asarray(horse.convert("L").filter(ImageFilter.GaussianBlur(3)), np.float32)[..., None]
     lit = coat * (0.55 + 0.45 * shade / max(float(np.percentile(shade, 90)), 1))
-    picture = Image.fromarray(lit.clip(0, 255).astype(np.uint8))
-    picture.putalpha(horse.getchannel("A"))
-    return picture
+    image = Image.fromarray(lit.clip(0, 255).astype(np.uint8))
+    image.putalpha(horse.getchannel("A"))
+    return image
 
 
 def main() -> None:
-    """Write the pictures."""
+    """Write the images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/stamps"), help="what training.data.stamps made")
     images = parser.parse_args().data / "image"
@@ -86,9 +88,9 @@ def main() -> None:
     }
 
     rooster = stamps["rooster"].resize((188, 224), Image.Resampling.LANCZOS)
-    picture, where = pasted(scene(GRAVEL, (384, 288)), rooster, (60, 44))
-    picture.putalpha(Image.eval(brushed(where, 13, rng), lambda value: 255 - value))
-    save("rooster_painted.webp", picture)
+    image, where = pasted(scene(GRAVEL, (384, 288)), rooster, (60, 44))
+    image.putalpha(Image.eval(brushed(where, 13, rng), lambda value: 255 - value))
+    save("rooster_painted.webp", image)
 
     save("elephant.webp", stamps["elephant"])
 

@@ -1,8 +1,10 @@
-"""Make the pictures in this repository from real runs of the starter: `uv run --group test python docs/tools/images.py`.
+"""Make this repository's images from real runs of the starter.
 
-README's first screen is the demo's overview. Each example workflow is run by a real ComfyUI; its thumbnail shows what
-its sounds were made from, and their spectrograms. The nodes' help pages get pictures of the real page, with
-the nodes after a run. Without --server, the tests' copy of ComfyUI is started for it. With
+    uv run --group test python docs/tools/images.py
+
+README's first image is the demo's overview. Each example workflow is run by a real ComfyUI; its thumbnail shows what
+its sounds were made from, and their spectrograms. The nodes' help pages get screenshots of the real page, with the
+nodes after a run. Without --server, the tests' copy of ComfyUI is started for it. With
 `--stamps data/stamps` the demo's scene is drawn anew first.
 """
 
@@ -40,7 +42,7 @@ WORKFLOWS = ROOT / "example_workflows"
 SELECTIONS = ("SoundingThisObject", "SoundingGroundMask", "SoundingGroundText")
 SOUNDS_SHOWN = 4  # of one selection
 SIDE, GAP = 512, 8  # pixels of a thumbnail, which the page shows as a square
-PICTURE = 0.72  # of a thumbnail's height
+IMAGE = 0.72  # of a thumbnail's height
 
 
 def sources(graph: Graph, node: str) -> list[str]:
@@ -78,8 +80,8 @@ def with_previews(graph: Graph, selections: list[str]) -> Graph:
     return watched
 
 
-def with_pictures(server: ComfyServer, graph: Graph) -> Graph:
-    """The graph with its example pictures uploaded, under the names that they have there."""
+def with_images(server: ComfyServer, graph: Graph) -> Graph:
+    """The graph with its example images uploaded, under the names that they have on the server."""
     for node in graph.values():
         for key in ("image", "picture"):
             value = node["inputs"].get(key)
@@ -99,9 +101,9 @@ def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
     width = (SIDE - GAP * (len(selections) + 1)) // len(selections)
     columns = []
     for name in selections:
-        shown = picture(server, files, f"{name} shown")
+        shown = saved_image(server, files, f"{name} shown")
         if shown is None:
-            image, mask = picture(server, files, f"{name} image"), picture(server, files, f"{name} mask")
+            image, mask = saved_image(server, files, f"{name} image"), saved_image(server, files, f"{name} mask")
             assert image is not None
             assert mask is not None
             shown = image if mask.min() > 0.99 else overlay(image[None], mask[None, ..., 0])[0]
@@ -114,8 +116,8 @@ def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
 
 
 def column(shown: Tensor, spectrograms: list[Tensor], width: int) -> Tensor:
-    """A picture with its sounds below: [SIDE, width + GAP, 3]."""
-    high = round(PICTURE * SIDE)
+    """An image with its sounds below: [SIDE, width + GAP, 3]."""
+    high = round(IMAGE * SIDE)
     left = SIDE - 2 * GAP - high
     parts = [covering(shown, high, width)]
     for i, each in enumerate(spectrograms):
@@ -125,7 +127,7 @@ def column(shown: Tensor, spectrograms: list[Tensor], width: int) -> Tensor:
 
 
 def covering(image: Tensor, height: int, width: int) -> Tensor:
-    """The middle of a picture [H, W, 3] in another shape."""
+    """The middle of an image [H, W, 3], cropped and resized to another shape."""
     scale = max(height / image.shape[0], width / image.shape[1])
     larger = resized(image, max(height, round(scale * image.shape[0])), max(width, round(scale * image.shape[1])))
     top, left = (larger.shape[0] - height) // 2, (larger.shape[1] - width) // 2
@@ -144,8 +146,8 @@ def framed(image: Tensor) -> Tensor:
     return torch.nn.functional.pad(image, (0, 0, GAP, SIDE - GAP - width, GAP, SIDE - GAP - height), value=1.0)
 
 
-def picture(server: ComfyServer, files: list[OutputFile], node: str) -> Tensor | None:
-    """The pictures that a node saved, the brightest of each place (of masks: all of them): [H, W, 3]."""
+def saved_image(server: ComfyServer, files: list[OutputFile], node: str) -> Tensor | None:
+    """The brightest value at each pixel of the images that a node saved (of masks: their union): [H, W, 3]."""
     found = [file for file in files if file.node == node]
     if not found:
         return None
@@ -176,7 +178,7 @@ def running(url: str | None) -> Iterator[ComfyServer]:
 
 
 def draw_scene(stamps: Path, number: int = 500_020) -> None:
-    """The demo's picture and masks: a held-out scene of its objects, taken for its photographic background."""
+    """The demo's image and masks: a held-out scene of its objects, taken for its photographic background."""
     from training.data.scenes import make_scene, scene_rng
     from training.data.stamps import Stamps
 
@@ -190,11 +192,11 @@ def draw_scene(stamps: Path, number: int = 500_020) -> None:
 
 
 def main() -> None:
-    """Write all pictures, or those asked for."""
+    """Write all images, or those asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", help="address of a ComfyUI with this pack, instead of starting one")
     kinds = ("demo", "thumbnails", "nodes")
-    parser.add_argument("--only", choices=kinds, action="append", help="one kind of pictures (may be repeated)")
+    parser.add_argument("--only", choices=kinds, action="append", help="one kind of images (may be repeated)")
     parser.add_argument("--name", action="append", help="of these workflows or nodes only")
     parser.add_argument("--stamps", type=Path, help="draw the demo's scene from this data set first")
     asked = parser.parse_args()
@@ -211,7 +213,7 @@ def main() -> None:
         for path in sorted((WORKFLOWS / "api").glob("*.json")) if "thumbnails" in wanted else ():
             if path.stem in (asked.name or [path.stem]):
                 print(path.stem)
-                graph = with_pictures(server, read_graph(path))
+                graph = with_images(server, read_graph(path))
                 write_image(WORKFLOWS / f"{path.stem}.jpg", thumbnail(server, graph))
         if "nodes" in wanted:
             node_images.write_all(server.url, asked.name)

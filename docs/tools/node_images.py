@@ -1,4 +1,4 @@
-"""Pictures of the nodes for their help pages: the real page, with a part of an example workflow after its run."""
+"""Screenshots of the nodes for their help pages: the real page, with a part of an example workflow after its run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sounding.utils.files import write_atomic
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "web" / "docs" / "pictures"
-WIDTH = 720  # pixels; the help panel is narrow, and all pictures travel with the pack
+WIDTH = 720  # pixels; the help panel is narrow, and all images are installed with the pack
 
 # Node -> example workflow, and which of its nodes are shown together.
 SHOWN: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -77,7 +77,7 @@ def chromium() -> str:
 
 
 def write_all(url: str, names: list[str] | None = None) -> None:
-    """Take the pictures of all nodes, or of `names`, on a server with the example pictures in its input folder."""
+    """Take screenshots of all nodes, or of `names`, on a server with the example images in its input folder."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium(), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -98,7 +98,7 @@ def take(page: Page, workflow: str, shown: tuple[int, ...]) -> bytes:
     """A JPEG of some nodes of a workflow."""
     page.set_default_timeout(1_800_000)
     page.evaluate(LOAD, json.loads((ROOT / "example_workflows" / f"{workflow}.json").read_text()))
-    page.wait_for_timeout(3000)  # pictures arrive after the run's end
+    page.wait_for_timeout(3000)  # images arrive after the run's end
     clip = page.evaluate(FRAME, list(shown))
     page.wait_for_timeout(1500)
     taken = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
