@@ -12,7 +12,7 @@ import yaml
 from sounding.config import SoundingConfig
 from sounding.utils.fields import Checked, Length, Range, Text, from_dict
 
-from .engine.report import Preview
+from .engine.previews import Preview
 from .engine.settings import FilePath, LoopConfig, Share
 from .recipe_files import merge, parse_overrides, read_yaml
 from .starter.replay import RecallSettings

@@ -29,7 +29,16 @@ FILE = "recipe.yaml"
 # Settings that say where things lie; what they are is told by the fingerprints in a header.
 PLACES = ("start", "data.shards", "data.stamps", "segmenter.cutouts", "segmenter.cache", "recall.cache")
 # Settings that change nothing in the result.
-ASIDE = ("loop.keep", "loop.save_minutes", "loop.save_steps", "loop.log_every", "data.workers", "preview", "out")
+ASIDE = (
+    "loop.keep",
+    "loop.save_minutes",
+    "loop.save_steps",
+    "loop.log_every",
+    "loop.trackers",
+    "data.workers",
+    "preview",
+    "out",
+)
 
 
 def code_version() -> str:

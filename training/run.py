@@ -20,8 +20,8 @@ from .engine.learner import build_accelerator
 from .engine.loader import Items, Order
 from .engine.loop import train
 from .engine.objective import Critic, Objective
-from .engine.previews import check_previews
-from .engine.report import Report, make_previews
+from .engine.previews import check_previews, make_previews
+from .engine.report import Report
 from .engine.states import plain_disk_errors
 from .recipe import RANDOM, Recipe
 from .record import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
@@ -163,7 +163,7 @@ def run(recipe: Recipe) -> Path:
 
         def preview(step: int, report: Report) -> None:
             objective.install(model)
-            with report.aside():
+            with report.paused():
                 sounds = make_previews(model, recipe.preview)
             report.preview(step, sounds)
 

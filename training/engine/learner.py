@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .objective import Critic, Features, Objective
 from .settings import LoopConfig
+from .tracking import tracker_names
 
 
 def learning_rate(step: int, steps: int, loop: LoopConfig) -> float:
@@ -76,8 +77,22 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def check_environment(loop: LoopConfig) -> None:
+    """Look at what the settings need of this machine and its packages.
+
+    Raises:
+        ValueError: a tracker that is not there.
+    """
+    tracker_names(loop.trackers)
+
+
 def build_accelerator(loop: LoopConfig) -> Accelerator:
-    """One process or, started by `accelerate launch`, several; the device is accelerate's choice."""
+    """One process or, started by `accelerate launch`, several; the device is accelerate's choice.
+
+    Raises:
+        ValueError: see `check_environment`.
+    """
+    check_environment(loop)
     # accelerate keeps one precision a process, but stages of different ones run after each other.
     AcceleratorState._reset_state()
     return Accelerator(

@@ -25,6 +25,7 @@ from .report import Report
 from .settings import LoopConfig
 from .states import States
 from .stopping import Stopped, Termination
+from .tracking import tracker_names
 
 log = logging.getLogger("training")
 
@@ -96,11 +97,17 @@ def train(
     batches = iter(build_loader(items, order, workers=workers, pin=accelerator.device.type == "cuda"))
     check = _FiniteCheck(states)
     saved = time.monotonic()
-    figures = objective.ratios
     with (
         Termination(accelerator) as termination,
         Report(
-            folder, steps, loop.batch, folder.name, log_every=loop.log_every, ratios=figures, quiet=not main
+            folder,
+            steps,
+            loop.batch,
+            folder.name,
+            quiet=not main,
+            log_every=loop.log_every,
+            ratios=objective.ratios,
+            trackers=tracker_names(loop.trackers),
         ) as report,
     ):
         for step in range(first, steps):

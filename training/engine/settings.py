@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from sounding.utils.fields import Checked, Range, Text
+from sounding.utils.fields import Checked, Length, Range, Text
 
 Share = Annotated[float, Range(0, 1)]
 Weight = Annotated[float, Range(0, 1e4)]  # of a loss
@@ -21,6 +21,7 @@ Scale = Annotated[float, Range(0, 16)]  # of a discriminator's widths
 Temperature = Annotated[float, Range(1e-4, 100)]  # of a softmax
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 FilePath = Annotated[str, Text(4096)]  # of a file or folder
+TrackerName = Annotated[str, Text(100)]
 Beta = Annotated[float, Range(0, 1 - 1e-9)]  # of a running average
 
 
@@ -30,7 +31,8 @@ class LoopConfig(Checked):
 
     `batch` is the whole batch of a step, over all processes and accumulated micro-batches. Give `steps` or
     `epochs`. `ema` 0 keeps no running average of the weights. `precision` "auto" is bf16 where that is fast
-    (`fast_bf16`), else fp32.
+    (`fast_bf16`), else fp32. `trackers` names experiment trackers that accelerate knows and that are installed, or is
+    "all" or "none".
     """
 
     batch: Annotated[int, Range(1, 1_000_000)]
@@ -52,6 +54,7 @@ class LoopConfig(Checked):
     save_minutes: Annotated[float, Range(0, 525_600)] = 5.0
     save_steps: Steps = 0  # as well as by time; 0 saves by time alone
     log_every: Annotated[int, Range(1, 1_000_000_000)] = 100
+    trackers: TrackerName | Annotated[tuple[TrackerName, ...], Length(0, 20)] = "tensorboard"
 
     @property
     def mixed_precision(self) -> str:
