@@ -7,9 +7,10 @@ from comfy_api.latest import ComfyExtension, io
 from .click.node import SoundingClick
 from .click.routes import register_routes
 from .condition import SoundingEncodeImage, SoundingGroundMask, SoundingGroundText
+from .decode import SoundingDecode, SoundingVocode
 from .host.folders import register_folder
 from .host.sam_folders import register_sam_folders
-from .latent import SoundingDecode, SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler, SoundingVocode
+from .latent import SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler
 from .load import SoundingLoadModel
 from .mix import SoundingMixTracks
 from .object import SoundingThisObject

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ..sounding.grounding import Condition
 from ..sounding.images.drawing import overlay
-from .host.handle import ModelHandle
-from .host.types import ConditionType, ModelType, Patches, PatchesType, checked_image, checked_mask, schema
+from .host.conversions import checked_image, checked_mask
+from .host.loaded import ModelHandle
+from .host.schemas import schema
+from .host.wires import ConditionType, ModelType, Patches, PatchesType
 from .sureness import told
 
 CLAMP = {"checkpoint default": None, "on": True, "off": False}

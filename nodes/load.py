@@ -6,8 +6,10 @@ from comfy_api.latest import io
 
 from ..sounding.checkpoint import CheckpointError
 from .host.folders import STARTER_LABEL, checkpoint_names, checkpoint_path
-from .host.handle import AUTO, DTYPES, ModelHandle
-from .host.types import ModelType, schema
+from .host.loaded import ModelHandle
+from .host.memory import AUTO, DTYPES
+from .host.schemas import schema
+from .host.wires import ModelType
 
 
 class SoundingLoadModel(io.ComfyNode):

@@ -19,7 +19,8 @@ from ..sounding.audio.resampling import resample
 from ..sounding.audio.tracks import mix_tracks
 from ..sounding.segment.points import number, shown
 from .click.state import GAINS
-from .host.types import audio_waveform, schema
+from .host.conversions import audio_waveform
+from .host.schemas import schema
 
 SOUNDS = "sounding_sounds"  # the key of what the node tells the page of a run: the mix, then each track
 MAX_TRACKS = 256

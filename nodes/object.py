@@ -10,21 +10,12 @@ from torch import Tensor
 from ..sounding.audio.mel import MelSpectrogram
 from ..sounding.diffusion import MAX_SEED
 from ..sounding.images.drawing import mel_picture
+from .host.conversions import checked_image, checked_mask
 from .host.folders import STARTER_LABEL
-from .host.handle import ModelHandle
-from .host.types import (
-    MAX_SECONDS,
-    ModelType,
-    cfg_input,
-    checked_image,
-    checked_mask,
-    fade_input,
-    fade_seconds,
-    level_input,
-    schema,
-    steps_input,
-)
-from .latent import progress
+from .host.loaded import ModelHandle
+from .host.progress import progress
+from .host.schemas import MAX_SECONDS, cfg_input, fade_input, fade_seconds, level_input, schema, steps_input
+from .host.wires import ModelType
 from .sureness import told
 
 

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ..sounding.checkpoint import STARTER, CheckpointError
 from ..sounding.segment import Prompt, load_segmenter
+from .host.conversions import checked_image
 from .host.folders import STARTER_LABEL
-from .host.handle import SegmenterHandle
+from .host.loaded import SegmenterHandle
 from .host.sam_folders import sam_names, sam_path
-from .host.types import SegmenterType, checked_image, schema
+from .host.schemas import schema
+from .host.wires import SegmenterType
 
 
 class SoundingLoadSam(io.ComfyNode):

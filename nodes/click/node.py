@@ -15,13 +15,15 @@ from torch import Tensor
 
 from ...sounding.checkpoint import STARTER
 from ...sounding.utils.files import replacing
-from ..host.types import SegmenterType, checked_image, schema
+from ..host.conversions import checked_image
+from ..host.schemas import schema
+from ..host.wires import SegmenterType
+from .images import PictureError, annotated_path, picture_names, read_picture
 from .masks import segment_objects, sides, whole_masks, working_picture
-from .pictures import PictureError, annotated_path, picture_names, read_picture
 from .state import ClickObject, StateError, parse_points, parse_state, points_json, with_points
 
 if TYPE_CHECKING:
-    from ..host.handle import SegmenterHandle
+    from ..host.loaded import SegmenterHandle
 
 PICTURE_EVENT = "sounding.click.picture"
 SHOWN = "sounding_click"  # the key of what the node tells the page of a run

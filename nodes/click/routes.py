@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ..host.folders import STARTER_LABEL
 from .gate import Busy, QueueGate
+from .images import picture_path, read_picture
 from .masks import ObjectMask, segment_objects, sides, working_picture
-from .pictures import picture_path, read_picture
 from .segmenters import ClickSegmenters
 from .state import ClickState, read_state
 

@@ -15,7 +15,7 @@ from .gate import Busy, QueueGate
 
 if TYPE_CHECKING:
     from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
-    from ..host.handle import SegmenterHandle
+    from ..host.loaded import SegmenterHandle
 
 IDLE = 300.0  # seconds without a click, after which a SAM is let go
 

@@ -1,0 +1,81 @@
+"""From a latent to a mel spectrogram, and from that to a waveform."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as host
+import torch
+from comfy_api.latest import io
+
+from ..sounding.audio.loudness import level as level_sounds
+from ..sounding.images.drawing import mel_picture
+from ..sounding.model import one_by_one
+from .host.conversions import latent_samples, latent_seconds
+from .host.loaded import ModelHandle
+from .host.schemas import fade_input, fade_seconds, level_input, schema
+from .host.wires import Mel, MelType, ModelType
+
+
+class SoundingDecode(io.ComfyNode):
+    """Latents to spectrograms."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingDecode",
+            display_name="Sounding Decode",
+            description="Turns a latent into a mel spectrogram, and into a picture of it.",
+            search_aliases=["mel spectrogram", "audio vae decode"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Sounding Load Model."),
+                io.Latent.Input("latent", tooltip="From Sounding Sampler."),
+            ],
+            outputs=[
+                MelType.Output(display_name="mel", tooltip="The spectrogram, for Sounding Vocode."),
+                io.Image.Output(display_name="picture", tooltip="Time to the right, low notes at the bottom."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelHandle, latent: dict[str, Any]) -> io.NodeOutput:
+        """Run the VAE's decoder."""
+        config = model.config
+        samples = latent_samples(latent, config)
+        model.use(("vae",), model.memory("vae", len(samples), samples.shape[2] * config.vae.stride))
+        mel = model.model.decode(samples).to(host.intermediate_device())
+        picture = mel_picture(mel).to(host.intermediate_device())
+        return io.NodeOutput(Mel(mel, latent_seconds(latent, config)), picture)
+
+
+class SoundingVocode(io.ComfyNode):
+    """Spectrograms to sound."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        return schema(
+            node_id="SoundingVocode",
+            display_name="Sounding Vocode",
+            description="Turns a mel spectrogram into sound, of exactly the length that was asked for.",
+            search_aliases=["vocoder", "hifi-gan", "mel to audio"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Sounding Load Model."),
+                MelType.Input("mel", tooltip="From Sounding Decode."),
+                level_input(optional=True),
+                fade_input(),
+            ],
+            outputs=[io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound an item.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelHandle, mel: Mel, level: bool = True, fade_out: float = -1.0) -> io.NodeOutput:
+        """Run the vocoder and bring the sounds to one level."""
+        model.use(("vocoder",), model.memory("vocoder", len(mel.mel), mel.mel.shape[1]))
+        waveform = model.model.vocode(mel.mel, mel.seconds)
+        rate = model.config.audio.sample_rate
+        if level:
+            waveform = torch.cat([level_sounds(one, rate, fade_seconds(fade_out)) for (one,) in one_by_one(waveform)])
+        waveform = waveform.to(host.intermediate_device())
+        return io.NodeOutput({"waveform": waveform, "sample_rate": rate})
