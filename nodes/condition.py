@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import comfy.model_management as host
+from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..sounding.grounding import Condition
 from ..sounding.images.drawing import overlay
 from .host.conversions import checked_image, checked_mask
-from .host.loaded import ModelHandle
+from .host.loaded import LoadedModel
 from .host.schemas import schema
 from .host.wires import ConditionType, ModelType, Patches, PatchesType
-from .sureness import told
+from .sureness import report
 
 CLAMP = {"checkpoint default": None, "on": True, "off": False}
 
@@ -36,12 +36,11 @@ class SoundingEncodeImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: ModelHandle, image: Tensor) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, image: Tensor) -> io.NodeOutput:
         """Run the patch encoder."""
         image = checked_image(image)
-        model.use(("patches",))
-        patches = model.model.see(image).to(host.intermediate_device())
-        return io.NodeOutput(Patches(model, patches, (image.shape[1], image.shape[2])))
+        embeddings = model.on_device("patches").see(image).to(model_management.intermediate_device())
+        return io.NodeOutput(Patches(model, embeddings, (image.shape[1], image.shape[2])))
 
 
 class SoundingGroundMask(io.ComfyNode):
@@ -79,12 +78,10 @@ class SoundingGroundMask(io.ComfyNode):
         """Bring the mask to attention's statistics and gather the patches."""
         if clamp not in CLAMP:
             raise ValueError(f"clamp is {clamp!r}, but one of {', '.join(CLAMP)} is expected.")
-        handle = patches.handle
-        handle.use(("grounding",))
-        condition = handle.model.ground(
-            patches.patches, mask=checked_mask(mask), image_size=patches.image_size, clamp=CLAMP[clamp]
+        condition = patches.model.on_device("grounding").ground(
+            patches.embeddings, mask=checked_mask(mask), image_size=patches.image_size, clamp=CLAMP[clamp]
         )
-        return io.NodeOutput(_kept(condition), ui=told(cls, condition.sureness))
+        return io.NodeOutput(_kept(condition), ui=report(cls, condition.sureness))
 
 
 class SoundingGroundText(io.ComfyNode):
@@ -127,28 +124,27 @@ class SoundingGroundText(io.ComfyNode):
         """Encode the text and let it ask the patches."""
         image = checked_image(image)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        handle = patches.handle
-        handle.use(("query", "grounding"))
-        asked = lines if one_sound_a_line else [" ".join(lines)]
-        condition = handle.model.ground(patches.patches, text=asked)
-        nearest = [[name for name, _ in found] for found in handle.model.nearest_words(asked)]
-        if len(asked) != len(condition):  # one text for several pictures
-            asked, nearest = asked * len(condition), nearest * len(condition)
+        texts = lines if one_sound_a_line else [" ".join(lines)]
+        model = patches.model.on_device("query", "grounding")
+        condition = model.ground(patches.embeddings, text=texts)
+        nearest = [[name for name, _ in found] for found in model.nearest_words(texts)]
+        if len(texts) != len(condition):  # one text for several images
+            texts, nearest = texts * len(condition), nearest * len(condition)
         if len(image) not in (1, len(condition)):
             raise ValueError(
                 f"There are {len(image)} pictures and {len(condition)} selections, but equal numbers (or one picture) "
                 "are expected; connect the picture that went into Sounding Encode Image."
             )
         attention = condition.attention_map((image.shape[1], image.shape[2]))
-        device = host.intermediate_device()
+        device = model_management.intermediate_device()
         return io.NodeOutput(
             _kept(condition),
             attention.to(device),
             overlay(image, attention).to(device),
-            ui=told(cls, condition.sureness, asked, nearest),
+            ui=report(cls, condition.sureness, texts, nearest),
         )
 
 
 def _kept(condition: Condition) -> Condition:
     """The condition where results between nodes are kept."""
-    return condition.to(host.intermediate_device())
+    return condition.to(model_management.intermediate_device())

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management as host
 import torch
+from comfy import model_management
 from comfy_api.latest import io
 
 from ..sounding.audio.loudness import level as level_sounds
 from ..sounding.images.drawing import mel_picture
 from ..sounding.model import one_by_one
 from .host.conversions import latent_samples, latent_seconds
-from .host.loaded import ModelHandle
+from .host.loaded import LoadedModel
 from .host.schemas import fade_input, fade_seconds, level_input, schema
 from .host.wires import Mel, MelType, ModelType
 
@@ -39,13 +39,14 @@ class SoundingDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: ModelHandle, latent: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, latent: dict[str, Any]) -> io.NodeOutput:
         """Run the VAE's decoder."""
         config = model.config
         samples = latent_samples(latent, config)
-        model.use(("vae",), model.memory("vae", len(samples), samples.shape[2] * config.vae.stride))
-        mel = model.model.decode(samples).to(host.intermediate_device())
-        picture = mel_picture(mel).to(host.intermediate_device())
+        frames = samples.shape[2] * config.vae.stride
+        mel = model.on_device("vae", batch=len(samples), frames=frames).decode(samples)
+        mel = mel.to(model_management.intermediate_device())
+        picture = mel_picture(mel).to(mel.device)
         return io.NodeOutput(Mel(mel, latent_seconds(latent, config)), picture)
 
 
@@ -70,12 +71,12 @@ class SoundingVocode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: ModelHandle, mel: Mel, level: bool = True, fade_out: float = -1.0) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, mel: Mel, level: bool = True, fade_out: float = -1.0) -> io.NodeOutput:
         """Run the vocoder and bring the sounds to one level."""
-        model.use(("vocoder",), model.memory("vocoder", len(mel.mel), mel.mel.shape[1]))
-        waveform = model.model.vocode(mel.mel, mel.seconds)
+        batch, frames = mel.mel.shape[:2]
+        waveform = model.on_device("vocoder", batch=batch, frames=frames).vocode(mel.mel, mel.seconds)
         rate = model.config.audio.sample_rate
         if level:
             waveform = torch.cat([level_sounds(one, rate, fade_seconds(fade_out)) for (one,) in one_by_one(waveform)])
-        waveform = waveform.to(host.intermediate_device())
+        waveform = waveform.to(model_management.intermediate_device())
         return io.NodeOutput({"waveform": waveform, "sample_rate": rate})

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management as host
 import torch
+from comfy import model_management
 from comfy_api.latest import io
 
 from ..sounding.audio.resampling import resample
 from ..sounding.diffusion import MAX_SEED, SAMPLERS, draw_noise, item_seeds
 from ..sounding.grounding import Condition
 from .host.conversions import audio_waveform, latent_places, latent_renew, latent_samples, with_samples
-from .host.loaded import ModelHandle
-from .host.progress import progress
+from .host.loaded import LoadedModel
+from .host.progress import progress_bar
 from .host.schemas import MAX_SECONDS, OWN, cfg_input, schema, steps_input
 from .host.wires import ConditionType, ModelType
 
@@ -51,11 +51,11 @@ class SoundingEmptyLatent(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: ModelHandle, seconds: float, batch_size: int) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, seconds: float, batch_size: int) -> io.NodeOutput:
         """Zeros, with the length that was asked for."""
         config = model.config
         shape = (batch_size, config.vae.latent_channels, config.latent_frames(seconds), config.latent_bands)
-        samples = torch.zeros(shape, device=host.intermediate_device())
+        samples = torch.zeros(shape, device=model_management.intermediate_device())
         return io.NodeOutput({"samples": samples, "type": "audio", "seconds": seconds})
 
 
@@ -110,7 +110,7 @@ class SoundingSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: ModelHandle,
+        model: LoadedModel,
         condition: Condition,
         latent: dict[str, Any],
         seed: int,
@@ -131,8 +131,7 @@ class SoundingSampler(io.ComfyNode):
         noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, latent_places(latent, rows)))
         renew = latent_renew(latent, rows)
         frames = samples.shape[2] * config.vae.stride
-        model.use(("grounding", "unet"), model.memory("unet", rows, frames))
-        made = model.model.sample(
+        made = model.on_device("grounding", "unet", batch=rows, frames=frames).sample(
             condition,
             noise,
             steps=steps or None,
@@ -141,9 +140,9 @@ class SoundingSampler(io.ComfyNode):
             denoise=denoise,
             latents=samples.expand(rows, -1, -1, -1) if len(samples) in (1, rows) else samples,
             renew=renew,
-            on_step=progress(),
+            on_step=progress_bar(),
         )
-        return io.NodeOutput(with_samples(latent, made.to(host.intermediate_device())))
+        return io.NodeOutput(with_samples(latent, made.to(model_management.intermediate_device())))
 
 
 class SoundingEncodeAudio(io.ComfyNode):
@@ -167,7 +166,7 @@ class SoundingEncodeAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: ModelHandle, audio: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, audio: dict[str, Any]) -> io.NodeOutput:
         """Mix down, resample and run the VAE's encoder."""
         config = model.config
         rate = config.audio.sample_rate
@@ -175,6 +174,6 @@ class SoundingEncodeAudio(io.ComfyNode):
         mono = resample(waveform.mean(dim=1), own, rate)  # [B, samples]
         seconds = mono.shape[-1] / rate
         frames = config.latent_frames(seconds) * config.vae.stride
-        model.use(("vae",), model.memory("vae", len(mono), frames))
-        samples = model.model.encode(mono).to(host.intermediate_device())
+        samples = model.on_device("vae", batch=len(mono), frames=frames).encode(mono)
+        samples = samples.to(model_management.intermediate_device())
         return io.NodeOutput({"samples": samples, "type": "audio", "seconds": seconds})

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sounding.checkpoint import CheckpointError
 from .host.folders import STARTER_LABEL, checkpoint_names, checkpoint_path
-from .host.loaded import ModelHandle
+from .host.loaded import LoadedModel
 from .host.memory import AUTO, DTYPES
 from .host.schemas import schema
 from .host.wires import ModelType
@@ -54,4 +54,4 @@ class SoundingLoadModel(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: str, dtype: str = AUTO) -> io.NodeOutput:
         """Open the file; its parts are read when nodes use them."""
-        return io.NodeOutput(ModelHandle(checkpoint_path(checkpoint), dtype))
+        return io.NodeOutput(LoadedModel(checkpoint_path(checkpoint), dtype))

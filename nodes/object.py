@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import comfy.model_management as host
+from comfy import model_management
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
@@ -12,11 +12,11 @@ from ..sounding.diffusion import MAX_SEED
 from ..sounding.images.drawing import mel_picture
 from .host.conversions import checked_image, checked_mask
 from .host.folders import STARTER_LABEL
-from .host.loaded import ModelHandle
-from .host.progress import progress
+from .host.loaded import LoadedModel
+from .host.progress import progress_bar
 from .host.schemas import MAX_SECONDS, cfg_input, fade_input, fade_seconds, level_input, schema, steps_input
 from .host.wires import ModelType
-from .sureness import told
+from .sureness import report
 
 
 class SoundingThisObject(io.ComfyNode):
@@ -81,7 +81,7 @@ class SoundingThisObject(io.ComfyNode):
         mask: Tensor,
         seconds: float,
         seed: int,
-        model: ModelHandle | None = None,
+        model: LoadedModel | None = None,
         steps: int = 0,
         cfg: float = 0.0,
         level: bool = True,
@@ -107,14 +107,7 @@ class SoundingThisObject(io.ComfyNode):
             )
             return io.NodeOutput(inner.out(0), inner.out(1), inner.out(2), expand=graph.finalize())
 
-        config = model.config
-        batch = max(len(mask), len(image))
-        frames = config.latent_frames(seconds) * config.vae.stride
-
-        def on_use(parts: tuple[str, ...]) -> None:
-            model.use(parts, max(model.memory(part, batch, frames) for part in parts))
-
-        sound = model.model.generate(
+        sound = model.generate(
             image=image,
             mask=mask,
             seconds=seconds,
@@ -123,15 +116,14 @@ class SoundingThisObject(io.ComfyNode):
             seed=seed,
             level=level,
             fade_out=fade_seconds(fade_out),
-            on_step=progress(),
-            on_use=on_use,
+            on_step=progress_bar(),
         )
-        waveform = sound.waveform.to(host.intermediate_device())  # [B, 1, samples]
-        mel = MelSpectrogram(config.audio).to(waveform.device)(waveform[:, 0])
-        audio = {"waveform": waveform, "sample_rate": config.audio.sample_rate}
+        waveform = sound.waveform.to(model_management.intermediate_device())  # [B, 1, samples]
+        mel = MelSpectrogram(model.config.audio).to(waveform.device)(waveform[:, 0])
+        audio = {"waveform": waveform, "sample_rate": model.config.audio.sample_rate}
         return io.NodeOutput(
             audio,
-            mel_picture(mel).to(host.intermediate_device()),
+            mel_picture(mel).to(model_management.intermediate_device()),
             float(sound.sureness.min()),
-            ui=told(cls, sound.sureness),
+            ui=report(cls, sound.sureness),
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import comfy.model_management as host
 import torch
+from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from ..sounding.checkpoint import STARTER, CheckpointError
 from ..sounding.segment import Prompt, load_segmenter
 from .host.conversions import checked_image
 from .host.folders import STARTER_LABEL
-from .host.loaded import SegmenterHandle
+from .host.loaded import LoadedSegmenter
 from .host.sam_folders import sam_names, sam_path
 from .host.schemas import schema
 from .host.wires import SegmenterType
@@ -58,13 +58,13 @@ class SoundingLoadSam(io.ComfyNode):
         return io.NodeOutput(open_segmenter(segmenter_name))
 
 
-def open_segmenter(name: str) -> SegmenterHandle:
+def open_segmenter(name: str) -> LoadedSegmenter:
     """A handle on a model that `sam_names` offers.
 
     Raises:
         ValueError: no such model, or a file of another kind.
     """
-    return SegmenterHandle(load_segmenter(STARTER if name == STARTER_LABEL else sam_path(name)))
+    return LoadedSegmenter(load_segmenter(STARTER if name == STARTER_LABEL else sam_path(name)))
 
 
 class SoundingSamMask(io.ComfyNode):
@@ -119,7 +119,7 @@ class SoundingSamMask(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        segmenter: SegmenterHandle,
+        segmenter: LoadedSegmenter,
         image: Tensor,
         positive_coords: str,
         negative_coords: str = "",
@@ -129,7 +129,7 @@ class SoundingSamMask(io.ComfyNode):
         """Prepare each picture once and ask for the object."""
         prompt = Prompt.from_strings(positive_coords, negative_coords, box, text)
         found = [segmenter.segment(picture[None], prompt) for picture in checked_image(image)]
-        device = host.intermediate_device()
+        device = model_management.intermediate_device()
         soft = torch.stack([one.mask for one in found]).to(device)
         hard = torch.stack([one.logits > 0 for one in found]).float().to(device)
         return io.NodeOutput(hard, soft, sum(one.score for one in found) / len(found))

@@ -9,12 +9,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sounding.grounding import SURE
+from .host.progress import show_text
 
 SURENESS = "sounding_sureness"  # the key of what nodes tell the page of a run: an entry per selection
 UNSURE = ": it may sound like something else; select it more clearly, or use a model that knows it."
 
 
-def told(
+def report(
     node: type[io.ComfyNode],
     sureness: Tensor,
     names: Sequence[str] | None = None,
@@ -44,17 +45,5 @@ def told(
             entries[place]["nearest"] = list(nearest[place])
             said += f"; nearest known words are {', '.join(nearest[place])}"
         text.append(said + ("" if share >= SURE else UNSURE))
-    _show(node, "\n".join(text))
+    show_text(node, "\n".join(text))
     return {SURENESS: entries, "text": text}
-
-
-def _show(node: type[io.ComfyNode], text: str) -> None:
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
-    if server is None or server.client_id is None:
-        return
-    shown = node.hidden.unique_id
-    if node.hidden.dynprompt is not None:
-        shown = node.hidden.dynprompt.get_display_node_id(shown)  # of what a node was expanded to: that node
-    server.send_progress_text(text, shown, server.client_id)

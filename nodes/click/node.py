@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management as host
 import folder_paths
 import torch
+from comfy import model_management
 from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
@@ -23,7 +23,7 @@ from .masks import segment_objects, sides, whole_masks, working_picture
 from .state import ClickObject, StateError, parse_points, parse_state, points_json, with_points
 
 if TYPE_CHECKING:
-    from ..host.loaded import SegmenterHandle
+    from ..host.loaded import LoadedSegmenter
 
 PICTURE_EVENT = "sounding.click.picture"
 SHOWN = "sounding_click"  # the key of what the node tells the page of a run
@@ -120,7 +120,7 @@ class SoundingClick(io.ComfyNode):
         picture: str | None = None,
         state: str = "",
         image: Tensor | None = None,
-        segmenter: SegmenterHandle | None = None,
+        segmenter: LoadedSegmenter | None = None,
         positive_coords: str | None = None,
         negative_coords: str | None = None,
     ) -> io.NodeOutput:
@@ -143,7 +143,7 @@ class SoundingClick(io.ComfyNode):
         masks = _segmented(segmenter, image, objects)
         return io.NodeOutput(
             image,
-            masks.to(host.intermediate_device()),
+            masks.to(model_management.intermediate_device()),
             "\n".join(each.name for each in objects),
             [each.gain_db for each in objects],
             [points_json(each.positive) for each in objects],
@@ -177,18 +177,18 @@ def _single(image: Tensor) -> Tensor:
     return image
 
 
-def _segmented(handle: SegmenterHandle | None, image: Tensor, objects: tuple[ClickObject, ...]) -> Tensor:
+def _segmented(segmenter: LoadedSegmenter | None, image: Tensor, objects: tuple[ClickObject, ...]) -> Tensor:
     """[N, H, W] float 0..1."""
     small = working_picture(image.cpu())
-    if handle is not None:
-        masks = segment_objects(lambda prompt: handle.segment(small, prompt), objects, sides(image), sides(small))
+    if segmenter is not None:
+        masks = segment_objects(lambda prompt: segmenter.segment(small, prompt), objects, sides(image), sides(small))
     else:
         from ...sounding.segment import load_segmenter
 
         # A few megabytes, read in a moment and used on the CPU: as the route does, so that the masks are the same.
-        segmenter = load_segmenter(STARTER)
-        prepared = segmenter.prepare(small)
-        masks = segment_objects(lambda prompt: segmenter.segment(prepared, prompt), objects, sides(image), sides(small))
+        starter = load_segmenter(STARTER)
+        prepared = starter.prepare(small)
+        masks = segment_objects(lambda prompt: starter.segment(prepared, prompt), objects, sides(image), sides(small))
     return whole_masks(masks, sides(image))
 
 

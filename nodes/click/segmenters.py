@@ -15,7 +15,7 @@ from .gate import Busy, QueueGate
 
 if TYPE_CHECKING:
     from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
-    from ..host.loaded import SegmenterHandle
+    from ..host.loaded import LoadedSegmenter
 
 IDLE = 300.0  # seconds without a click, after which a SAM is let go
 
@@ -32,7 +32,7 @@ class ClickSegmenters:
         """`gate`: between us and the host's queue."""
         self._gate = gate
         self._small: tuple[Segmenter, Cache] | None = None
-        self._sam: tuple[str, SegmenterHandle] | None = None
+        self._sam: tuple[str, LoadedSegmenter] | None = None
         self._used = 0.0
 
     @contextmanager
@@ -52,9 +52,9 @@ class ClickSegmenters:
             prepared = cache.prepare(segmenter, picture)
             yield lambda prompt: segmenter.segment(prepared, prompt)
             return
-        handle = self._loaded(name)
+        sam = self._loaded(name)
         with self._gate.alone():
-            yield lambda prompt: handle.segment(picture, prompt)
+            yield lambda prompt: sam.segment(picture, prompt)
         self._used = time.monotonic()
 
     def tidy(self) -> float | None:
@@ -75,7 +75,7 @@ class ClickSegmenters:
             self._small = load_segmenter(STARTER), Cache()
         return self._small
 
-    def _loaded(self, name: str) -> SegmenterHandle:
+    def _loaded(self, name: str) -> LoadedSegmenter:
         if self._sam is None or self._sam[0] != name:
             from ..segment import open_segmenter
 

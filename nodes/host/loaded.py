@@ -1,64 +1,99 @@
-"""What the loaders give to other nodes: a checkpoint or a segmenter whose weights the host moves between devices."""
+"""What the loading nodes give to others: a checkpoint, or a segmenter, whose weights the host moves between devices.
+
+A node never moves weights itself. It asks for the parts that it needs, and gets the model with them in place:
+
+    latents = model.on_device("grounding", "unet", batch=2, frames=512).sample(condition, noise)
+    found = segmenter.segment(image, prompt)
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import comfy.model_management as host
+from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...sounding.checkpoint import empty_model, read_header, read_parts
 from ...sounding.config import SoundingConfig
+from ...sounding.model import SoundingModel
+from ...sounding.networks.codec import Sound
 from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
-from .memory import AUTO, DTYPES, SoundingPart, _devices, load_whole, pick_dtype
+from .memory import AUTO, DTYPES, ManagedModule, devices_of, dtype_of, load_fully
 
 logger = logging.getLogger(__name__)
 
 
-class ModelHandle:
-    """A model and one patcher a part that was used; parts that no node of the graph uses stay on disk.
+class LoadedModel:
+    """A checkpoint with one patcher per part that has been used; parts that no node uses stay on disk.
 
-    The host's list of loaded models holds patchers weakly, so they live exactly as long as this object, which
-    travels on the wires and in the host's cache of outputs.
+    The host keeps only weak references to patchers, so they live exactly as long as this object, which travels between
+    nodes and stays in the host's cache of outputs.
     """
 
     def __init__(self, path: Path, dtype: str = AUTO):
-        """Open a checkpoint.
+        """Open a checkpoint; its weights are read when parts are first used.
+
+        Args:
+            path: of the .safetensors file.
+            dtype: of the weights: "auto", "fp32", "fp16" or "bf16".
 
         Raises:
             CheckpointError: see `sounding.checkpoint.empty_model`.
-            ValueError: `dtype` is not one of "auto", "fp32", "fp16" and "bf16".
+            ValueError: another dtype.
         """
         if dtype not in (AUTO, *DTYPES):
             raise ValueError(f"dtype is {dtype!r}, but one of {AUTO}, {', '.join(DTYPES)} is expected.")
-        self.header, self.dtype = read_header(path), dtype
-        self.model = empty_model(self.header)
-        self.patchers: dict[str, ModelPatcher] = {}
+        self._header, self._dtype = read_header(path), dtype
+        self._model = empty_model(self._header)
+        self._patchers: dict[str, ModelPatcher] = {}
 
     @property
     def config(self) -> SoundingConfig:
-        """What the checkpoint says of itself."""
-        return self.model.config
+        """The checkpoint's configuration."""
+        return self._model.config
 
-    def use(self, parts: Iterable[str], memory: float = 0) -> None:
-        """Bring parts to their devices; to be called before each use, since the host may have moved them.
+    def on_device(self, *parts: str, batch: int = 0, frames: int = 0) -> SoundingModel:
+        """The model with some parts on their devices; to be called before each use, since the host may move them away.
 
         Args:
             parts: names out of `sounding.model.PARTS`.
-            memory: bytes that the work itself will need.
+            batch: items that the work is for, so that the host frees memory for their activations as well.
+            frames: mel frames per item.
         """
-        load_whole([self._patcher(part) for part in parts], memory)
+        memory = max(self._activation_bytes(part, batch, frames) for part in parts)
+        load_fully([self._patcher(part) for part in parts], memory)
+        return self._model
 
-    def memory(self, part: str, batch: int, frames: int) -> float:
-        """Bytes that a part's activations take for `batch` items of `frames` mel frames: a generous bound."""
+    def generate(self, *, image: Tensor, mask: Tensor, seconds: float, **settings: Any) -> Sound:
+        """`SoundingModel.generate`, with each part brought to its device just before its use.
+
+        Args:
+            image: [B, H, W, 3] 0..1.
+            mask: [B, H, W] 0..1.
+            seconds: length of the sounds.
+            settings: further keywords of `SoundingModel.generate`.
+
+        Raises:
+            ValueError: see `SoundingModel.generate`.
+        """
+        batch = max(len(mask), len(image))
+        frames = self.config.latent_frames(seconds) * self.config.vae.stride
+
+        def on_use(parts: tuple[str, ...]) -> None:
+            self.on_device(*parts, batch=batch, frames=frames)
+
+        return self._model.generate(image=image, mask=mask, seconds=seconds, on_use=on_use, **settings)
+
+    def _activation_bytes(self, part: str, batch: int, frames: int) -> float:
+        """A generous upper bound of what a part's activations take for `batch` items of `frames` mel frames."""
         config = self.config
-        frames = min(frames, self.model.window_frames)
+        frames = min(frames, self._model.window_frames)
         cells = frames * config.audio.mel_bands
         if part == "unet":
-            # Both halves of guidance; some 24 tensors of the first level live at once.
+            # Both halves of guidance, and some 24 tensors of the highest resolution that are alive at once.
             values = 2 * batch * cells / config.vae.stride**2 * config.unet.channels[0] * 24
         elif part == "vae":
             values = batch * cells * config.vae.channels[0] * 12
@@ -66,41 +101,39 @@ class ModelHandle:
             values = batch * frames * config.audio.hop * config.vocoder.initial_channels / 32 * 12
         else:
             return 0.0
-        return float(values * pick_dtype(self.dtype, part, _devices(part)[0]).itemsize)
+        load_device, _ = devices_of(part)
+        return float(values * dtype_of(part, load_device, self._dtype).itemsize)
 
     def _patcher(self, part: str) -> ModelPatcher:
-        """The part's patcher; the first use reads the part from disk."""
-        if part not in self.patchers:
-            load, offload = _devices(part)
-            read_parts(self.model, self.header, (part,), dtype=pick_dtype(self.dtype, part, load), device=offload)
-            logger.info("Sounding: read %s of %s", part, self.header.path)
-            holder = SoundingPart(getattr(self.model, part))
-            self.patchers[part] = ModelPatcher(holder, load_device=load, offload_device=offload)
-        return self.patchers[part]
+        """The part's patcher; its first use reads the part from disk."""
+        if part not in self._patchers:
+            load_device, offload_device = devices_of(part)
+            dtype = dtype_of(part, load_device, self._dtype)
+            read_parts(self._model, self._header, (part,), dtype=dtype, device=offload_device)
+            logger.info("Sounding: read %s of %s", part, self._header.path)
+            managed = ManagedModule(getattr(self._model, part))
+            self._patchers[part] = ModelPatcher(managed, load_device=load_device, offload_device=offload_device)
+        return self._patchers[part]
 
 
-class SegmenterHandle:
-    """A segmenter whose weights the host moves, with the pictures that it last prepared (those lie on the CPU)."""
+class LoadedSegmenter:
+    """A segmenter whose weights the host moves, with the images that it encoded last (they stay on the CPU)."""
 
     def __init__(self, segmenter: Segmenter):
         """Take over `segmenter`, on the CPU. It stays in float32: SAM's own code expects that."""
-        self.segmenter, self.cache = segmenter, Cache()
-        self.patcher: ModelPatcher | None = None
+        self._segmenter, self._cache = segmenter, Cache()
+        self._patcher: ModelPatcher | None = None
         if segmenter.module is not None:
-            load, offload = host.get_torch_device(), host.unet_offload_device()
-            holder = SoundingPart(segmenter.module).to(offload)
-            self.patcher = ModelPatcher(holder, load_device=load, offload_device=offload)
-
-    def use(self, memory: float = 0) -> None:
-        """Bring the weights to their device; to be called before each use, since the host may have moved them."""
-        if self.patcher is not None:
-            load_whole([self.patcher], memory)
+            load_device, offload_device = model_management.get_torch_device(), model_management.unet_offload_device()
+            managed = ManagedModule(segmenter.module).to(offload_device)
+            self._patcher = ModelPatcher(managed, load_device=load_device, offload_device=offload_device)
 
     def segment(self, image: Tensor, prompt: Prompt) -> Segmentation:
-        """One picture [1, H, W, 3] and a prompt; a picture seen before costs the decoder alone.
+        """The mask of what a prompt selects in an image [1, H, W, 3]; for an image seen before only the decoder runs.
 
         Raises:
             ValueError: see `sounding.segment.Segmenter`.
         """
-        self.use(self.segmenter.memory)
-        return self.segmenter.segment(self.cache.prepare(self.segmenter, image), prompt)
+        if self._patcher is not None:  # before each use, since the host may have moved the weights away
+            load_fully([self._patcher], self._segmenter.memory)
+        return self._segmenter.segment(self._cache.prepare(self._segmenter, image), prompt)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import comfy.model_management as host
 import torch
+from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
@@ -13,46 +13,51 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 AUTO = "auto"
 
 
-class SoundingPart(nn.Module):
-    """Holds one part for the host, which assigns `device`: parts of diffusers have a read-only property there."""
+class ManagedModule(nn.Module):
+    """Wraps a module for the host, which assigns `device`: modules of diffusers have a read-only property there."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module
 
 
-def load_whole(patchers: list[ModelPatcher], memory: float = 0) -> None:
-    """Have the host bring modules to their devices, each as a whole."""
-    host.load_models_gpu(patchers, memory_required=memory, force_full_load=True)
+def load_fully(patchers: list[ModelPatcher], memory: float = 0) -> None:
+    """Have the host load modules onto their devices, each as a whole.
+
+    Args:
+        patchers: of the modules.
+        memory: bytes that the work itself will need beside the weights.
+    """
+    model_management.load_models_gpu(patchers, memory_required=memory, force_full_load=True)
     for patcher in patchers:
-        # With --novram the host loads nothing that its own layers could stream in while they run. Ours are
-        # plain layers: they have to be there as a whole.
+        # With --novram the host loads only layers of its own classes, which fetch their weights while they run. Ours
+        # are plain layers: their weights have to be on the device before they run.
         if patcher.loaded_size() < patcher.model_size():
             patcher.partially_load(patcher.load_device, 1e32)
 
 
-def pick_dtype(choice: str, part: str, device: torch.device) -> torch.dtype:
+def devices_of(part: str) -> tuple[torch.device, torch.device]:
+    """The devices where a part of a `SoundingModel` runs, and where it waits."""
+    if part in ("patches", "query"):
+        return model_management.text_encoder_device(), model_management.text_encoder_offload_device()
+    if part in ("vae", "vocoder"):
+        return model_management.vae_device(), model_management.vae_offload_device()
+    return model_management.get_torch_device(), model_management.unet_offload_device()
+
+
+def dtype_of(part: str, device: torch.device, choice: str = AUTO) -> torch.dtype:
     """Precision of a part on a device: float32 on the CPU, else the choice, or what the host finds good there.
 
-    VAE and vocoder follow the host's rules for VAEs, which a user can change (--fp32-vae and the like), but never take
-    bfloat16, which would be heard (--bf16-vae is float32); float16 that overflows in them is mended by
-    `SoundingModel.decode` and `vocode`.
+    VAE and vocoder follow the host's rules for VAEs, which a user can change (--fp32-vae and the like), but never run
+    in bfloat16, whose errors are audible (--bf16-vae gives float32). Where float16 overflows in them,
+    `SoundingModel.decode` and `vocode` repeat the work in float32.
     """
-    if host.is_device_cpu(device):
+    if model_management.is_device_cpu(device):
         return torch.float32
     if choice != AUTO:
         return part_dtype(part, DTYPES[choice])
     if part in PRECISE:
-        return part_dtype(part, host.vae_dtype(device, [torch.float16]))
-    if host.should_use_fp16(device):
+        return part_dtype(part, model_management.vae_dtype(device, [torch.float16]))
+    if model_management.should_use_fp16(device):
         return torch.float16
-    return torch.bfloat16 if host.should_use_bf16(device) else torch.float32
-
-
-def _devices(part: str) -> tuple[torch.device, torch.device]:
-    """Where a part works and where it waits."""
-    if part in ("patches", "query"):
-        return host.text_encoder_device(), host.text_encoder_offload_device()
-    if part in ("vae", "vocoder"):
-        return host.vae_device(), host.vae_offload_device()
-    return host.get_torch_device(), host.unet_offload_device()
+    return torch.bfloat16 if model_management.should_use_bf16(device) else torch.float32

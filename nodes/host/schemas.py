@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_api.latest import io
-
-if TYPE_CHECKING:
-    pass
 
 CATEGORY = "audio/Sounding"
 MAX_SECONDS = 600.0

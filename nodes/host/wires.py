@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .loaded import ModelHandle
+    from .loaded import LoadedModel
 
 ModelType = io.Custom("SOUNDING_MODEL")
 PatchesType = io.Custom("SOUNDING_PATCHES")
@@ -20,16 +20,16 @@ SegmenterType = io.Custom("SOUNDING_SEGMENTER")
 
 @dataclass(frozen=True)
 class Patches:
-    """Pictures as the model sees them."""
+    """Images as patch embeddings, and the model that made them."""
 
-    handle: ModelHandle
-    patches: Tensor  # [B, P, L]
-    image_size: tuple[int, int]  # height and width of the pictures, in pixels
+    model: LoadedModel
+    embeddings: Tensor  # [B, P, L]
+    image_size: tuple[int, int]  # height and width of the images, in pixels
 
 
 @dataclass(frozen=True)
 class Mel:
-    """Spectrograms and the length that was asked for; `seconds` is None where all of it counts."""
+    """Mel spectrograms and the length that was asked for; `seconds` is None where all frames count."""
 
     mel: Tensor  # [B, T, bands], natural log
     seconds: float | None

@@ -1,4 +1,4 @@
-"""The model handle against the host's real memory management, without a server."""
+"""Loaded models against the host's real memory management, without a server."""
 
 from __future__ import annotations
 
@@ -26,63 +26,64 @@ class Calls(list):
 import torch
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
-import comfy.model_management as host
+from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
 root, checkpoint = Path(sys.argv[1]), Path(sys.argv[2])
 spec = importlib.util.spec_from_file_location("pack", root / "__init__.py", submodule_search_locations=[str(root)])
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
-from pack.nodes import handle as handles
-from pack.nodes.handle import ModelHandle
+from pack.nodes.host import loaded as loading
+from pack.nodes.host.loaded import LoadedModel
 from pack.sounding.model import PARTS
 
-def loaded(handle):
-    return [patcher.loaded_size() == patcher.model_size() for patcher in handle.patchers.values()]
+def loaded(model):
+    return [patcher.loaded_size() == patcher.model_size() for patcher in model._patchers.values()]
 
-def generate(handle, seed=0, rows=4):
-    picture, mask = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 8, 8)
+def generate(model, seed=0, rows=4):
+    image, mask = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 8, 8)
     mask[:, :rows] = 0
-    return handle.model.generate(image=picture, mask=mask, seconds=0.5, steps=2, seed=seed, on_use=handle.use).waveform
+    return model.generate(image=image, mask=mask, seconds=0.5, steps=2, seed=seed).waveform
 
 calls = Calls()
-calls.count(handles, "read_parts")
+calls.count(loading, "read_parts")
 calls.count(ModelPatcher, "load")
 with torch.inference_mode():
-    handle = ModelHandle(checkpoint, "auto")
-    assert not handle.patchers and not calls
-    assert all(weight.is_meta for weight in handle.model.parameters())
-    first = generate(handle)
-    assert set(handle.patchers) == set(PARTS) - {"query"}, "a mask asks no query encoder"
+    model = LoadedModel(checkpoint, "auto")
+    assert not model._patchers and not calls
+    assert all(weight.is_meta for weight in model._model.parameters())
+    first = generate(model)
+    assert set(model._patchers) == set(PARTS) - {"query"}, "a mask asks no query encoder"
     assert sorted(calls) == ["load"] * 5 + ["read_parts"] * 5
     calls.clear()
-    for changed in (generate(handle, seed=1), generate(handle, rows=2)):
+    for changed in (generate(model, seed=1), generate(model, rows=2)):
         assert not torch.equal(first, changed)
     assert not calls, f"another seed or mask reloads: {calls}"
-    assert torch.equal(first, generate(handle))
-    handle.use(PARTS)
+    assert torch.equal(first, generate(model))
+    model.on_device(*PARTS)
     assert sorted(calls) == ["load", "read_parts"]
-    assert all(loaded(handle))
+    assert all(loaded(model))
     # As the host acts under --novram on a GPU: it never loads plain layers, not even for force_full_load.
-    host.vram_state, host.is_device_cpu = host.VRAMState.NO_VRAM, lambda device: False
-    host.unload_all_models()
-    assert not any(loaded(handle))
-    host.load_models_gpu(list(handle.patchers.values()), force_full_load=True)
-    assert not all(loaded(handle)), "the host loads all by itself now: ModelHandle.use need not help"
-    assert torch.equal(first, generate(handle))
-    handle.use(PARTS)
-    assert all(loaded(handle))
-    assert len(host.current_loaded_models) == len(PARTS)
+    model_management.vram_state = model_management.VRAMState.NO_VRAM
+    model_management.is_device_cpu = lambda device: False
+    model_management.unload_all_models()
+    assert not any(loaded(model))
+    model_management.load_models_gpu(list(model._patchers.values()), force_full_load=True)
+    assert not all(loaded(model)), "the host loads all by itself now: LoadedModel.on_device need not help"
+    assert torch.equal(first, generate(model))
+    model.on_device(*PARTS)
+    assert all(loaded(model))
+    assert len(model_management.current_loaded_models) == len(PARTS)
 
 maps = Path("/proc/self/maps")
 assert not maps.exists() or str(checkpoint) in maps.read_text(), "float32 on a CPU is used where the file lies"
-watched = [weakref.ref(thing) for thing in (handle.model, *handle.model.children(), *handle.patchers.values())]
-watched += [weakref.ref(weight) for weight in handle.model.parameters()]
-del handle
+watched = [weakref.ref(thing) for thing in (model._model, *model._model.children(), *model._patchers.values())]
+watched += [weakref.ref(weight) for weight in model._model.parameters()]
+del model
 gc.collect()
-host.cleanup_models()
-assert not any(one() is not None for one in watched), "the model is kept after the last handle is gone"
-assert not host.current_loaded_models
+model_management.cleanup_models()
+assert not any(one() is not None for one in watched), "the model is kept after its last owner is gone"
+assert not model_management.current_loaded_models
 assert not maps.exists() or str(checkpoint) not in maps.read_text(), "the file is held open"
 print("fine")
 """

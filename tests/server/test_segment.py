@@ -135,45 +135,46 @@ from pathlib import Path
 import torch
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
-import comfy.model_management as host
+from comfy import model_management
 
 root, checkpoint = Path(sys.argv[1]), Path(sys.argv[2])
 spec = importlib.util.spec_from_file_location("pack", root / "__init__.py", submodule_search_locations=[str(root)])
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
-from pack.nodes.handle import SegmenterHandle
+from pack.nodes.host.loaded import LoadedSegmenter
 from pack.sounding.segment import Prompt, load_segmenter
 
 with torch.inference_mode():
-    handle = SegmenterHandle(load_segmenter(checkpoint))
-    loaded = lambda: handle.patcher.loaded_size() == handle.patcher.model_size()
+    segmenter = LoadedSegmenter(load_segmenter(checkpoint))
+    loaded = lambda: segmenter._patcher.loaded_size() == segmenter._patcher.model_size()
     runs = []
-    handle.segmenter.module.image_encoder.register_forward_hook(lambda *_: runs.append(1))
+    segmenter._segmenter.module.image_encoder.register_forward_hook(lambda *_: runs.append(1))
     picture = torch.rand(1, 40, 60, 3, generator=torch.Generator().manual_seed(0))
     assert not loaded()
-    asked, load = [], host.load_models_gpu
-    host.load_models_gpu = lambda models, memory_required=0, **more: (
+    asked, load = [], model_management.load_models_gpu
+    model_management.load_models_gpu = lambda models, memory_required=0, **more: (
         asked.append(memory_required), load(models, memory_required=memory_required, **more))
-    first = handle.segment(picture, Prompt(((10.0, 10.0),)))
+    first = segmenter.segment(picture, Prompt(((10.0, 10.0),)))
     assert loaded()
-    handle.segment(picture.clone(), Prompt(((50.0, 10.0),)))
+    segmenter.segment(picture.clone(), Prompt(((50.0, 10.0),)))
     assert runs == [1], "the picture was embedded again for another click"
-    encoder = handle.segmenter.module.image_encoder
+    encoder = segmenter._segmenter.module.image_encoder
     tokens, heads = encoder.pos_embed.shape[1] * encoder.pos_embed.shape[2], encoder.blocks[0].attn.num_heads
     assert min(asked) >= 3 * 4 * heads * tokens**2, "the host was not told of the attention of all to all"
     # As the host acts under --novram on a GPU: it never loads plain layers, not even for force_full_load.
-    host.vram_state, host.is_device_cpu = host.VRAMState.NO_VRAM, lambda device: False
-    host.unload_all_models()
+    model_management.vram_state = model_management.VRAMState.NO_VRAM
+    model_management.is_device_cpu = lambda device: False
+    model_management.unload_all_models()
     assert not loaded()
-    assert torch.equal(first.logits, handle.segment(picture, Prompt(((10.0, 10.0),))).logits)
+    assert torch.equal(first.logits, segmenter.segment(picture, Prompt(((10.0, 10.0),))).logits)
     assert loaded() and runs == [1]
 
-watched = weakref.ref(handle.segmenter.module)
-del handle, loaded
+watched = weakref.ref(segmenter._segmenter.module)
+del segmenter, loaded
 gc.collect()
-host.cleanup_models()
-assert watched() is None, "the model is kept after the last handle is gone"
-assert not host.current_loaded_models
+model_management.cleanup_models()
+assert watched() is None, "the model is kept after its last owner is gone"
+assert not model_management.current_loaded_models
 print("fine")
 """
 
