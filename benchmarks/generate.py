@@ -215,7 +215,7 @@ def main(
         for side in SIDES
     }
     for name, label in (
-        ("step", "seconds a step"),
+        ("step", "seconds per step"),
         ("decode", "decode, seconds"),
         ("vocode", "vocode, seconds"),
         ("whole", "whole, seconds"),

@@ -95,7 +95,7 @@ def operations(model: SoundingModel, batch: int) -> int:
 
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    batch: Annotated[int, typer.Option(help="Clips a step.")] = 1,
+    batch: Annotated[int, typer.Option(help="Clips per step.")] = 1,
     repeats: Annotated[int, typer.Option(help="Steps of each side; their median counts.")] = 3,
     amp: Annotated[bool, typer.Option("--amp", help="Let the plain loop run in bfloat16.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile our step.")] = False,
@@ -116,12 +116,12 @@ def main(
             print(f"{repeat or 'warm-up'} {side}: {seconds:.2f} s", file=sys.stderr)
     speed = measure_speed(torch.device(device), torch.bfloat16)
     name = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"Full size, {batch} clips of 10.24 s a step, {name}, torch {torch.__version__}")
+    print(f"Full size, {batch} clips of 10.24 s per step, {name}, torch {torch.__version__}")
     theirs = f"plain loop, {'bf16' if amp else 'fp32'}"
     print(f"\n| median of {repeats} | ours | {theirs} | plain / ours |\n| --- | --- | --- | --- |")
     ours, plain = (statistics.median(times[side]) for side in ("ours", "plain"))
-    print(f"| seconds a step | {ours:.3f} | {plain:.3f} | {plain / ours:.2f} |")
-    print(f"| clips a second | {batch / ours:.3f} | {batch / plain:.3f} | |")
+    print(f"| seconds per step | {ours:.3f} | {plain:.3f} | {plain / ours:.2f} |")
+    print(f"| clips per second | {batch / ours:.3f} | {batch / plain:.3f} | |")
     shares = [work / seconds / speed for seconds in (ours, plain)]
     peak = f"{speed / 1e12:.2f} TFLOP/s (bf16 matrix products, measured)"
     print(f"| share of {peak} | {shares[0]:.0%} | {shares[1]:.0%} | |")
