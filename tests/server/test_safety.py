@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ..bait import FORMS, SUFFIXES
+from ..malicious_files import FORMS, SUFFIXES
 
 pytestmark = pytest.mark.server
 

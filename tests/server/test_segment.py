@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from sounding.images.files import read_image
 from sounding.segment import Prompt, load_segmenter
 
-from ..small_sams import tiny_sam1
+from ..tiny_sams import tiny_sam1
 
 pytestmark = pytest.mark.server
 

@@ -21,7 +21,7 @@ from training.__main__ import app as training_app
 from training.engine.states import States
 from training.recipe import RECIPES
 
-from ..bait import FORMS, SUFFIXES
+from ..malicious_files import FORMS, SUFFIXES
 
 WRITTEN = {"out", "to", "attention_map"}  # what commands write
 NAMED = {"model": "{}", "overrides": "start.all={}", "file": "{}"}  # files among other things that texts can name

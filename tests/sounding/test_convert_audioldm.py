@@ -21,7 +21,7 @@ from sounding.weights.reading import ConvertError
 from training.recipe import RECIPES, read_recipe
 from training.run import begin, build_objective
 
-from ..published import FILM, audioldm_pipeline, bare_package, ldm_checkpoint, ldm_unet_name, tiny_clip
+from .published_weights import FILM, audioldm_pipeline, bare_package, ldm_checkpoint, ldm_unet_name, tiny_clip
 
 __all__ = ["tiny_clip"]
 

@@ -20,7 +20,7 @@ from sounding.encoders.audio import ClapAudioQuery, repeat_to_length
 from sounding.encoders.text import build_query_encoder
 from sounding.weights.reading import ConvertError
 
-from ..published import built, clap_peer, laion_text_name
+from .published_weights import built, clap_peer, laion_text_name
 
 __all__ = ["clap_peer"]
 

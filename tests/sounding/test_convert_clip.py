@@ -18,7 +18,7 @@ from sounding.convert.clip import _config, read_clip
 from sounding.encoders.patches import PatchEncoder
 from sounding.weights.reading import ConvertError
 
-from ..published import FILM, TINY_CLIP, built, tiny_clip
+from .published_weights import FILM, TINY_CLIP, built, tiny_clip
 
 __all__ = ["tiny_clip"]
 

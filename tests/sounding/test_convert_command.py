@@ -16,7 +16,7 @@ import sounding
 from sounding.cli.app import app
 from sounding.convert.assemble import convert
 
-from ..published import FILM, audioldm_pipeline, clap_peer, tiny_clip
+from .published_weights import FILM, audioldm_pipeline, clap_peer, tiny_clip
 
 __all__ = ["clap_peer", "tiny_clip"]
 

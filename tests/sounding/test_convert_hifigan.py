@@ -18,7 +18,7 @@ from sounding.convert.hifigan import read_hifigan
 from sounding.networks.build import build_vocoder
 from sounding.weights.reading import ConvertError
 
-from ..published import bare_package, louder
+from .published_weights import bare_package, louder
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from sounding.checkpoint import CheckpointError
 from sounding.weights.disassembly import ArchiveError, follow
 from sounding.weights.reading import ConvertError, read_state
 
-from ..bait import FORMS, SUFFIXES
+from ..malicious_files import FORMS, SUFFIXES
 
 
 @pytest.mark.parametrize("form", FORMS)

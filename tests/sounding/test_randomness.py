@@ -22,7 +22,7 @@ from sounding.model import SoundingModel
 from sounding.networks.meta import OwnRandomness
 from sounding.segment import load_segmenter
 
-from ..small_sams import tiny_sam1
+from ..tiny_sams import tiny_sam1
 
 ROOT = Path(__file__).parents[2]
 

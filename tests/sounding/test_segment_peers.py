@@ -15,7 +15,7 @@ from torch import Tensor
 from sounding.segment import Prompt, load_segmenter
 from sounding.weights.reading import ConvertError
 
-from ..small_sams import DECODER, randomise, tiny_sam1, tiny_sam2_vision
+from ..tiny_sams import DECODER, randomise, tiny_sam1, tiny_sam2_vision
 
 PROMPTS = {
     "one click": Prompt(positive=((20.0, 31.5),)),

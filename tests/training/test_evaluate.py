@@ -24,7 +24,7 @@ from training.starter.evaluate.recognise import evaluate
 from training.starter.evaluate.sheet import CELL, Entry, draw_cell, write_sheet
 from training.starter.evaluate.sounds import Settings, held_out_scenes
 
-from ..conftest import TONES
+from .conftest import TONES
 
 
 def test_score_counts_ranks() -> None:

@@ -22,7 +22,7 @@ from training.finetune.objects import OwnObject, Picture, named, read_objects, r
 from training.finetune.retrieval import Ear
 from training.finetune.scenes import Cast, OwnSource, whole_scene
 
-from ..conftest import TONES
+from .conftest import TONES
 
 
 def tone(seconds: float = 0.5, pitch: float = 440.0) -> Tensor:

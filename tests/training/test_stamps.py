@@ -18,7 +18,7 @@ from training.data.stamps import Stamps, fill, find_stamps, mix, trim
 from training.finetune import rehearsal as known
 from training.starter import cutouts
 
-from ..conftest import TONES
+from .conftest import TONES
 
 
 def test_manifest_has_what_a_reader_needs(stamps_data: Stamps) -> None:
