@@ -25,9 +25,9 @@ from diffusers import AudioLDMPipeline
 from torch import Tensor, nn
 
 from sounding.config import SoundingConfig
-from sounding.diffusion import build_scheduler
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
+from sounding.samplers import build_sampler
 
 CFG = 2.0
 SIDES = ("ours", "theirs")
@@ -112,7 +112,7 @@ def build_pipeline(task: Task) -> Any:
         text_encoder=NoText(model.unet.dtype, model.unet.device),  # type: ignore[arg-type]
         tokenizer=None,  # type: ignore[arg-type]
         unet=ClassLabels(model.unet),  # type: ignore[arg-type]
-        scheduler=build_scheduler(model.config.diffusion, "ddim"),
+        scheduler=build_sampler(model.config.diffusion, "ddim"),
         vocoder=model.vocoder,
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -123,7 +123,7 @@ def run_ours(task: Task) -> tuple[Times, Tensor]:
     """sample, decode, vocode."""
     model, device = task.model, task.model.unet.device
     start, processor = now(device), time.process_time()
-    latents = model.sample(task.condition, task.noise, steps=task.steps, cfg=CFG, scheduler="ddim")
+    latents = model.sample(task.condition, task.noise, steps=task.steps, cfg=CFG, sampler="ddim")
     sampled = now(device)
     mel = model.decode(latents)
     decoded = now(device)

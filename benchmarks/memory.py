@@ -60,7 +60,7 @@ def main(
         condition = model.ground(patches, mask=mask, image_size=(480, 640))
         noise = model.noise(seconds, list(range(count)))
         sampling, latents = peak_bytes(
-            partial(model.sample, condition, noise, steps=1, cfg=2.0, scheduler="ddim"), model, place
+            partial(model.sample, condition, noise, steps=1, cfg=2.0, sampler="ddim"), model, place
         )
         decoding, mel = peak_bytes(partial(model.decode, latents), model, place)
         vocoding, _ = peak_bytes(partial(model.vocode, mel, seconds), model, place)

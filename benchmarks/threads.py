@@ -85,7 +85,7 @@ def work(side: str, count: int) -> None:
     noise = model.noise(SECONDS, [2])
 
     def sample() -> str:
-        latents = model.sample(condition, noise, steps=STEPS, cfg=CFG, scheduler="dpm++")
+        latents = model.sample(condition, noise, steps=STEPS, cfg=CFG, sampler="dpm++")
         return hashlib.sha256(latents.numpy().tobytes()).hexdigest()
 
     sample()

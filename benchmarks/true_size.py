@@ -19,9 +19,9 @@ from typing import Annotated
 import torch
 import typer
 
-from sounding.checkpoint import describe, load_model, save_model
-from sounding.config import SoundingConfig
-from sounding.model import PARTS, SoundingModel
+from sounding.checkpoint import describe
+from sounding.config import PARTS, SoundingConfig
+from sounding.model import SoundingModel
 from training.tasks.grounded import GroundedObjective, GroundedSettings
 
 
@@ -51,12 +51,12 @@ def main(
             model = SoundingModel(SoundingConfig()).requires_grad_(False)
             said.append(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f} M parameters")
         with row("saved as float16", said):
-            save_model(model, path)
+            model.save_pretrained(path)
             described = describe(path)
             said.append(f"{described['bytes'] / 1e9:.2f} GB, " + " ".join(described["parameters"]))
         del model
         with row("loaded, all parts, float32", said):
-            model = load_model(path)
+            model = SoundingModel.from_pretrained(path)
             said.append(f"{len(model.state_dict())} tensors")
         with row("one training step of grounding and U-Net, one clip of 10.24 s", said):
             objective = GroundedObjective(model, GroundedSettings())
@@ -73,7 +73,7 @@ def main(
             said.append(f"loss {float(loss.detach()):.2f}; {moved} of {len(learning)} tensors ({size:.1f} M) moved")
         del objective, optimizer, before, learning, model
         with row("loaded without the query, for a mask", said):
-            model = load_model(path, parts=[part for part in PARTS if part != "query"])
+            model = SoundingModel.from_pretrained(path, parts=[part for part in PARTS if part != "query"])
             said.append("")
         with row(f"generated, {seconds} s in {steps} steps with guidance", said):
             mask = torch.zeros(1, 64, 64)

@@ -9,8 +9,8 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..sounding.audio.loudness import level as level_sounds
+from ..sounding.batches import one_by_one
 from ..sounding.images.drawing import mel_picture
-from ..sounding.model import one_by_one
 from .host.conversions import latent_samples, latent_seconds
 from .host.loaded import LoadedModel
 from .host.schemas import fade_input, fade_seconds, level_input, schema

@@ -9,7 +9,8 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..sounding.audio.resampling import resample
-from ..sounding.diffusion import MAX_SEED, SAMPLERS, draw_noise, item_seeds
+from ..sounding.config import SAMPLERS
+from ..sounding.diffusion import MAX_SEED, draw_noise, item_seeds
 from ..sounding.grounding import Condition
 from .host.conversions import audio_waveform, latent_places, latent_renew, latent_samples, with_samples
 from .host.loaded import LoadedModel
@@ -136,7 +137,7 @@ class SoundingSampler(io.ComfyNode):
             noise,
             steps=steps or None,
             cfg=cfg or None,
-            scheduler=None if scheduler == OWN else scheduler,
+            sampler=None if scheduler == OWN else scheduler,
             denoise=denoise,
             latents=samples.expand(rows, -1, -1, -1) if len(samples) in (1, rows) else samples,
             renew=renew,

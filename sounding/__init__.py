@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .checkpoint import CheckpointError
     from .grounding import Condition
     from .model import SoundingModel, load
-    from .networks.codec import Sound
+    from .sound import Sound
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "Condition", "GenerationConfig", "Sound", "SoundingConfig", "SoundingModel", "load"]
@@ -26,7 +26,7 @@ __all__ = ["CheckpointError", "Condition", "GenerationConfig", "Sound", "Soundin
 _HOMES = {
     "CheckpointError": "checkpoint",
     "Condition": "grounding",
-    "Sound": "networks.codec",
+    "Sound": "sound",
     "SoundingModel": "model",
     "load": "model",
 }

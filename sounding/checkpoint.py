@@ -1,6 +1,7 @@
-"""One `.safetensors` in, one out: the weights of all parts, with the configuration in the header.
+"""Checkpoint files: one `.safetensors` with the weights of all parts and the configuration in its header.
 
-Tensor names carry their part (`unet.*`, `vae.*`, ...). Loading is strict and nothing is ever unpickled.
+Tensor names begin with their part (`unet.*`, `vae.*`, ...). Files are read and written here, and nothing in them is
+ever unpickled; `loading` makes modules of them.
 """
 
 from __future__ import annotations
@@ -12,26 +13,21 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .config import GenerationConfig, SoundingConfig
-from .networks.meta import OwnRandomness, finite, fitted, without_weights
-from .networks.overflow import part_dtype
-from .utils.fields import from_dict
+from .config import SoundingConfig
+from .migrations import with_companion
+from .networks.meta import finite
 from .utils.files import replacing
-from .utils.libraries import importing, library_error, missing_library
-from .utils.plain_text import printable
-
-if TYPE_CHECKING:
-    from .model import SoundingModel
+from .utils.libraries import importing
+from .utils.messages import printable
 
 CONFIG_KEY = "sounding.config"
 HASH = "modelspec.hash_sha256"
 STARTER = "starter"
-MOST_COMPANION = 2**20  # bytes
 MOST_HEADER = 16 * 2**20  # bytes; the paper's model has 0.2 MB
 MOST_TENSORS = 50_000
 MOST_NAME = 500  # characters of a tensor's name
@@ -126,7 +122,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         config = SoundingConfig.from_json(metadata[CONFIG_KEY])
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    config = with_companion(config, path, metadata)
+    config = with_companion(config, path, metadata.get(HASH))
     return Header(path, config, metadata, shapes, dtypes, stamp)
 
 
@@ -143,27 +139,6 @@ def check_header_size(path: Path) -> None:
         raise ValueError(f"its header is said to have {length} bytes, but at most {MOST_HEADER} are expected")
 
 
-def with_companion(config: SoundingConfig, path: Path, metadata: dict[str, str]) -> SoundingConfig:
-    """Migration of the starter from before checkpoints listed the names that they know, by a small file beside it.
-
-    `starter.json` holds that list, and the thresholds measured with it, for the weights that it names; beside others
-    it says nothing. Weights that are trained on carry the list in their own header.
-    """
-    companion = path.with_suffix(".json")
-    if config.vocabulary or HASH not in metadata or not companion.is_file():
-        return config
-    try:
-        if companion.stat().st_size > MOST_COMPANION:
-            return config
-        said = json.loads(companion.read_text(encoding="utf-8"))
-        if not isinstance(said, dict) or said.get(HASH) != metadata[HASH]:
-            return config
-        generation = from_dict(GenerationConfig, dataclasses.asdict(config.generation) | said["generation"])
-        return dataclasses.replace(config, generation=generation, vocabulary=tuple(said["vocabulary"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return config  # not ours, though it may look like it
-
-
 def _stamp(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size
@@ -175,102 +150,6 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         f"{path} is not a readable .safetensors file ({said}); it is cut off or another kind of file, so download or "
         "export it again."
     )
-
-
-def load_model(
-    path: str | os.PathLike[str],
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    parts: Iterable[str] | None = None,
-) -> SoundingModel:
-    """Build the model a checkpoint describes and fill it.
-
-    Args:
-        path: the file.
-        dtype: of the weights in memory; float32 without it, whatever the file holds.
-        device: where the weights go.
-        parts: which to read, all that the file has without it; the others stay on disk, see `read_parts`.
-
-    Raises:
-        CheckpointError: see `read_header`; or a tensor is missing, foreign, of another shape or kind, or not finite.
-    """
-    header = read_header(path)
-    model = empty_model(header)
-    read_parts(model, header, header.parts if parts is None else parts, dtype=dtype or torch.float32, device=device)
-    return model
-
-
-def empty_model(header: Header) -> SoundingModel:
-    """The model that a checkpoint describes, every part still on disk; `read_parts` fills it.
-
-    Raises:
-        CheckpointError: a model that cannot be built, or one that the file's tensors do not belong to.
-    """
-    from .model import SoundingModel
-
-    config = header.config
-    blocks = sum(count for part, count in block_counts(config).items() if part in header.parts)
-    if blocks > len(header.shapes):  # each has weights; building thousands that are not there takes long
-        raise CheckpointError(
-            f"{header.path} describes {blocks} layers, but has only {len(header.shapes)} tensors; the configuration is "
-            "damaged or edited, export the file again."
-        )
-    try:
-        with torch.device("meta"):  # sizes that the file does not confirm cost nothing here
-            skeleton = SoundingModel(config).state_dict()
-    except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError, LookupError) as error:
-        if (missing := missing_library(error)) is not None:
-            raise library_error(missing.name or "A library", error) from error
-        raise CheckpointError(
-            f"{header.path}: the model that its configuration describes cannot be built ({error}); the configuration "
-            "is damaged or edited, export the file again."
-        ) from None
-    _check_tensors(header, {name: tuple(value.shape) for name, value in skeleton.items()})
-    with without_weights(), OwnRandomness():
-        return SoundingModel(config).requires_grad_(False)
-
-
-def block_counts(config: SoundingConfig) -> dict[str, int]:
-    """Blocks of each part, all of which have weights of their own; the patch tower's go by its name."""
-    query, vocoder, segmenter = config.query, config.vocoder, config.segmenter
-    return {
-        "query": sum(query.depths) if query.tower == "clap_audio" else query.layers,
-        "vae": 2 * config.vae.layers * len(config.vae.channels),
-        "unet": 2 * config.unet.layers * len(config.unet.channels),
-        "vocoder": 2 * len(vocoder.rates) * len(vocoder.kernels) * len(vocoder.dilations),
-        "segmenter": sum(segmenter.blocks) if segmenter else 0,
-    }
-
-
-def read_parts(
-    model: SoundingModel, header: Header, parts: Iterable[str], *, dtype: torch.dtype, device: torch.device | str
-) -> None:
-    """Read the weights of some parts of an `empty_model`, each straight to its place.
-
-    Weights that need no other precision and stay on the CPU are used where the file lies in memory (a private map:
-    what is written to them never reaches the file, which must not be overwritten in place meanwhile; `save_model`
-    puts a new one in its place). Otherwise no more than one part's share of the file is there beside the result.
-
-    Raises:
-        CheckpointError: the file was changed after `header`, is damaged, or has weights that are not finite numbers.
-        ValueError: an unknown part.
-    """
-    for part in parts:
-        if part not in header.parts:
-            raise ValueError(f"parts has {part!r}, but the file has {', '.join(header.parts)}; name some of these.")
-        module, kind = getattr(model, part), part_dtype(part, dtype)
-        expected = module.state_dict()
-        weights = read_tensors(header, [f"{part}.{name}" for name in expected])
-        weights = {name.removeprefix(f"{part}."): value for name, value in weights.items()}
-        for name, like in expected.items():
-            try:
-                weights[name] = fitted(weights[name], like, kind).to(device)
-            except ValueError as error:
-                raise CheckpointError(f"{header.path}: '{part}.{name}' {error}.") from None
-        module.load_state_dict(weights, assign=True)
-        nn.Module.to(module, device=device, dtype=kind)  # buffers that are not in the file
-        module.requires_grad_(False)
 
 
 def read_tensors(header: Header, names: Iterable[str]) -> dict[str, Tensor]:
@@ -290,72 +169,39 @@ def read_tensors(header: Header, names: Iterable[str]) -> dict[str, Tensor]:
         raise _unreadable(header.path, error) from None
 
 
-def _check_tensors(header: Header, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes; a part that is missing as a whole is named as such."""
-    missing = sorted(expected.keys() - header.shapes.keys())
-    foreign = sorted(header.shapes.keys() - expected.keys())
-    parts = {name.split(".")[0] for name in missing}
-    gone = sorted(part for part in parts if not any(name.startswith(f"{part}.") for name in header.shapes))
-    if gone:
-        where = "; ".join(f"{part}: {header.config.absent.get(part, 'export it with its weights')}" for part in gone)
-        raise CheckpointError(f"{header.path} has no weights for {', '.join(gone)}, but they are needed ({where}).")
-    if missing:
-        raise CheckpointError(
-            f"{header.path} lacks {len(missing)} tensors, the first is {missing[0]!r}; the file is not complete, "
-            "export it again."
-        )
-    if foreign:
-        raise CheckpointError(
-            f"{header.path} has {len(foreign)} tensors that its configuration does not know, the first is "
-            f"{foreign[0]!r}; it was made for another version or edited, export it again."
-        )
-    for name, shape in expected.items():
-        if header.shapes[name] != shape:
-            raise CheckpointError(
-                f"{header.path}: {name!r} has shape {header.shapes[name]}, but {shape} is expected; weights and "
-                "configuration do not belong together."
-            )
-
-
-def save_model(
-    model: SoundingModel,
+def write(
     path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    config: SoundingConfig,
     *,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype,
     title: str | None = None,
     description: str = "",
     licence: str = "",
     record: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a checkpoint in one step: a crash leaves the old file as it was.
+    """Write a checkpoint in one step: a crash leaves the old file as it was. See `loading.Pretrained.save_pretrained`.
 
-    Args:
-        dtype: of floating-point weights in the file.
-        title, description, licence: for the `modelspec.*` fields that ComfyUI users' tools show.
-        record: more for the header: how it was trained.
+    Raises:
+        CheckpointError: a weight that is not finite in `dtype`.
+        FullDiskError: no room.
     """
-    from safetensors.torch import save_file
-
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
-        for name, value in model.state_dict().items()
+        for name, value in state.items()
     }
     for name, value in tensors.items():
         if value.is_floating_point() and not finite(value):
             raise CheckpointError(f"{name!r} is not finite as {dtype}, so nothing was written; save as float32.")
-    metadata = {
-        CONFIG_KEY: model.config.to_json(),
+    described = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "sounding-objects",
         "modelspec.implementation": "sounding-objects",
-        "modelspec.title": title or model.config.name,
+        "modelspec.title": title or config.name,
         "modelspec.description": description,
         "modelspec.license": licence,
-        HASH: digest(tensors),
-        **(record or {}),
     }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    _write(path, tensors, config, described, record or {})
 
 
 def rewrite(
@@ -369,10 +215,20 @@ def rewrite(
         config: that they belong to.
         out: where to write; without it the checkpoint itself, in one step.
     """
+    _write(out or header.path, tensors, config, header.metadata, {})
+
+
+def _write(
+    path: str | os.PathLike[str],
+    tensors: dict[str, Tensor],
+    config: SoundingConfig,
+    described: Mapping[str, str],
+    record: Mapping[str, str],
+) -> None:
     from safetensors.torch import save_file
 
-    metadata = {**header.metadata, CONFIG_KEY: config.to_json(), HASH: digest(tensors)}
-    with replacing(out or header.path) as temporary:
+    metadata = {**described, CONFIG_KEY: config.to_json(), HASH: digest(tensors), **record}
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 

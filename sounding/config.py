@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
+from .consistency import check_consistency
 from .cost import check_cost
-from .utils.fields import Checked, Length, Range, Text, from_dict, parse_json, shown
+from .migrations import CONFIG_VERSION, migrated, with_generation
+from .utils.fields import Checked, Length, Range, Text, from_dict, parse_json
+from .utils.messages import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG_VERSION = 2
+PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")  # of a model, as tensor names begin with them
+SEGMENTER = "segmenter"  # a part that a checkpoint may do without
 
 # What numbers may be: several times what published models have, far from what would take all memory.
 Width = Annotated[int, Range(1, 8192)]
-Heads = Annotated[int, Range(1, 1024)]
+HeadCount = Annotated[int, Range(1, 1024)]
 Groups = Annotated[int, Range(1, 512)]
 Depth = Annotated[int, Range(1, 64)]  # blocks in a row
 Kernel = Annotated[int, Range(1, 256)]
 Widths = Annotated[tuple[Width, ...], Length(1, 8)]  # of levels
-MOST_FRAMES = 250  # mel frames a second; the paper's are 100
+Sampler = Literal["ddim", "dpm++", "dpm++ karras"]
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
+Cosines = tuple[Annotated[float, Range(-1, 1)], Annotated[float, Range(-1, 1)]]
+Ratios = tuple[Annotated[float, Range(0, 100)], Annotated[float, Range(0, 100)]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class QueryConfig(Checked):
     tower: Literal["clap", "open_clip", "clap_audio"] = "clap"
     width: Width = 512  # L
     layers: Depth = 12
-    heads: Heads = 12
+    heads: HeadCount = 12
     hidden: Width = 768
     context_length: Annotated[int, Range(2, 1024)] = 77
     depths: Annotated[tuple[Depth, ...], Length(1, 6)] = (2, 2, 6, 2)
@@ -86,7 +92,7 @@ class QueryConfig(Checked):
 class GroundingConfig(Checked):
     """Grounding attention (equations 3 and 4) and what the paper's ablations vary (section 4.3)."""
 
-    heads: Heads = 1
+    heads: HeadCount = 1
     scoring: Literal["dot", "additive"] = "dot"
     query: Literal["text", "audio"] = "text"
     positions: bool = True
@@ -95,8 +101,8 @@ class GroundingConfig(Checked):
     condition_width: Width = 512  # D
     mask_training: Annotated[float, Range(0, 1)] = 0.0  # share of training items whose weights come from the mask
     clamp_weights: bool = False  # matched weights below 0 are cut off and the rest renormalised
-    match_length: bool = False  # conditions that say little are brought to the usual length, see `grounding`
-    backdrops: bool = False  # backdrops' say nothing, and are told by their direction, not by being short
+    norm_matching: bool = False  # conditions of a small norm are brought to the usual one, see `grounding.match_norm`
+    backdrops: bool = False  # the mean condition of backdrops is known: they are recognised by its direction
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class UnetConfig(Checked):
     channels: Widths = (128, 256, 384, 640)
     layers: Depth = 2
     head_width: Annotated[int, Range(1, 1024)] = 32
-    heads: Annotated[tuple[Heads, ...], Length(0, 8)] = ()  # of each level, where not all have `head_width`
+    heads: Annotated[tuple[HeadCount, ...], Length(0, 8)] = ()  # of each level, where not all have `head_width`
     norm_groups: Groups = 32
     film_width: Annotated[int, Range(0, 8192)] = 0
 
@@ -165,33 +171,40 @@ class DiffusionConfig(Checked):
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
 
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """What diffusers' noise schedulers take."""
+        return {
+            "num_train_timesteps": self.train_steps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": self.beta_schedule,
+            "prediction_type": self.prediction,
+        }
+
 
 @dataclass(frozen=True)
 class GenerationConfig(Checked):
     """What suits a checkpoint when sounds are made with it. The sampler's defaults are the paper's (section 4.1).
 
-    The thresholds are pairs that say how sure the model is (`grounding.Condition.sureness`): at the first number and
-    beyond not at all (0), at the second and beyond wholly (1). A checkpoint without `grounding.match_length` needs
-    those of texts alone.
+    The other settings are thresholds of `grounding.Condition.sureness`, each a pair: at the first number and beyond it
+    the sureness is 0, at the second and beyond it 1, and it is linear between them. Without `grounding.norm_matching`
+    only the last one is used.
     """
 
     steps: Annotated[int, Range(1, 9_999)] = 200
     cfg: Annotated[float, Range(0, 1000)] = 2.0
-    sampler: Literal["ddim", "dpm++", "dpm++ karras"] = "ddim"
-    # Cosine of a condition with the direction of backdrops' conditions, where that is known.
-    backdrop: Annotated[float, Range(-1, 1)] = 0.6
-    object: Annotated[float, Range(-1, 1)] = 0.5
-    # A condition's distance from the mean one as a share of the usual: elsewhere, and beside the cosine.
-    silent: Annotated[float, Range(0, 100)] = 0.3
-    clear: Annotated[float, Range(0, 100)] = 0.4
-    short: Annotated[float, Range(0, 100)] = 0.1
-    long: Annotated[float, Range(0, 100)] = 0.5
-    # The least cosine of a patch with the mean one: in a plain picture, or in noise, all patches are alike.
-    alike: Annotated[float, Range(-1, 1)] = 1.0
-    apart: Annotated[float, Range(-1, 1)] = 1.0
-    # A text's cosine with the nearest known name, as the text tower has them.
-    foreign: Annotated[float, Range(-1, 1)] = 0.84
-    familiar: Annotated[float, Range(-1, 1)] = 0.9
+    sampler: Sampler = "ddim"
+    # Cosine between a condition and the mean condition of backdrops, both taken from the mean of all conditions.
+    backdrop_cosine: Cosines = (0.6, 0.5)
+    # Distance of a condition from the mean one over the usual distance, where backdrops' direction is unknown ...
+    norm_ratio: Ratios = (0.3, 0.4)
+    # ... and where it is known, so that the cosine decides first.
+    norm_ratio_beside_cosine: Ratios = (0.1, 0.5)
+    # The lowest cosine of a patch with the mean patch: the patches of plain images and of noise are all alike.
+    patch_cosine: Cosines = (1.0, 1.0)
+    # Cosine of a text's embedding with that of the nearest name in `vocabulary`.
+    name_cosine: Cosines = (0.84, 0.9)
 
 
 @dataclass(frozen=True)
@@ -235,23 +248,7 @@ class SoundingConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        film = self.unet.film_width
-        if film and film != self.grounding.condition_width:
-            raise ValueError(
-                f"unet.film_width is {film} and grounding.condition_width is {self.grounding.condition_width}, but "
-                "one width is expected; give both the same number."
-            )
-        if self.unet.heads and len(self.unet.heads) != len(self.unet.channels):
-            raise ValueError(
-                f"unet.heads has {len(self.unet.heads)} values, but {len(self.unet.channels)} are expected; give one a "
-                "level."
-            )
-        _check_audio(self.audio, self.vae, self.vocoder)
-        if self.diffusion.beta_start > self.diffusion.beta_end:
-            raise ValueError(
-                f"diffusion.beta_start is {self.diffusion.beta_start:g} and beta_end {self.diffusion.beta_end:g}, but "
-                "noise grows: give a beta_end that is not smaller."
-            )
+        check_consistency(self)
         check_cost(self)
 
     @property
@@ -303,47 +300,4 @@ class SoundingConfig(Checked):
                 f"The configuration has version {shown(version)}, but this code reads up to {CONFIG_VERSION}; "
                 "update Sounding Objects."
             )
-        return from_dict(cls, with_generation(data))
-
-
-def with_generation(data: dict[str, Any]) -> dict[str, Any]:
-    """Migration to version 2: files from before say nothing of generation, where these numbers were the library's."""
-    if "generation" in data:
-        return data
-    before = {"steps": 25, "cfg": 7.0, "sampler": "dpm++"}
-    thresholds = {"silent": 0.3, "clear": 0.4, "object": 0.5, "backdrop": 0.6}
-    return data | {"version": CONFIG_VERSION, "generation": before | thresholds}
-
-
-def _check_audio(audio: AudioConfig, vae: VaeConfig, vocoder: VocoderConfig) -> None:
-    """Whether mel, VAE and vocoder fit together.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if not audio.f_min < audio.f_max <= audio.sample_rate / 2:
-        raise ValueError(
-            f"audio.f_min is {audio.f_min:g} and f_max {audio.f_max:g} at {audio.sample_rate} Hz, but bands between 0 "
-            "and half the rate are expected."
-        )
-    if audio.hop > audio.fft_size or audio.sample_rate > MOST_FRAMES * audio.hop:
-        raise ValueError(
-            f"audio.hop is {audio.hop}, but at most fft_size ({audio.fft_size}) and at most {MOST_FRAMES} frames a "
-            "second are expected."
-        )
-    if audio.mel_bands < vae.stride:
-        raise ValueError(
-            f"audio.mel_bands is {audio.mel_bands}, but the VAE's {len(vae.channels)} levels divide it by "
-            f"{vae.stride}; give as many bands or fewer levels."
-        )
-    if math.prod(vocoder.rates) != audio.hop:
-        raise ValueError(
-            f"vocoder.rates multiply to {math.prod(vocoder.rates)}, but audio.hop, {audio.hop}, is expected; give "
-            "rates that do."
-        )
-    if len(vocoder.rates) != len(vocoder.rate_kernels) or vocoder.initial_channels < 2 ** len(vocoder.rates):
-        raise ValueError(
-            f"vocoder.rates has {len(vocoder.rates)} values, rate_kernels {len(vocoder.rate_kernels)}, "
-            f"initial_channels is {vocoder.initial_channels}, but a kernel each and channels to halve as often are "
-            "expected."
-        )
+        return cast(SoundingConfig, from_dict(cls, migrated(with_generation(data))))

@@ -76,6 +76,18 @@ def attending(config: SoundingConfig) -> int:
     return math.ceil(frames * config.audio.mel_bands / config.vae.stride**2 / 4)
 
 
+def blocks(config: SoundingConfig) -> dict[str, int]:
+    """Blocks of each part, all of which have weights of their own; the patch tower's go by its name."""
+    query, vocoder, segmenter = config.query, config.vocoder, config.segmenter
+    return {
+        "query": sum(query.depths) if query.tower == "clap_audio" else query.layers,
+        "vae": 2 * config.vae.layers * len(config.vae.channels),
+        "unet": 2 * config.unet.layers * len(config.unet.channels),
+        "vocoder": 2 * len(vocoder.rates) * len(vocoder.kernels) * len(vocoder.dilations),
+        "segmenter": sum(segmenter.blocks) if segmenter else 0,
+    }
+
+
 def check_cost(config: SoundingConfig) -> None:
     """Whether a machine could hold what a configuration describes.
 

@@ -14,7 +14,6 @@ from .utils.libraries import importing
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
-SAMPLERS = ("ddim", "dpm++", "dpm++ karras")
 MAX_SEED = 2**64 - 1
 BLOCK = 128  # latent frames of noise that are drawn at once: those of 5 s
 OnStep = Callable[[int, int], None]
@@ -27,42 +26,26 @@ class Denoiser(Protocol):
         """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample`."""
 
 
-def _schedule(config: DiffusionConfig) -> dict[str, Any]:
-    return {
-        "num_train_timesteps": config.train_steps,
-        "beta_start": config.beta_start,
-        "beta_end": config.beta_end,
-        "beta_schedule": config.beta_schedule,
-        "prediction_type": config.prediction,
-    }
-
-
 def build_noise_schedule(config: DiffusionConfig) -> DDPMScheduler:
     """The forward process that training adds noise with."""
     with importing("diffusers"):
         from diffusers import DDPMScheduler
 
-    return DDPMScheduler(**_schedule(config))
+    return DDPMScheduler(**config.schedule)
 
 
-def build_scheduler(config: DiffusionConfig, name: str) -> Any:
-    """The sampler `name`: "ddim" (eta 0, to step 0), "dpm++" (2M, to no noise) or "dpm++ karras" (2M, Karras' steps).
-
-    Each makes as many steps as `set_timesteps` is asked for, the first at the noisiest time.
+def sampler_name(sampler: str | None, scheduler: str | None) -> str | None:
+    """`sampler`, or `scheduler`, as that keyword of `SoundingModel.generate` and `sample` was spelled before.
 
     Raises:
-        ValueError: another name.
+        ValueError: both are given.
     """
-    with importing("diffusers"):
-        from .samplers import Ddim, DPMSolverMultistepScheduler, EvenSolver
-
-    if name == "ddim":
-        return Ddim(**_schedule(config))
-    if name == "dpm++":
-        return EvenSolver(**_schedule(config))
-    if name == "dpm++ karras":
-        return DPMSolverMultistepScheduler(**_schedule(config), use_karras_sigmas=True)
-    raise ValueError(f"scheduler is {name!r}, but one of {', '.join(SAMPLERS)} is expected.")
+    if sampler is not None and scheduler is not None:
+        raise ValueError(
+            f"sampler is {sampler!r} and scheduler {scheduler!r}, but they are two spellings of one setting; give "
+            "sampler alone."
+        )
+    return scheduler if sampler is None else sampler
 
 
 def item_seeds(seed: int, places: Iterable[int]) -> list[int]:
@@ -112,7 +95,7 @@ def sample_latents(
     *,
     steps: int,
     cfg: float,
-    scheduler: str,
+    sampler: str,
     denoise: float = 1.0,
     latents: Tensor | None = None,
     renew: Tensor | None = None,
@@ -135,7 +118,7 @@ def sample_latents(
         [B, C, T, F] float32 on the condition's device.
 
     Raises:
-        ValueError: steps, cfg or denoise out of range, or an unknown scheduler.
+        ValueError: steps, cfg or denoise out of range, or an unknown sampler.
     """
     if not 1 <= steps < config.train_steps:
         raise ValueError(f"steps is {steps}, but 1 to {config.train_steps - 1} is expected.")
@@ -143,16 +126,19 @@ def sample_latents(
         raise ValueError(f"cfg is {cfg}, but a number of 0 or more is expected; the paper uses 2.")
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise is {denoise}, but more than 0 and at most 1 is expected.")
-    sampler = build_scheduler(config, scheduler)
-    sampler.set_timesteps(steps, device=condition.device)
+    with importing("diffusers"):
+        from .samplers import build_sampler
+
+    solver = build_sampler(config, sampler)
+    solver.set_timesteps(steps, device=condition.device)
     noise = noise.to(condition.device, torch.float32)
     part = latents is not None and denoise < 1
     first = steps - max(1, round(steps * denoise)) if part else 0
-    sampler.set_begin_index(first)  # by its time the solver would take the second of steps that share one (Karras)
+    solver.set_begin_index(first)  # by its time the solver would take the second of steps that share one (Karras)
     if latents is not None and part:
-        noisy = sampler.add_noise(latents.to(noise), noise, sampler.timesteps[first : first + 1])
+        noisy = solver.add_noise(latents.to(noise), noise, solver.timesteps[first : first + 1])
     else:
-        noisy = noise * sampler.init_noise_sigma
+        noisy = noise * solver.init_noise_sigma
 
     def keep(noisy: Tensor, done: int) -> Tensor:
         """`noisy` with what is to stay, at the noise of the step after `done` ones."""
@@ -161,15 +147,15 @@ def sample_latents(
         kept = latents.to(noise)
         if done < total:
             after = first + done
-            kept = sampler.add_noise(kept, noise, sampler.timesteps[after : after + 1])
+            kept = solver.add_noise(kept, noise, solver.timesteps[after : after + 1])
         return torch.lerp(kept, noisy, renew.to(noise))
 
     total = steps - first
     noisy = keep(noisy, 0)
-    for done, step in enumerate(sampler.timesteps[first:], start=1):
-        scaled = sampler.scale_model_input(noisy, step).to(condition.dtype)
+    for done, step in enumerate(solver.timesteps[first:], start=1):
+        scaled = solver.scale_model_input(noisy, step).to(condition.dtype)
         predicted = guided_noise(denoiser, scaled, step, condition, null, cfg).float()
-        noisy = keep(sampler.step(predicted, step, noisy).prev_sample, done)
+        noisy = keep(solver.step(predicted, step, noisy).prev_sample, done)
         if on_step is not None:
             on_step(done, total)
     return noisy

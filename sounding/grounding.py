@@ -1,4 +1,4 @@
-"""The paper's core (section 3.2): a query asks the patches, or a mask answers in its place.
+"""The paper's core (section 3.2): attention of a query over patches, or a mask in place of its weights.
 
 Training: `weights = softmax(Q K^T / sqrt(d_k))`, `condition = MLP(weights V)` (equations 3 and 4). Generation:
 the weights are the object's mask, brought to the mean and variance that attention weights have.
@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from .config import GenerationConfig, GroundingConfig
 
-OWN = 0.25  # of a picture's own condition that stays where it says nothing
-SURE = 0.5  # sureness from which on a selection counts as known: halfway between a checkpoint's own thresholds
+OWN_SHARE = 0.25  # of its own condition that a backdrop keeps
+SURE = 0.5  # sureness from which a selection counts as known: halfway between a checkpoint's own thresholds
 
 
 def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
@@ -37,7 +37,7 @@ def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False)
     if (coverage.amax(dim=-1) <= 0).any():
         raise ValueError(
             "mask is empty, but it should cover the object that is to sound; paint or select something (a white "
-            "mask selects the whole picture)."
+            "mask selects the whole image)."
         )
     return shift_and_scale(coverage, std, clamp=clamp)
 
@@ -56,63 +56,65 @@ def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = Fals
     return weights
 
 
-def match_length(
+def match_norm(
     condition: Tensor,
     mean: Tensor,
-    length: Tensor,
+    usual: Tensor,
     backdrop: Tensor | None = None,
     thresholds: GenerationConfig | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Conditions that say little, made to say it as clearly as those of the training.
+    """Bring conditions that lie close to the mean condition out to the usual distance from it.
 
-    Patches of a picture unlike those of the training are nearer to each other, and so their conditions are nearer
-    to the mean one, where the U-Net was never trained. As masks are brought to attention's moments, these are brought
-    to the usual distance from it: only outwards, in the direction that they have. Those of a mere backdrop say nothing:
-    they become nearly what those of backdrops are on average, so that little of the objects before it is left in them,
-    but enough that two pictures never have one condition.
+    The patches of images unlike those in training resemble each other, so their conditions lie closer to the mean
+    condition than the U-Net has seen in training. As masks are brought to the moments of attention, these conditions
+    are scaled to the usual norm of the difference from the mean: only outwards, in the direction that they have.
+    Conditions of a mere backdrop carry no information about an object. They become almost the mean condition of
+    backdrops, so that little of the objects in front of it is left in them, but not quite, so that two images never
+    have the same condition.
 
     Args:
         condition: [B, D].
         mean: [D] of all conditions in training.
-        length: of their differences from it, on average.
-        backdrop: [D] difference of backdrops' conditions from it, on average. Without it, what is all but the mean is
-            taken for one, and stays.
-        thresholds: what is taken for nothing, and what for something; the defaults without them.
+        usual: the norm of their differences from `mean`, on average.
+        backdrop: [D] difference of backdrops' conditions from `mean`, on average. Without it, a condition that is
+            nearly `mean` counts as a backdrop's, and stays.
+        thresholds: of sureness; the defaults without them.
 
     Returns:
-        The conditions, and how sure it is that they say something: [B], 0 (nothing) to 1.
+        The conditions, and the sureness that they show an object: [B], 0 to 1.
     """
     given = thresholds or GenerationConfig()
-    away = condition.float() - mean.float()
-    size = away.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    share = size / length.float().clamp(min=1e-6)
+    difference = condition.float() - mean.float()
+    norm = difference.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    ratio = norm / usual.float().clamp(min=1e-6)
     if backdrop is None:
-        nothing, says = away, between(share, given.silent, given.clear)
-        sureness = says
+        without_object, shows = difference, between(ratio, *given.norm_ratio)
+        sureness = shows
     else:
-        behind = backdrop.float().expand_as(away)
-        nothing = behind.lerp(away, OWN)
-        says = between(functional.cosine_similarity(away, behind, dim=-1)[:, None], given.backdrop, given.object)
-        sureness = says * between(share, given.short, given.long)  # photographs that are misheard are short
-    clear = away * (1 / share).clamp(min=1)
-    return (mean.float() + nothing.lerp(clear, says)).to(condition.dtype), sureness[:, 0]
+        behind = backdrop.float().expand_as(difference)
+        without_object = behind.lerp(difference, OWN_SHARE)
+        cosine = functional.cosine_similarity(difference, behind, dim=-1)[:, None]
+        shows = between(cosine, *given.backdrop_cosine)
+        sureness = shows * between(ratio, *given.norm_ratio_beside_cosine)  # misheard photographs have small norms
+    matched = difference * (1 / ratio).clamp(min=1)
+    return (mean.float() + without_object.lerp(matched, shows)).to(condition.dtype), sureness[:, 0]
 
 
-def between(values: Tensor, nothing: float, all_of_it: float) -> Tensor:
-    """How far values are on their way from one number, 0, to another, 1; a step between equal ones."""
-    if nothing == all_of_it:
-        return (values < nothing).to(values.dtype)
-    return ((values - nothing) / (all_of_it - nothing)).clamp(0, 1)
+def between(values: Tensor, zero: float, one: float) -> Tensor:
+    """Values on a line from 0 at the threshold `zero` to 1 at `one`, cut off there; a step where the two are equal."""
+    if zero == one:
+        return (values < zero).to(values.dtype)
+    return ((values - zero) / (one - zero)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the U-Net attends to, the weights it came from, and how sure the model is of it.
+    """What the U-Net attends to, the attention weights behind it, and how sure the model is of it.
 
-    `sureness` is 0 where the selection says no more than a mere backdrop does, and 1 where it clearly shows something
-    that the model knows; of a text also how near it is to known names. It is measured by the distance and direction of
-    the condition from the mean one, as masks and texts have it alike. Checkpoints without `grounding.match_length` do
-    not measure that and give 1.
+    `sureness` is 0 where the selection shows no more than a mere backdrop does, and 1 where it clearly shows something
+    that the model knows; that of a text also tells how near it is to known names. It is measured by the norm and the
+    direction of the condition's difference from the mean one, in the same way for masks and texts. Checkpoints without
+    `grounding.norm_matching` do not measure it and give 1.
     """
 
     tokens: Tensor  # [B, N, D]
@@ -136,7 +138,7 @@ class Condition:
         )
 
     def attention_map(self, size: tuple[int, int]) -> Tensor:
-        """Weights as a picture: [B, *size], bilinear between patches, each scaled to 0..1 (figure 4)."""
+        """Weights as an image: [B, *size], bilinear between patches, each scaled to 0..1 (figure 4)."""
         side = round(self.weights.shape[-1] ** 0.5)
         grid = self.weights.float().cpu().unflatten(-1, (side, side))[:, None]
         full = nn.functional.interpolate(grid, size, mode="bilinear", align_corners=False)[:, 0]
@@ -163,7 +165,7 @@ class Grounding(nn.Module):
     ):
         """For patches [B, `patches`, `width`] and queries [B, `query_width`], `width` too without it.
 
-        `thresholds` are of `match_length`.
+        `thresholds` are those of `match_norm`.
         """
         super().__init__()
         if config.key_width % config.heads:
@@ -188,7 +190,7 @@ class Grounding(nn.Module):
         # Running statistics of attention in training; 1/P is what a mask on a fresh model gets.
         self.register_buffer("weight_std", torch.tensor(1.0 / patches))
         self.register_buffer("weight_count", torch.tensor(0))
-        if config.match_length:
+        if config.norm_matching:
             self.register_buffer("condition_mean", torch.zeros(config.condition_width))
             self.register_buffer("condition_length", torch.tensor(0.0))
         self.register_buffer("condition_backdrop", torch.zeros(config.condition_width) if config.backdrops else None)
@@ -208,7 +210,7 @@ class Grounding(nn.Module):
     def gather(self, weights: Tensor, patches: Tensor) -> Tensor:
         """MLP(weights V): weights [B, heads, P] (or [B, 1, P] for all heads alike) -> condition [B, 1, D].
 
-        Outside of training conditions are brought to `match_length`'s length, where the configuration asks for it.
+        Outside of training conditions go through `match_norm`, where the configuration asks for it.
         """
         return self._gathered(weights, patches)[0]
 
@@ -219,12 +221,12 @@ class Grounding(nn.Module):
         gathered = (weights.to(v.dtype)[..., None] * v).sum(dim=2)  # [B, heads, d]
         condition = cast(Tensor, self.mlp(gathered.flatten(1)))
         sureness = torch.ones(len(condition), device=condition.device)
-        if self.config.match_length and not self.training:
+        if self.config.norm_matching and not self.training:
             usual = self.condition_mean, self.condition_length, self.condition_backdrop
-            condition, sureness = match_length(condition, *usual, self.thresholds)
+            condition, sureness = match_norm(condition, *usual, self.thresholds)
             seen = functional.normalize(patches.float(), dim=-1)
-            like = (seen * functional.normalize(seen.mean(dim=1, keepdim=True), dim=-1)).sum(dim=-1)  # [B, P]
-            sureness = sureness * between(like.amin(dim=-1), self.thresholds.alike, self.thresholds.apart)
+            cosine = (seen * functional.normalize(seen.mean(dim=1, keepdim=True), dim=-1)).sum(dim=-1)  # [B, P]
+            sureness = sureness * between(cosine.amin(dim=-1), *self.thresholds.patch_cosine)
         return condition[:, None], sureness
 
     def by_query(self, query: Tensor, patches: Tensor) -> Condition:
@@ -255,11 +257,11 @@ class Grounding(nn.Module):
 
     @torch.no_grad()
     def _observe(self, weights: Tensor, tokens: Tensor) -> None:
-        """Keep running means: of the weights' standard deviation over patches, of conditions and their length."""
+        """Keep running means: the weights' deviation over patches, the condition, and its distance from the mean."""
         self.weight_count += 1
         share = torch.clamp(1 / self.weight_count, min=0.001)
         self.weight_std += (weights.float().std(dim=-1, unbiased=False).mean() - self.weight_std) * share
-        if self.config.match_length:
+        if self.config.norm_matching:
             conditions = tokens[:, 0].float()
             self.condition_mean += (conditions.mean(dim=0) - self.condition_mean) * share
             length = (conditions - self.condition_mean).norm(dim=-1).mean()

@@ -5,30 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .audio.loudness import level as leveled
 from .audio.mel import MelSpectrogram, normalize
 from .audio.resampling import fit_length
-from .checkpoint import load_model, resolve
+from .batches import one_by_one, paired, share_of_steps
 from .config import SoundingConfig
 from .cost import WINDOW_SECONDS
-from .diffusion import Denoiser, OnStep, draw_noise, item_seeds, sample_latents
+from .diffusion import Denoiser, OnStep, draw_noise, item_seeds, sample_latents, sampler_name
 from .encoders import patches as vision
 from .encoders.audio import ClapAudioQuery
-from .encoders.text import ClapQuery, OpenClipQuery, Vocabulary, build_query_encoder, check_texts, names_it
+from .encoders.text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts, listed
+from .encoders.vocabulary import Vocabulary, names_it
 from .grounding import Condition, Grounding, between
+from .loading import Pretrained
 from .multidiffusion import WindowedDenoiser
 from .networks.build import build_unet, build_vae, build_vocoder
-from .networks.codec import Sound, decode_latents, encode_mel, vocode_mel
+from .networks.codec import decode_latents, encode_mel, vocode_mel
 from .segment.network import ClickNetwork
+from .sound import Sound
 from .utils.threads import adaptive_spinning
 
-PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")
-SEGMENTER = "segmenter"  # a part that a checkpoint may do without
 OnUse = Callable[[tuple[str, ...]], None]
 
 
@@ -55,15 +56,14 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if dtype is None:
         dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    return load_model(resolve(model), device=device, dtype=dtype, parts=parts)
+    return SoundingModel.from_pretrained(model, device=device, dtype=dtype, parts=parts)
 
 
-class SoundingModel(nn.Module):
+class SoundingModel(Pretrained):
     """All parts of one checkpoint. Each stage runs where, and in what precision, its own part lies."""
 
     def __init__(self, config: SoundingConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.patches = vision.PatchEncoder(config.patches)
         self.query: ClapQuery | OpenClipQuery | ClapAudioQuery = build_query_encoder(config.query)
         sizes = config.patches.width, config.patches.grid**2, config.query.width
@@ -74,19 +74,6 @@ class SoundingModel(nn.Module):
         self.vocabulary = Vocabulary(config.vocabulary)
         self.segmenter = ClickNetwork(config.segmenter, config.patches) if config.segmenter else None
         self.eval()
-
-    def like(self, part: str) -> Tensor:
-        """A weight of a part, for its device and precision.
-
-        Raises:
-            ValueError: the part was not read from its checkpoint.
-        """
-        weight = next(getattr(self, part).parameters())
-        if weight.is_meta:
-            raise ValueError(
-                f"The model was loaded without {part!r}, but this needs it; load it with {part!r} among its parts."
-            )
-        return cast(Tensor, weight)
 
     @property
     def window_frames(self) -> int:
@@ -101,7 +88,7 @@ class SoundingModel(nn.Module):
         Raises:
             ValueError: not a picture.
         """
-        with adaptive_spinning(self.like("patches").device):
+        with adaptive_spinning(self.require("patches").device):
             return cast(Tensor, self.patches(image))
 
     @torch.inference_mode()
@@ -130,17 +117,17 @@ class SoundingModel(nn.Module):
         """
         if sum(one is not None for one in (mask, text, sound)) != 1:
             raise ValueError("ground got several or none of mask, text and sound, but one is expected; give one.")
-        side = self.like("grounding")
-        patches = patches.to(side)
+        weight = self.require("grounding")
+        patches = patches.to(weight)
         if mask is not None:
             mask = vision.check_mask(mask)
             size = image_size or (mask.shape[-2], mask.shape[-1])
             coverage = vision.mask_to_grid(mask, size, self.config.patches)
-            patches, coverage = _pair(patches, coverage, "masks")
+            patches, coverage = paired(patches, coverage, "masks")
             rows = one_by_one(patches, coverage)
             return Condition.cat([self.grounding.by_mask(cover, patch, clamp=clamp) for patch, cover in rows])
         query = self._ask(text, sound)
-        patches, query = _pair(patches, query.to(side), "texts" if sound is None else "sounds")
+        patches, query = paired(patches, query.to(weight), "texts" if sound is None else "sounds")
         rows = one_by_one(patches, query)
         condition = Condition.cat([self.grounding.by_query(asked, patch) for patch, asked in rows])
         if text is None:
@@ -154,26 +141,20 @@ class SoundingModel(nn.Module):
 
         Empty lists where the checkpoint has no such names or is not asked by text.
         """
-        texts = check_texts([text] if isinstance(text, str) else list(text))
+        texts = check_texts(listed(text))
         if not self.vocabulary.names or isinstance(self.query, ClapAudioQuery):
             return [[] for _ in texts]
-        self.like("query")
-        found = self.vocabulary.similarities(self.query, texts).topk(min(top, len(self.vocabulary.names)))
-        names = self.vocabulary.names
-        return [
-            [(names[place], value) for place, value in zip(places, values, strict=True)]
-            for places, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        ]
+        self.require("query")
+        return self.vocabulary.nearest(self.query, texts, top)
 
     def familiarity(self, text: str | list[str]) -> Tensor:
         """How sure it is that the model knows the words of each text, by the nearest known name: [texts], 0..1.
 
         1 where the text has that name's noun among its words, and for all texts where the checkpoint lists no names.
         """
-        texts, own = [text] if isinstance(text, str) else list(text), self.config.generation
-        nearest = [found[0] if found else ("", 1.0) for found in self.nearest_words(texts, top=1)]
-        near = between(torch.tensor([cosine for _, cosine in nearest]), own.foreign, own.familiar)
-        named = [names_it(sentence, name) for sentence, (name, _) in zip(texts, nearest, strict=True)]
+        nearest = [found[0] if found else ("", 1.0) for found in self.nearest_words(text, top=1)]
+        near = between(torch.tensor([cosine for _, cosine in nearest]), *self.config.generation.name_cosine)
+        named = [names_it(sentence, name) for sentence, (name, _) in zip(listed(text), nearest, strict=True)]
         return near.where(~torch.tensor(named), 1.0)
 
     def _ask(self, text: str | list[str] | None, sound: Tensor | None) -> Tensor:
@@ -184,9 +165,9 @@ class SoundingModel(nn.Module):
             raise ValueError(
                 f"This checkpoint was trained with {wants} queries, so {came} cannot ground it; use a mask."
             )
-        self.like("query")
+        self.require("query")
         if sound is None and not isinstance(self.query, ClapAudioQuery):
-            return self.query.encode([text] if isinstance(text, str) else list(text or []))
+            return self.query.encode(listed(text or []))
         if sound is not None and isinstance(self.query, ClapAudioQuery):
             return self.query.encode(sound, self.config.audio.sample_rate)
         raise ValueError(
@@ -206,7 +187,7 @@ class SoundingModel(nn.Module):
                 "This checkpoint's U-Net attends to pictures, so text alone cannot condition it; give a picture, or "
                 "convert AudioLDM with --condition film."
             )
-        query = self._ask(check_texts([text] if isinstance(text, str) else list(text)), None)
+        query = self._ask(check_texts(listed(text)), None)
         places = self.config.patches.grid**2
         weights = query.new_full((len(query), places), 1 / places)
         return Condition(query[:, None], weights, self.familiarity(text).to(query.device, torch.float32))
@@ -228,6 +209,7 @@ class SoundingModel(nn.Module):
         *,
         steps: int | None = None,
         cfg: float | None = None,
+        sampler: str | None = None,
         scheduler: str | None = None,
         denoise: float = 1.0,
         latents: Tensor | None = None,
@@ -237,13 +219,13 @@ class SoundingModel(nn.Module):
     ) -> Tensor:
         """Latents [B, 8, T/4, 16] for a condition; see `diffusion.sample_latents`.
 
-        Steps, guidance and scheduler are the checkpoint's own (`config.generation`) where they are None.
+        Steps, guidance and sampler are the checkpoint's own (`config.generation`) where they are None.
         Condition and noise of one row serve any number of the other. What is longer than `window` seconds (and than
-        the training's clips) is denoised in overlapping windows of that length, see `windows.WindowedDenoiser`.
+        the training's clips) is denoised in overlapping windows of that length, see `multidiffusion.WindowedDenoiser`.
         """
-        self.like("grounding")
-        like = self.like("unet")
-        tokens = condition.tokens.to(like)
+        self.require("grounding")
+        weight = self.require("unet")
+        tokens = condition.tokens.to(weight)
         batch = max(len(tokens), len(noise))
         if len(tokens) not in (1, batch) or len(noise) not in (1, batch):
             raise ValueError(
@@ -251,16 +233,16 @@ class SoundingModel(nn.Module):
                 "are expected."
             )
         tokens, noise = tokens.expand(batch, -1, -1), noise.expand(batch, -1, -1, -1)
-        null = self.grounding.null_condition(batch).to(like).expand_as(tokens)
+        null = self.grounding.null_condition(batch).to(weight).expand_as(tokens)
         denoiser: Denoiser = self.unet
-        own = self.config.generation
+        own, sampler = self.config.generation, sampler_name(sampler, scheduler)
         frames = self.config.latent_frames(max(window, self.config.train_seconds))
         if noise.shape[2] > frames:
             denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
         old = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
         rows = one_by_one(tokens, noise, null, *old)
         made: list[Tensor] = []
-        with adaptive_spinning(like.device):
+        with adaptive_spinning(weight.device):
             for place, (token, noisy, nothing, before, anew) in enumerate(rows):
                 made += sample_latents(
                     denoiser,
@@ -270,18 +252,18 @@ class SoundingModel(nn.Module):
                     self.config.diffusion,
                     steps=own.steps if steps is None else steps,
                     cfg=own.cfg if cfg is None else cfg,
-                    scheduler=own.sampler if scheduler is None else scheduler,
+                    sampler=own.sampler if sampler is None else sampler,
                     denoise=denoise,
                     latents=before,
                     renew=anew,
-                    on_step=_progress(on_step, place, len(rows)),
+                    on_step=share_of_steps(on_step, place, len(rows)),
                 )
         return torch.stack(made)
 
     @torch.inference_mode()
     def encode(self, waveform: Tensor) -> Tensor:
         """Waveform [B, samples] at the model's rate -> latents [B, 8, T/4, 16], T padded with silence as needed."""
-        self.like("vae")
+        self.require("vae")
         settings, vae = self.config.audio, self.config.vae
         frames = self.config.latent_frames(waveform.shape[-1] / settings.sample_rate) * vae.stride
         fitted = fit_length(normalize(waveform.float()), frames * settings.hop)
@@ -292,16 +274,16 @@ class SoundingModel(nn.Module):
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
-        with adaptive_spinning(self.like("vae").device):
-            parts = one_by_one(latents.to(self.like("vae").device))
+        with adaptive_spinning(self.require("vae").device):
+            parts = one_by_one(latents.to(self.require("vae").device))
             return torch.cat([decode_latents(self.vae, self.config.vae, one, self.window_frames) for (one,) in parts])
 
     @torch.inference_mode()
     def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
         """Log-mel [B, T, 64] -> waveform [B, 1, samples] float32, cut to `seconds` if given."""
         settings = self.config.audio
-        with adaptive_spinning(self.like("vocoder").device):
-            parts = one_by_one(mel.to(self.like("vocoder").device))
+        with adaptive_spinning(self.require("vocoder").device):
+            parts = one_by_one(mel.to(self.require("vocoder").device))
             waveform = torch.cat([vocode_mel(self.vocoder, settings, one, self.window_frames) for (one,) in parts])
         if seconds is not None:
             waveform = waveform[:, : round(seconds * settings.sample_rate)]
@@ -318,6 +300,7 @@ class SoundingModel(nn.Module):
         cfg: float | None = None,
         seed: int = 0,
         batch: int = 1,
+        sampler: str | None = None,
         scheduler: str | None = None,
         clamp: bool | None = None,
         level: bool = True,
@@ -333,7 +316,8 @@ class SoundingModel(nn.Module):
             mask: [B, H, W] 0..1; each row is a sound of its own.
             text: instead of a mask, what to listen for.
             seconds: length of the sound.
-            steps, cfg, scheduler: of the sampler; the checkpoint's own (`config.generation`) where they are None.
+            steps, cfg, sampler: how it is sampled; the checkpoint's own (`config.generation`) where they are None.
+            scheduler: the former spelling of `sampler`, which goes on working.
             seed: 0 to 2^64 - 1. Item `i` of the result is drawn from `seed + i` (modulo 2^64), whatever the size of
                 the batch.
             batch: sounds a selection; only with a single one.
@@ -364,7 +348,13 @@ class SoundingModel(nn.Module):
         noise = self.noise(seconds, item_seeds(seed, range(max(batch, len(condition)))))
         use(("grounding", "unet"))
         latents = self.sample(
-            condition, noise, steps=steps, cfg=cfg, scheduler=scheduler, window=window, on_step=on_step
+            condition,
+            noise,
+            steps=steps,
+            cfg=cfg,
+            sampler=sampler_name(sampler, scheduler),
+            window=window,
+            on_step=on_step,
         )
         use(("vae",))
         mel = self.decode(latents)
@@ -374,33 +364,3 @@ class SoundingModel(nn.Module):
         if level:
             waveform = torch.cat([leveled(one, rate, fade_out) for (one,) in one_by_one(waveform)])
         return Sound(waveform, mel[:, : self.config.mel_frames(seconds)], condition, rate)
-
-
-def _pair(patches: Tensor, others: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Repeat one row to match many."""
-    rows = max(len(patches), len(others))
-    if len(patches) not in (1, rows) or len(others) not in (1, rows):
-        raise ValueError(
-            f"There are {len(patches)} pictures and {len(others)} {name}, but equal numbers (or one of either) are "
-            "expected."
-        )
-    return patches.expand(rows, -1, -1), others.expand(rows, -1)
-
-
-def one_by_one(*batches: Tensor | None) -> list[tuple[Any, ...]]:
-    """Batches of the same number of items as such of one item on a CPU, and as they are on other devices.
-
-    A CPU gains next to nothing from batches, but sums in another order in them: the last bits of an item would depend
-    on the others, and one object alone would not be to the bit what it is among several.
-    """
-    first = batches[0]
-    if first is None or first.device.type != "cpu" or len(first) < 2:
-        return [batches]
-    return [tuple(None if each is None else each[i : i + 1] for each in batches) for i in range(len(first))]
-
-
-def _progress(on_step: OnStep | None, place: int, parts: int) -> OnStep | None:
-    """The callback of one of several parts of the work."""
-    if on_step is None:
-        return None
-    return lambda done, steps: on_step(place * steps + done, parts * steps)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sounding.checkpoint import save_model
 from sounding.config import (
     GenerationConfig,
     GroundingConfig,
@@ -77,5 +76,5 @@ def tiny_model(tiny_config: SoundingConfig) -> SoundingModel:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_model: SoundingModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_model(tiny_model, path, dtype=torch.float32)
+    tiny_model.save_pretrained(path, dtype=torch.float32)
     return path

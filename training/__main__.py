@@ -97,13 +97,11 @@ def begin(
         resolved: Recipe = read_recipe(recipe, overrides=overrides or [])
         import torch
 
-        from sounding.checkpoint import save_model
-
         from .engine.states import plain_disk_errors
         from .start import begin as start
 
         with plain_disk_errors(out.parent):
-            save_model(start(resolved), out, dtype=torch.float32, title=resolved.name, licence=resolved.licence)
+            start(resolved).save_pretrained(out, dtype=torch.float32, title=resolved.name, licence=resolved.licence)
         typer.echo(out)
 
 
@@ -136,7 +134,7 @@ def starter(
 
 @app.command()
 def calibrate(
-    checkpoint: Annotated[Path, typer.Argument(help="Trained without grounding.match_length, or before backdrops.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Trained without grounding.norm_matching, or before backdrops.")],
     features: Annotated[Path, typer.Option(help="Made with it by `python -m training prepare features`.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")] = None,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 
 from sounding.config import SoundingConfig
+from sounding.migrations import migrated
 from sounding.utils.fields import Checked, Length, Range, Text, from_dict
 
 from .engine.previews import Preview
@@ -111,6 +112,8 @@ def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None =
         ValueError: naming the file and the key that is unknown, missing or of the wrong type.
     """
     data = merge(read_yaml(path), parse_overrides(overrides or []))
+    if isinstance(data.get("model"), dict):
+        data["model"] = migrated(data["model"])
     try:
         recipe: T = from_dict(cls, data)
     except (ValueError, TypeError) as error:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from sounding.utils.plain_text import printable
+from sounding.utils.messages import printable
 
 MOST_BYTES = 64 * 1024  # of a file; the longest of ours has 2 KB
 MOST_DEPTH = 16  # mappings and lists within each other

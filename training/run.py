@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from sounding.checkpoint import save_model
-from sounding.model import PARTS, SEGMENTER, SoundingModel
+from sounding.config import PARTS, SEGMENTER
+from sounding.model import SoundingModel
 
 from .data.shards import find_folders
 from .data.sounds import Clips, ShardClips, StampClips
@@ -182,8 +182,7 @@ def run(recipe: Recipe) -> Path:
             objective.install(model)
             if isinstance(objective, VaeObjective) and isinstance(ready.items, VaeItems):
                 objective.measure_scale(model, ready.items)
-            save_model(
-                model,
+            model.save_pretrained(
                 recipe.result,
                 dtype=DTYPES[recipe.dtype],
                 title=recipe.name,

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from sounding.checkpoint import load_model, resolve
-from sounding.config import SoundingConfig
+from sounding.config import PARTS, SEGMENTER, SoundingConfig
 from sounding.grounding import Grounding
-from sounding.model import PARTS, SEGMENTER, SoundingModel
+from sounding.model import SoundingModel
 
 from .recipe import RANDOM, Recipe
 from .starter.transplant import seen_by
@@ -19,14 +18,14 @@ from .starter.transplant import seen_by
 log = logging.getLogger("training")
 
 # How a part is used and trained, which a recipe may change; all else of its settings belongs to its weights.
-BEHAVIOUR = {"patches": ("geometry",), "grounding": ("mask_training", "clamp_weights", "match_length")}
+BEHAVIOUR = {"patches": ("geometry",), "grounding": ("mask_training", "clamp_weights", "norm_matching")}
 # What a part's weights take of the others' settings.
 TAKES = {
     "grounding": ("patches.width", "patches.grid", "query.width"),
     "unet": ("vae.latent_channels", "grounding.condition_width"),
     "segmenter": ("patches.tower", "patches.model"),
 }
-FRESH = ("condition_mean", "condition_length")  # statistics that `grounding.match_length` adds
+FRESH = ("condition_mean", "condition_length")  # statistics that `grounding.norm_matching` adds
 
 
 def begin(recipe: Recipe) -> SoundingModel:
@@ -45,7 +44,7 @@ def begin(recipe: Recipe) -> SoundingModel:
     if unknown:
         raise ValueError(f"start has {unknown[0]!r}, but all or one of {', '.join(parts)} is expected.")
     sources = {part: recipe.source(part) for part in parts}
-    given = {name: load_model(resolve(name)) for name in dict.fromkeys(sources.values()) if name != RANDOM}
+    given = {name: SoundingModel.from_pretrained(name) for name in dict.fromkeys(sources.values()) if name != RANDOM}
     taken = {part: name for part, name in sources.items() if name != RANDOM}
     whole = given.get(taken.get(SEGMENTER, ""))
     if whole is not None and not _sees_alike(whole, given.get(taken.get("patches", ""))):
@@ -154,12 +153,12 @@ def _check_fit(recipe: Recipe, config: SoundingConfig, taken: dict[str, tuple[st
                 f"{_key(recipe, part)} is {name}, whose {part} was made for a model with {key} {old!r}, but that is "
                 f"{new}; {mend}."
             )
-    if "grounding" in taken and config.grounding.match_length and not taken["grounding"][1].grounding.match_length:
+    if "grounding" in taken and config.grounding.norm_matching and not taken["grounding"][1].grounding.norm_matching:
         learns = recipe.task == "grounded" and not recipe.grounded.keep_grounding
         if not learns:
             name = taken["grounding"][0]
             raise ValueError(
-                f"model.grounding.match_length is true in the recipe, but {name} was trained without it and this run "
+                f"model.grounding.norm_matching is true in the recipe, but {name} was trained without it and this run "
                 f"does not measure it; run `python -m training calibrate {name}` first, or leave it out."
             )
     heard = config.query.tower == "clap_audio"
@@ -176,10 +175,10 @@ def _fill(model: SoundingModel, part: str, other: SoundingModel, came: str) -> N
     module = getattr(model, part)
     weights, wanted = getattr(other, part).state_dict(), module.state_dict()
     if isinstance(module, Grounding):
-        if module.config.match_length and not other.config.grounding.match_length:  # its statistics begin anew
+        if module.config.norm_matching and not other.config.grounding.norm_matching:  # its statistics begin anew
             weights = weights | {name: wanted[name] for name in FRESH}
             weights["weight_count"] = torch.zeros_like(weights["weight_count"])
-        elif not module.config.match_length:
+        elif not module.config.norm_matching:
             weights = {name: value for name, value in weights.items() if name not in FRESH}
     for name in sorted(weights.keys() | wanted.keys()):
         shapes = [tuple(state[name].shape) if name in state else "missing" for state in (weights, wanted)]

@@ -16,11 +16,12 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...sounding.checkpoint import empty_model, read_header, read_parts
+from ...sounding.checkpoint import read_header
 from ...sounding.config import SoundingConfig
+from ...sounding.loading import read_parts
 from ...sounding.model import SoundingModel
-from ...sounding.networks.codec import Sound
 from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
+from ...sounding.sound import Sound
 from .memory import AUTO, DTYPES, ManagedModule, devices_of, dtype_of, load_fully
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,13 @@ class LoadedModel:
             dtype: of the weights: "auto", "fp32", "fp16" or "bf16".
 
         Raises:
-            CheckpointError: see `sounding.checkpoint.empty_model`.
+            CheckpointError: see `sounding.loading.build`.
             ValueError: another dtype.
         """
         if dtype not in (AUTO, *DTYPES):
             raise ValueError(f"dtype is {dtype!r}, but one of {AUTO}, {', '.join(DTYPES)} is expected.")
         self._header, self._dtype = read_header(path), dtype
-        self._model = empty_model(self._header)
+        self._model = SoundingModel.from_header(self._header)
         self._patchers: dict[str, ModelPatcher] = {}
 
     @property
@@ -59,7 +60,7 @@ class LoadedModel:
         """The model with some parts on their devices; to be called before each use, since the host may move them away.
 
         Args:
-            parts: names out of `sounding.model.PARTS`.
+            parts: names out of `sounding.config.PARTS`.
             batch: items that the work is for, so that the host frees memory for their activations as well.
             frames: mel frames per item.
         """

@@ -7,7 +7,7 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ...sounding.networks.overflow import PRECISE, part_dtype
+from ...sounding.networks.codec import PRECISE, part_dtype
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 AUTO = "auto"

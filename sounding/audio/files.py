@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..utils.files import write_atomic
 from ..utils.libraries import importing
-from ..utils.plain_text import printable
+from ..utils.messages import printable
 from .resampling import check_rate, fit_length
 
 MAX_SECONDS = 3600.0  # of a file

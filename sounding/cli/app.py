@@ -98,9 +98,10 @@ def generate(
         from ..audio.files import write_audio
         from ..audio.tracks import mix_tracks
         from ..checkpoint import read_header, resolve
+        from ..config import PARTS
         from ..images.drawing import overlay
         from ..images.files import read_image, read_mask, write_image
-        from ..model import PARTS, load
+        from ..model import load
 
         started = time.monotonic()
         picture = read_image(image)
@@ -117,7 +118,7 @@ def generate(
                 cfg=cfg,
                 seed=seed,
                 batch=batch,
-                scheduler=scheduler,
+                sampler=scheduler,
                 level=level,
                 fade_out=fade_out,
                 window=window,

@@ -48,7 +48,8 @@ class GenerateOptions:
     def check(self) -> None:
         """Raise ValueError for anything that would fail later, whatever the model."""
         from ..audio.loudness import check_fade_out
-        from ..diffusion import SAMPLERS, item_seeds
+        from ..config import SAMPLERS
+        from ..diffusion import item_seeds
         from ..encoders.text import check_texts
 
         _fits("--seconds", self.seconds, 0, MAX_SECONDS, "a positive length of at most 600 seconds", above=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..utils.plain_text import printable
+from ..utils.messages import printable
 from .terminal import JsonOption, plain_errors, say, show, show_json
 
 if TYPE_CHECKING:

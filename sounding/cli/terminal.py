@@ -13,7 +13,7 @@ import typer
 
 from ..utils.files import is_full
 from ..utils.libraries import LibraryError, library_error
-from ..utils.plain_text import printable
+from ..utils.messages import printable
 
 if TYPE_CHECKING:
     from ..diffusion import OnStep

@@ -14,7 +14,7 @@ from .outputs import check_file, check_folder
 from .terminal import JsonOption, plain_errors, progress, show, show_json
 
 
-class Condition(str, Enum):
+class Conditioning(str, Enum):
     """How the U-Net is told what to sound like."""
 
     attention = "attention"
@@ -28,7 +28,7 @@ class Query(str, Enum):
     audio = "audio"
 
 
-class Heads(str, Enum):
+class HeadsFrom(str, Enum):
     """Of attention in an AudioLDM folder."""
 
     config = "config"
@@ -54,17 +54,17 @@ def convert(
     vocoder: Annotated[Path | None, typer.Option(help="Another HiFi-GAN: folder, or a generator's file.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder with CLAP's tokenizer, to travel in the file.")] = None,
     condition: Annotated[
-        Condition,
+        Conditioning,
         typer.Option(help="attention: the paper's U-Net, to be trained. film: AudioLDM exactly as published."),
-    ] = Condition.attention,
+    ] = Conditioning.attention,
     query: Annotated[Query, typer.Option(help="What asks the patches in training.")] = Query.text,
     ema: Annotated[bool, typer.Option(help="Take an original checkpoint's averaged U-Net.")] = True,
     heads: Annotated[
-        Heads,
+        HeadsFrom,
         typer.Option(
             help="Attention's heads in an AudioLDM folder: config as it says (so diffusers), authors as trained."
         ),
-    ] = Heads.config,
+    ] = HeadsFrom.config,
     quick_gelu: Annotated[
         bool | None, typer.Option("--quick-gelu/--no-quick-gelu", help="CLIP's activation, if its file does not say.")
     ] = None,

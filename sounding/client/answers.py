@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..utils.plain_text import printable
+from ..utils.messages import printable
 from .graph import Graph, node_name
 
 JSON_BYTES = 32 << 20  # of an answer; a queue holds all its graphs

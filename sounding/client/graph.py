@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..images.decoding import open_mask, open_picture
-from ..utils.plain_text import printable
+from ..utils.messages import printable
 
 Graph = dict[str, dict[str, Any]]
 Upload = Callable[[str, bytes], str]  # (file name, content) -> the name by which nodes find it

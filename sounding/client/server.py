@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-from ..utils.plain_text import printable
+from ..utils.messages import printable
 from .answers import (
     JSON_BYTES,
     OutputFile,

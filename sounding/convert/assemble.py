@@ -11,18 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import save_model
 from ..config import GroundingConfig, QueryConfig, SoundingConfig
 from ..encoders.text import ClapQuery
 from ..model import SoundingModel
-from ..networks.meta import OwnRandomness, without_weights
+from ..networks.meta import PrivateGenerator, meta_parameters
 from ..weights.reading import Converted, ConvertError, laid_out
-from .audioldm import AudioLDM, Heads, fold_film, read_audioldm
+from .audioldm import AudioLDM, HeadsFrom, fold_film, read_audioldm
 from .clap import OWN_BUFFERS, read_clap, read_tokenizer
 from .clip import read_clip
 from .hifigan import read_hifigan
 
-Condition = Literal["attention", "film"]
+Conditioning = Literal["attention", "film"]
 UNTRAINED = (
     "The grounding is new: train it (python -m training) before the model listens to pictures, masks or texts about "
     "pictures."
@@ -48,10 +47,10 @@ def convert(
     clap: str | os.PathLike[str] | None = None,
     vocoder: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
-    condition: Condition = "attention",
+    condition: Conditioning = "attention",
     query: Literal["text", "audio"] = "text",
     ema: bool = True,
-    heads: Heads = "config",
+    heads: HeadsFrom = "config",
     quick_gelu: bool | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float16,
@@ -106,7 +105,7 @@ def convert(
             vocoder=voice.config,
             diffusion=ldm.diffusion,
         )
-    with laid_out(sources["audioldm"]), OwnRandomness(seed):
+    with laid_out(sources["audioldm"]), PrivateGenerator(seed):
         model = SoundingModel(config).requires_grad_(False)
     _fill(model.patches, patches, sources["clip"])
     _fill(model.query, queries, query_source, tokens if config.query.tokenizer_bytes else None)
@@ -115,7 +114,7 @@ def convert(
     anew = _start_unet(model, unet, sources["audioldm"], condition)
     if condition == "film":
         model.grounding.null.copy_(null[None])
-    save_model(model, out, dtype=dtype, description="Converted from published weights; the grounding is untrained.")
+    model.save_pretrained(out, dtype=dtype, description="Converted from published weights; the grounding is untrained.")
     used = {
         "patches": str(clip),
         "query": str(query_source),
@@ -128,7 +127,7 @@ def convert(
 
 
 def _queries(
-    ldm: AudioLDM, ldm_path: Path, clap: Path | None, query: str, condition: Condition
+    ldm: AudioLDM, ldm_path: Path, clap: Path | None, query: str, condition: Conditioning
 ) -> tuple[Converted, Path]:
     """The query encoder and where it came from.
 
@@ -160,7 +159,7 @@ def _query_config(config: QueryConfig, tokens: Tensor | None) -> QueryConfig:
 @torch.inference_mode()
 def empty_sentence(text: Converted) -> Tensor:
     """[L] CLAP's embedding of "", which AudioLDM's guidance calls unconditional; its tokens need no tokenizer."""
-    with without_weights(), OwnRandomness():
+    with meta_parameters(), PrivateGenerator():
         tower = ClapQuery(text.config)
     _fill(tower, text, Path("CLAP"))
     return tower(torch.tensor([EMPTY_SENTENCE]))[0].clone()
@@ -191,7 +190,7 @@ def _fill(part: nn.Module, converted: Converted, source: Path, tokens: Tensor | 
     part.load_state_dict(tensors, assign=any(value.is_meta for value in own.values()))
 
 
-def _start_unet(model: SoundingModel, unet: Converted, source: Path, condition: Condition) -> dict[str, int]:
+def _start_unet(model: SoundingModel, unet: Converted, source: Path, condition: Conditioning) -> dict[str, int]:
     """Fill the U-Net; its cross-attention, if it is new, starts silent so that nothing learned is disturbed."""
     if condition == "film":
         _fill(model.unet, unet, source)
@@ -204,7 +203,7 @@ def _start_unet(model: SoundingModel, unet: Converted, source: Path, condition: 
     return {"unet cross-attention": sum(value.numel() for value in fresh.values())}
 
 
-def _notes(config: SoundingConfig, condition: Condition) -> tuple[str, ...]:
+def _notes(config: SoundingConfig, condition: Conditioning) -> tuple[str, ...]:
     notes = [UNTRAINED]
     if condition == "film":
         notes.append("Text alone works now, as in AudioLDM: SoundingModel.condition_by_text.")

@@ -27,7 +27,7 @@ UNET, VAE, CLAP, VOCODER = (
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 # What an original checkpoint does not say, from audioldm/utils.py: 64 wide in "l" (256 channels), 32 in "s" and "m".
 LARGE_CHANNELS, LARGE_HEAD, HEAD = 256, 64, 32
-Heads = Literal["config", "authors"]
+HeadsFrom = Literal["config", "authors"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class AudioLDM:
     notes: tuple[str, ...] = ()  # what a person should know of these weights
 
 
-def read_audioldm(path: Path, *, ema: bool = True, heads: Heads = "config") -> AudioLDM:
+def read_audioldm(path: Path, *, ema: bool = True, heads: HeadsFrom = "config") -> AudioLDM:
     """Read all parts.
 
     Args:
@@ -60,7 +60,7 @@ def read_audioldm(path: Path, *, ema: bool = True, heads: Heads = "config") -> A
     return _from_folder(path, heads) if path.is_dir() else _from_checkpoint(path, ema)
 
 
-def _from_folder(folder: Path, heads: Heads) -> AudioLDM:
+def _from_folder(folder: Path, heads: HeadsFrom) -> AudioLDM:
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") != "AudioLDMPipeline":
         raise ConvertError(

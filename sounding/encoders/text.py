@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import QueryConfig
-from ..utils.fields import parse_json, shown
+from ..utils.fields import parse_json
 from ..utils.libraries import importing
+from ..utils.messages import shown
 
 if TYPE_CHECKING:
     from open_clip import SimpleTokenizer
@@ -41,6 +41,11 @@ TOKENIZER_KINDS = (
     (None, "ByteLevel", "RobertaProcessing", "TemplateProcessing"),
 )
 TEXT_TOKENS = 512  # RoBERTa's 514 positions less the two that padding takes
+
+
+def listed(text: str | Sequence[str]) -> list[str]:
+    """One sentence or several as a list."""
+    return [text] if isinstance(text, str) else list(text)
 
 
 def check_texts(texts: list[str]) -> list[str]:
@@ -104,30 +109,6 @@ def _cached_tokenizer(name: str) -> bytes | None:
         return None
     with open(path, "rb") as file:
         return file.read(MOST_TOKENIZER)
-
-
-class Vocabulary:
-    """The names that a checkpoint was trained on, as its text tower hears them: how near is a text to which?"""
-
-    def __init__(self, names: Sequence[str]):
-        self.names = tuple(names)
-        self._known: Tensor | None = None  # [names, L], once asked for
-
-    def similarities(self, tower: ClapQuery | OpenClipQuery, texts: list[str]) -> Tensor:
-        """Cosines of texts with all names: [texts, names] on the CPU."""
-        if self._known is None:
-            self._known = _directions(tower, list(self.names))
-        return _directions(tower, texts) @ self._known.T
-
-
-def names_it(text: str, name: str) -> bool:
-    """Whether the noun of a name, its last word, is among the words of a text."""
-    nouns = re.findall(r"\w+", name.casefold())[-1:]
-    return bool(nouns) and nouns[0] in re.findall(r"\w+", text.casefold())
-
-
-def _directions(tower: ClapQuery | OpenClipQuery, texts: list[str]) -> Tensor:
-    return torch.nn.functional.normalize(tower.encode(texts).float(), dim=-1).cpu()
 
 
 class OpenClipQuery(nn.Module):

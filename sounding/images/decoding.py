@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from ..utils.plain_text import printable
+from ..utils.messages import printable
 
 if TYPE_CHECKING:
     import numpy as np

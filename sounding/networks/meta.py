@@ -16,7 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
-def without_weights() -> Iterator[None]:
+def meta_parameters() -> Iterator[None]:
     """Modules built inside have parameters on the meta device, which take no memory, and real buffers.
 
     `torch.device("meta")` would empty the buffers too (positions, filters), and not all of them are in a checkpoint.
@@ -41,7 +41,7 @@ DRAWING = {
 }  # fmt: skip
 
 
-class OwnRandomness(TorchFunctionMode):
+class PrivateGenerator(TorchFunctionMode):
     """What this thread draws inside comes from a generator of its own: nobody else's random numbers move on.
 
     Building a module draws its first weights, also where a file's take their place at once. The numbers are those
@@ -106,7 +106,7 @@ def filled(make: Callable[[], M], weights: dict[str, Tensor]) -> M:
             raise ValueError(
                 f"{name!r} has shape {tuple(weights[name].shape)}, but {tuple(expected.shape)} is expected"
             )
-    with without_weights(), OwnRandomness():
+    with meta_parameters(), PrivateGenerator():
         module = make()
     module.load_state_dict({name: fitted(weights[name], sketch[name], torch.float32) for name in sketch}, assign=True)
     return module

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..utils.fields import shown
+from ..utils.messages import shown
 from ..weights.reading import ConvertError, read_json, read_shapes
 
 NAMING = ("auto_map", "backbone", "use_timm_backbone", "use_pretrained_backbone", "custom_pipelines")

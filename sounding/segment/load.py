@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
-from ..checkpoint import CONFIG_KEY, STARTER, CheckpointError, check_header_size, read_header, read_tensors, resolve
-from ..networks.meta import filled
-from ..weights.reading import ConvertError, read_json, read_state, under
+from ..checkpoint import CONFIG_KEY, STARTER, CheckpointError, check_header_size, read_header, resolve
+from ..config import SEGMENTER
+from ..loading import build, read_parts
+from ..weights.reading import ConvertError, read_json, read_state
 from .base import Segmenter
 from .folder import check_folder
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from ..model import SoundingModel
 
 GRABCUT = "grabcut"
-PARTS = ("patches", "segmenter")
 EXPECTED = (
     "a Segment Anything file of Meta's (.pth or .safetensors), a transformers folder of SAM 2 or SAM 3, or a Sounding "
     "Objects checkpoint"
@@ -116,11 +117,12 @@ def _load_click(path: Path, name: str) -> Segmenter:
     patch_config, click_config = header.config.patches, header.config.segmenter
     if click_config is None:
         raise CheckpointError(f"{path} has no segmenter; {_INSTEAD}.")
-    tensors = read_tensors(header, [name for name in header.shapes if name.startswith(tuple(f"{p}." for p in PARTS))])
-    try:
-        patches = filled(lambda: PatchEncoder(patch_config), under(tensors, "patches."))
-        network = filled(lambda: ClickNetwork(click_config, patch_config), under(tensors, "segmenter."))
-    except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError, LookupError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} is not complete or was edited ({said}); export it again.") from None
-    return ClickSegmenter(patches.eval().requires_grad_(False), network.eval().requires_grad_(False), name)
+    parts = ("patches", SEGMENTER)
+
+    def made() -> nn.ModuleDict:
+        towers = {"patches": PatchEncoder(patch_config), SEGMENTER: ClickNetwork(click_config, patch_config)}
+        return nn.ModuleDict(towers).eval()
+
+    modules = build(header, made, parts)
+    read_parts(modules, header, parts, dtype=torch.float32, device="cpu")
+    return ClickSegmenter(cast(PatchEncoder, modules["patches"]), cast(ClickNetwork, modules[SEGMENTER]), name)

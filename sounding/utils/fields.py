@@ -9,29 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import reprlib
 import types
 import typing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Protocol
 
+from .messages import shown
+
 MOST_JSON = 2**20  # characters of a configuration; the paper's has 2000
 MOST_TEXT = 10_000  # characters of any text without a limit of its own
-
-
-class _Shown(reprlib.Repr):
-    """Values as messages show them: short, whatever came."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 3, 80, 80
-
-    def repr_int(self, x: int, level: int) -> str:
-        return repr(x) if x.bit_length() < 80 else f"a whole number of about {int(x.bit_length() * 0.30103)} digits"
-
-
-shown = _Shown().repr
 
 
 class Constraint(Protocol):

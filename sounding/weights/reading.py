@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoint import MOST_NAME, MOST_TENSORS, check_header_size
 from ..utils.fields import parse_json
-from ..utils.plain_text import printable
+from ..utils.messages import printable
 from .archive import flatten, read_archive
 from .disassembly import ArchiveError
 

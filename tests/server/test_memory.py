@@ -35,7 +35,7 @@ sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.host import loaded as loading
 from pack.nodes.host.loaded import LoadedModel
-from pack.sounding.model import PARTS
+from pack.sounding.config import PARTS
 
 def loaded(model):
     return [patcher.loaded_size() == patcher.model_size() for patcher in model._patchers.values()]

@@ -18,18 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sounding
-from sounding.checkpoint import (
-    CONFIG_KEY,
-    CheckpointError,
-    describe,
-    load_model,
-    read_header,
-    resolve,
-    save_model,
-    starter_path,
-)
-from sounding.config import PatchConfig, SegmenterConfig, SoundingConfig
-from sounding.model import PARTS, SoundingModel
+from sounding.checkpoint import CONFIG_KEY, CheckpointError, describe, read_header, resolve, starter_path
+from sounding.config import PARTS, PatchConfig, SegmenterConfig, SoundingConfig
+from sounding.model import SoundingModel
 from sounding.segment.network import ClickNetwork
 
 
@@ -43,13 +34,15 @@ def test_names_come_from_a_file_beside_weights_that_it_was_made_for(tiny_checkpo
     shutil.copyfile(tiny_checkpoint, path)
     header = read_header(path)
     said = {"modelspec.hash_sha256": header.metadata["modelspec.hash_sha256"], "vocabulary": ["a dog", "a cow"]}
-    beside.write_text(json.dumps(said | {"generation": {"familiar": 0.7}}))
+    beside.write_text(json.dumps(said | {"generation": {"familiar": 0.7, "patch_cosine": [0.7, 0.5]}}))
     found = read_header(path).config
     assert found.vocabulary == ("a dog", "a cow")
-    assert found.generation == dataclasses.replace(header.config.generation, familiar=0.7)
+    assert found.generation == dataclasses.replace(
+        header.config.generation, name_cosine=(0.84, 0.7), patch_cosine=(0.7, 0.5)
+    )
     assert sounding.load(path, device="cpu").config == found
     copy = tmp_path / "copy.safetensors"
-    save_model(sounding.load(path, device="cpu"), copy)
+    sounding.load(path, device="cpu").save_pretrained(copy)
     assert read_header(copy).config.vocabulary == ("a dog", "a cow")  # from now on in its own header
     others = [said | {"modelspec.hash_sha256": "0x12", "generation": {}}, said, [], "text", said | {"generation": 5}]
     others += [said | {"generation": {"familiar": 7.0}}, said | {"generation": {}, "vocabulary": [5]}]
@@ -59,7 +52,7 @@ def test_names_come_from_a_file_beside_weights_that_it_was_made_for(tiny_checkpo
 
 
 def test_round_trip_is_bit_exact(tiny_model: SoundingModel, tiny_checkpoint: Path) -> None:
-    loaded = load_model(tiny_checkpoint)
+    loaded = SoundingModel.from_pretrained(tiny_checkpoint)
     assert loaded.config == tiny_model.config
     assert not loaded.training
     assert not any(weight.requires_grad for weight in loaded.parameters())
@@ -81,20 +74,20 @@ def test_a_loaded_model_makes_the_same_sound(tiny_model: SoundingModel, tiny_che
 
 def test_half_precision_halves_the_file(tiny_model: SoundingModel, tiny_checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
-    save_model(tiny_model, path)
+    tiny_model.save_pretrained(path)
     weights = sum(value.numel() * value.element_size() for value in load_file(path).values())
     full = sum(value.numel() * value.element_size() for value in load_file(tiny_checkpoint).values())
     assert weights == pytest.approx(full / 2, rel=0.01)
-    loaded = load_model(path)
+    loaded = SoundingModel.from_pretrained(path)
     for name, value in tiny_model.state_dict().items():
         expected = value.half().float() if value.is_floating_point() else value
         assert torch.equal(loaded.state_dict()[name], expected), name
-    assert load_model(path, dtype=torch.float16).grounding.null.dtype == torch.float16
+    assert SoundingModel.from_pretrained(path, dtype=torch.float16).grounding.null.dtype == torch.float16
 
 
 def test_header_has_what_tools_show(tiny_model: SoundingModel, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(tiny_model, path, title="A title", description="What it is", licence="CC0")
+    tiny_model.save_pretrained(path, title="A title", description="What it is", licence="CC0")
     metadata = metadata_of(path)
     assert SoundingConfig.from_json(metadata[CONFIG_KEY]) == tiny_model.config
     assert metadata["modelspec.sai_model_spec"] == "1.0.0"
@@ -109,7 +102,7 @@ def test_hash_follows_the_weights(tiny_model: SoundingModel, tmp_path: Path, mon
     hashes = []
     for value in (0.5, 0.5, 0.25):
         monkeypatch.setattr(tiny_model.grounding.weight_std, "data", torch.tensor(value))
-        save_model(tiny_model, tmp_path / "model.safetensors", title=str(len(hashes)))
+        tiny_model.save_pretrained(tmp_path / "model.safetensors", title=str(len(hashes)))
         hashes.append(metadata_of(tmp_path / "model.safetensors")["modelspec.hash_sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -285,7 +278,7 @@ def test_a_crash_leaves_the_old_file(
     tiny_model: SoundingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(tiny_model, path)
+    tiny_model.save_pretrained(path)
     before = path.read_bytes()
 
     def half(tensors: dict, filename: Path, metadata: dict) -> None:
@@ -294,7 +287,7 @@ def test_a_crash_leaves_the_old_file(
 
     monkeypatch.setattr(safetensors.torch, "save_file", half)
     with pytest.raises(OSError, match="No space"):
-        save_model(tiny_model, path)
+        tiny_model.save_pretrained(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
@@ -305,13 +298,13 @@ def test_weights_that_half_cannot_hold_are_not_written(
 ) -> None:
     monkeypatch.setattr(tiny_model.grounding.null, "data", torch.full((1, 16), value))
     with pytest.raises(CheckpointError, match=r"'grounding.null' is not finite as torch.float16"):
-        save_model(tiny_model, tmp_path / "model.safetensors")
+        tiny_model.save_pretrained(tmp_path / "model.safetensors")
     assert os.listdir(tmp_path) == []
 
 
 def test_permissions_are_those_of_any_new_file(tiny_model: SoundingModel, tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    save_model(tiny_model, tmp_path / "model.safetensors")
+    tiny_model.save_pretrained(tmp_path / "model.safetensors")
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 

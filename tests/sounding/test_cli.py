@@ -17,7 +17,6 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sounding.audio.loudness import LOUDNESS, loudness
-from sounding.checkpoint import save_model
 from sounding.cli.app import app
 from sounding.cli.demo import OBJECTS
 from sounding.images.drawing import mel_picture, overlay
@@ -201,7 +200,7 @@ def test_bad_options_are_told_before_a_model_is_read(
     for name in ("folder.wav", "folder.png"):
         (folder / name).mkdir()
     os.mkfifo(folder / "pipe.wav")
-    monkeypatch.setattr("sounding.model.load_model", load)
+    monkeypatch.setattr("sounding.model.SoundingModel.from_pretrained", load)
     assert says in refused(folder, *arguments)
 
 
@@ -255,7 +254,7 @@ def test_long_names_and_new_folders_are_written(folder: Path) -> None:
 def test_what_the_model_is_not_sure_of_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from sounding.networks.codec import Sound
+    from sounding.sound import Sound
 
     out = ("--out", str(folder / "a.wav"))
     masks = (*left(folder), "--mask", str(folder / "right.png"))
@@ -349,9 +348,9 @@ def test_unknown_words_are_answered_with_the_nearest_known_ones(folder: Path, ti
     config = dataclasses.replace(tiny_model.config, vocabulary=("a dog", "a red cow", "a cat"))
     model = SoundingModel(config)
     model.load_state_dict(tiny_model.state_dict())
-    generation = dataclasses.replace(config.generation, foreign=0.99999, familiar=1.0)
+    generation = dataclasses.replace(config.generation, name_cosine=(0.99999, 1.0))
     model.config = dataclasses.replace(config, generation=generation)
-    save_model(model, folder / "tiny.safetensors")
+    model.save_pretrained(folder / "tiny.safetensors")
     out = ("--out", str(folder / "a.wav"), "--json")
     unknown = sounding(folder, "--text", "a spaceship taking off", *out)
     assert unknown.exit_code == 0, unknown.output

@@ -53,7 +53,7 @@ def test_what_a_file_leaves_out_has_its_default() -> None:
 def test_files_from_before_generate_as_they_did() -> None:
     """Steps, guidance, sampler and thresholds were the library's then."""
     old = SoundingConfig.from_json('{"version": 1, "train_seconds": 2.56}')
-    assert old.generation == GenerationConfig(25, 7.0, "dpm++", silent=0.3, clear=0.4, object=0.5, backdrop=0.6)
+    assert old.generation == GenerationConfig(25, 7.0, "dpm++", norm_ratio=(0.3, 0.4), backdrop_cosine=(0.6, 0.5))
     assert old.train_seconds == 2.56
     assert SoundingConfig.from_json(old.to_json()) == old
     assert (FULL.generation.steps, FULL.generation.cfg, FULL.generation.sampler) == (200, 2.0, "ddim")  # the paper's
@@ -141,7 +141,7 @@ def test_ranges_hold_however_a_section_is_made() -> None:
         ({"query": {"hidden": 8192, "layers": 64}}, "query would take about .* of parameters"),
         ({"train_seconds": 120, "vae": {"channels": [1024, 1024, 1024]}}, "vae would take about .* bytes of memory"),
         ({"audio": {"mel_bands": 256}, "vae": {"channels": [8]}}, r"unet would attend to \d+ places"),
-        ({"audio": {"sample_rate": 192_000}}, "audio.hop is 160, but .* 250 frames a second"),
+        ({"audio": {"sample_rate": 192_000}}, "audio.hop is 160, but .* 250 frames per second"),
         ({"audio": {"f_max": 9000}}, "audio.f_min is 0 and f_max 9000 at 16000 Hz"),
         ({"vocoder": {"rates": [5, 4, 2, 2, 4]}}, "vocoder.rates multiply to 320, but audio.hop, 160,"),
         ({"vocoder": {"rates": [160], "rate_kernels": [16, 16]}}, "vocoder.rates has 1 values, rate_kernels 2"),

@@ -48,7 +48,7 @@ def theirs(pipeline: AudioLDMPipeline, noise: torch.Tensor, seconds: float) -> t
 
 def ours(model: sounding.SoundingModel, noise: torch.Tensor, seconds: float) -> torch.Tensor:
     condition = model.condition_by_text(SENTENCE)
-    latents = model.sample(condition, noise, steps=4, cfg=2.5, scheduler="ddim")
+    latents = model.sample(condition, noise, steps=4, cfg=2.5, sampler="ddim")
     return model.vocode(model.decode(latents), seconds)[:, 0]
 
 

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from sounding.config import DiffusionConfig
+from sounding.config import SAMPLERS, DiffusionConfig
 from sounding.diffusion import (
-    SAMPLERS,
     build_noise_schedule,
-    build_scheduler,
     draw_noise,
     guided_noise,
     item_seeds,
     sample_latents,
 )
+from sounding.samplers import build_sampler
 
 CONFIG = DiffusionConfig()
 # The paper's base model: beta linear in its square root; independent of diffusers, in float64.
@@ -65,15 +64,15 @@ def with_last_jump(noise: torch.Tensor, steps: list[int]) -> torch.Tensor:
 
 def run(denoiser: object, noise: torch.Tensor, **options: object) -> torch.Tensor:
     condition = torch.zeros(len(noise), 1, 4)
-    settings: dict = {"steps": 25, "cfg": 1.0, "scheduler": "ddim", **options}
+    settings: dict = {"steps": 25, "cfg": 1.0, "sampler": "ddim", **options}
     return sample_latents(denoiser, noise, condition, condition, CONFIG, **settings)  # type: ignore[arg-type]
 
 
-def error(scheduler: str, steps: int) -> float:
+def error(sampler: str, steps: int) -> float:
     noise = draw_noise(SHAPE, [0, 1])
     denoiser = Gaussian()
-    sample = run(denoiser, noise, scheduler=scheduler, steps=steps)
-    if scheduler == "ddim":  # stops at step 0
+    sample = run(denoiser, noise, sampler=sampler, steps=steps)
+    if sampler == "ddim":  # stops at step 0
         return float((sample - exact(noise, denoiser.steps[0], ALPHAS[0])).abs().max())
     return float((sample - with_last_jump(noise, denoiser.steps)).abs().max())
 
@@ -81,7 +80,7 @@ def error(scheduler: str, steps: int) -> float:
 def test_noise_schedule_is_the_base_models() -> None:
     np.testing.assert_allclose(build_noise_schedule(CONFIG).alphas_cumprod.numpy(), ALPHAS, rtol=2e-4)
     for name in SAMPLERS:
-        np.testing.assert_allclose(build_scheduler(CONFIG, name).alphas_cumprod.numpy(), ALPHAS, rtol=2e-4)
+        np.testing.assert_allclose(build_sampler(CONFIG, name).alphas_cumprod.numpy(), ALPHAS, rtol=2e-4)
 
 
 def test_training_noise_is_the_forward_process() -> None:
@@ -95,7 +94,7 @@ def test_training_noise_is_the_forward_process() -> None:
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++"])
 def test_steps_are_even(name: str) -> None:
-    sampler = build_scheduler(CONFIG, name)
+    sampler = build_sampler(CONFIG, name)
     for steps, times in {25: range(999, 0, -40), 200: range(999, 0, -5)}.items():
         sampler.set_timesteps(steps)
         assert sampler.timesteps.tolist() == list(times)
@@ -105,7 +104,7 @@ def test_steps_are_even(name: str) -> None:
 def test_steps_asked_are_steps_made_from_the_noisiest(name: str) -> None:
     """For every count. Karras' steps have noise levels of their own, but times rounded to the training's (and take
     the library so long that not all are tried)."""
-    sampler = build_scheduler(CONFIG, name)
+    sampler = build_sampler(CONFIG, name)
     for steps in range(1, 1000, 7 if name == "dpm++ karras" else 1):
         sampler.set_timesteps(steps)
         times, sigmas = sampler.timesteps.numpy(), sampler.sigmas.numpy()
@@ -123,7 +122,7 @@ def test_steps_asked_are_steps_made_from_the_noisiest(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_any_count_runs_to_its_end(name: str, steps: int) -> None:
     denoiser, noise = Gaussian(), draw_noise(SHAPE, [0])
-    sample = run(denoiser, noise, steps=steps, scheduler=name)
+    sample = run(denoiser, noise, steps=steps, sampler=name)
     assert len(denoiser.steps) == steps
     assert denoiser.steps[0] == 999
     assert torch.isfinite(sample).all()
@@ -151,20 +150,20 @@ def test_ddim_follows_the_exact_flow() -> None:
     assert error("ddim", 25) > 2 * error("ddim", 200)  # and it does converge, not merely pass
 
 
-@pytest.mark.parametrize("scheduler", ["dpm++", "dpm++ karras"])
-def test_dpm_solver_needs_few_steps(scheduler: str) -> None:
-    assert error(scheduler, 100) < 0.02
-    assert error(scheduler, 25) < 0.05
+@pytest.mark.parametrize("sampler", ["dpm++", "dpm++ karras"])
+def test_dpm_solver_needs_few_steps(sampler: str) -> None:
+    assert error(sampler, 100) < 0.02
+    assert error(sampler, 25) < 0.05
 
 
-@pytest.mark.parametrize("scheduler", SAMPLERS)
-def test_v_prediction_gives_the_same_samples(scheduler: str) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_v_prediction_gives_the_same_samples(sampler: str) -> None:
     noise, condition = draw_noise(SHAPE, [0]), torch.zeros(1, 1, 4)
     config = DiffusionConfig(prediction="v_prediction")
     velocity = sample_latents(
-        Gaussian("v_prediction"), noise, condition, condition, config, steps=20, cfg=1.0, scheduler=scheduler
+        Gaussian("v_prediction"), noise, condition, condition, config, steps=20, cfg=1.0, sampler=sampler
     )
-    torch.testing.assert_close(velocity, run(Gaussian(), noise, steps=20, scheduler=scheduler), atol=2e-3, rtol=0)
+    torch.testing.assert_close(velocity, run(Gaussian(), noise, steps=20, sampler=sampler), atol=2e-3, rtol=0)
 
 
 class Counting:
@@ -210,10 +209,10 @@ def test_one_call_of_the_denoiser_a_step(cfg: float) -> None:
 @pytest.mark.parametrize(
     ("steps", "denoise", "done"), [(10, 0.5, 5), (10, 0.31, 3), (10, 0.01, 1), (1, 0.5, 1), (10, 1.0, 10)]
 )
-@pytest.mark.parametrize("scheduler", SAMPLERS)
-def test_denoise_starts_part_way(scheduler: str, steps: int, denoise: float, done: int) -> None:
-    sampler = build_scheduler(CONFIG, scheduler)
-    sampler.set_timesteps(steps)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_denoise_starts_part_way(sampler: str, steps: int, denoise: float, done: int) -> None:
+    solver = build_sampler(CONFIG, sampler)
+    solver.set_timesteps(steps)
     calls: list[tuple[int, int]] = []
     denoiser = Gaussian()
     noise = draw_noise(SHAPE, [0, 1])
@@ -221,24 +220,24 @@ def test_denoise_starts_part_way(scheduler: str, steps: int, denoise: float, don
         denoiser,
         noise,
         steps=steps,
-        scheduler=scheduler,
+        sampler=sampler,
         denoise=denoise,
         latents=torch.zeros(2, *SHAPE),
         on_step=lambda *counts: calls.append(counts),
     )
-    assert denoiser.steps == sampler.timesteps.tolist()[steps - done :]
+    assert denoiser.steps == solver.timesteps.tolist()[steps - done :]
     assert calls == [(index, done) for index in range(1, done + 1)]
 
 
-@pytest.mark.parametrize("scheduler", SAMPLERS)
-def test_denoise_starts_from_the_noised_latents(scheduler: str) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_denoise_starts_from_the_noised_latents(sampler: str) -> None:
     """Half-way from given latents ends where the exact flow from the noised latents does."""
     noise, clean = draw_noise(SHAPE, [0, 1]), torch.randn(2, *SHAPE)
     denoiser = Gaussian()
-    sample = run(denoiser, noise, steps=200, scheduler=scheduler, denoise=0.5, latents=clean)
+    sample = run(denoiser, noise, steps=200, sampler=sampler, denoise=0.5, latents=clean)
     first = denoiser.steps[0]
     start = ALPHAS[first] ** 0.5 * clean.double() + (1 - ALPHAS[first]) ** 0.5 * noise
-    expected = exact(start, first, ALPHAS[0]) if scheduler == "ddim" else with_last_jump(start, denoiser.steps)
+    expected = exact(start, first, ALPHAS[0]) if sampler == "ddim" else with_last_jump(start, denoiser.steps)
     torch.testing.assert_close(sample.double(), expected, atol=0.05, rtol=0)
     assert not torch.allclose(sample.double(), exact(noise, first, ALPHAS[0]), atol=0.1)  # the latents matter
 
@@ -274,7 +273,7 @@ def test_raising_in_on_step_cancels() -> None:
         ({"cfg": float("inf")}, "cfg is inf"),
         ({"denoise": 0.0}, "denoise is 0"),
         ({"denoise": 1.5}, "denoise is 1.5"),
-        ({"scheduler": "euler"}, "scheduler is 'euler'.*ddim, dpm"),
+        ({"sampler": "euler"}, "sampler is 'euler'.*ddim, dpm"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, object], words: str) -> None:
@@ -321,9 +320,9 @@ def test_drawing_noise_leaves_the_global_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("scheduler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("denoise", [1.0, 0.5])
-def test_only_what_is_to_be_renewed_changes(scheduler, denoise, prediction) -> None:
+def test_only_what_is_to_be_renewed_changes(sampler, denoise, prediction) -> None:
     noise, old = draw_noise(SHAPE, [0, 1]), 5 + draw_noise(SHAPE, [2, 3])
     config = DiffusionConfig(prediction=prediction)
     seen: list[torch.Tensor] = []
@@ -337,7 +336,7 @@ def test_only_what_is_to_be_renewed_changes(scheduler, denoise, prediction) -> N
     def sample(renew: torch.Tensor | None) -> torch.Tensor:
         seen.clear()
         condition = torch.zeros(2, 1, 4)
-        settings = {"steps": 10, "cfg": 1.0, "scheduler": scheduler, "denoise": denoise}
+        settings = {"steps": 10, "cfg": 1.0, "sampler": sampler, "denoise": denoise}
         return sample_latents(
             Seeing(prediction), noise, condition, condition, config, latents=old, renew=renew, **settings
         )  # type: ignore[arg-type]

@@ -17,18 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sounding
-from sounding.checkpoint import (
-    CONFIG_KEY,
-    CheckpointError,
-    empty_model,
-    load_model,
-    read_header,
-    read_parts,
-    save_model,
-)
-from sounding.config import PatchConfig, QueryConfig, SoundingConfig, UnetConfig
-from sounding.model import PARTS, SoundingModel
-from sounding.networks.meta import without_weights
+from sounding.checkpoint import CONFIG_KEY, CheckpointError, read_header
+from sounding.config import PARTS, PatchConfig, QueryConfig, SoundingConfig, UnetConfig
+from sounding.loading import read_parts
+from sounding.model import SoundingModel
+from sounding.networks.meta import meta_parameters
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,8 +44,8 @@ TOWERS: dict[str, dict[str, Any]] = {
 def test_nothing_is_left_out(tower: str, tiny_config: SoundingConfig, tmp_path: Path) -> None:
     """What a module computes when it is built (positions, filters, attention masks) is there beside its weights."""
     built = SoundingModel(dataclasses.replace(tiny_config, **TOWERS[tower]))
-    save_model(built, tmp_path / "model.safetensors", dtype=torch.float32)
-    before, after = everything(built), everything(load_model(tmp_path / "model.safetensors"))
+    built.save_pretrained(tmp_path / "model.safetensors", dtype=torch.float32)
+    before, after = everything(built), everything(SoundingModel.from_pretrained(tmp_path / "model.safetensors"))
     assert before.keys() == after.keys()
     assert len(before) > len(built.state_dict())
     for name, value in before.items():
@@ -126,24 +119,24 @@ def test_loading_takes_little_more_than_the_weights(tiny_checkpoint: Path, tmp_p
 def test_writing_to_weights_leaves_the_file_alone(tiny_checkpoint: Path) -> None:
     """float32 out of a float32 file: the weights lie in the file's own pages."""
     before = tiny_checkpoint.read_bytes()
-    model = load_model(tiny_checkpoint)
+    model = SoundingModel.from_pretrained(tiny_checkpoint)
     with torch.no_grad():
         for value in model.state_dict().values():
             value.add_(1)
     assert tiny_checkpoint.read_bytes() == before
-    again = load_model(tiny_checkpoint).state_dict()
+    again = SoundingModel.from_pretrained(tiny_checkpoint).state_dict()
     assert all(torch.equal(value, again[name] + 1) for name, value in model.state_dict().items())
 
 
 def test_a_model_outlives_its_file(tiny_checkpoint: Path, tiny_model: SoundingModel, tmp_path: Path) -> None:
-    """`save_model` puts a new file in the old one's place, also under a model that was read from it."""
+    """`save_pretrained` puts a new file in the old one's place, also under a model that was read from it."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(tiny_checkpoint.read_bytes())
-    model = load_model(path)
+    model = SoundingModel.from_pretrained(path)
     with torch.no_grad():
         model.grounding.null.add_(1)
-    save_model(model, path, dtype=torch.float32)
-    assert torch.equal(load_model(path).grounding.null, tiny_model.grounding.null + 1)
+    model.save_pretrained(path, dtype=torch.float32)
+    assert torch.equal(SoundingModel.from_pretrained(path).grounding.null, tiny_model.grounding.null + 1)
     path.unlink()
     assert torch.equal(model.unet.conv_in.weight, tiny_model.unet.conv_in.weight)
 
@@ -151,7 +144,7 @@ def test_a_model_outlives_its_file(tiny_checkpoint: Path, tiny_model: SoundingMo
 def test_parts_are_read_when_they_are_asked_for(tiny_checkpoint: Path, tiny_model: SoundingModel) -> None:
     header = read_header(tiny_checkpoint)
     assert set(header.parts) == set(PARTS)
-    model = empty_model(header)
+    model = SoundingModel.from_header(header)
     for number, part in enumerate(PARTS):
         there = [
             name for name in PARTS if not any(value.is_meta for value in everything(getattr(model, name)).values())
@@ -196,7 +189,7 @@ def test_a_file_that_was_changed_meanwhile(tiny_checkpoint: Path, tmp_path: Path
     path = tmp_path / "model.safetensors"
     path.write_bytes(tiny_checkpoint.read_bytes())
     header = read_header(path)
-    model = empty_model(header)
+    model = SoundingModel.from_header(header)
     read_parts(model, header, ("vae",), dtype=torch.float32, device="cpu")
     os.utime(path, ns=(0, 0))
     with pytest.raises(CheckpointError, match=r"model.safetensors was changed while it was in use; load it again"):
@@ -221,12 +214,12 @@ def test_weights_that_do_not_fit(
     metadata = {CONFIG_KEY: tiny_model.config.to_json()}
     save_file(load_file(tiny_checkpoint) | {name: value}, tmp_path / "bad.safetensors", metadata)
     with pytest.raises(CheckpointError, match=f"'{name}' {words}"):
-        load_model(tmp_path / "bad.safetensors", dtype=torch.float16)
+        SoundingModel.from_pretrained(tmp_path / "bad.safetensors", dtype=torch.float16)
 
 
 def test_other_threads_build_whole_modules() -> None:
     made: list[nn.Module] = []
-    with without_weights():
+    with meta_parameters():
         thread = threading.Thread(target=lambda: made.append(nn.Linear(2, 3)))
         thread.start()
         thread.join()

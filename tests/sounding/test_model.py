@@ -199,7 +199,7 @@ NAN = torch.full((1, 60, 80, 3), torch.nan)
         ({"seconds": 0}, "seconds is 0"),
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"steps": 0}, "steps is 0"),
-        ({"scheduler": "heun"}, "scheduler is 'heun'"),
+        ({"sampler": "heun"}, "sampler is 'heun'"),
     ],
 )
 def test_bad_input_gets_one_sentence(tiny_model: SoundingModel, options: dict[str, Any], words: str) -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from sounding.config import DiffusionConfig
-from sounding.diffusion import build_scheduler, draw_noise, sample_latents
+from sounding.diffusion import draw_noise, sample_latents
 from sounding.model import SoundingModel
 from sounding.multidiffusion import WindowedDenoiser, blend, in_windows, window_starts, window_weights
+from sounding.samplers import build_sampler
 
 RATE = 16_000
 
@@ -88,7 +89,7 @@ class Local:
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_a_local_denoiser_does_not_notice_windows(cfg: float) -> None:
     noise, condition, null = draw_noise((2, 70, 3), [0, 1, 2]), torch.randn(3, 1, 4), torch.zeros(3, 1, 4)
-    settings: dict[str, Any] = {"steps": 6, "cfg": cfg, "scheduler": "dpm++"}
+    settings: dict[str, Any] = {"steps": 6, "cfg": cfg, "sampler": "dpm++"}
     windowed, whole = Local(), Local()
     made = sample_latents(WindowedDenoiser(windowed, 16, 8), noise, condition, null, DiffusionConfig(), **settings)
     expected = sample_latents(whole, noise, condition, null, DiffusionConfig(), **settings)
@@ -98,7 +99,7 @@ def test_a_local_denoiser_does_not_notice_windows(cfg: float) -> None:
 
 def test_averaging_predictions_averages_steps() -> None:
     """MultiDiffusion averages each window's step; with DDIM that is the step of the average prediction."""
-    sampler = build_scheduler(DiffusionConfig(), "ddim")
+    sampler = build_sampler(DiffusionConfig(), "ddim")
     sampler.set_timesteps(20)
     noisy, step = torch.randn(1, 2, 24, 3), sampler.timesteps[5]
     starts, parts = window_starts(24, 16, 8), [torch.randn(1, 16, 2, 3) for _ in range(2)]

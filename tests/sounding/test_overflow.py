@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import sounding
 from sounding.audio.mel import MelSpectrogram
-from sounding.model import PARTS, SoundingModel
-from sounding.networks.overflow import in_range, vocoded
+from sounding.config import PARTS
+from sounding.model import SoundingModel
+from sounding.networks.codec import in_range, vocoded
 
 
 def half(model: SoundingModel, scale: Callable[[SoundingModel], None]) -> tuple[SoundingModel, SoundingModel]:

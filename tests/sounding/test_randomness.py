@@ -16,10 +16,9 @@ import torch
 from torch import nn
 
 import sounding
-from sounding.checkpoint import save_model
 from sounding.config import PatchConfig, QueryConfig, SegmenterConfig, SoundingConfig
 from sounding.model import SoundingModel
-from sounding.networks.meta import OwnRandomness
+from sounding.networks.meta import PrivateGenerator
 from sounding.segment import load_segmenter
 
 from ..tiny_sams import tiny_sam1
@@ -39,7 +38,7 @@ def untouched() -> Iterator[None]:
 
 def test_loading_draws_nothing(tiny_checkpoint: Path, tiny_config: SoundingConfig, tmp_path: Path) -> None:
     with_clicks = dataclasses.replace(tiny_config, segmenter=SegmenterConfig(side=64, widths=(8, 8, 8)))
-    save_model(SoundingModel(with_clicks), tmp_path / "clicks.safetensors")
+    SoundingModel(with_clicks).save_pretrained(tmp_path / "clicks.safetensors")
     torch.save(tiny_sam1().state_dict(), tmp_path / "sam_vit_b.pth")
     with untouched():
         sounding.load(tiny_checkpoint, device="cpu")
@@ -62,13 +61,13 @@ def test_a_generator_of_its_own_draws_what_the_seed_would(changes: dict, tiny_co
     torch.manual_seed(5)
     expected = SoundingModel(config).state_dict()
     torch.manual_seed(6)
-    with untouched(), OwnRandomness(5):
+    with untouched(), PrivateGenerator(5):
         got = SoundingModel(config).state_dict()
     assert all(torch.equal(value, got[name]) for name, value in expected.items())
 
 
 def test_everything_that_draws_is_led_aside() -> None:
-    with untouched(), OwnRandomness(1):
+    with untouched(), PrivateGenerator(1):
         like = torch.zeros(50)
         drawn = [torch.rand(9), torch.randn(9), torch.randperm(9), torch.randint(9, (9,)), torch.normal(0.0, 1.0, (9,))]
         drawn += [like.uniform_(), like.normal_(), like.exponential_(), like.random_(), like.bernoulli_(0.5)]
@@ -87,9 +86,9 @@ def test_everything_that_draws_is_led_aside() -> None:
 def test_a_segmenter_alone_stays_light() -> None:
     """A click with a SAM must not load compilers of torch's that nobody uses."""
     code = (
-        "import sys, torch; from sounding.weights import OwnRandomness\n"
+        "import sys, torch; from sounding.networks.meta import PrivateGenerator\n"
         "before = set(sys.modules)\n"
-        "with OwnRandomness(): torch.nn.Linear(2, 2)\n"
+        "with PrivateGenerator(): torch.nn.Linear(2, 2)\n"
         "sys.exit(any(name.startswith(('torch._dynamo', 'torch._inductor')) for name in set(sys.modules) - before))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import sounding
-from sounding.checkpoint import CheckpointError, describe, read_header, save_model
+from sounding.checkpoint import CheckpointError, describe, read_header
 from sounding.config import SegmenterConfig, SoundingConfig
 from sounding.model import SoundingModel
 from sounding.segment import Cache, Prepared, Prompt, Segmentation, load_segmenter
@@ -39,7 +39,7 @@ def click_model(tiny_config: SoundingConfig) -> SoundingModel:
 @pytest.fixture(scope="module")
 def click_checkpoint(click_model: SoundingModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clicks") / "clicks.safetensors"
-    save_model(click_model, path, dtype=torch.float32)
+    click_model.save_pretrained(path, dtype=torch.float32)
     return path
 
 
@@ -372,11 +372,11 @@ def test_the_part_goes_into_another_checkpoint_with_the_same_tower(
     torch.manual_seed(9)
     other = SoundingModel(tiny_config).requires_grad_(False)
     target = tmp_path / "target.safetensors"
-    save_model(other, target, dtype=torch.float16, licence="mine")
+    other.save_pretrained(target, dtype=torch.float16, licence="mine")
     with pytest.raises(CheckpointError, match="another patch tower"):
         put_segmenter(click_checkpoint, target)
     other.patches.load_state_dict(click_model.patches.state_dict())
-    save_model(other, target, dtype=torch.float16, licence="mine")
+    other.save_pretrained(target, dtype=torch.float16, licence="mine")
     before = load_file(target)
     take_segmenter(click_checkpoint, tmp_path / "part.safetensors")
     put_segmenter(tmp_path / "part.safetensors", target)
@@ -402,7 +402,7 @@ def test_last_layers_of_the_tower_do_not_matter_to_the_decoder(
         other = SoundingModel(tiny_config).requires_grad_(False)
         other.patches.load_state_dict(click_model.patches.state_dict())
         other.patches.tower.get_parameter(name).mul_(2)
-        save_model(other, target, dtype=torch.float16)
+        other.save_pretrained(target, dtype=torch.float16)
         if fits:
             put_segmenter(click_checkpoint, target)
             picture = torch.rand(1, 90, 120, 3, generator=torch.Generator().manual_seed(1))

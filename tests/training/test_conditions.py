@@ -30,7 +30,7 @@ NEW = 2
 
 @pytest.fixture(scope="module")
 def model(tiny_config: SoundingConfig) -> SoundingModel:
-    grounding = dataclasses.replace(tiny_config.grounding, match_length=True)
+    grounding = dataclasses.replace(tiny_config.grounding, norm_matching=True)
     torch.manual_seed(1)
     model = SoundingModel(dataclasses.replace(tiny_config, grounding=grounding)).requires_grad_(False)
     model.grounding.condition_length.fill_(0.4)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import sounding
-from sounding.checkpoint import read_header, save_model
+from sounding.checkpoint import read_header
 from sounding.config import SoundingConfig
 from sounding.grounding import Grounding
 from sounding.model import SoundingModel
@@ -51,12 +51,12 @@ from .test_own_objects import disc, paint, sing, tone
 def tiny_checkpoint(tiny_model: SoundingModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that knows how its conditions usually are, as the starter does."""
     config = tiny_model.config
-    grounding = dataclasses.replace(config.grounding, match_length=True)
+    grounding = dataclasses.replace(config.grounding, norm_matching=True)
     model = SoundingModel(dataclasses.replace(config, grounding=grounding)).requires_grad_(False)
     model.load_state_dict(tiny_model.state_dict(), strict=False)
     model.grounding.condition_length.fill_(0.3)
     path = tmp_path_factory.mktemp("base") / "tiny.safetensors"
-    save_model(model, path, dtype=torch.float32)
+    model.save_pretrained(path, dtype=torch.float32)
     return path
 
 

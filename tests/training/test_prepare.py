@@ -27,7 +27,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sounding.audio.files import write_audio
-from sounding.checkpoint import load_model, save_model
 from sounding.config import QueryConfig, SoundingConfig
 from sounding.encoders.patches import mask_to_grid
 from sounding.model import SoundingModel
@@ -750,8 +749,11 @@ def test_features_of_another_model_or_kind_are_refused(
 
 
 def test_fingerprint_names_encoders_vae_and_scale(tiny_model: SoundingModel, tiny_config: Any, tmp_path: Path) -> None:
-    save_model(tiny_model, tmp_path / "half.safetensors", dtype=torch.float16)
-    single, half = (load_model(tmp_path / "half.safetensors", dtype=kind) for kind in (torch.float32, torch.float16))
+    tiny_model.save_pretrained(tmp_path / "half.safetensors", dtype=torch.float16)
+    single, half = (
+        SoundingModel.from_pretrained(tmp_path / "half.safetensors", dtype=kind)
+        for kind in (torch.float32, torch.float16)
+    )
     first = features.fingerprint(single)
     assert features.fingerprint(half) == first
     single.unet.conv_in.bias.data += 1
@@ -760,7 +762,7 @@ def test_fingerprint_names_encoders_vae_and_scale(tiny_model: SoundingModel, tin
         weight = next(getattr(single, part).parameters())
         weight.data += 1e-3
         assert features.fingerprint(single) != first
-        weight.data = next(getattr(load_model(tmp_path / "half.safetensors"), part).parameters()).data
+        weight.data = SoundingModel.from_pretrained(tmp_path / "half.safetensors").require(part).data
         assert features.fingerprint(single) == first
     single.config = dataclasses.replace(tiny_config, vae=dataclasses.replace(tiny_config.vae, scale=0.5))
     assert features.fingerprint(single) != first

@@ -42,7 +42,7 @@ def model(tiny_config: SoundingConfig) -> SoundingModel:
         tiny_config,
         patches=dataclasses.replace(patches, quick_gelu=False),
         query=QueryConfig(tower="open_clip", width=16, layers=1, heads=1, hidden=8, context_length=16, tokenizer=""),
-        grounding=dataclasses.replace(tiny_config.grounding, match_length=True),
+        grounding=dataclasses.replace(tiny_config.grounding, norm_matching=True),
     )
     torch.manual_seed(3)
     model = SoundingModel(config).requires_grad_(False)

@@ -160,7 +160,7 @@ def test_a_full_disk_at_the_last_checkpoint_is_one_sentence(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(recipe.result))
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "save_model", full)
+        patch.setattr(running.SoundingModel, "save_pretrained", full)
         with pytest.raises(OSError, match=r"small\.safetensors cannot be .*: No space.*step-00000004\.state are kept"):
             run(recipe)
     assert run(recipe).is_file()  # goes on

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import sounding
-from sounding.checkpoint import read_header, save_model
+from sounding.checkpoint import read_header
 from sounding.config import QueryConfig, SoundingConfig
 from sounding.grounding import Grounding, match_moments
 from sounding.model import SoundingModel
@@ -377,7 +377,7 @@ def test_frozen_diffusion_learns_grounding_and_cross_attention_alone(tiny_config
 
 
 def test_a_kept_grounding_gives_conditions_as_in_generation_and_stays(tiny_config: SoundingConfig) -> None:
-    config = dataclasses.replace(tiny_config, grounding=dataclasses.replace(tiny_config.grounding, match_length=True))
+    config = dataclasses.replace(tiny_config, grounding=dataclasses.replace(tiny_config.grounding, norm_matching=True))
     model = SoundingModel(config).requires_grad_(False)
     objective = GroundedObjective(model, GroundedSettings(keep_grounding=True)).train()
     learning = {name.split(".")[0] for name, parameter in objective.named_parameters() if parameter.requires_grad}
@@ -565,7 +565,7 @@ def _with_other_encoders(checkpoint: Path, folder: Path) -> Path:
     model = sounding.load(checkpoint, device="cpu")
     with torch.no_grad():
         model.patches.tower.head.proj.weight.mul_(1.5)
-    save_model(model, folder / "other.safetensors", dtype=torch.float32)
+    model.save_pretrained(folder / "other.safetensors", dtype=torch.float32)
     return folder / "other.safetensors"
 
 
@@ -594,7 +594,7 @@ def test_crops_are_where_the_sound_is(stamps_data: Stamps) -> None:
 def test_parts_come_from_where_start_says(tiny_config: SoundingConfig, tiny_checkpoint: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     other = SoundingModel(dataclasses.replace(tiny_config, vae=dataclasses.replace(tiny_config.vae, scale=0.5)))
-    save_model(other, tmp_path / "other.safetensors", dtype=torch.float32)
+    other.save_pretrained(tmp_path / "other.safetensors", dtype=torch.float32)
     start = {"all": str(tiny_checkpoint), "vae": str(tmp_path / "other.safetensors"), "unet": "random"}
     recipe = recipe_of("grounded", tiny_config, tmp_path, start=start)
     model = begin(dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, seed=6)))
@@ -623,7 +623,7 @@ def test_a_recipe_decides_how_parts_are_used_and_a_checkpoint_what_they_are(
     patches = dataclasses.replace(tiny_config.patches, geometry="pad")
     theirs = dataclasses.replace(tiny_config, grounding=grounding, diffusion=diffusion, patches=patches)
     torch.manual_seed(4)
-    save_model(SoundingModel(theirs), tmp_path / "file.safetensors", dtype=torch.float32)
+    SoundingModel(theirs).save_pretrained(tmp_path / "file.safetensors", dtype=torch.float32)
     start = {"all": str(tmp_path / "file.safetensors")}
     silent = written(recipe_of("grounded", SoundingConfig(), tmp_path, start=start))
     assert dataclasses.replace(begin(silent).config, name="tiny") == theirs
@@ -657,11 +657,11 @@ def test_a_recipe_decides_how_parts_are_used_and_a_checkpoint_what_they_are(
 def test_statistics_of_conditions_begin_anew_where_a_recipe_adds_them(
     tiny_config: SoundingConfig, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    grounding = dataclasses.replace(tiny_config.grounding, match_length=True)
+    grounding = dataclasses.replace(tiny_config.grounding, norm_matching=True)
     config = dataclasses.replace(tiny_config, grounding=grounding)
     start = {"all": str(tiny_checkpoint)}
     model = begin(recipe_of("grounded", config, tmp_path, start=start))
-    assert model.config.grounding.match_length
+    assert model.config.grounding.norm_matching
     assert int(model.grounding.weight_count) == 0
     with pytest.raises(ValueError, match="training calibrate"):
         begin(recipe_of("vae", config, tmp_path, start=start))
@@ -702,7 +702,7 @@ def test_parts_of_two_checkpoints_that_do_not_fit_name_both(
     tiny_config: SoundingConfig, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     grounding = dataclasses.replace(tiny_config.grounding, condition_width=8)
-    save_model(SoundingModel(dataclasses.replace(tiny_config, grounding=grounding)), tmp_path / "b.safetensors")
+    SoundingModel(dataclasses.replace(tiny_config, grounding=grounding)).save_pretrained(tmp_path / "b.safetensors")
     start = {"all": str(tiny_checkpoint), "grounding": str(tmp_path / "b.safetensors")}
     with pytest.raises(ValueError, match=r"tiny\.safetensors.*condition_width 16.*8 in .*b\.safetensors, where start"):
         begin(recipe_of("grounded", tiny_config, tmp_path, start=start))
@@ -718,7 +718,7 @@ def test_the_starters_stages_follow_each_other_to_one_checkpoint(
 ) -> None:
     """The recipes' own stages, for three steps each of a tiny model."""
     seen = dataclasses.replace(tiny_config.patches, model="tf_efficientnet_lite0")  # which one stage asks for
-    grounding = dataclasses.replace(tiny_config.grounding, match_length=True)
+    grounding = dataclasses.replace(tiny_config.grounding, norm_matching=True)
     config = dataclasses.replace(tiny_config, patches=seen, grounding=grounding)
     small = yaml.safe_load(recipe_of("vae", config, tmp_path).to_yaml())["model"]
     stamps = tmp_path / "stamps"

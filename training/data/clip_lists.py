@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sounding.utils.plain_text import printable
+from sounding.utils.messages import printable
 
 from .shard_format import Skipped
 

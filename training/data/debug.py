@@ -19,7 +19,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from sounding.audio.files import write_audio
-from sounding.checkpoint import save_model
 from sounding.config import (
     GroundingConfig,
     PatchConfig,
@@ -82,8 +81,7 @@ def make_debug_data(out: Path, *, pairs: int = 12, videos: int = 6) -> None:
         videos: clips with sound.
     """
     torch.manual_seed(0)
-    save_model(
-        SoundingModel(debug_config()),
+    SoundingModel(debug_config()).save_pretrained(
         out / "base.safetensors",
         dtype=torch.float32,
         description="Random weights, to try the training with.",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sounding.utils.plain_text import printable
+from sounding.utils.messages import printable
 
 LOCK, HOLDER = ".preparing.lock", ".preparing.txt"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -25,7 +25,7 @@ import numpy as np
 
 from sounding.config import from_dict
 from sounding.utils.files import write_atomic
-from sounding.utils.plain_text import printable
+from sounding.utils.messages import printable
 
 INDEX = "shards.json"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.tar", re.ASCII)

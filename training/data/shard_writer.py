@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sounding.utils.files import remove_abandoned, write_atomic
-from sounding.utils.plain_text import printable
+from sounding.utils.messages import printable
 
 from .folder_lock import only_one
 from .shard_format import INDEX, Kind, Sample, ShardIndex, Skipped, read_json, reason

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sounding.config import from_dict
 from sounding.utils.files import FullDiskError, replacing, write_atomic
-from sounding.utils.plain_text import printable
+from sounding.utils.messages import printable
 
 from .shard_format import Sample, Shard, Skipped, read_json, reason
 

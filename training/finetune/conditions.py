@@ -71,7 +71,7 @@ class ConditionsItems:
 
 
 class ConditionsObjective(Objective):
-    """Learns the value projection and the MLP of the model's grounding in place; it needs `match_length`, which keeps
+    """Learns the value projection and the MLP of the model's grounding in place; it needs `norm_matching`, which keeps
     the usual distance.
     """
 

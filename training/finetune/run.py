@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from sounding.audio.files import write_audio
-from sounding.checkpoint import read_header, resolve, save_model
+from sounding.checkpoint import read_header, resolve
 from sounding.cli.terminal import progress
 from sounding.encoders.text import OpenClipQuery
 from sounding.model import SoundingModel, load
@@ -128,8 +128,7 @@ def _teach(
     )
     names = dict.fromkeys([*model.config.vocabulary, *(thing.captions[0] for thing in new)])
     model.config = dataclasses.replace(model.config, name=out.stem, vocabulary=tuple(names))
-    save_model(
-        model,
+    model.save_pretrained(
         out,
         title=out.stem,
         description=f"{base}, taught {', '.join(thing.captions[0] for thing in new)} by `training finetune`.",
@@ -163,7 +162,7 @@ def learn(
     log.info("4 of 4: sounds")
     _make(FeatureSource(folder / "scenes", model), folder / "features")
     grounded = recipe.grounded
-    if recipe.conditions.steps and config.grounding.match_length:
+    if recipe.conditions.steps and config.grounding.norm_matching:
         conditions = ConditionsItems(folder / "features", len(new))
         train(ConditionsObjective(model, conditions, len(new)), conditions, recipe.conditions, folder / "conditions")
         model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Give a checkpoint `grounding.match_length`: the statistics of its conditions, measured. Weights stay as they are.
+"""Give a checkpoint `grounding.norm_matching`: the statistics of its conditions, measured. Weights stay as they are.
 
 A run of the grounded trainer keeps mean and length itself; what backdrops say is measured here alone, of features of
 scenes that tell what is no object.
@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sounding.checkpoint import load_model, read_header, rewrite
+from sounding.checkpoint import read_header, rewrite
 from sounding.grounding import Grounding
+from sounding.model import SoundingModel
 
 from ..data.features import fingerprint, weights_fingerprint
 from ..data.shards import Shards
@@ -36,12 +37,12 @@ def calibrate(checkpoint: Path, features: Path, out: Path) -> float:
         The length.
 
     Raises:
-        CheckpointError: see `load_model`.
+        CheckpointError: see `SoundingModel.from_pretrained`.
         ValueError: features of another model.
     """
     from safetensors.torch import load_file
 
-    model = load_model(checkpoint)
+    model = SoundingModel.from_pretrained(checkpoint)
     shards = Shards(features, ("patches", "queries"), optional=("backdrop",))
     if shards.index.model not in (fingerprint(model), weights_fingerprint(model)):
         raise ValueError(f"The features in {features} are not of {checkpoint}; prepare them with that checkpoint.")
@@ -59,10 +60,10 @@ def calibrate(checkpoint: Path, features: Path, out: Path) -> float:
 
 @torch.inference_mode()
 def measured(grounding: Grounding, shards: Shards) -> Grounding:
-    """A copy with `match_length` and the statistics over all captions, pictures and backdrops of feature shards."""
+    """A copy with `norm_matching` and the statistics over all captions, pictures and backdrops of feature shards."""
     weights = grounding.state_dict()
     patches, width = (int(size) for size in shards[0]["patches"].shape[1:])
-    config = dataclasses.replace(grounding.config, match_length=True, backdrops=False)
+    config = dataclasses.replace(grounding.config, norm_matching=True, backdrops=False)
     sizes = width, patches, grounding.to_query.in_features, grounding.thresholds
     copy = Grounding(config, *sizes).train()
     fresh = copy.state_dict()

@@ -83,7 +83,7 @@ class RecallObjective(Objective):
 
     Raises:
         ValueError: the model's patch tower is not EfficientNet-Lite0, or it is not asked by text, or its grounding
-            has no `match_length`.
+            has no `norm_matching`.
     """
 
     classes: Tensor  # [1000, objects], 1 for the objects that are of a class of ImageNet
@@ -97,11 +97,11 @@ class RecallObjective(Objective):
         if (
             config.patches.model != "tf_efficientnet_lite0"
             or not isinstance(model.query, OpenClipQuery)
-            or not config.grounding.match_length
+            or not config.grounding.norm_matching
         ):
             raise ValueError(
                 f"The recall trainer got a model with the patch tower {config.patches.model}, but one with "
-                "tf_efficientnet_lite0, a query by text and grounding.match_length is expected; leave this stage out."
+                "tf_efficientnet_lite0, a query by text and grounding.norm_matching is expected; leave this stage out."
             )
         self.settings, self.config = settings, config
         self.patches, self.grounding = model.patches, model.grounding

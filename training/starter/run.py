@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from sounding.checkpoint import load_model, read_header
+from sounding.checkpoint import read_header
+from sounding.model import SoundingModel
 
 from ..data.features import FeatureSource
 from ..data.shard_writer import make_shards
@@ -74,7 +75,8 @@ def train_starter(
                 scenes = StampSource(data, scenes=count, split="train", seconds=seconds, size=size, captions=2)
                 drawn = out / f"{recipe.name}_scenes"
                 make_shards(scenes, drawn, workers=workers)
-                make_shards(FeatureSource(drawn, load_model(recipe.start["all"])), Path(str(recipe.data.shards)))
+                model = SoundingModel.from_pretrained(recipe.start["all"])
+                make_shards(FeatureSource(drawn, model), Path(str(recipe.data.shards)))
             run(recipe)
         if recipe.name == "places" and not read_header(recipe.result).config.grounding.backdrops:
             matched = next(one for one in recipes if one.name == "matched")

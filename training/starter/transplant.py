@@ -12,7 +12,7 @@ from torch import Tensor
 from sounding.checkpoint import CheckpointError, Header, digest, read_header, rewrite
 from sounding.config import SegmenterConfig, from_dict
 from sounding.utils.files import replacing
-from sounding.utils.plain_text import printable
+from sounding.utils.messages import printable
 
 PART, TOWER = "segmenter.", "patches."
 # Of the tower, what comes after the maps that the decoder takes.

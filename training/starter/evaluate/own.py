@@ -56,7 +56,7 @@ def whole(model: SoundingModel, picture: Picture, seeds: list[int], settings: ar
     mask = torch.from_numpy(np.asarray(picture.image.getchannel("A")) / np.float32(255))[None]
     condition = model.ground(model.see(image), mask=mask, image_size=(image.shape[1], image.shape[2]))
     noise = model.noise(settings.seconds, seeds)
-    latents = model.sample(condition, noise, steps=settings.steps, cfg=settings.cfg, scheduler=settings.scheduler)
+    latents = model.sample(condition, noise, steps=settings.steps, cfg=settings.cfg, sampler=settings.scheduler)
     return sound_of(model, latents, settings.seconds)
 
 

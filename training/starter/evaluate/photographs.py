@@ -145,7 +145,7 @@ def make_sounds(
             model.noise(settings.seconds, seeds[first : first + settings.batch]),
             steps=settings.steps,
             cfg=settings.cfg,
-            scheduler=settings.scheduler,
+            sampler=settings.scheduler,
         )
         sounds.append(sound_of(model, latents, settings.seconds))
     return torch.cat(sounds)

@@ -96,7 +96,7 @@ def generated(
             model.noise(seconds, [index for index, _ in group]),
             steps=settings.steps,
             cfg=settings.cfg,
-            scheduler=settings.scheduler,
+            sampler=settings.scheduler,
             window=settings.window,
         )
         sounds.append(sound_of(model, latents, seconds))

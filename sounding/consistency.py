@@ -1,0 +1,65 @@
+"""Whether the parts of a configuration fit each other, beyond the range that each number has by itself."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import AudioConfig, SoundingConfig, VaeConfig, VocoderConfig
+
+MOST_FRAMES = 250  # mel frames per second; the paper has 100
+
+
+def check_consistency(config: SoundingConfig) -> None:
+    """Compare condition widths, heads, audio geometry and the noise schedule.
+
+    Raises:
+        ValueError: naming the two settings that contradict each other.
+    """
+    film = config.unet.film_width
+    if film and film != config.grounding.condition_width:
+        raise ValueError(
+            f"unet.film_width is {film} and grounding.condition_width is {config.grounding.condition_width}, but "
+            "one width is expected; give both the same number."
+        )
+    if config.unet.heads and len(config.unet.heads) != len(config.unet.channels):
+        raise ValueError(
+            f"unet.heads has {len(config.unet.heads)} values, but {len(config.unet.channels)} are expected; give one "
+            "per stage."
+        )
+    _check_audio(config.audio, config.vae, config.vocoder)
+    if config.diffusion.beta_start > config.diffusion.beta_end:
+        raise ValueError(
+            f"diffusion.beta_start is {config.diffusion.beta_start:g} and beta_end {config.diffusion.beta_end:g}, but "
+            "noise grows: give a beta_end that is not smaller."
+        )
+
+
+def _check_audio(audio: AudioConfig, vae: VaeConfig, vocoder: VocoderConfig) -> None:
+    if not audio.f_min < audio.f_max <= audio.sample_rate / 2:
+        raise ValueError(
+            f"audio.f_min is {audio.f_min:g} and f_max {audio.f_max:g} at {audio.sample_rate} Hz, but bands between 0 "
+            "and half the rate are expected."
+        )
+    if audio.hop > audio.fft_size or audio.sample_rate > MOST_FRAMES * audio.hop:
+        raise ValueError(
+            f"audio.hop is {audio.hop}, but at most fft_size ({audio.fft_size}) and at most {MOST_FRAMES} frames per "
+            "second are expected."
+        )
+    if audio.mel_bands < vae.stride:
+        raise ValueError(
+            f"audio.mel_bands is {audio.mel_bands}, but the VAE's {len(vae.channels)} stages divide it by "
+            f"{vae.stride}; give as many bands or fewer stages."
+        )
+    if math.prod(vocoder.rates) != audio.hop:
+        raise ValueError(
+            f"vocoder.rates multiply to {math.prod(vocoder.rates)}, but audio.hop, {audio.hop}, is expected; give "
+            "rates that do."
+        )
+    if len(vocoder.rates) != len(vocoder.rate_kernels) or vocoder.initial_channels < 2 ** len(vocoder.rates):
+        raise ValueError(
+            f"vocoder.rates has {len(vocoder.rates)} values, rate_kernels {len(vocoder.rate_kernels)}, "
+            f"initial_channels is {vocoder.initial_channels}, but one kernel per rate and channels to halve as often "
+            "are expected."
+        )

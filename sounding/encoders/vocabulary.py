@@ -1,0 +1,49 @@
+"""The names that a checkpoint was trained on: how near is a text to which of them?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import functional
+
+
+class TextEncoder(Protocol):
+    """What embeds sentences."""
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Sentences -> queries [B, L]."""
+
+
+class Vocabulary:
+    """Known names such as "a dog", embedded by the checkpoint's own text encoder at first use."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names = tuple(names)
+        self._known: Tensor | None = None  # [names, L]
+
+    def similarities(self, encoder: TextEncoder, texts: list[str]) -> Tensor:
+        """Cosines of texts with all names: [texts, names] on the CPU."""
+        if self._known is None:
+            self._known = _directions(encoder, list(self.names))
+        return _directions(encoder, texts) @ self._known.T
+
+    def nearest(self, encoder: TextEncoder, texts: list[str], top: int) -> list[list[tuple[str, float]]]:
+        """The `top` names that each text is nearest to, the nearest first, with their cosines."""
+        found = self.similarities(encoder, texts).topk(min(top, len(self.names)))
+        return [
+            [(self.names[index], value) for index, value in zip(indices, values, strict=True)]
+            for indices, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        ]
+
+
+def names_it(text: str, name: str) -> bool:
+    """Whether the noun of a name, its last word, is among the words of a text."""
+    nouns = re.findall(r"\w+", name.casefold())[-1:]
+    return bool(nouns) and nouns[0] in re.findall(r"\w+", text.casefold())
+
+
+def _directions(encoder: TextEncoder, texts: list[str]) -> Tensor:
+    return functional.normalize(encoder.encode(texts).float(), dim=-1).cpu()

@@ -1,0 +1,215 @@
+"""Modules made for a checkpoint: built without memory for their weights, checked against its tensors, filled part by
+part. Loading is strict: a missing, foreign or ill-shaped tensor is an error that names it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import CheckpointError, Header, read_header, read_tensors, resolve, write
+from .config import SoundingConfig
+from .cost import blocks
+from .networks.codec import part_dtype
+from .networks.meta import PrivateGenerator, fitted, meta_parameters
+from .utils.libraries import library_error, missing_library
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def build(header: Header, make: Callable[[], M], parts: Collection[str] | None = None) -> M:
+    """The module that `make` makes for a checkpoint, its parameters on the meta device until `read_parts` fills them.
+
+    Args:
+        header: of the checkpoint.
+        make: the constructor; the module's children have the names of the parts.
+        parts: that the module consists of; all that the file has without it.
+
+    Raises:
+        CheckpointError: a module that cannot be built, or one that the file's tensors do not belong to.
+    """
+    shapes = {name: shape for name, shape in header.shapes.items() if parts is None or name.partition(".")[0] in parts}
+    described = sum(
+        count
+        for part, count in blocks(header.config).items()
+        if part in header.parts and (parts is None or part in parts)
+    )
+    if described > len(shapes):  # each block has weights; building thousands that are not there takes long
+        raise CheckpointError(
+            f"{header.path} describes {described} layers, but has only {len(shapes)} tensors; the configuration is "
+            "damaged or edited, export the file again."
+        )
+    try:
+        with torch.device("meta"):  # sizes that the file does not confirm cost nothing here
+            sketch = make().state_dict()
+    except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError, LookupError) as error:
+        if (missing := missing_library(error)) is not None:
+            raise library_error(missing.name or "A library", error) from error
+        raise CheckpointError(
+            f"{header.path}: the model that its configuration describes cannot be built ({error}); the configuration "
+            "is damaged or edited, export the file again."
+        ) from None
+    _check_tensors(header, shapes, {name: tuple(value.shape) for name, value in sketch.items()})
+    with meta_parameters(), PrivateGenerator():
+        return make().requires_grad_(False)
+
+
+def read_parts(
+    module: nn.Module, header: Header, parts: Iterable[str], *, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Read the weights of some parts of a module from `build`, each straight to where it is used.
+
+    Weights that stay in the file's precision and on the CPU are used where the file lies in memory (a private map: what
+    is written to them never reaches the file; the file must not be overwritten in place meanwhile, and `write` puts a
+    new one in its place). Otherwise no more than one part's share of the file is in memory beside the result.
+
+    Args:
+        module: whose children have the names of the parts.
+        header: of the checkpoint.
+        parts: which to read.
+        dtype: of the weights in memory; see `networks.codec.part_dtype` for the exceptions.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: the file was changed after `header`, is damaged, or has weights that are not finite numbers.
+        ValueError: an unknown part.
+    """
+    for part in parts:
+        if part not in header.parts:
+            raise ValueError(f"parts has {part!r}, but the file has {', '.join(header.parts)}; name some of these.")
+        child, kind = module.get_submodule(part), part_dtype(part, dtype)
+        expected = child.state_dict()
+        tensors = read_tensors(header, [f"{part}.{name}" for name in expected])
+        weights = {}
+        for name, like in expected.items():
+            try:
+                weights[name] = fitted(tensors.pop(f"{part}.{name}"), like, kind).to(device)
+            except ValueError as error:
+                raise CheckpointError(f"{header.path}: '{part}.{name}' {error}.") from None
+        child.load_state_dict(weights, assign=True)
+        nn.Module.to(child, device=device, dtype=kind)  # buffers that are not in the file
+        child.requires_grad_(False)
+
+
+def _check_tensors(
+    header: Header, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Compare names and shapes; a part that is missing as a whole is named as such."""
+    missing = sorted(expected.keys() - found.keys())
+    foreign = sorted(found.keys() - expected.keys())
+    gone = sorted({name.partition(".")[0] for name in missing} - set(header.parts))
+    if gone:
+        where = "; ".join(f"{part}: {header.config.absent.get(part, 'export it with its weights')}" for part in gone)
+        raise CheckpointError(f"{header.path} has no weights for {', '.join(gone)}, but they are needed ({where}).")
+    if missing:
+        raise CheckpointError(
+            f"{header.path} lacks {len(missing)} tensors, the first is {missing[0]!r}; the file is not complete, "
+            "export it again."
+        )
+    if foreign:
+        raise CheckpointError(
+            f"{header.path} has {len(foreign)} tensors that its configuration does not know, the first is "
+            f"{foreign[0]!r}; it was made for another version or edited, export it again."
+        )
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise CheckpointError(
+                f"{header.path}: {name!r} has shape {found[name]}, but {shape} is expected; weights and "
+                "configuration do not belong together."
+            )
+
+
+class Pretrained(nn.Module):
+    """A model that one checkpoint holds whole: built from its configuration alone, loaded and saved."""
+
+    def __init__(self, config: SoundingConfig):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_header(cls, header: Header) -> Self:
+        """The model that a checkpoint describes, with every part still on disk; `read_parts` reads them.
+
+        Raises:
+            CheckpointError: see `build`.
+        """
+        return build(header, lambda: cls(header.config))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        parts: Iterable[str] | None = None,
+    ) -> Self:
+        """Build the model that a checkpoint describes and read its weights.
+
+        Args:
+            model: "starter" or the path of a .safetensors file.
+            device: where the weights go.
+            dtype: of the weights in memory, whatever the file holds; VAE and vocoder take float32 for bfloat16.
+            parts: which to read, all that the file has without it; the others stay on disk, see `require`.
+
+        Raises:
+            CheckpointError: see `checkpoint.read_header`; or a tensor is missing, foreign, of another shape or kind, or
+                not finite.
+        """
+        header = read_header(resolve(model))
+        loaded = cls.from_header(header)
+        read_parts(loaded, header, header.parts if parts is None else parts, dtype=dtype, device=device)
+        return loaded
+
+    def save_pretrained(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype = torch.float16,
+        title: str | None = None,
+        description: str = "",
+        licence: str = "",
+        record: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write a checkpoint in one step: a crash leaves the old file as it was.
+
+        Args:
+            path: the .safetensors file.
+            dtype: of floating-point weights in the file.
+            title, description, licence: for the `modelspec.*` fields that ComfyUI users' tools show.
+            record: more entries for the header, such as how it was trained.
+
+        Raises:
+            CheckpointError: a weight that is not finite in `dtype`.
+            FullDiskError: no room.
+        """
+        write(
+            path,
+            self.state_dict(),
+            self.config,
+            dtype=dtype,
+            title=title,
+            description=description,
+            licence=licence,
+            record=record,
+        )
+
+    def require(self, part: str) -> Tensor:
+        """A weight of a part that is about to be used, for its device and precision.
+
+        Raises:
+            ValueError: the part was not read from its checkpoint.
+        """
+        weight = next(getattr(self, part).parameters())
+        if weight.is_meta:
+            raise ValueError(
+                f"The model was loaded without {part!r}, but this needs it; load it with {part!r} among its parts."
+            )
+        return cast(Tensor, weight)
