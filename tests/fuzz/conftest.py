@@ -1,4 +1,4 @@
-"""What the areas share."""
+"""Fixtures of all fuzzed areas."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
-    """Inputs per area."""
+    """Number of inputs per area."""
     return int(request.config.getoption("--fuzz-rounds"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where an area may write."""
+    """The folder that an area may write to."""
     path = tmp_path / "area"
     path.mkdir()
     return path

@@ -1,4 +1,4 @@
-"""How good inputs become hostile ones."""
+"""Valid inputs made hostile: values, structures, JSON text and bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def nested(depth: int) -> Any:
 
 
 def hostile_value(draw: random.Random) -> Any:
-    """What a field does not expect."""
+    """A value that a field does not expect."""
     return draw.choice(
         [
             None, True, False, 0, -1, 1, 7, 2**31, 2**63, 10**18, 10**400, -(10**400), 0.5, -0.0, 1e-320, 1e308, -1e308,
@@ -30,7 +30,7 @@ def hostile_value(draw: random.Random) -> Any:
 
 
 def mutated(draw: random.Random, value: Any) -> Any:
-    """Nested dictionaries and lists with one to three places changed, gone, twice or added."""
+    """Nested dictionaries and lists with one to three entries changed, removed or duplicated."""
     made = copy.deepcopy(value)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         place = made
@@ -55,7 +55,7 @@ def mutated(draw: random.Random, value: Any) -> Any:
 
 
 def as_json(draw: random.Random, value: Any) -> str:
-    """JSON of a value, now and then broken as text."""
+    """A value as JSON, sometimes with broken syntax."""
     text = json.dumps(value)
     how = draw.random()
     if how < 0.06:
@@ -68,7 +68,7 @@ def as_json(draw: random.Random, value: Any) -> str:
 
 
 def damaged(draw: random.Random, data: bytes) -> bytes:
-    """Bytes that were flipped, cut, doubled, or overwritten by numbers that are large."""
+    """Bytes with some changed, removed, duplicated, or overwritten by large numbers."""
     made = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 4, 16))):
         if not made:

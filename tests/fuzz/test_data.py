@@ -1,4 +1,4 @@
-"""Pictures, sounds, recipes, lists and shards."""
+"""Image and audio files, recipes, lists of clips and shards."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from training.data.shards import Shards
 from training.recipe import Recipe, read_recipe
 
 from .mutations import damaged, hostile_value, mutated
-from .verdict import Case, judge
+from .sandbox import Case, try_inputs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of processes, and how they are watched")
 RECIPES = sorted((Path(__file__).parents[2] / "training/recipes").rglob("*.yaml"))
 
 
 def pictures() -> dict[str, bytes]:
-    """Small pictures of many formats and modes."""
+    """Small images of many formats and modes."""
     made = {}
     ramp = np.linspace(0, 255, 24 * 20).reshape(20, 24).astype(np.uint8)
     whole = Image.fromarray(np.stack([ramp, ramp[::-1], ramp], axis=-1))
@@ -58,7 +58,7 @@ def test_pictures(rounds: int, folder: Path) -> None:
         path.write_bytes(damaged(draw, good[name]))
         return lambda: draw.choice((read_image, read_mask))(path)
 
-    judge("pictures", 3 * rounds, folder, make)
+    try_inputs("pictures", 3 * rounds, folder, make)
 
 
 def test_sounds(rounds: int, folder: Path) -> None:
@@ -76,7 +76,7 @@ def test_sounds(rounds: int, folder: Path) -> None:
         path.write_bytes(damaged(draw, good[name]))
         return lambda: read_audio(path, 16_000)
 
-    judge("sounds", 3 * rounds, folder, make)
+    try_inputs("sounds", 3 * rounds, folder, make)
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -113,11 +113,11 @@ def test_recipes(rounds: int, folder: Path) -> None:
         bad.write_text(text, encoding="utf-8", errors="surrogatepass")
         return lambda: read_recipe(bad, Recipe, overrides)
 
-    judge("recipes", rounds, folder, make)
+    try_inputs("recipes", rounds, folder, make)
 
 
 def _plain(value: Any) -> Any:
-    """What YAML can write: whole numbers of any length, no surrogates."""
+    """Values that YAML can represent: integers of any length, no surrogates."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -153,7 +153,7 @@ def test_lists(rounds: int, folder: Path) -> None:
             return lambda: read_ids(bad)
         return lambda: read_clips(bad, draw.choice((None, "audiocaps", "audioset", "vggsound")), classes)
 
-    judge("lists", 3 * rounds, folder, make)
+    try_inputs("lists", 3 * rounds, folder, make)
 
 
 class Drawn(Source):
@@ -209,4 +209,4 @@ def test_shards(rounds: int, folder: Path) -> None:
 
         return read
 
-    judge("shards", rounds, folder, make)
+    try_inputs("shards", rounds, folder, make)

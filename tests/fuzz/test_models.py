@@ -24,7 +24,7 @@ from sounding.segment import load_segmenter
 from sounding.weights.reading import ConvertError, read_state
 
 from .mutations import as_json, damaged, mutated
-from .verdict import Case, judge
+from .sandbox import Case, try_inputs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of processes, and how they are watched")
 
@@ -39,7 +39,7 @@ def test_configurations(rounds: int, folder: Path, tiny_config: SoundingConfig) 
             return lambda: from_dict(SoundingConfig, data, "model.")
         return lambda: SoundingConfig.from_json(text).to_json()
 
-    judge("configurations", 3 * rounds, folder, make)
+    try_inputs("configurations", 3 * rounds, folder, make)
 
 
 def test_checkpoints(rounds: int, folder: Path, tiny_checkpoint: Path) -> None:
@@ -70,11 +70,11 @@ def test_checkpoints(rounds: int, folder: Path, tiny_checkpoint: Path) -> None:
 
         return load
 
-    judge("checkpoints", rounds, folder, make)
+    try_inputs("checkpoints", rounds, folder, make)
 
 
 def pickles(draw: random.Random) -> bytes:
-    """A checkpoint's pickle with other things in it, or instructions without sense."""
+    """A checkpoint's pickle with foreign objects in it, or with nonsensical instructions."""
     value = OrderedDict(w=[1, 2.5, "x", None, (1, (2, 3))], state_dict={"a": {"b": b"bytes"}}, n=numpy.float64(1))
     data = pickle.dumps(value, protocol=draw.choice((2, 3, 4, 5)))
     if draw.random() < 0.5:
@@ -119,4 +119,4 @@ def test_archives(rounds: int, folder: Path) -> None:
             return lambda: load_segmenter(bad)
         return lambda: {name: value.float().sum() for name, value in read_state(bad).items()}
 
-    judge("archives", 3 * rounds, folder, make, (ConvertError,))
+    try_inputs("archives", 3 * rounds, folder, make, (ConvertError,))

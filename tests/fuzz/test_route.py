@@ -1,4 +1,4 @@
-"""The click node's route, asked by pages that are not ours."""
+"""The click node's route, called by foreign pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aiohttp import web
 from PIL import Image
 
 from .mutations import as_json, damaged, hostile_value, mutated
-from .verdict import SECONDS, Case, judge
+from .sandbox import SECONDS, Case, try_inputs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of processes, and how they are watched")
 
@@ -30,19 +30,19 @@ SAM = "sams/sam_vit_b_bad.pth"
 
 
 class Queue:
-    """The host's, with nothing to do."""
+    """The host's queue, which is empty."""
 
     def get(self) -> None:
-        """Wait for no workflow."""
+        """No workflow waits."""
 
     def get_tasks_remaining(self) -> int:
-        """Workflows that run or wait."""
+        """No workflow runs or waits."""
         return 0
 
 
 @pytest.fixture
 def routes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """`nodes/click/routes.py` in a pack under a made-up name, with what it takes of a host whose folders are here."""
+    """`nodes/click/routes.py` in a pack under a made-up name, with the parts of a host that it uses."""
     places = {kind: str(folder / kind) for kind in ("input", "output", "temp")}
     made: dict[str, dict[str, Any]] = {
         "routepack": {"__path__": [str(ROOT)]},
@@ -74,7 +74,7 @@ def routes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
 
 
 class Server:
-    """The route on a port of this machine, in this process's own loop."""
+    """The route on a local port, in an event loop of this process."""
 
     def __init__(self, routes: ModuleType):
         table = web.RouteTableDef()
@@ -89,7 +89,7 @@ class Server:
         self.port = runner.addresses[0][1]
 
     def ask(self, request: bytes, patience: float) -> bytes:
-        """Send bytes; whatever comes back in so many seconds."""
+        """Send bytes and return what arrives within `patience` seconds."""
         return self.loop.run_until_complete(self._ask(request, patience))
 
     async def _ask(self, request: bytes, patience: float) -> bytes:
@@ -105,7 +105,7 @@ class Server:
 
 
 def head(draw: random.Random, body: bytes) -> tuple[bytes, bool]:
-    """What comes before a body, and whether it is as a page sends it."""
+    """The head of a request, and whether it is as a page sends it."""
     fields = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
     fields["Connection"] = "close"
     odd = draw.random() < 0.15
@@ -121,7 +121,7 @@ def head(draw: random.Random, body: bytes) -> tuple[bytes, bool]:
 
 
 def check(answer: bytes, whole: bool) -> None:
-    """An answer of ours is masks or a sentence; what is no request of a page's may be answered by the server itself."""
+    """Our answer is masks or one sentence; what no page would send may be answered by the server itself."""
     top, _, body = answer.partition(b"\r\n\r\n")
     if not whole and b"application/json" not in top:
         assert not top or int(top.split()[1]) < 500, answer[:300]
@@ -182,4 +182,4 @@ def test_click_routes(rounds: int, folder: Path, routes: ModuleType) -> None:
             request, whole = damaged(draw, request), False
         return lambda: check(servers[0].ask(request, SECONDS if whole else 0.3), whole)
 
-    judge("click routes", rounds, folder, make, ())
+    try_inputs("click routes", rounds, folder, make, ())

@@ -1,4 +1,4 @@
-"""What comes over a wire: servers' answers, mirrors' files, points and the click node's state."""
+"""Network input: answers of servers, files of mirrors, points and the click node's state."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from sounding.weights.download import FetchError, File, download
 
 from ..nodes.test_click_state import state
 from .mutations import as_json, damaged, hostile_value, mutated
-from .verdict import Case, judge
+from .sandbox import Case, try_inputs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of processes, and how they are watched")
 
 
 class Answering:
-    """A server that gives every connection the next of its answers, byte for byte, and closes."""
+    """A server that sends `answer` to every connection, byte for byte, and closes it."""
 
     def __init__(self) -> None:
         self.listening = socket.create_server(("127.0.0.1", 0))
@@ -56,7 +56,7 @@ class Answering:
 
 
 def answer(draw: random.Random, body: bytes) -> bytes:
-    """An HTTP answer with a body, its head as it should be or not."""
+    """An HTTP answer with a body, whose head is valid or not."""
     status = draw.choice((200, 200, 200, 200, 200, 206, 204, 302, 400, 404, 416, 500, 503, 999, 100))
     head = {"Content-Type": draw.choice(("application/json", "text/html", "\x01", "application/octet-stream"))}
     length = draw.choice((len(body),) * 6 + (len(body) - 1, len(body) + 1, 0, -1, 10**15, "x", 10**400))
@@ -109,7 +109,7 @@ def test_mirrors(rounds: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         return fetch_it
 
-    judge("mirrors", rounds, folder, make, (FetchError,))
+    try_inputs("mirrors", rounds, folder, make, (FetchError,))
 
 
 GRAPH: dict[str, Any] = {
@@ -159,7 +159,7 @@ def test_server_answers(rounds: int, folder: Path, monkeypatch: pytest.MonkeyPat
         return draw.choice(calls)
 
     monkeypatch.setattr(remote_run, "time", time)
-    judge("server answers", rounds, folder, make, (RemoteError,))
+    try_inputs("server answers", rounds, folder, make, (RemoteError,))
 
 
 def test_points(rounds: int, folder: Path) -> None:
@@ -180,7 +180,7 @@ def test_points(rounds: int, folder: Path) -> None:
             (64, 48), "SAM", words=draw.random() < 0.5
         )
 
-    judge("points", 3 * rounds, folder, make)
+    try_inputs("points", 3 * rounds, folder, make)
 
 
 def test_click_states(rounds: int, folder: Path) -> None:
@@ -194,4 +194,4 @@ def test_click_states(rounds: int, folder: Path) -> None:
             return lambda: state.read_state(data)
         return lambda: state.parse_state(text)
 
-    judge("click states", 3 * rounds, folder, make)
+    try_inputs("click states", 3 * rounds, folder, make)

@@ -1,8 +1,8 @@
-"""The judge of hostile inputs: each is tried in a process of its own kind, and what happens there is looked at.
+"""Hostile inputs are tried in a child process, and its behaviour is checked.
 
-Good is an answer, or one sentence as one of the errors that are declared. Bad are other errors, several lines, more
-than `SECONDS` or `BYTES`, a file outside of the folder, a connection to elsewhere, a program started, a class
-unpickled.
+An input passes if it gives an answer, or one of the declared errors with one sentence. It fails with any other error, a
+message of several lines, more than `SECONDS` or `BYTES`, a file written outside the folder, a connection elsewhere, a
+program started or a class unpickled.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ EXECUTING = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.s
 
 
 class Hang(BaseException):
-    """The time of one input is over."""
+    """One input took too long."""
 
 
-def judge(
+def try_inputs(
     area: str, rounds: int, folder: Path, make: Make, errors: tuple[type[Exception], ...] = (ValueError,)
 ) -> None:
     """Try `rounds` inputs and fail with all that went wrong.
@@ -55,7 +55,7 @@ def judge(
         try:
             _try_all(area, rounds, folder, make, errors, report)
         except BaseException as error:
-            _say(report, f"the judge itself failed: {error!r}")
+            _say(report, f"trying them failed itself: {error!r}")
         finally:
             os._exit(0)
     said, since = -1, time.monotonic()

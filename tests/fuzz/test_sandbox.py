@@ -1,4 +1,4 @@
-"""The judge sees what it is there to see."""
+"""Each kind of failure is detected."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from . import verdict
-from .verdict import Case, judge
+from . import sandbox
+from .sandbox import Case, try_inputs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of processes, and how they are watched")
 
@@ -52,10 +52,10 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_what_is_bad_is_seen(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict, "SECONDS", 0.2)
+    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
     run, words = BAD[kind]
     with pytest.raises(AssertionError, match=words):
-        judge("bad", 1, folder, lambda draw, folder: run)
+        try_inputs("bad", 1, folder, lambda draw, folder: run)
 
 
 def test_what_is_good_passes(folder: Path) -> None:
@@ -64,4 +64,4 @@ def test_what_is_good_passes(folder: Path) -> None:
             return raising(ValueError("x is 5, but 6 is expected; give that."))
         return lambda: (folder / "inside").write_text("x")
 
-    judge("good", 20, folder, make)
+    try_inputs("good", 20, folder, make)
