@@ -121,7 +121,7 @@ def debug_data(
 
 @app.command()
 def starter(
-    data: Annotated[Path, typer.Option(help="Made by `python -m training.data.stamps`.")] = Path("data/stamps"),
+    data: Annotated[Path, typer.Option(help="Made by `python -m training.starter.stamps`.")] = Path("data/stamps"),
     cutouts: Annotated[Path, typer.Option(help="Made by `python -m training.starter.cutouts`.")] = Path("data/cutouts"),
     out: Annotated[Path, typer.Option(help="Folder of the stages.")] = Path("runs/starter"),
 ) -> None:

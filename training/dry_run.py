@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sounding.model import SoundingModel
 
-from .data.stamps import Stamps
+from .data.object_set import ObjectSet
 from .engine.estimate import Estimate, estimate
 from .engine.objective import Critic, Objective
 from .engine.settings import LoopConfig
@@ -91,7 +91,7 @@ def _alone(recipe: Recipe) -> tuple[Objective, Critic | None]:
     model = SoundingModel(recipe.model).requires_grad_(False)
     names = ["an object"]
     if recipe.data.stamps and (Path(recipe.data.stamps) / "manifest.json").is_file():
-        names = [stamp.caption for stamp in Stamps(Path(recipe.data.stamps)).stamps]
+        names = [stamp.caption for stamp in ObjectSet(Path(recipe.data.stamps)).entries]
     critics = {"vae": (recipe.vae.critic, MelCritic), "vocoder": (recipe.vocoder.critic, WaveformCritic)}
     scale, kind = critics.get(recipe.task, (0.0, MelCritic))
     return build_objective(recipe, model, names=names), kind(scale) if scale else None

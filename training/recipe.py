@@ -34,13 +34,13 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class DataConfig(Checked):
     """Where items come from: `shards` is a folder made by `python -m training prepare`, a list of such, or a pattern
-    (`data/*-features`); `stamps` is one made by `python -m training.data.stamps` (clips and scenes are then mixed anew
-    for every item).
+    (`data/*-features`); `stamps` is one made by `python -m training.starter.stamps` (clips and scenes are then mixed
+    anew for every item).
     """
 
     shards: FilePath | Annotated[tuple[FilePath, ...], Length(1, 10_000)] = ""
     stamps: FilePath = ""
-    plain: Share = 0.5  # share of the stamps' recordings that a crop takes as they are, see `StampClips`
+    plain: Share = 0.5  # share of the stamps' recordings that a crop takes as they are, see `ObjectClips`
     workers: Annotated[int, Range(0, 1024)] = 0  # processes that read and prepare items; 0: the training process
 
 

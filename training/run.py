@@ -13,9 +13,9 @@ import torch
 from sounding.config import PARTS, SEGMENTER
 from sounding.model import SoundingModel
 
+from .data.object_set import ObjectSet
 from .data.shards import find_folders
-from .data.sounds import Clips, ShardClips, StampClips
-from .data.stamps import Stamps
+from .data.sounds import Clips, ObjectClips, ShardClips
 from .engine.learner import build_accelerator
 from .engine.loader import Items, Order
 from .engine.loop import train
@@ -59,8 +59,8 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
     if recipe.task in ("encoders", "recall"):
         if not data.stamps:
             raise ValueError(f"The {recipe.task} trainer draws scenes of stamps; give data.stamps.")
-        stamps = Stamps(Path(data.stamps))
-        names = [stamp.caption for stamp in stamps.stamps]
+        stamps = ObjectSet(Path(data.stamps))
+        names = [stamp.caption for stamp in stamps.entries]
         model.config = dataclasses.replace(model.config, vocabulary=tuple(dict.fromkeys(names)))
         if recipe.task == "recall":
             items = RecallItems(stamps, model, recipe.recall)
@@ -70,9 +70,10 @@ def build(recipe: Recipe, model: SoundingModel) -> tuple[Objective, Items, Criti
     if recipe.task == "segmenter":
         if not data.stamps or not recipe.segmenter.cutouts:
             raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
-        cutouts = with_stamps(read_cutouts(Path(recipe.segmenter.cutouts), held_out=False), Stamps(Path(data.stamps)))
+        cutouts = read_cutouts(Path(recipe.segmenter.cutouts), held_out=False)
+        cutouts = with_stamps(cutouts, ObjectSet(Path(data.stamps)))
         return build_objective(recipe, model), SegmenterItems(cutouts, model, recipe.segmenter), None
-    clips: Clips = ShardClips(data.shards) if data.shards else StampClips(Stamps(Path(data.stamps)), data.plain)
+    clips: Clips = ShardClips(data.shards) if data.shards else ObjectClips(ObjectSet(Path(data.stamps)), data.plain)
     critic: Critic | None = None
     if recipe.task == "vae":
         items = VaeItems(clips, model, recipe.vae)

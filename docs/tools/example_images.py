@@ -80,7 +80,7 @@ def striped(horse: Image.Image, zebra: Image.Image) -> Image.Image:
 def main() -> None:
     """Write the images."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data/stamps"), help="what training.data.stamps made")
+    parser.add_argument("--data", type=Path, default=Path("data/stamps"), help="what training.data.entries made")
     images = parser.parse_args().data / "image"
     rng = np.random.default_rng(5)
     stamps = {

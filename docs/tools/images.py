@@ -179,11 +179,11 @@ def running(url: str | None) -> Iterator[ComfyServer]:
 
 def draw_scene(stamps: Path, number: int = 500_020) -> None:
     """The demo's image and masks: a held-out scene of its objects, taken for its photographic background."""
+    from training.data.object_set import ObjectSet
     from training.data.scenes import make_scene, scene_rng
-    from training.data.stamps import Stamps
 
-    data = Stamps(stamps)
-    labels = {stamp.name: stamp.label for stamp in data.stamps}
+    data = ObjectSet(stamps)
+    labels = {stamp.name: stamp.label for stamp in data.entries}
     wanted = tuple(labels[name] for name in OBJECTS)
     scene = make_scene(data, scene_rng("held-out", number), size=(512, 384), labels=wanted)
     Image.fromarray(scene.image).save(WORKFLOWS / "input" / f"{SCENE}.png")

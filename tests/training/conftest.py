@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from sounding.audio.files import write_audio
-from training.data import stamps
-from training.data.stamps import Stamps
+from training.data.object_set import ObjectSet
+from training.starter import stamps
 
 TONES = {"disc": 220.0, "square": 660.0, "bar": 1760.0}  # Hz
 
@@ -52,5 +52,5 @@ def stamps_folder(stamps_package: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def stamps_data(stamps_folder: Path) -> Stamps:
-    return Stamps(stamps_folder)
+def stamps_data(stamps_folder: Path) -> ObjectSet:
+    return ObjectSet(stamps_folder)

@@ -16,8 +16,8 @@ from sounding.config import SoundingConfig
 from sounding.grounding import Grounding, match_moments
 from sounding.model import SoundingModel
 from training.data.features import FeatureSource
+from training.data.object_set import ObjectSet
 from training.data.shard_writer import make_shards
-from training.data.stamps import Stamps
 from training.engine.loader import collate
 from training.engine.loop import train
 from training.engine.settings import LoopConfig
@@ -38,7 +38,7 @@ def model(tiny_config: SoundingConfig) -> SoundingModel:
 
 
 @pytest.fixture(scope="module")
-def items(model: SoundingModel, stamps_data: Stamps, tmp_path_factory: pytest.TempPathFactory) -> ConditionsItems:
+def items(model: SoundingModel, stamps_data: ObjectSet, tmp_path_factory: pytest.TempPathFactory) -> ConditionsItems:
     root = tmp_path_factory.mktemp("conditions")
     objects = as_objects(stamps_data)
     size = model.config.patches.image_size

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from sounding.model import SoundingModel
+from training.data.object_set import ObjectSet
 from training.data.scenes import SIDE, as_tensors, make_scene, scene_rng
-from training.data.stamps import Stamps
 from training.engine.settings import LoopConfig
 from training.starter.evaluate import classifier, recognise, sounds
 from training.starter.evaluate.audio_quality import CHECKS
@@ -36,9 +36,9 @@ def test_score_counts_ranks() -> None:
 class Oracle(Judge):
     """Knows the real tones by their loudest frequency, and says "the first object" of all else."""
 
-    def __init__(self, data: Stamps):
+    def __init__(self, data: ObjectSet):
         super().__init__(Classifier(len(data)))
-        self.tones = torch.tensor([TONES[stamp.name] for stamp in data.stamps])
+        self.tones = torch.tensor([TONES[stamp.name] for stamp in data.entries])
 
     def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
         loudest = torch.fft.rfft(waveform).abs().argmax(dim=1) * 16_000 / waveform.shape[1]
@@ -49,7 +49,7 @@ class Oracle(Judge):
 SETTINGS = Settings(seconds=0.64, steps=2, batch=4, per_object=2, pairs=3, lengths=(0.64, 2.88))
 
 
-def test_evaluation_hears_every_object(stamps_data: Stamps, tiny_model: SoundingModel) -> None:
+def test_evaluation_hears_every_object(stamps_data: ObjectSet, tiny_model: SoundingModel) -> None:
     figures = evaluate(tiny_model, stamps_data, Oracle(stamps_data), SETTINGS)
     assert figures["real"] == {"top1": 1.0, "top5": 1.0, "count": 6}
     assert figures["chance"]["top1"] == pytest.approx(1 / 3)
@@ -70,7 +70,7 @@ def test_evaluation_hears_every_object(stamps_data: Stamps, tiny_model: Sounding
     assert len(again) == 7
 
 
-def test_parts_are_measured_alone_with_the_same_figures(stamps_data: Stamps, tiny_model: SoundingModel) -> None:
+def test_parts_are_measured_alone_with_the_same_figures(stamps_data: ObjectSet, tiny_model: SoundingModel) -> None:
     judge = Oracle(stamps_data)
     alone = evaluate(tiny_model, stamps_data, judge, SETTINGS, ("background",))
     assert alone.keys() == {"background"}
@@ -78,7 +78,7 @@ def test_parts_are_measured_alone_with_the_same_figures(stamps_data: Stamps, tin
     assert again["background"] == alone["background"]
 
 
-def test_a_background_is_what_no_object_covers(stamps_data: Stamps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_background_is_what_no_object_covers(stamps_data: ObjectSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge's guesses are prescribed: what is taken for an object of its scene is counted, and nothing else."""
     scenes = held_out_scenes(stamps_data, 4)
     guesses = [labels[-1] for _, labels in scenes]
@@ -90,7 +90,7 @@ def test_a_background_is_what_no_object_covers(stamps_data: Stamps, monkeypatch:
         ground=lambda patches, mask, clamp: asked.append(mask),
     )
 
-    def generated(model: object, data: Stamps, scenes: list, settings: Settings, *, by: str) -> torch.Tensor:
+    def generated(model: object, data: ObjectSet, scenes: list, settings: Settings, *, by: str) -> torch.Tensor:
         for chosen in scenes:
             sounds.selection(model, data, chosen, by)  # type: ignore[arg-type]
         return torch.zeros(len(scenes), 1)
@@ -107,11 +107,11 @@ def test_a_background_is_what_no_object_covers(stamps_data: Stamps, monkeypatch:
         assert mask.mean() > 0.2
 
 
-def test_late_silence_and_late_noise_show(stamps_data: Stamps) -> None:
+def test_late_silence_and_late_noise_show(stamps_data: ObjectSet) -> None:
     """A tone that stops half-way, one that turns into another's, and one that lasts."""
     judge, samples = Oracle(stamps_data), 4 * WINDOW
     times = torch.arange(samples) / 16_000
-    tones = [0.3 * torch.sin(2 * torch.pi * TONES[stamp.name] * times) for stamp in stamps_data.stamps]
+    tones = [0.3 * torch.sin(2 * torch.pi * TONES[stamp.name] * times) for stamp in stamps_data.entries]
     lasting, stopped, turned = tones[1].clone(), tones[1].clone(), tones[1].clone()
     stopped[samples // 2 :] = 0
     turned[samples // 2 :] = tones[2][samples // 2 :]
@@ -139,7 +139,7 @@ def test_checks_are_counted_before_and_after_leveling() -> None:
     assert figures["leveled"] == none | {"silence": 1}
 
 
-def test_the_sheet_shows_every_object(stamps_data: Stamps, tiny_model: SoundingModel, tmp_path: Path) -> None:
+def test_the_sheet_shows_every_object(stamps_data: ObjectSet, tiny_model: SoundingModel, tmp_path: Path) -> None:
     settings = Settings(seconds=1.28, steps=1, per_object=2)
     written = write_sheet(tiny_model, stamps_data, Oracle(stamps_data), settings, tmp_path / "page.md", command="again")
     assert [path.name for path in written] == ["page.md", "page-1.jpg"]
@@ -147,13 +147,13 @@ def test_the_sheet_shows_every_object(stamps_data: Stamps, tiny_model: SoundingM
     assert "![Objects, real and generated sounds, sheet 1](page-1.jpg)" in text
     assert "`again`" in text
     assert "GNU General Public License" in text
-    for stamp in stamps_data.stamps:
+    for stamp in stamps_data.entries:
         assert f"| {stamp.caption} | " in text
     with Image.open(written[1]) as sheet:
         assert sheet.size == (4 * CELL[0] + 8, CELL[1] + 8)
 
 
-def test_a_cell_tells_good_from_bad_and_real_from_made(stamps_data: Stamps) -> None:
+def test_a_cell_tells_good_from_bad_and_real_from_made(stamps_data: ObjectSet) -> None:
     tone = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(40_960) / 16_000)
     entries = [Entry(0, "a bar", (0, (0,)), tone, torch.zeros(40_960), (rank, 1), "a disc") for rank in (1, 4, 9)]
     cells = [np.asarray(draw_cell(stamps_data, entry)).astype(int) for entry in entries]
@@ -166,7 +166,7 @@ def test_a_cell_tells_good_from_bad_and_real_from_made(stamps_data: Stamps) -> N
     assert sound[60:112].max() < 60  # and a silent one
 
 
-def test_the_judge_learns_the_recordings_and_is_read_again(stamps_data: Stamps, tmp_path: Path) -> None:
+def test_the_judge_learns_the_recordings_and_is_read_again(stamps_data: ObjectSet, tmp_path: Path) -> None:
     loop = LoopConfig(steps=40, batch=6, lr=5e-3, warmup=5, precision="fp32", log_every=10)
     judge = train_classifier(ClassifierRecipe(loop, seconds=1.0), stamps_data, tmp_path)
     sounds = torch.stack([stamps_data.recordings[i].repeat(2)[:16_000] for i in range(3)])
@@ -177,7 +177,7 @@ def test_the_judge_learns_the_recordings_and_is_read_again(stamps_data: Stamps, 
 
 
 def test_the_judge_of_other_recordings_is_another(
-    stamps_data: Stamps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stamps_data: ObjectSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one folder: the same objects in another order, with other recordings, or judged with other settings."""
     trained: list[Path] = []
@@ -185,9 +185,9 @@ def test_the_judge_of_other_recordings_is_another(
     loop = LoopConfig(steps=1, batch=1, lr=1e-3)
     recipe = ClassifierRecipe(loop, seconds=1.0)
     turned, louder, fewer = (copy.copy(stamps_data) for _ in range(3))
-    turned.stamps, turned.recordings = stamps_data.stamps[::-1], stamps_data.recordings[::-1]
+    turned.entries, turned.recordings = stamps_data.entries[::-1], stamps_data.recordings[::-1]
     louder.recordings = [stamps_data.recordings[0] * 0.5, *stamps_data.recordings[1:]]
-    fewer.stamps, fewer.recordings = stamps_data.stamps[:2], stamps_data.recordings[:2]
+    fewer.entries, fewer.recordings = stamps_data.entries[:2], stamps_data.recordings[:2]
     for data in (stamps_data, turned, louder, fewer, stamps_data):
         train_classifier(recipe, data, tmp_path)
     train_classifier(ClassifierRecipe(loop, seconds=2.0), stamps_data, tmp_path)

@@ -27,9 +27,9 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 from training.__main__ import app
 from training.data.features import FeatureSource
+from training.data.object_set import ObjectSet
 from training.data.shard_writer import make_shards
 from training.data.shards import Shards
-from training.data.stamps import Stamps
 from training.engine.loop import train
 from training.engine.settings import LoopConfig
 from training.finetune import rehearsal as known_data
@@ -220,7 +220,7 @@ def test_a_disk_that_cannot_be_written_is_blamed_itself(
 
 def test_what_the_starter_knows_is_read_from_a_whole_and_plain_file(tmp_path: Path) -> None:
     known_data.unpack(known_data.starter_objects(), tmp_path / "known")
-    assert len(Stamps(tmp_path / "known")) > 70
+    assert len(ObjectSet(tmp_path / "known")) > 70
     for name in ("image/../../evil.png", "other/a.png", "/image/a.png"):
         with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
             archive.writestr("manifest.json", "[]")

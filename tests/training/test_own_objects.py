@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from sounding.audio.files import write_audio
-from training.data.stamps import Stamps, fill
+from training.data.object_set import ObjectSet
+from training.data.waveforms import fill
 from training.finetune import rehearsal as known
 from training.finetune.objects import OwnObject, Picture, named, read_objects, read_pictures
 from training.finetune.retrieval import Ear
@@ -162,7 +163,7 @@ def test_every_bad_file_gets_one_sentence_and_the_rest_goes_on(tmp_path: Path) -
 
 
 @pytest.fixture
-def own(stamps_data: Stamps) -> list[OwnObject]:
+def own(stamps_data: ObjectSet) -> list[OwnObject]:
     """Three known objects (drawn and sung by the tests) after two new ones: a photograph and a cut-out."""
     photograph = Image.new("RGBA", (80, 60), (10, 20, 240, 255))
     green = Image.new("RGBA", (40, 40), (0, 250, 0, 255))
@@ -233,13 +234,13 @@ def test_settings_name_the_material(own: list[OwnObject]) -> None:
     assert inputs([louder, *own[1:]]) != inputs(own)
 
 
-def test_known_objects_travel_in_a_small_file(stamps_folder: Path, stamps_data: Stamps, tmp_path: Path) -> None:
+def test_known_objects_travel_in_a_small_file(stamps_folder: Path, stamps_data: ObjectSet, tmp_path: Path) -> None:
     size = known.pack(stamps_folder, tmp_path / "a.zip")
     assert size == (tmp_path / "a.zip").stat().st_size < 40_000
     known.unpack(tmp_path / "a.zip", tmp_path / "there")
-    small = Stamps(tmp_path / "there")
-    assert [stamp.caption for stamp in small.stamps] == [stamp.caption for stamp in stamps_data.stamps]
-    assert [stamp.licence for stamp in small.stamps] == [stamp.licence for stamp in stamps_data.stamps]
+    small = ObjectSet(tmp_path / "there")
+    assert [stamp.caption for stamp in small.entries] == [stamp.caption for stamp in stamps_data.entries]
+    assert [stamp.licence for stamp in small.entries] == [stamp.licence for stamp in stamps_data.entries]
     ear = Ear(known.as_objects(stamps_data), 0.5)
     for number, (cutout, sound) in enumerate(zip(small.cutouts, small.recordings, strict=True)):
         whole = stamps_data.cutouts[number]
@@ -275,7 +276,7 @@ def test_half_an_unpacked_file_is_not_taken_for_the_whole(
     assert not (tmp_path / "there" / "manifest.json").exists()
     monkeypatch.undo()
     known.unpack(tmp_path / "a.zip", tmp_path / "there")
-    assert len(Stamps(tmp_path / "there")) == 3
+    assert len(ObjectSet(tmp_path / "there")) == 3
 
 
 @pytest.mark.parametrize(
@@ -292,20 +293,20 @@ def test_damaged_manifests_are_one_sentence(text: str, stamps_folder: Path, tmp_
         text = json.dumps(rows)
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest\.json is damaged .* make the data set again"):
-        Stamps(tmp_path)
+        ObjectSet(tmp_path)
 
 
 def test_the_file_in_the_box_is_small_and_licensed(tmp_path: Path) -> None:
     path = known.starter_objects()
     assert path.stat().st_size <= 1.5e6
     known.unpack(path, tmp_path)
-    stamps = Stamps(tmp_path)
+    stamps = ObjectSet(tmp_path)
     assert len(stamps) > 60
-    assert all("GPL" in stamp.licence and stamp.source for stamp in stamps.stamps)
+    assert all("GPL" in stamp.licence and stamp.source for stamp in stamps.entries)
     assert min(len(sound) for sound in stamps.recordings) > 1000
 
 
-def test_the_ear_knows_recordings_apart(stamps_data: Stamps) -> None:
+def test_the_ear_knows_recordings_apart(stamps_data: ObjectSet) -> None:
     objects = known.as_objects(stamps_data)
     ear = Ear(objects, 1.0)
     assert ear.recordings() == 1.0

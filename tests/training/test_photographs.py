@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sounding.encoders.text import OpenClipQuery
 from sounding.model import SoundingModel
-from training.data.stamps import Stamps
+from training.data.object_set import ObjectSet
 from training.starter.evaluate.classifier import Classifier
 from training.starter.evaluate.judge import Judge
 from training.starter.evaluate.photographs import (
@@ -94,9 +94,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_evaluation_of_a_small_model(folder: Path, stamps_data: Stamps, tiny_model: SoundingModel) -> None:
-    names = [stamp.name for stamp in stamps_data.stamps]
-    captions = [stamp.caption for stamp in stamps_data.stamps]
+def test_evaluation_of_a_small_model(folder: Path, stamps_data: ObjectSet, tiny_model: SoundingModel) -> None:
+    names = [stamp.name for stamp in stamps_data.entries]
+    captions = [stamp.caption for stamp in stamps_data.entries]
     photographs = read_photographs(folder, names)
     figures = evaluate(tiny_model, stamps_data, photographs, Judge(Classifier(len(names)).eval()), SETTINGS)
     assert figures["chance"] == {"top1": pytest.approx(1 / 3), "top5": pytest.approx(1)}
@@ -125,8 +125,8 @@ def test_evaluation_of_a_small_model(folder: Path, stamps_data: Stamps, tiny_mod
     torch.testing.assert_close(name_patches(tiny_model, photographs, captions)[0], expected, atol=1e-4, rtol=1e-3)
 
 
-def test_wrong_sets_are_refused(folder: Path, stamps_data: Stamps) -> None:
-    names = [stamp.name for stamp in stamps_data.stamps]
+def test_wrong_sets_are_refused(folder: Path, stamps_data: ObjectSet) -> None:
+    names = [stamp.name for stamp in stamps_data.entries]
     with pytest.raises(ValueError, match="no such object"):
         read_photographs(folder, names[:1])
     mask = folder / INDEX[0]["mask"]

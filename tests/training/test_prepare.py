@@ -33,14 +33,14 @@ from sounding.model import SoundingModel
 from training.data import features, scenes
 from training.data import shard_writer as making
 from training.data.clip_lists import Clip, read_clips
+from training.data.object_set import ObjectSet
 from training.data.pairs import PairSource
 from training.data.prepare import app
+from training.data.scene_source import SceneSource
 from training.data.shard_format import Sample, ShardIndex
 from training.data.shard_writer import Source, make_shards
 from training.data.shards import Shards
-from training.data.stamps import Stamps
 from training.data.videos import VideoSource, read_frames, read_sound
-from training.starter.scene_shards import StampSource
 from training.tasks.grounded import GroundedItems, GroundedSettings
 
 from ..conftest import ROOT, heed_ctrl_c
@@ -562,7 +562,7 @@ def test_empty_folders_are_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of three shapes with three tones, as `training.data.stamps` writes it."""
+    """A set of three shapes with three tones, as `training.starter.stamps` writes it."""
     folder = tmp_path_factory.mktemp("stamps")
     rows = []
     for label, (name, tone) in enumerate({"disc": 220.0, "square": 660.0, "bar": 1760.0}.items()):
@@ -585,7 +585,7 @@ def test_scenes_become_shards(stamps: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(scenes.np.random, "default_rng", _few(np.random.default_rng))
     monkeypatch.setattr(scenes, "background_photographs", lambda: [Image.new("RGB", (64, 64), (90, 90, 90))])
     result = CliRunner().invoke(app, [*command, "--seconds", "1", "--size", "64", "--workers", "0"])
-    data = Stamps(stamps)
+    data = ObjectSet(stamps)
     expected = []
     for index in range(6):
         rng = scenes.scene_rng("held-out", index)
@@ -624,9 +624,20 @@ def _few(make: Any) -> Any:
     return Few
 
 
+def test_scenes_are_named_by_all_files_of_their_objects(stamps: Path, tmp_path: Path) -> None:
+    def inputs(folder: Path) -> str:
+        return str(SceneSource(folder, scenes=1, split="train", seconds=1, size=64, captions=1).settings()["inputs"])
+
+    same, image, sound = (Path(shutil.copytree(stamps, tmp_path / name)) for name in ("same", "image", "sound"))
+    Image.new("RGBA", (40, 20), (0, 0, 200, 255)).save(image / "disc.png")
+    write_audio(sound / "bar.wav", torch.zeros(8000), 16_000)
+    assert inputs(same) == inputs(stamps)
+    assert len({inputs(folder) for folder in (stamps, image, sound)}) == 3
+
+
 def test_scenes_need_stamps(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"manifest\.json is missing; make it with"):
-        StampSource(tmp_path, scenes=1, split="train", seconds=1, size=64, captions=1)
+        SceneSource(tmp_path, scenes=1, split="train", seconds=1, size=64, captions=1)
 
 
 class Mixed(Source):

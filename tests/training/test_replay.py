@@ -15,7 +15,7 @@ from torch import Tensor
 from sounding.config import PatchConfig, QueryConfig, SoundingConfig
 from sounding.grounding import match_moments
 from sounding.model import SoundingModel
-from training.data.stamps import Stamps
+from training.data.object_set import ObjectSet
 from training.data.tensor_cache import TensorCache
 from training.engine.learner import parameter_groups
 from training.starter.imagenet import known_classes, load_imagenet, published_weights
@@ -53,17 +53,18 @@ def model(tiny_config: SoundingConfig) -> SoundingModel:
 
 
 @pytest.fixture
-def named(stamps_data: Stamps) -> Stamps:
+def named(stamps_data: ObjectSet) -> ObjectSet:
     """The tests' own stamps by names that ImageNet's head knows, but for one."""
     renamed = copy.copy(stamps_data)
-    renamed.stamps = [
-        dataclasses.replace(stamp, caption=caption) for stamp, caption in zip(stamps_data.stamps, CAPTIONS, strict=True)
+    renamed.entries = [
+        dataclasses.replace(entry, caption=caption)
+        for entry, caption in zip(stamps_data.entries, CAPTIONS, strict=True)
     ]
     return renamed
 
 
 @pytest.fixture
-def items(model: SoundingModel, named: Stamps) -> RecallItems:
+def items(model: SoundingModel, named: ObjectSet) -> RecallItems:
     return RecallItems(named, model, RecallSettings(scenes=4, imagined=120, shown=12))
 
 
@@ -121,7 +122,7 @@ def test_what_is_imagined_is_seen_by_the_head_and_is_not_far_from_pictures(
     assert torch.equal(again["made"], made["made"])
 
 
-def test_what_is_imagined_and_seen_is_kept(model: SoundingModel, named: Stamps, tmp_path: Path) -> None:
+def test_what_is_imagined_and_seen_is_kept(model: SoundingModel, named: ObjectSet, tmp_path: Path) -> None:
     settings = RecallSettings(scenes=2, imagined=30, cache=str(tmp_path))
     first = RecallItems(named, model, settings)
     files = sorted(tmp_path.rglob("*.safetensors"))
@@ -139,7 +140,7 @@ def test_mongrels_are_somewhat_of_both() -> None:
     assert wanted.of(logits).tolist() == [2.0, 2.0]
 
 
-def test_the_last_layers_give_the_patches(model: SoundingModel, items: RecallItems, named: Stamps) -> None:
+def test_the_last_layers_give_the_patches(model: SoundingModel, items: RecallItems, named: ObjectSet) -> None:
     picture = SceneItems(named, model, backdrops=True).item(2, np.random.default_rng(2))["picture"]
     with torch.no_grad():
         found = Last(model.patches.tower)(batch_of(items)["cells"][2].float())
@@ -214,7 +215,7 @@ def test_only_a_tower_that_imagenets_head_fits_can_recall(tiny_config: SoundingC
         RecallObjective(SoundingModel(tiny_config), RecallSettings(), CAPTIONS)
 
 
-def test_objects_that_imagenet_does_not_know_cannot_be_recalled(model: SoundingModel, stamps_data: Stamps) -> None:
+def test_objects_that_imagenet_does_not_know_cannot_be_recalled(model: SoundingModel, stamps_data: ObjectSet) -> None:
     with pytest.raises(ValueError, match="3 stamps are of nothing that ImageNet has a class for"):
         RecallItems(stamps_data, model, RecallSettings(scenes=1, imagined=1))
 
@@ -246,7 +247,7 @@ def test_kept_items_are_made_once(tmp_path: Path) -> None:
     assert len(made) == 8
 
 
-def test_what_is_kept_is_of_the_pictures_at_hand(model: SoundingModel, named: Stamps, tmp_path: Path) -> None:
+def test_what_is_kept_is_of_the_pictures_at_hand(model: SoundingModel, named: ObjectSet, tmp_path: Path) -> None:
     """Other pictures by the same names, and more imagined objects, are not those of an earlier run in the folder."""
     settings = RecallSettings(scenes=2, imagined=30, cache=str(tmp_path))
     first = RecallItems(named, model, settings)

@@ -13,26 +13,28 @@ import pytest
 import torch
 from PIL import Image
 
-from training.data import scenes, stamps
-from training.data.stamps import Stamps, fill, find_stamps, mix, trim
+from training.data import scenes
+from training.data.object_set import ObjectSet
+from training.data.waveforms import fill, mix, trim
 from training.finetune import rehearsal as known
-from training.starter import cutouts
+from training.starter import cutouts, stamps
+from training.starter.stamps import find_stamps
 
 from .conftest import TONES
 
 
-def test_manifest_has_what_a_reader_needs(stamps_data: Stamps) -> None:
-    assert [stamp.name for stamp in stamps_data.stamps] == ["bar", "disc", "square"]
-    assert [stamp.label for stamp in stamps_data.stamps] == [0, 1, 2]
-    assert stamps_data.stamps[1].caption == "a disc"
-    assert all("GPL-2" in stamp.licence and "tuxpaint" in stamp.source for stamp in stamps_data.stamps)
+def test_manifest_has_what_a_reader_needs(stamps_data: ObjectSet) -> None:
+    assert [stamp.name for stamp in stamps_data.entries] == ["bar", "disc", "square"]
+    assert [stamp.label for stamp in stamps_data.entries] == [0, 1, 2]
+    assert stamps_data.entries[1].caption == "a disc"
+    assert all("GPL-2" in stamp.licence and "tuxpaint" in stamp.source for stamp in stamps_data.entries)
 
 
 def test_missing_package_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="apt-get install tuxpaint-stamps-default"):
         find_stamps(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"python -m training\.data\.stamps"):
-        Stamps(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"python -m training\.starter\.stamps"):
+        ObjectSet(tmp_path)
 
 
 @pytest.mark.parametrize("module", [cutouts, known, stamps])
@@ -72,7 +74,7 @@ def test_mix_brings_sounds_to_the_gains() -> None:
     assert float(20 * torch.log10(spectrum[1003] / spectrum[101])) == pytest.approx(-6.0, abs=0.05)
 
 
-def test_scenes_follow_from_split_and_index(stamps_data: Stamps) -> None:
+def test_scenes_follow_from_split_and_index(stamps_data: ObjectSet) -> None:
     one, again, other = (
         scenes.make_scene(stamps_data, scenes.scene_rng(split, 5), labels=(0, 1))
         for split in ("train", "train", "held-out")
@@ -81,7 +83,7 @@ def test_scenes_follow_from_split_and_index(stamps_data: Stamps) -> None:
     assert not np.array_equal(one.image, other.image)
 
 
-def test_scene_masks_cover_their_objects_alone(stamps_data: Stamps) -> None:
+def test_scene_masks_cover_their_objects_alone(stamps_data: ObjectSet) -> None:
     for index in range(6):
         scene = scenes.make_scene(stamps_data, scenes.scene_rng("train", index), labels=(1, 2))
         assert (scene.masks.astype(int).sum(axis=0) <= 257).all()  # what is hidden belongs to what hides it
@@ -89,19 +91,19 @@ def test_scene_masks_cover_their_objects_alone(stamps_data: Stamps) -> None:
         assert all(red[0] > red[1] + 30 for red in reds)  # both shapes are painted red
         caption = scenes.scene_caption(stamps_data, scene, np.random.default_rng(0))
         named = {name for name in ("disc", "square") if name in caption}
-        assert named == {stamps_data.stamps[scene.labels[i]].name for i in scene.sounding}
+        assert named == {stamps_data.entries[scene.labels[i]].name for i in scene.sounding}
 
 
-def test_scene_sound_is_the_mix_of_the_sounding_objects(stamps_data: Stamps) -> None:
+def test_scene_sound_is_the_mix_of_the_sounding_objects(stamps_data: ObjectSet) -> None:
     scene = scenes.make_scene(stamps_data, scenes.scene_rng("train", 3), labels=(0, 1, 2))
     scene = dataclasses.replace(scene, sounding=(0, 2), gains_db=(0.0, 0.0))
     spectrum = torch.fft.rfft(scenes.scene_sound(stamps_data, scene, 32_000, np.random.default_rng(1))).abs()
-    tones = [TONES[stamps_data.stamps[label].name] for label in (0, 1, 2)]
+    tones = [TONES[stamps_data.entries[label].name] for label in (0, 1, 2)]
     bands = [float(spectrum[int(2 * tone) - 8 : int(2 * tone) + 8].max()) for tone in tones]
     assert bands[1] < 0.05 * min(bands[0], bands[2])
 
 
-def test_manifest_is_json(stamps_data: Stamps, stamps_package: Path, tmp_path: Path) -> None:
+def test_manifest_is_json(stamps_data: ObjectSet, stamps_package: Path, tmp_path: Path) -> None:
     stamps.build(stamps_package, tmp_path)
     rows = json.loads((tmp_path / "manifest.json").read_text())
     assert {"name", "label", "caption", "image", "mask", "audio", "source", "licence", "seconds"} <= rows[0].keys()

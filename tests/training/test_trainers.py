@@ -29,10 +29,11 @@ from sounding.config import QueryConfig, SoundingConfig
 from sounding.grounding import Grounding, match_moments
 from sounding.model import SoundingModel
 from training.data.features import FeatureSource
+from training.data.object_set import ObjectSet
+from training.data.scene_source import SceneSource
 from training.data.shard_writer import make_shards
 from training.data.shards import Shards
-from training.data.sounds import StampClips
-from training.data.stamps import Stamps
+from training.data.sounds import ObjectClips
 from training.engine.loader import Order, build_loader
 from training.engine.loop import train
 from training.engine.previews import Preview, PreviewItem
@@ -41,7 +42,6 @@ from training.recipe import RECIPES, WRITTEN, DataConfig, Recipe, read_recipe
 from training.run import begin, build, run
 from training.starter import run as starter
 from training.starter.calibrate import calibrate
-from training.starter.scene_shards import StampSource
 from training.tasks.encoders import EncodersObjective, EncodersSettings, SceneItems, attention_loss, contrastive_loss
 from training.tasks.grounded import (
     GroundedItems,
@@ -64,7 +64,7 @@ def losses_of(recipe: Recipe) -> list[dict[str, float]]:
 def features(stamps_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features of a few scenes, as the tiny model sees and hears them."""
     out = tmp_path_factory.mktemp("shards")
-    scenes = StampSource(stamps_folder, scenes=6, split="train", seconds=1.28, size=160, captions=2)
+    scenes = SceneSource(stamps_folder, scenes=6, split="train", seconds=1.28, size=160, captions=2)
     make_shards(scenes, out / "scenes", shard_size=4)
     model = sounding.load(tiny_checkpoint, device="cpu")
     make_shards(FeatureSource(out / "scenes", model), out / "features", shard_size=4)
@@ -86,7 +86,7 @@ def test_vae_learns_and_its_latents_scale_is_measured(
     model = sounding.load(run(recipe), device="cpu")
     logged = losses_of(recipe)
     assert logged[-1]["l1"] < 0.7 * logged[0]["l1"]
-    clips = StampClips(Stamps(stamps_folder))
+    clips = ObjectClips(ObjectSet(stamps_folder))
     sounds = torch.stack([clips.crop(i % 3, 5120, np.random.default_rng(i)) for i in range(24)])
     deviation = float(torch.cat([model.encode(part) for part in sounds.split(8)]).std())
     assert deviation == pytest.approx(1.0, rel=0.15)
@@ -400,7 +400,7 @@ def test_a_kept_grounding_gives_conditions_as_in_generation_and_stays(tiny_confi
 
 
 def test_encoders_learn_where_the_named_object_is(
-    tiny_config: SoundingConfig, stamps_data: Stamps, stamps_folder: Path, tmp_path: Path
+    tiny_config: SoundingConfig, stamps_data: ObjectSet, stamps_folder: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_of("encoders", tiny_config, tmp_path, data=DataConfig(stamps=str(stamps_folder)))
     loop = dataclasses.replace(recipe.loop, lr=1e-2, steps=40)
@@ -409,7 +409,7 @@ def test_encoders_learn_where_the_named_object_is(
     logged = losses_of(recipe)
     assert logged[-1]["loss"] < 0.85 * logged[0]["loss"]
     model = begin(recipe)
-    objective = EncodersObjective(model, recipe.encoders, [stamp.caption for stamp in stamps_data.stamps])
+    objective = EncodersObjective(model, recipe.encoders, [stamp.caption for stamp in stamps_data.entries])
     batch = next(iter(build_loader(SceneItems(stamps_data, model), Order(50, batch=4, steps=1))))
     assert batch["grids"].shape == (4, 4, 25)
     assert ((batch["grids"].sum(-1) > 0) <= (batch["labels"] >= 0)).all()
@@ -584,8 +584,8 @@ def hiss_level(sound: Tensor) -> Tensor:
     return torch.stft(sound, 512, 128, window=window, return_complex=True).abs().clamp(min=1e-5).log().mean()
 
 
-def test_crops_are_where_the_sound_is(stamps_data: Stamps) -> None:
-    clips = StampClips(stamps_data)
+def test_crops_are_where_the_sound_is(stamps_data: ObjectSet) -> None:
+    clips = ObjectClips(stamps_data)
     crops = torch.stack([clips.crop(i % 3, 4000, np.random.default_rng(i)) for i in range(16)])
     assert crops.shape == (16, 4000)
     assert (crops.abs().amax(dim=1) > 1e-3).all()

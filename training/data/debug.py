@@ -31,7 +31,7 @@ from sounding.config import (
 from sounding.model import SoundingModel
 from sounding.utils.files import replacing, write_atomic
 
-from .stamps import SAMPLE_RATE
+from .shard_format import SAMPLE_RATE
 
 SIDE = 96  # of pictures, in pixels
 SECONDS = 1.28  # of sounds

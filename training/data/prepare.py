@@ -116,7 +116,7 @@ def pairs(
 @app.command()
 def stamps(
     out: OutOption,
-    data: Annotated[Path, typer.Option(help="Made by `python -m training.data.stamps`.")] = Path("data/stamps"),
+    data: Annotated[Path, typer.Option(help="Made by `python -m training.starter.stamps`.")] = Path("data/stamps"),
     scenes: Annotated[int, typer.Option(help="How many.")] = 5000,
     split: Annotated[SplitName, typer.Option(help="Scenes of the two are never the same.")] = SplitName.train,
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 2.56,
@@ -127,9 +127,9 @@ def stamps(
 ) -> None:
     """Scenes of cut-outs with the mix of what sounds in them."""
     with plain_errors("training"):
-        from ..starter.scene_shards import StampSource
+        from .scene_source import SceneSource
 
-        source = StampSource(data, scenes=scenes, split=split.value, seconds=seconds, size=size, captions=captions)
+        source = SceneSource(data, scenes=scenes, split=split.value, seconds=seconds, size=size, captions=captions)
         _run(source, out, shard_size, workers)
 
 

@@ -16,11 +16,12 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
-from .stamps import Stamps, fill, mix
+from .object_set import ObjectSet
+from .waveforms import fill, mix
 
 Split = Literal["train", "held-out"]
 SPLIT_SEEDS: dict[Split, int] = {"train": 11, "held-out": 12}
-SIDE = 288  # pixels, as the starter sees pictures
+SIDE = 288  # pixels, unless a caller says otherwise
 TEMPLATES = ("{}", "{}", "the sound of {}", "{} making a sound", "a picture of {}")
 
 
@@ -32,7 +33,7 @@ class Scene:
     masks: np.ndarray  # [k, H, W] uint8
     labels: tuple[int, ...]
     sounding: tuple[int, ...]  # positions in `labels`
-    gains_db: tuple[float, ...]  # one a sounding object
+    gains_db: tuple[float, ...]  # one per sounding object
 
 
 def scene_rng(split: Split, index: int) -> np.random.Generator:
@@ -41,11 +42,11 @@ def scene_rng(split: Split, index: int) -> np.random.Generator:
 
 
 class HasCutouts(Protocol):
-    """Objects to put into scenes: `Stamps`, or any list of RGBA pictures."""
+    """Objects to put into scenes: an `ObjectSet`, or anything else with a list of RGBA images."""
 
     @property
     def cutouts(self) -> list[Image.Image]:
-        """One an object."""
+        """One per object."""
         ...
 
     def __len__(self) -> int: ...
@@ -97,14 +98,14 @@ def make_scene(
     )
 
 
-def scene_caption(data: Stamps, scene: Scene, rng: np.random.Generator) -> str:
+def scene_caption(data: ObjectSet, scene: Scene, rng: np.random.Generator) -> str:
     """A sentence with the sounding objects, in random order and one of a few forms."""
-    names = [data.stamps[scene.labels[i]].caption for i in rng.permutation(scene.sounding)]
+    names = [data.entries[scene.labels[i]].caption for i in rng.permutation(scene.sounding)]
     listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
     return str(rng.choice(TEMPLATES)).format(listed)
 
 
-def scene_sound(data: Stamps, scene: Scene, samples: int, rng: np.random.Generator) -> Tensor:
+def scene_sound(data: ObjectSet, scene: Scene, samples: int, rng: np.random.Generator) -> Tensor:
     """[samples]: the mix of the sounding objects."""
     clips = [fill(data.recordings[scene.labels[i]], samples, rng) for i in scene.sounding]
     return mix(clips, list(scene.gains_db))

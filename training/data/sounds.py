@@ -10,8 +10,10 @@ from torch import Tensor
 from sounding.audio.mel import normalize
 from sounding.audio.resampling import fit_length, resample
 
+from .object_set import ObjectSet
+from .shard_format import SAMPLE_RATE
 from .shards import Folders, Shards
-from .stamps import SAMPLE_RATE, Stamps, fill, mix
+from .waveforms import fill, mix
 
 
 class Clips(Protocol):
@@ -38,15 +40,15 @@ class ShardClips:
         return cut_where_sounding(normalize(self.shards[index]["waveform"]), samples, rng)
 
 
-class StampClips:
-    """The stamps' recordings, single and mixed.
+class ObjectClips:
+    """The recordings of a set of objects, single and mixed.
 
     A share `plain` of the crops comes from single recordings as they are. Of the rest, mixes at many levels, a
     third is played faster or slower (0.8 to 1.25 times): more pitches than the recordings have.
     """
 
-    def __init__(self, stamps: Stamps, plain: float = 0.5):
-        self.recordings, self.plain = stamps.recordings, plain
+    def __init__(self, objects: ObjectSet, plain: float = 0.5):
+        self.recordings, self.plain = objects.recordings, plain
 
     def __len__(self) -> int:
         return len(self.recordings)

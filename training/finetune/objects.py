@@ -26,9 +26,9 @@ from sounding.audio.mel import normalize
 from sounding.images.decoding import open_mask, open_picture
 
 from ..data.media_files import NOTES, SOUNDS, VIDEO_SOUNDS, Media, composed, find_media, read_text
-from ..data.shard_format import reason
-from ..data.stamps import SAMPLE_RATE, trim
+from ..data.shard_format import SAMPLE_RATE, reason
 from ..data.videos import read_sound
+from ..data.waveforms import trim
 
 NUMBERED = re.compile(r"(?P<name>.+?)(?:[ _-]+\d{1,2}|[ _-]*\(\d{1,2}\))")
 SIDE = 512  # of a picture's shorter side; the encoder sees less than half of that

@@ -19,8 +19,8 @@ from sounding.model import load
 from sounding.utils.fields import Checked, Range
 from sounding.utils.files import write_atomic
 
+from ..data.object_set import ObjectSet
 from ..data.shard_writer import digest
-from ..data.stamps import Stamps
 from ..dry_run import estimate_step
 from ..engine.settings import LoopConfig, Weight
 from ..engine.states import check_writable
@@ -106,7 +106,7 @@ def known_objects(rehearse: Sequence[str], folder: Path) -> list[OwnObject]:
             if not (place / "manifest.json").is_file():
                 unpack(starter_objects(), place)
         if (place / "manifest.json").is_file():
-            known += as_objects(Stamps(place))
+            known += as_objects(ObjectSet(place))
             continue
         own, _ = read_objects(place)
         if not own:

@@ -21,7 +21,8 @@ from sounding.checkpoint import starter_path
 from sounding.images.decoding import open_picture
 from sounding.utils.files import FullDiskError, replacing, write_atomic
 
-from ..data.stamps import SAMPLE_RATE, Stamps, read_manifest
+from ..data.object_set import ObjectSet, read_manifest
+from ..data.shard_format import SAMPLE_RATE
 from .objects import OwnObject, Picture
 
 FILE = "starter-objects.zip"  # beside the starter
@@ -103,11 +104,11 @@ def starter_objects() -> Path:
     return path
 
 
-def as_objects(stamps: Stamps) -> list[OwnObject]:
-    """Stamps as objects of one picture and one recording."""
+def as_objects(stamps: ObjectSet) -> list[OwnObject]:
+    """An object set as objects of one picture and one recording."""
     return [
         OwnObject(stamp.name, (stamp.caption,), (Picture(cutout, cut=True, masked=True),), (sound,), stamp.licence)
-        for stamp, cutout, sound in zip(stamps.stamps, stamps.cutouts, stamps.recordings, strict=True)
+        for stamp, cutout, sound in zip(stamps.entries, stamps.cutouts, stamps.recordings, strict=True)
     ]
 
 

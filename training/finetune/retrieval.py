@@ -21,7 +21,8 @@ from sounding.grounding import Condition
 from sounding.model import SoundingModel
 
 from ..data.scenes import as_tensors, make_scene
-from ..data.stamps import SAMPLE_RATE, fill
+from ..data.shard_format import SAMPLE_RATE
+from ..data.waveforms import fill
 from .objects import OwnObject
 from .scenes import Cast
 

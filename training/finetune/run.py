@@ -30,8 +30,8 @@ from sounding.utils.files import write_atomic
 
 from ..data.features import FeatureSource
 from ..data.scenes import TEMPLATES
+from ..data.shard_format import SAMPLE_RATE
 from ..data.shard_writer import Source, digest, make_shards
-from ..data.stamps import SAMPLE_RATE
 from ..engine.learner import build_accelerator
 from ..engine.loop import train
 from ..engine.states import check_writable, plain_disk_errors
@@ -68,7 +68,8 @@ def finetune(
         base: "starter" or a checkpoint.
         out: a new .safetensors file.
         rehearse: what the model knows and is to keep: "starter" (what came with it), folders made by
-            `python -m training.data.stamps`, or folders like `data` that it was taught earlier; ("none",) for nothing.
+            `python -m training.starter.stamps`, or folders like `data` that it was taught earlier; ("none",) for
+            nothing.
             May be left out for the starter itself.
         licence: of the material in `data` where no licence.txt says it.
         recipe: settings, without it training/recipes/finetune.yaml.

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from ..data.object_set import ObjectEntry, ObjectSet
 from ..data.scenes import Scene, make_scene, scene_caption, scene_sound
 from ..data.shard_format import SAMPLE_RATE, Sample
 from ..data.shard_writer import Source, digest
-from ..data.stamps import Stamp, Stamps
 from .objects import OwnObject, Picture
 
 ALONE = 0.75  # share of samples in which one object sounds, whatever else is seen
@@ -26,7 +26,7 @@ WHOLE = 0.5  # share of samples of pictures with a background that show it
 COUNTS = (0.35, 0.35, 0.2, 0.1)  # of 0 to 3 other objects in a scene
 
 
-class Cast(Stamps):
+class Cast(ObjectSet):
     """One picture, recording and caption of every object: what scenes are made of. Chosen by `rng`, or the first."""
 
     def __init__(self, objects: Sequence[OwnObject], rng: np.random.Generator | None = None):
@@ -37,8 +37,8 @@ class Cast(Stamps):
         self.recordings = [thing.recordings[pick(len(thing.recordings))] for thing in objects]
         captions = [thing.captions[pick(len(thing.captions))] for thing in objects]
         self.cutouts = [picture.cutout for picture in self.pictures]
-        self.stamps = [
-            Stamp(thing.name, i, caption, "", "", "", len(sound) / SAMPLE_RATE, thing.name, thing.licence)
+        self.entries = [
+            ObjectEntry(thing.name, i, caption, "", "", "", len(sound) / SAMPLE_RATE, thing.name, thing.licence)
             for i, (thing, caption, sound) in enumerate(zip(objects, captions, self.recordings, strict=True))
         ]
 

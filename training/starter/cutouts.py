@@ -1,6 +1,6 @@
 """Cut-outs of anything and photographs to put behind them, all from Debian packages, for the segmenter.
 
-The stamps that sound (`training.data.stamps`) are some 80; `tuxpaint-stamps-default` has five times as many things
+The stamps that sound (`training.starter.stamps`) are some 80; `tuxpaint-stamps-default` has five times as many things
 with an alpha channel. `mate-backgrounds` and `lomiri-wallpapers-16.04` have photographs of landscapes and leaves.
 Get each package with `apt-get download NAME && dpkg -x NAME_*.deb FOLDER`, all into one folder, then
 
@@ -26,8 +26,9 @@ from sounding.config import from_dict
 from sounding.images.decoding import open_picture
 from sounding.utils.files import write_atomic
 
+from ..data.object_set import MOST_MANIFEST, ObjectSet
 from ..data.shard_format import read_json
-from ..data.stamps import LICENCE, MOST_MANIFEST, Stamps, find_stamps
+from .stamps import LICENCE, find_stamps
 
 Kind = Literal["object", "background"]
 GPL = "GPL-2.0-or-later (mate-backgrounds, see the package's copyright file)"
@@ -85,7 +86,7 @@ def read_cutouts(folder: Path, *, held_out: bool) -> Cutouts:
     )
 
 
-def with_stamps(cutouts: Cutouts, stamps: Stamps) -> Cutouts:
+def with_stamps(cutouts: Cutouts, stamps: ObjectSet) -> Cutouts:
     """The stamps that sound, and everything else."""
     return Cutouts([*stamps.cutouts, *cutouts.cutouts], cutouts.photographs)
 

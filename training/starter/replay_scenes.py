@@ -14,7 +14,7 @@ from torch import Tensor
 from sounding.encoders.patches import PatchEncoder
 from sounding.model import SoundingModel
 
-from ..data.stamps import Stamps
+from ..data.object_set import ObjectSet
 from ..data.tensor_cache import TensorCache
 from ..engine.loader import Item
 from ..tasks.encoders import SceneItems
@@ -35,10 +35,10 @@ class RecallItems:
         ValueError: ImageNet has a class for none of the stamps.
     """
 
-    def __init__(self, stamps: Stamps, model: SoundingModel, settings: RecallSettings):
+    def __init__(self, stamps: ObjectSet, model: SoundingModel, settings: RecallSettings):
         self.shown = settings.shown
         scenes, patches = SceneItems(stamps, model, backdrops=True), model.patches
-        names = [stamp.caption for stamp in stamps.stamps]
+        names = [stamp.caption for stamp in stamps.entries]
         if not any(known_classes(names)):
             raise ValueError(
                 f"The {len(names)} stamps are of nothing that ImageNet has a class for, but objects that it knows are "

@@ -13,13 +13,13 @@ from sounding.checkpoint import read_header
 from sounding.model import SoundingModel
 
 from ..data.features import FeatureSource
+from ..data.scene_source import SceneSource
 from ..data.shard_writer import make_shards
 from ..recipe import RECIPES, Recipe, read_recipe
 from ..record import check_settings
 from ..run import run
 from .calibrate import calibrate
 from .cutouts import read_cutouts
-from .scene_shards import StampSource
 from .transplant import put_segmenter
 
 log = logging.getLogger("training")
@@ -55,7 +55,7 @@ def train_starter(
     """Train all stages and return the checkpoint with all of them.
 
     Args:
-        data: of `training.data.stamps`.
+        data: of `training.starter.stamps`.
         out: gets a folder a stage.
         folder: of the recipes.
         cutouts: of `training.starter.cutouts`; without it there is no segmenter.
@@ -72,7 +72,7 @@ def train_starter(
             if recipe.task == "grounded":
                 seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
                 count = SCENES * 4 // 3 if recipe.name == "matched" else SCENES  # the model card's 9000 and 12000
-                scenes = StampSource(data, scenes=count, split="train", seconds=seconds, size=size, captions=2)
+                scenes = SceneSource(data, scenes=count, split="train", seconds=seconds, size=size, captions=2)
                 drawn = out / f"{recipe.name}_scenes"
                 make_shards(scenes, drawn, workers=workers)
                 model = SoundingModel.from_pretrained(recipe.start["all"])

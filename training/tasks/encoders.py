@@ -22,6 +22,7 @@ from sounding.encoders.patches import mask_to_grid
 from sounding.model import SoundingModel
 from sounding.utils.fields import Checked, Range
 
+from ..data.object_set import ObjectSet
 from ..data.scenes import (
     TEMPLATES,
     as_tensors,
@@ -32,7 +33,6 @@ from ..data.scenes import (
     scene_rng,
     scene_sound,
 )
-from ..data.stamps import Stamps
 from ..engine.loader import Item
 from ..engine.objective import Objective
 from ..engine.settings import Temperature, Weight
@@ -70,7 +70,7 @@ class SceneItems:
     `backdrops` gives with each what a tower that is held to what it knew is asked of (`EncodersSettings.remembers`).
     """
 
-    def __init__(self, stamps: Stamps, model: SoundingModel, count: int = 100_000, *, backdrops: bool = False):
+    def __init__(self, stamps: ObjectSet, model: SoundingModel, count: int = 100_000, *, backdrops: bool = False):
         self.stamps, self.config, self.count, self.backdrops = stamps, model.config, count, backdrops
         self.heard = isinstance(model.query, ClapAudioQuery)
 

@@ -20,7 +20,9 @@ from sounding.audio.resampling import resample
 from sounding.config import AudioConfig
 from sounding.utils.fields import Checked, Range
 
-from ...data.stamps import SAMPLE_RATE, Stamps, fill
+from ...data.object_set import ObjectSet
+from ...data.shard_format import SAMPLE_RATE
+from ...data.waveforms import fill
 from ...engine.loader import Item
 from ...engine.loop import train
 from ...engine.objective import Objective
@@ -78,7 +80,7 @@ def augment(clip: Tensor, samples: int, rng: np.random.Generator) -> Tensor:
     return clip + noise * clip.abs().max() * 10 ** float(rng.uniform(-4, -1.7))
 
 
-def real_crops(data: Stamps, labels: list[int], samples: int, rng: np.random.Generator, *, strong: bool) -> Tensor:
+def real_crops(data: ObjectSet, labels: list[int], samples: int, rng: np.random.Generator, *, strong: bool) -> Tensor:
     """[len(labels), samples]: random cuts of real recordings, augmented if `strong`."""
     if not strong:
         return torch.stack([fill(data.recordings[label], samples, rng) for label in labels])
@@ -88,7 +90,7 @@ def real_crops(data: Stamps, labels: list[int], samples: int, rng: np.random.Gen
 class _Items:
     """Augmented cuts of real recordings as masked log-mels, with their labels."""
 
-    def __init__(self, data: Stamps, samples: int):
+    def __init__(self, data: ObjectSet, samples: int):
         self.data, self.samples = data, samples
         self.to_mel = MelSpectrogram(AudioConfig())
 
@@ -115,7 +117,7 @@ class _Objective(Objective):
         return {"loss": loss, "top1": (logits.argmax(-1) == batch["label"]).float().mean()}
 
 
-def train_classifier(recipe: ClassifierRecipe, data: Stamps, folder: Path) -> Classifier:
+def train_classifier(recipe: ClassifierRecipe, data: ObjectSet, folder: Path) -> Classifier:
     """Train, or load what `folder` holds of an earlier run with the same recordings, objects and settings."""
     torch.manual_seed(recipe.loop.seed)
     judge = Classifier(len(data))
@@ -124,10 +126,10 @@ def train_classifier(recipe: ClassifierRecipe, data: Stamps, folder: Path) -> Cl
     return judge.cpu().eval()
 
 
-def _content(recipe: ClassifierRecipe, data: Stamps) -> str:
+def _content(recipe: ClassifierRecipe, data: ObjectSet) -> str:
     """Names all that decides what the judge learns: settings, and the recordings in the order of their labels."""
     total = hashlib.sha256(repr(recipe).encode())
-    for stamp, recording in zip(data.stamps, data.recordings, strict=True):
+    for stamp, recording in zip(data.entries, data.recordings, strict=True):
         total.update(f"{stamp.name} {tuple(recording.shape)} ".encode())
         total.update(recording.float().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]

@@ -11,7 +11,7 @@ from torch import Tensor
 from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig
 
-from ...data.stamps import Stamps
+from ...data.object_set import ObjectSet
 from ...recipe import RECIPES, read_recipe
 from .classifier import Classifier, ClassifierRecipe, train_classifier
 
@@ -38,7 +38,7 @@ class Judge:
         return self.classifier(self.to_mel(waveform)).log_softmax(dim=-1)
 
 
-def open_judge(data: Stamps, folder: Path) -> Judge:
+def open_judge(data: ObjectSet, folder: Path) -> Judge:
     """The judge of `data`, trained into `folder` the first time."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = read_recipe(RECIPES / "starter" / "classifier.yaml", ClassifierRecipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...data.stamps import SAMPLE_RATE
+from ...data.shard_format import SAMPLE_RATE
 from .judge import Judge, ranks_of, score, score_ranks
 
 WINDOW = round(2.56 * SAMPLE_RATE)  # what the judge was trained on

@@ -26,7 +26,7 @@ from torch import Tensor
 from sounding.model import SoundingModel, load
 from sounding.utils.files import write_atomic
 
-from ...data.stamps import Stamps
+from ...data.object_set import ObjectSet
 from ...finetune.objects import OwnObject, Picture, read_objects, read_pictures
 from ...finetune.rehearsal import as_objects
 from ...finetune.retrieval import sound_of
@@ -83,7 +83,7 @@ def evaluate(
     for by in choices:
         drawn = scenes_of(fresh, count, settings.per_new, 61)
         report(f"new by {by}", generated(model, cast, drawn, how, by=by), [labels[0] for _, labels in drawn])
-    shown = [(number, picture) for number in fresh for picture in test.get(cast.stamps[number].name, [])]
+    shown = [(number, picture) for number in fresh for picture in test.get(cast.entries[number].name, [])]
     if shown:
         parts = []
         for number, picture in shown:
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     settings = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    old, (new, _) = as_objects(Stamps(settings.stamps)), read_objects(settings.data)
+    old, (new, _) = as_objects(ObjectSet(settings.stamps)), read_objects(settings.data)
     judge = open_judge(Cast([*old, *new]), settings.folder)
     test = read_pictures(settings.test) if settings.test else {}
     figures: dict[str, object] = {"objects": {"new": len(new), "old": len(old)}}

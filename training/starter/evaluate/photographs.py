@@ -33,7 +33,7 @@ from sounding.grounding import Condition
 from sounding.model import SoundingModel, load
 from sounding.utils.files import replacing, write_atomic
 
-from ...data.stamps import Stamps
+from ...data.object_set import ObjectSet
 from ...finetune.retrieval import sound_of
 from .judge import Judge, open_judge, ranks_of
 
@@ -175,13 +175,13 @@ def marks(scores: Tensor, photographs: list[Photograph], names: list[str]) -> di
 
 def evaluate(
     model: SoundingModel,
-    data: Stamps,
+    data: ObjectSet,
     photographs: list[Photograph],
     judge: Judge | None,
     settings: argparse.Namespace,
 ) -> dict[str, Any]:
     """All figures as one dictionary: chance, the encoders' own answer, and the judge's for each of `settings.by`."""
-    names, captions = [stamp.name for stamp in data.stamps], [stamp.caption for stamp in data.stamps]
+    names, captions = [stamp.name for stamp in data.entries], [stamp.caption for stamp in data.entries]
     figures: dict[str, Any] = {
         "chance": {f"top{first}": chance(photographs, len(names), min(first, len(names))) for first in (1, 5)},
         "encoders": marks(name_patches(model, photographs, captions), photographs, names),
@@ -249,9 +249,9 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="write photographs, masks and guesses there as a picture")
     settings = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    data = Stamps(settings.data)
+    data = ObjectSet(settings.data)
     judge = open_judge(data, settings.folder) if settings.by else None
-    photographs = read_photographs(settings.photographs, [stamp.name for stamp in data.stamps])
+    photographs = read_photographs(settings.photographs, [stamp.name for stamp in data.entries])
     figures = evaluate(load(settings.model), data, photographs, judge, settings)
     if settings.out:
         write_atomic(settings.out, json.dumps(figures, indent=1).encode())

@@ -39,7 +39,8 @@ from sounding.cost import WINDOW_SECONDS
 from sounding.model import SoundingModel, load
 from sounding.utils.files import write_atomic
 
-from ...data.stamps import SAMPLE_RATE, Stamps
+from ...data.object_set import ObjectSet
+from ...data.shard_format import SAMPLE_RATE
 from .audio_quality import CHECKS, check_sound
 from .classifier import real_crops
 from .judge import Judge, open_judge, ranks_of, score
@@ -51,7 +52,7 @@ Figures = dict[str, Any]
 PARTS = ("real", "masked", "text", "pairs", "background", "lengths", "checks", "demo")
 
 
-def real_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+def real_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
     """(a) and (b)."""
     every = every_label(data, settings.per_object)
     rng = np.random.default_rng(99)
@@ -65,7 +66,7 @@ def real_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Set
     }
 
 
-def pair_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+def pair_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
     """(d)."""
     pairs = held_out_pairs(data, settings.pairs)
     logits = judge(generated(model, data, pairs, settings, by="mask"))
@@ -74,7 +75,7 @@ def pair_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Set
     return {"masked_wins": float(wins.float().mean()), "count": len(pairs), "chance": 0.5}
 
 
-def background_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+def background_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
     """(e). Chance is that of a guess among all objects, for as many as each scene has."""
     scenes = held_out_scenes(data, settings.per_object)
     guesses = judge(generated(model, data, scenes, settings, by="background")).argmax(dim=1).tolist()
@@ -83,7 +84,7 @@ def background_figures(model: SoundingModel, data: Stamps, judge: Judge, setting
     return {"taken_for_an_object": float(np.mean(mistaken)), "chance": chance, "count": len(scenes)}
 
 
-def length_figures(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> Figures:
+def length_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
     """(f), beside real recordings of the same lengths."""
     scenes = held_out_scenes(data, settings.per_object)
     labels = [chosen[0] for _, chosen in scenes]
@@ -109,9 +110,9 @@ def check_figures(sounds: Tensor) -> Figures:
     return figures
 
 
-def demo_figures(model: SoundingModel, data: Stamps, judge: Judge) -> Figures:
+def demo_figures(model: SoundingModel, data: ObjectSet, judge: Judge) -> Figures:
     """(h)."""
-    labels = {stamp.name: stamp.label for stamp in data.stamps}
+    labels = {stamp.name: stamp.label for stamp in data.entries}
     with tempfile.TemporaryDirectory() as folder:
         write_demo(model, Path(folder))
         sounds = torch.stack([read_audio(Path(folder) / f"{name}.wav", SAMPLE_RATE) for name in OBJECTS])
@@ -120,7 +121,7 @@ def demo_figures(model: SoundingModel, data: Stamps, judge: Judge) -> Figures:
 
 
 def evaluate(
-    model: SoundingModel, data: Stamps, judge: Judge, settings: Settings, parts: tuple[str, ...] = PARTS
+    model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings, parts: tuple[str, ...] = PARTS
 ) -> Figures:
     """The figures of `parts` as one dictionary."""
     figures: Figures = {}
@@ -140,7 +141,7 @@ def evaluate(
         note("masked", vars(score(logits, labels)))
         ranks = ranks_of(logits, labels)
         figures["masked_rank_by_object"] = {
-            stamp.name: int(ranks[labels == stamp.label].float().median()) + 1 for stamp in data.stamps
+            stamp.name: int(ranks[labels == stamp.label].float().median()) + 1 for stamp in data.entries
         }
         if "checks" in parts:
             note("checks", check_figures(sounds))
@@ -152,7 +153,7 @@ def evaluate(
         note("background", background_figures(model, data, judge, settings))
     if "lengths" in parts and settings.lengths:
         note("lengths", length_figures(model, data, judge, settings))
-    if "demo" in parts and set(OBJECTS) <= {stamp.name for stamp in data.stamps}:
+    if "demo" in parts and set(OBJECTS) <= {stamp.name for stamp in data.entries}:
         note("demo", demo_figures(model, data, judge))
     return figures
 
@@ -191,7 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    data = Stamps(arguments.data)
+    data = ObjectSet(arguments.data)
     judge = open_judge(data, arguments.folder)
     figures = evaluate(load(arguments.model), data, judge, read_settings(arguments), tuple(arguments.parts))
     text = json.dumps(figures, indent=1)

@@ -26,8 +26,8 @@ from torch import Tensor
 from sounding.segment import Prompt, Segmenter, load_segmenter
 from sounding.utils.files import write_atomic
 
+from ...data.object_set import ObjectSet
 from ...data.scenes import HasCutouts, background_photographs, make_scene, part_of, scene_rng
-from ...data.stamps import Stamps
 from ...tasks.clicks import Click, first_click, next_click
 from ..cutouts import read_cutouts
 from .grabcut import GrabCutSegmenter
@@ -140,7 +140,7 @@ def main() -> None:
     first = load_segmenter(settings.segmenter)
     segmenters = [first, *([GrabCutSegmenter(), GrabCutSegmenter(first)] if settings.grabcut else [])]
     sets: dict[str, list[Case]] = {
-        "held-out scenes": list(scene_cases(Stamps(settings.data), background_photographs(), settings.objects))
+        "held-out scenes": list(scene_cases(ObjectSet(settings.data), background_photographs(), settings.objects))
     }
     if settings.cutouts:
         unseen = read_cutouts(settings.cutouts, held_out=True)

@@ -26,8 +26,9 @@ from sounding.images.drawing import label_font, mel_picture
 from sounding.model import SoundingModel, load
 from sounding.utils.files import write_atomic
 
+from ...data.object_set import ObjectSet
 from ...data.scenes import as_tensors, make_scene, scene_rng
-from ...data.stamps import SAMPLE_RATE, Stamps
+from ...data.shard_format import SAMPLE_RATE
 from .classifier import real_crops
 from .judge import Judge, open_judge, ranks_of
 from .recognise import add_arguments, read_settings
@@ -61,7 +62,7 @@ class Entry:
         return self.ranks[0]
 
 
-def make_entries(model: SoundingModel, data: Stamps, judge: Judge, settings: Settings) -> list[Entry]:
+def make_entries(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> list[Entry]:
     """Every object, in held-out scenes that are those of `recognise`'s (c)."""
     scenes = held_out_scenes(data, settings.per_object)
     sounds = generated(model, data, scenes, settings, by="mask")
@@ -76,18 +77,18 @@ def make_entries(model: SoundingModel, data: Stamps, judge: Judge, settings: Set
         entries.append(
             Entry(
                 label=label,
-                caption=data.stamps[label].caption,
+                caption=data.entries[label].caption,
                 chosen=scenes[first],
                 real=level(real[label], SAMPLE_RATE),
                 made=level(sounds[first], SAMPLE_RATE),
                 ranks=tuple(ranks[label]),
-                heard=data.stamps[int(guesses[first].argmax())].caption,
+                heard=data.entries[int(guesses[first].argmax())].caption,
             )
         )
     return sorted(entries, key=lambda entry: (entry.rank, sum(entry.ranks), entry.caption))
 
 
-def asked_picture(data: Stamps, chosen: Chosen, size: int = PICTURE) -> Image.Image:
+def asked_picture(data: ObjectSet, chosen: Chosen, size: int = PICTURE) -> Image.Image:
     """The scene with all but the masked object faded."""
     image, masks = as_tensors(make_scene(data, scene_rng("held-out", chosen[0]), labels=chosen[1]))
     selected = masks[0][..., None]
@@ -105,7 +106,7 @@ def sound_picture(waveform: Tensor, size: tuple[int, int] = SOUND) -> Image.Imag
     return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
 
 
-def draw_cell(data: Stamps, entry: Entry) -> Image.Image:
+def draw_cell(data: ObjectSet, entry: Entry) -> Image.Image:
     """Caption and rank above the picture and both sounds."""
     cell = Image.new("RGB", CELL, PAPER)
     pen = ImageDraw.Draw(cell)
@@ -126,7 +127,7 @@ def draw_cell(data: Stamps, entry: Entry) -> Image.Image:
     return cell
 
 
-def draw_sheets(data: Stamps, entries: list[Entry]) -> list[Image.Image]:
+def draw_sheets(data: ObjectSet, entries: list[Entry]) -> list[Image.Image]:
     """Cells in columns and rows, as many pictures as it takes."""
     sheets = []
     for first in range(0, len(entries), COLUMNS * ROWS):
@@ -184,7 +185,7 @@ def page(entries: list[Entry], pictures: list[str], command: str, seconds: float
 
 
 def write_sheet(
-    model: SoundingModel, data: Stamps, judge: Judge, settings: Settings, out: Path, *, command: str = ""
+    model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings, out: Path, *, command: str = ""
 ) -> list[Path]:
     """Write the page `out` and its pictures beside it; returns all paths, the page first."""
     entries = make_entries(model, data, judge, settings)
@@ -215,7 +216,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/starter.md"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    data = Stamps(arguments.data)
+    data = ObjectSet(arguments.data)
     settings = read_settings(arguments)
     command = f"python -m training.starter.evaluate.sheet --model {arguments.model} --per-object {settings.per_object}"
     given = {"--steps": settings.steps, "--cfg": settings.cfg, "--out": arguments.out.name}

@@ -13,8 +13,9 @@ from sounding.cost import WINDOW_SECONDS
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
 
+from ...data.object_set import ObjectSet
 from ...data.scenes import as_tensors, make_scene, scene_rng
-from ...data.stamps import SAMPLE_RATE, Stamps
+from ...data.shard_format import SAMPLE_RATE
 from ...finetune.retrieval import sound_of
 
 Chosen = tuple[int, tuple[int, ...]]  # a held-out scene's number, and its objects, the first of which is asked for
@@ -37,12 +38,12 @@ class Settings:
     lengths: tuple[float, ...] = ()
 
 
-def every_label(data: Stamps, per_object: int) -> list[int]:
+def every_label(data: ObjectSet, per_object: int) -> list[int]:
     """Each object's label, `per_object` times."""
     return [label for label in range(len(data)) for _ in range(per_object)]
 
 
-def held_out_scenes(data: Stamps, per_object: int) -> list[Chosen]:
+def held_out_scenes(data: ObjectSet, per_object: int) -> list[Chosen]:
     """Scenes of one to four objects, each object first in `per_object` of them; the others are drawn."""
     scenes: list[Chosen] = []
     for n, label in enumerate(every_label(data, per_object)):
@@ -53,7 +54,7 @@ def held_out_scenes(data: Stamps, per_object: int) -> list[Chosen]:
     return scenes
 
 
-def held_out_pairs(data: Stamps, count: int) -> list[Chosen]:
+def held_out_pairs(data: ObjectSet, count: int) -> list[Chosen]:
     """Scenes of two different objects."""
     pairs: list[Chosen] = []
     for n in range(count):
@@ -68,20 +69,20 @@ def copies(model: SoundingModel, waveform: Tensor) -> Tensor:
     return model.vocode(model.decode(model.encode(waveform)), waveform.shape[-1] / SAMPLE_RATE)[:, 0].cpu()
 
 
-def selection(model: SoundingModel, data: Stamps, chosen: Chosen, by: By, clamp: bool | None = None) -> Condition:
+def selection(model: SoundingModel, data: ObjectSet, chosen: Chosen, by: By, clamp: bool | None = None) -> Condition:
     """The condition of a scene's first object by its mask or caption, or of all that is no object at all."""
     scene = make_scene(data, scene_rng("held-out", chosen[0]), labels=chosen[1])
     image, masks = as_tensors(scene)
     patches = model.see(image)
     if by == "text":
-        return model.ground(patches, text=data.stamps[scene.labels[0]].caption)
+        return model.ground(patches, text=data.entries[scene.labels[0]].caption)
     mask = masks[:1] if by == "mask" else 1 - masks.amax(dim=0, keepdim=True)
     return model.ground(patches, mask=mask, clamp=clamp)
 
 
 @torch.inference_mode()
 def generated(
-    model: SoundingModel, data: Stamps, scenes: list[Chosen], settings: Settings, *, by: By, seconds: float = 0.0
+    model: SoundingModel, data: ObjectSet, scenes: list[Chosen], settings: Settings, *, by: By, seconds: float = 0.0
 ) -> Tensor:
     """One sound a scene, as the vocoder gives it: [N, samples] at 16 kHz, of `seconds` or the settings' length."""
     seconds = seconds or settings.seconds

@@ -1,4 +1,4 @@
-"""Scenes of cut-outs (`scenes.py`) as samples: picture, one mask an object, captions and the mix."""
+"""Scenes of cut-outs (`scenes.py`) as samples: image, one mask per object, captions and the mix."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.shard_format import SAMPLE_RATE, Sample
-from ..data.shard_writer import Source, digest
+from .object_set import MANIFEST, content_digest
+from .shard_format import SAMPLE_RATE, Sample
+from .shard_writer import Source
 
 if TYPE_CHECKING:
-    from ..data.scenes import Split
-    from ..data.stamps import Stamps
+    from .object_set import ObjectSet
+    from .scenes import Split
 
 
-class StampSource(Source):
-    """Scene `i` of a split as sample `i`, drawn in the same order as the starter's training draws it.
+class SceneSource(Source):
+    """Scene `i` of a split as sample `i`: training that draws scenes itself draws the same ones in the same order.
 
     Args:
-        data: folder made by `python -m training.data.stamps`.
+        data: folder of an `ObjectSet`.
         scenes: how many.
         split: "train" and "held-out" scenes never share a random stream.
-        seconds: of the sound.
-        size: side of the square picture.
-        captions: a scene.
+        seconds: length of the sound.
+        size: side of the square image, in pixels.
+        captions: how many per scene.
+
+    Raises:
+        ValueError: bad numbers, no manifest or a damaged one.
+        OSError: a file that the manifest names cannot be read.
     """
 
     def __init__(self, data: Path, *, scenes: int, split: Split, seconds: float, size: int, captions: int):
@@ -32,19 +37,19 @@ class StampSource(Source):
                 f"scenes {scenes}, seconds {seconds}, size {size} and captions {captions} came, but 1, 0.1, 32 and 1 "
                 "or more are expected."
             )
-        manifest = data / "manifest.json"
+        manifest = data / MANIFEST
         if not manifest.is_file():
-            raise ValueError(f"{manifest} is missing; make it with `python -m training.data.stamps --out {data}`.")
+            raise ValueError(f"{manifest} is missing; make it with `python -m training.starter.stamps --out {data}`.")
         self.data, self.scenes, self.seconds, self.size, self.captions = data, scenes, seconds, size, captions
         self.split = split
-        self._inputs = digest([manifest.read_text(encoding="utf-8")])
+        self._inputs = content_digest(data)
 
     @cached_property
-    def stamps(self) -> Stamps:
+    def objects(self) -> ObjectSet:
         """The cut-outs and recordings, loaded in the process that makes scenes."""
-        from ..data.stamps import Stamps
+        from .object_set import ObjectSet
 
-        return Stamps(self.data)
+        return ObjectSet(self.data)
 
     def __len__(self) -> int:
         return self.scenes
@@ -67,19 +72,19 @@ class StampSource(Source):
 
     def make(self, position: int) -> Sample:
         """See Source."""
-        from ..data.scenes import make_scene, scene_caption, scene_rng, scene_sound
+        from .scenes import make_scene, scene_caption, scene_rng, scene_sound
 
         rng = scene_rng(self.split, position)
-        scene = make_scene(self.stamps, rng, size=(self.size, self.size))
-        captions = tuple(scene_caption(self.stamps, scene, rng) for _ in range(self.captions))
+        scene = make_scene(self.objects, rng, size=(self.size, self.size))
+        captions = tuple(scene_caption(self.objects, scene, rng) for _ in range(self.captions))
         samples = round(self.seconds * SAMPLE_RATE)
-        waveform = scene_sound(self.stamps, scene, samples, rng).numpy()
-        stamps = [self.stamps.stamps[label] for label in scene.labels]
+        waveform = scene_sound(self.objects, scene, samples, rng).numpy()
+        entries = [self.objects.entries[label] for label in scene.labels]
         return Sample(
             id=self.name(position),
             captions=captions,
-            licence=" AND ".join(sorted({stamp.licence for stamp in stamps})),
-            source="; ".join(stamp.source for stamp in stamps),
+            licence=" AND ".join(sorted({entry.licence for entry in entries})),
+            source="; ".join(entry.source for entry in entries),
             seconds=round(samples / SAMPLE_RATE, 3),
             labels=scene.labels,
             sounding=scene.sounding,
