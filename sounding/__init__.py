@@ -17,8 +17,7 @@ from .config import GenerationConfig, SoundingConfig
 if TYPE_CHECKING:
     from .checkpoint import CheckpointError
     from .grounding import Condition
-    from .model import SoundingModel, load
-    from .sound import Sound
+    from .model import Sound, SoundingModel, load
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "Condition", "GenerationConfig", "Sound", "SoundingConfig", "SoundingModel", "load"]
@@ -26,7 +25,7 @@ __all__ = ["CheckpointError", "Condition", "GenerationConfig", "Sound", "Soundin
 _HOMES = {
     "CheckpointError": "checkpoint",
     "Condition": "grounding",
-    "Sound": "sound",
+    "Sound": "model",
     "SoundingModel": "model",
     "load": "model",
 }

@@ -19,9 +19,8 @@ from torch import Tensor
 from ...sounding.checkpoint import read_header
 from ...sounding.config import SoundingConfig
 from ...sounding.loading import read_parts
-from ...sounding.model import SoundingModel
+from ...sounding.model import Sound, SoundingModel
 from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
-from ...sounding.sound import Sound
 from .memory import AUTO, DTYPES, ManagedModule, devices_of, dtype_of, load_fully
 
 logger = logging.getLogger(__name__)

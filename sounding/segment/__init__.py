@@ -4,7 +4,7 @@
     found = segmenter.segment(cache.prepare(segmenter, image), Prompt(positive=((120, 80),)))
     found.mask  # [H, W] 0..1
 
-Backends: the small one in the box, SAM (Meta's files), SAM 2 and SAM 3 (transformers folders), GrabCut (OpenCV).
+Backends: the small one in the box, SAM (Meta's files), SAM 2 and SAM 3 (transformers folders).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .zoom import LEAST, closer_frame
 
 STEP = STRIDES[-1]  # sides of the network's picture are multiples of it
 PASSES = 6  # clicks that are taken one after the other; further ones come together with the last
-PARTS = 8  # of a picture that stay embedded
+MOST_CROPS = 8  # of a picture that stay embedded
 OUTSIDE = -4.0  # at most, what a part of the picture does not show: 2 % that it is the object
 PICTURE = "picture"
 EMBEDDED = ("coarse", "middle", "fine", "keys", "raw_keys")
@@ -93,7 +93,7 @@ class ClickSegmenter:
                 for a, b, kept, whole in zip((y0, x0), (y1, x1), sharp.shape[-2:], prepared.size, strict=True)
             )
             known = Prepared((y1 - y0, x1 - x0), self._embed(sharp[..., rows, columns] / 255))
-            for oldest in list(prepared.closer)[: max(0, len(prepared.closer) + 1 - PARTS)]:
+            for oldest in list(prepared.closer)[: max(0, len(prepared.closer) + 1 - MOST_CROPS)]:
                 prepared.closer.pop(oldest, None)
             prepared.closer[frame] = known
         return known

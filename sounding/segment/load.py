@@ -18,7 +18,6 @@ from .folder import check_folder
 if TYPE_CHECKING:
     from ..model import SoundingModel
 
-GRABCUT = "grabcut"
 EXPECTED = (
     "a Segment Anything file of Meta's (.pth or .safetensors), a transformers folder of SAM 2 or SAM 3, or a Sounding "
     "Objects checkpoint"
@@ -31,7 +30,7 @@ def load_segmenter(
     """Load a segmenter.
 
     Args:
-        which: "starter", the small one in the box; "grabcut" (only with OpenCV); or the path of a Segment Anything
+        which: "starter", the small one in the box; or the path of a Segment Anything
             file (`sam_vit_b_01ec64.pth`), a transformers folder of SAM 2 or SAM 3, or a checkpoint of ours.
         model: with "starter", take the parts of this loaded model instead of reading the file. They are shared, not
             copied.
@@ -46,10 +45,6 @@ def load_segmenter(
         if model.segmenter is None:
             raise CheckpointError(f"The model {model.config.name!r} has no segmenter; {_INSTEAD}.")
         return ClickSegmenter(model.patches, model.segmenter)
-    if which == GRABCUT:
-        from training.starter.evaluate.grabcut import GrabCutSegmenter
-
-        return GrabCutSegmenter()
     path = resolve(which) if str(which) == STARTER else Path(which)
     if path.is_dir():
         segmenter = _from_folder(path)

@@ -254,7 +254,7 @@ def test_long_names_and_new_folders_are_written(folder: Path) -> None:
 def test_what_the_model_is_not_sure_of_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from sounding.sound import Sound
+    from sounding.model import Sound
 
     out = ("--out", str(folder / "a.wav"))
     masks = (*left(folder), "--mask", str(folder / "right.png"))

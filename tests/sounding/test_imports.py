@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
+
+import pytest
 
 from ..conftest import ROOT
 
@@ -20,6 +25,57 @@ for name in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, name, refuse)
 socket.getaddrinfo = socket.create_connection = refuse
 """
+
+
+def modules() -> dict[str, Path]:
+    """All modules of the library by their names."""
+    found = {}
+    for path in sorted((ROOT / "sounding").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(module: str, path: Path, known: Collection[str]) -> set[str]:
+    """What a module imports, also inside functions; what is there for type checkers alone is left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    unread = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in unread:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {name if (name := f"{base}.{alias.name}") in known else base for alias in node.names}
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = modules()
+    graph = {name: (imported(name, path, known) & known.keys()) - {name} for name, path in known.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert order.index("sounding.checkpoint") < order.index("sounding.loading") < order.index("sounding.model")
+    assert "sounding.model" not in graph["sounding.checkpoint"] | graph["sounding.loading"]
+    assert {"sounding.grounding", "sounding.diffusion", "sounding.loading"} <= graph["sounding.parts"]
+    with pytest.raises(graphlib.CycleError, match=r"sounding\.checkpoint'"):
+        graphlib.TopologicalSorter(graph | {"sounding.checkpoint": {"sounding.model"}}).prepare()
+
+
+def test_the_library_knows_neither_nodes_nor_training() -> None:
+    known = modules()
+    for name, path in known.items():
+        tops = {found.partition(".")[0] for found in imported(name, path, known)}
+        assert not tops & {"nodes", "training", "tests", "benchmarks", "comfy", "comfy_api"}, name
 
 
 def python(code: str, *arguments: str) -> str:

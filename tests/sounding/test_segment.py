@@ -238,27 +238,6 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, tiny_checkpoint) -> N
         load_segmenter(tiny_checkpoint)
 
 
-def test_grabcut_says_what_it_needs(monkeypatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ValueError, match="GrabCut needs OpenCV, which is not installed"):
-        load_segmenter("grabcut")
-
-
-def test_grabcut_cuts_a_square_out() -> None:
-    pytest.importorskip("cv2")
-    generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(1, 60, 80, 3, generator=generator) * 0.1 + torch.tensor([0.1, 0.6, 0.2])
-    picture[:, 20:40, 30:60] = torch.rand(1, 20, 30, 3, generator=generator) * 0.1 + torch.tensor([0.8, 0.1, 0.1])
-    truth = torch.zeros(60, 80, dtype=torch.bool)
-    truth[20:40, 30:60] = True
-    segmenter = load_segmenter("grabcut")
-    for prompt in (Prompt(((45.0, 30.0),)), Prompt(box=(25.0, 15.0, 66.0, 45.0))):
-        found = segmenter.segment(segmenter.prepare(picture), prompt).mask > 0.5
-        assert (found & truth).sum() / (found | truth).sum() > 0.95
-
-
 def test_the_network_sees_the_picture_in_multiples_of_32() -> None:
     assert network_size((480, 640), 320) == (256, 320)
     assert network_size((1000, 10), 320) == (320, 32)

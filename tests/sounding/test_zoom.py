@@ -13,7 +13,7 @@ from torch import Tensor
 from sounding.encoders.patches import to_square
 from sounding.segment import Prompt, load_segmenter
 from sounding.segment import click as click_module
-from sounding.segment.click import PARTS, ClickSegmenter, within
+from sounding.segment.click import MOST_CROPS, ClickSegmenter, within
 from sounding.segment.zoom import LEAST, MARGIN, MOST, closer_frame
 from training.tasks.segmenter import overlap
 
@@ -93,10 +93,10 @@ def test_a_part_is_embedded_once_and_only_the_last_few_are_kept() -> None:
     before = prepared.nbytes
     runs: list[int] = []
     segmenter.module.patches.tower.trunk.conv_stem.register_forward_hook(lambda *_: runs.append(1))
-    boxes = [(180.0 + 80 * i, 100.0, 210.0 + 80 * i, 130.0) for i in range(PARTS + 3)]
+    boxes = [(180.0 + 80 * i, 100.0, 210.0 + 80 * i, 130.0) for i in range(MOST_CROPS + 3)]
     first = [segmenter.segment(prepared, Prompt(box=box)).logits for box in boxes]
     assert len(runs) == len(boxes)
-    assert len(prepared.closer) == PARTS
+    assert len(prepared.closer) == MOST_CROPS
     assert prepared.nbytes > before  # what a cache is told
     assert torch.equal(segmenter.segment(prepared, Prompt(box=boxes[-1])).logits, first[-1])
     assert len(runs) == len(boxes)

@@ -1,0 +1,259 @@
+"""The parts of a model and what each does: see an image, ground a selection, sample, encode, decode, vocode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .audio.mel import MelSpectrogram, normalize
+from .audio.resampling import fit_length
+from .batches import one_by_one, paired, share_of_steps
+from .config import SoundingConfig
+from .cost import WINDOW_SECONDS
+from .diffusion import Denoiser, OnStep, draw_noise, sample_latents, sampler_name
+from .encoders import patches as vision
+from .encoders.audio import ClapAudioQuery
+from .encoders.text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts, listed
+from .encoders.vocabulary import Vocabulary, names_it
+from .grounding import Condition, Grounding, between
+from .loading import Pretrained
+from .multidiffusion import WindowedDenoiser
+from .networks.build import build_unet, build_vae, build_vocoder
+from .networks.codec import decode_latents, encode_mel, vocode_mel
+from .segment.network import ClickNetwork
+from .utils.threads import adaptive_spinning
+
+
+class Parts(Pretrained):
+    """All parts of one checkpoint. Each step runs where its own part's weights lie, and in their precision."""
+
+    def __init__(self, config: SoundingConfig):
+        super().__init__(config)
+        self.patches = vision.PatchEncoder(config.patches)
+        self.query: ClapQuery | OpenClipQuery | ClapAudioQuery = build_query_encoder(config.query)
+        sizes = config.patches.width, config.patches.grid**2, config.query.width
+        self.grounding = Grounding(config.grounding, *sizes, config.generation)
+        self.unet = build_unet(config)
+        self.vae = build_vae(config)
+        self.vocoder = build_vocoder(config)
+        self.vocabulary = Vocabulary(config.vocabulary)
+        self.segmenter = ClickNetwork(config.segmenter, config.patches) if config.segmenter else None
+        self.eval()
+
+    @property
+    def window_frames(self) -> int:
+        """Mel frames that any network is given at once by default; longer sounds go through it in windows."""
+        seconds = max(WINDOW_SECONDS, self.config.train_seconds)
+        return self.config.latent_frames(seconds) * self.config.vae.stride
+
+    @torch.inference_mode()
+    def see(self, image: Tensor) -> Tensor:
+        """Patch embeddings of images, needed once per image: [B, H, W, 3] 0..1 -> [B, P, L].
+
+        Raises:
+            ValueError: not an image.
+        """
+        with adaptive_spinning(self.require("patches").device):
+            return cast(Tensor, self.patches(image))
+
+    @torch.inference_mode()
+    def ground(
+        self,
+        patches: Tensor,
+        *,
+        mask: Tensor | None = None,
+        text: str | list[str] | None = None,
+        sound: Tensor | None = None,
+        image_size: tuple[int, int] | None = None,
+        clamp: bool | None = None,
+    ) -> Condition:
+        """The condition for one selection per row, by mask, text or sound; needed once per selection.
+
+        Args:
+            patches: [B, P, L] of `see`. One image serves any number of masks or texts.
+            mask: [B, H, W] 0..1, any resolution; it takes the place of the attention weights (section 3.2).
+            text: one sentence, or one per row; its embedding is the query of the attention (equations 3 and 4).
+            sound: [B, samples] at the model's rate, likewise, for a checkpoint trained with audio queries.
+            image_size: (H, W) of the image, which crop and pad geometries need to place a mask of another size.
+            clamp: overrides the checkpoint's setting, see `grounding.match_moments`.
+
+        Raises:
+            ValueError: none or several of mask, text and sound; an empty mask; numbers of rows that do not fit.
+        """
+        if sum(one is not None for one in (mask, text, sound)) != 1:
+            raise ValueError("ground got several or none of mask, text and sound, but one is expected; give one.")
+        weight = self.require("grounding")
+        patches = patches.to(weight)
+        if mask is not None:
+            mask = vision.check_mask(mask)
+            size = image_size or (mask.shape[-2], mask.shape[-1])
+            coverage = vision.mask_to_grid(mask, size, self.config.patches)
+            patches, coverage = paired(patches, coverage, "masks")
+            rows = one_by_one(patches, coverage)
+            return Condition.cat([self.grounding.by_mask(cover, patch, clamp=clamp) for patch, cover in rows])
+        query = self._ask(text, sound)
+        patches, query = paired(patches, query.to(weight), "texts" if sound is None else "sounds")
+        rows = one_by_one(patches, query)
+        condition = Condition.cat([self.grounding.by_query(asked, patch) for patch, asked in rows])
+        if text is None:
+            return condition
+        sureness = condition.sureness * self.familiarity(text).to(condition.sureness)
+        return replace(condition, sureness=sureness)
+
+    @torch.inference_mode()
+    def nearest_words(self, text: str | list[str], top: int = 3) -> list[list[tuple[str, float]]]:
+        """The known names (`config.vocabulary`) that each text is nearest to, the nearest first, with their cosines.
+
+        The lists are empty where the checkpoint lists no names or takes no text queries.
+        """
+        texts = check_texts(listed(text))
+        if not self.vocabulary.names or isinstance(self.query, ClapAudioQuery):
+            return [[] for _ in texts]
+        self.require("query")
+        return self.vocabulary.nearest(self.query, texts, top)
+
+    def familiarity(self, text: str | list[str]) -> Tensor:
+        """How sure it is that the model knows the words of each text, by the nearest known name: [texts], 0..1.
+
+        1 where the text has that name's noun among its words, and for all texts where the checkpoint lists no names.
+        """
+        nearest = [found[0] if found else ("", 1.0) for found in self.nearest_words(text, top=1)]
+        near = between(torch.tensor([cosine for _, cosine in nearest]), *self.config.generation.name_cosine)
+        named = [names_it(sentence, name) for sentence, (name, _) in zip(listed(text), nearest, strict=True)]
+        return near.where(~torch.tensor(named), 1.0)
+
+    def _ask(self, text: str | list[str] | None, sound: Tensor | None) -> Tensor:
+        """The query [B, L] of texts or sounds, whichever the checkpoint was trained with."""
+        wants = self.config.grounding.query
+        if (sound is None) != (wants == "text"):
+            came = "text" if sound is None else "sound"
+            raise ValueError(
+                f"This checkpoint was trained with {wants} queries, so {came} cannot ground it; use a mask."
+            )
+        self.require("query")
+        if sound is None and not isinstance(self.query, ClapAudioQuery):
+            return self.query.encode(listed(text or []))
+        if sound is not None and isinstance(self.query, ClapAudioQuery):
+            return self.query.encode(sound, self.config.audio.sample_rate)
+        raise ValueError(
+            f"grounding.query is {wants!r}, but the query tower is {self.config.query.tower!r}; the checkpoint's "
+            "configuration contradicts itself, export it again."
+        )
+
+    @torch.inference_mode()
+    def condition_by_text(self, text: str | list[str]) -> Condition:
+        """Sentences alone as conditions, without an image, as in AudioLDM: one row per sentence.
+
+        Raises:
+            ValueError: the U-Net has no FiLM input, so it takes conditions made from images only.
+        """
+        if not self.config.unet.film_width:
+            raise ValueError(
+                "This checkpoint's U-Net attends to images, so text alone cannot condition it; give an image, or "
+                "convert AudioLDM with --condition film."
+            )
+        query = self._ask(check_texts(listed(text)), None)
+        places = self.config.patches.grid**2
+        weights = query.new_full((len(query), places), 1 / places)
+        return Condition(query[:, None], weights, self.familiarity(text).to(query.device, torch.float32))
+
+    def noise(self, seconds: float, seeds: list[int]) -> Tensor:
+        """[len(seeds), 8, T/4, 16] standard normal noise that covers `seconds`, one generator per seed."""
+        shape = (
+            self.config.vae.latent_channels,
+            self.config.latent_frames(seconds),
+            self.config.latent_bands,
+        )
+        return draw_noise(shape, seeds)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        condition: Condition,
+        noise: Tensor,
+        *,
+        steps: int | None = None,
+        cfg: float | None = None,
+        sampler: str | None = None,
+        scheduler: str | None = None,
+        denoise: float = 1.0,
+        latents: Tensor | None = None,
+        renew: Tensor | None = None,
+        window: float = WINDOW_SECONDS,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Latents [B, 8, T/4, 16] for a condition; see `diffusion.sample_latents`.
+
+        Steps, guidance and sampler are the checkpoint's own (`config.generation`) where they are None; `scheduler` is
+        the former spelling of `sampler`. One condition serves any number of noises, and one noise any number of
+        conditions. Sounds longer than `window` seconds, and than the clips of the training, are denoised in
+        overlapping windows of that length, see `multidiffusion.WindowedDenoiser`.
+        """
+        self.require("grounding")
+        weight = self.require("unet")
+        tokens = condition.tokens.to(weight)
+        batch = max(len(tokens), len(noise))
+        if len(tokens) not in (1, batch) or len(noise) not in (1, batch):
+            raise ValueError(
+                f"There are {len(tokens)} conditions and {len(noise)} noises, but equal numbers (or one of either) "
+                "are expected."
+            )
+        tokens, noise = tokens.expand(batch, -1, -1), noise.expand(batch, -1, -1, -1)
+        null = self.grounding.null_condition(batch).to(weight).expand_as(tokens)
+        denoiser: Denoiser = self.unet
+        own, sampler = self.config.generation, sampler_name(sampler, scheduler)
+        frames = self.config.latent_frames(max(window, self.config.train_seconds))
+        if noise.shape[2] > frames:
+            denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
+        old = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
+        rows = one_by_one(tokens, noise, null, *old)
+        made: list[Tensor] = []
+        with adaptive_spinning(weight.device):
+            for place, (token, noisy, nothing, before, anew) in enumerate(rows):
+                made += sample_latents(
+                    denoiser,
+                    noisy,
+                    token,
+                    nothing,
+                    self.config.diffusion,
+                    steps=own.steps if steps is None else steps,
+                    cfg=own.cfg if cfg is None else cfg,
+                    sampler=own.sampler if sampler is None else sampler,
+                    denoise=denoise,
+                    latents=before,
+                    renew=anew,
+                    on_step=share_of_steps(on_step, place, len(rows)),
+                )
+        return torch.stack(made)
+
+    @torch.inference_mode()
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Waveform [B, samples] at the model's rate -> latents [B, 8, T/4, 16], T padded with silence as needed."""
+        self.require("vae")
+        settings, vae = self.config.audio, self.config.vae
+        frames = self.config.latent_frames(waveform.shape[-1] / settings.sample_rate) * vae.stride
+        fitted = fit_length(normalize(waveform.float()), frames * settings.hop)
+        mel = MelSpectrogram(settings).to(waveform.device)(fitted)  # [B, T, 64]
+        with adaptive_spinning(self.vae.device):
+            return encode_mel(self.vae, vae, mel, self.window_frames)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
+        with adaptive_spinning(self.require("vae").device):
+            parts = one_by_one(latents.to(self.require("vae").device))
+            return torch.cat([decode_latents(self.vae, self.config.vae, one, self.window_frames) for (one,) in parts])
+
+    @torch.inference_mode()
+    def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
+        """Log-mel [B, T, 64] -> waveform [B, 1, samples] float32, cut to `seconds` if given."""
+        settings = self.config.audio
+        with adaptive_spinning(self.require("vocoder").device):
+            parts = one_by_one(mel.to(self.require("vocoder").device))
+            waveform = torch.cat([vocode_mel(self.vocoder, settings, one, self.window_frames) for (one,) in parts])
+        if seconds is not None:
+            waveform = waveform[:, : round(seconds * settings.sample_rate)]
+        return waveform[:, None]
