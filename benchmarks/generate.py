@@ -2,10 +2,9 @@
 
     python -m benchmarks.generate --device cpu --dtype float32 --steps 4 --repeats 3
 
-Both sides get the same U-Net, VAE and vocoder (random weights: time does not depend on them), the same noise, the
-same condition and DDIM, so they must give the same waveform. Runs alternate, and so does the order, so that
-whatever else the machine does falls on both; quote the ratios. Memory on a CPU is the peak of a process of its own
-for each side.
+Both sides get the same U-Net, VAE and vocoder (with random weights, on which time does not depend), the same noise, the
+same condition and DDIM, so they must give the same waveform. Runs alternate, and so does their order, so that other
+load on the machine affects both sides; quote the ratios. Memory on a CPU is the peak of a separate process per side.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ class Times:
     decode: float
     vocode: float
     whole: float
-    processor: float  # of the whole, over all threads: other processes do not show in it
+    processor: float  # of the whole, over all threads: other processes are not counted
 
 
 @dataclass(frozen=True)
 class Task:
-    """What both sides are given."""
+    """The input of both sides."""
 
     model: SoundingModel
     condition: Condition
@@ -56,7 +55,7 @@ class Task:
 
 
 class ClassLabels(nn.Module):
-    """Our U-Net as the pipeline calls one: with the condition as `class_labels` [B, D]."""
+    """Our U-Net behind the interface that the pipeline calls: the condition comes as `class_labels` [B, D]."""
 
     def __init__(self, unet: Any):
         super().__init__()
@@ -70,7 +69,7 @@ class ClassLabels(nn.Module):
 
 
 class NoText(nn.Module):
-    """Stands where the pipeline's text encoder is asked for its dtype; embeddings are passed in."""
+    """Replaces the text encoder, of which the pipeline reads the dtype; embeddings are passed in."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         super().__init__()
@@ -89,13 +88,13 @@ def build_model(device: str, dtype: torch.dtype) -> SoundingModel:
     torch.manual_seed(0)
     model = SoundingModel(SoundingConfig()).requires_grad_(False)
     for weight in model.vocoder.parameters():
-        if weight.ndim == 3:  # HiFi-GAN's own start is so small that the waveforms could not differ
+        if weight.ndim == 3:  # HiFi-GAN's initialisation is so small that the waveforms could not differ
             nn.init.xavier_normal_(weight, gain=1.3)
     return model.to(device=device, dtype=dtype)
 
 
 def build_task(device: str, dtype: torch.dtype, seconds: float, steps: int) -> Task:
-    """A model, and the condition of one object in one picture."""
+    """A model, and the condition of one object in one image."""
     model = build_model(device, dtype)
     generator = torch.Generator().manual_seed(1)
     mask = torch.zeros(1, 64, 64)

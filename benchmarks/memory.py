@@ -1,11 +1,11 @@
-"""How much memory a generation at full size takes: weights and what lives beside them, stage by stage.
+"""How much memory a generation at full size takes, stage by stage: weights and activations.
 
     python -m benchmarks.memory --device cuda
     python -m benchmarks.memory --device cpu
 
-On a GPU this is what its allocator held at most. On a CPU what the allocator gave and took back is added up (torch's
-profiler), which tells what the same operations hold on a GPU but for the workspace of its kernels. Weights are random
-and all parts lie on the device; ComfyUI keeps there only what a node uses.
+On a GPU this is the peak of torch's allocator. On a CPU the allocations and releases that torch's profiler records are
+summed, which is what the same operations hold on a GPU without the workspace of its kernels. Weights are random and all
+parts are on the device; ComfyUI keeps there only what a node uses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sounding.model import SoundingModel
 
 
 def peak_bytes(run: Callable[[], Any], model: SoundingModel, device: torch.device) -> tuple[int, Any]:
-    """The most that was held while `run` ran, weights included, and its result."""
+    """Peak bytes while `run` ran, weights included, and its result."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         result = run()
@@ -37,7 +37,7 @@ def peak_bytes(run: Callable[[], Any], model: SoundingModel, device: torch.devic
 
 
 def weight_bytes(model: SoundingModel) -> int:
-    """Of all parts."""
+    """Bytes of the weights of all parts."""
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
@@ -45,7 +45,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 10.24,
-    batches: Annotated[str, typer.Option(help="Sounds at once, one column each.")] = "1,4",
+    batches: Annotated[str, typer.Option(help="Sounds per batch, one column each.")] = "1,4",
 ) -> None:
     """Print peaks in GB (10^9 bytes) as a Markdown table."""
     place, kind = torch.device(device), getattr(torch, dtype)
@@ -53,10 +53,10 @@ def main(
     columns: list[list[int]] = []
     counts = [int(count) for count in batches.split(",")]
     for count in counts:
-        picture, mask = torch.rand(1, 480, 640, 3, device=place), torch.zeros(1, 480, 640, device=place)
+        image, mask = torch.rand(1, 480, 640, 3, device=place), torch.zeros(1, 480, 640, device=place)
         mask[:, 100:300, 200:400] = 1
 
-        seeing, patches = peak_bytes(partial(model.see, picture), model, place)
+        seeing, patches = peak_bytes(partial(model.see, image), model, place)
         condition = model.ground(patches, mask=mask, image_size=(480, 640))
         noise = model.noise(seconds, list(range(count)))
         sampling, latents = peak_bytes(

@@ -1,11 +1,11 @@
-"""What other programs cost: the starter's sampling beside nothing, beside a busy process, beside another torch program.
+"""What other programs cost: the starter samples alone, beside a busy process, and beside another torch program.
 
     python -m benchmarks.threads
 
-Two processes load the starter and take turns, so that whatever else the machine does falls on both: in one, threads
-spin as torch's OpenMP runtime lets them ("before"), in the other they do as `sounding.utils.threads` says ("after").
-Each has `--threads` threads. The competing processes are started and ended here. Medians are printed as rows for
-RESULTS.md, with the longest time in brackets. It takes some three minutes on a machine that is quiet but for itself.
+Two processes load the starter and take turns, so that other load on the machine affects both: in one, threads spin as
+torch's OpenMP runtime lets them ("before"), in the other they wait as set by `sounding.utils.threads` ("after"). Each
+has `--threads` threads. The competing processes are started and ended here. Medians are printed as rows for RESULTS.md,
+with the longest time in brackets. It takes some three minutes on an otherwise quiet machine.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ BESIDE = {
     "another program that runs torch on two threads": "-m",
 }
 SECONDS, STEPS, CFG = 5.0, 5, 7.0
-LONG = 5.0  # seconds of a run beyond which fewer are made
+LONG = 5.0  # seconds per run beyond which fewer are made
 ROOT = Path(__file__).parent.parent
 
 
 def main(
     repeats: Annotated[int, typer.Option(help="Runs of each side; their median counts.")] = 9,
     count: Annotated[int, typer.Option("--threads", help="Threads of each program.")] = 2,
-    side: Annotated[str, typer.Option(help="Used by the benchmark itself: be one of the programs.")] = "",
+    side: Annotated[str, typer.Option(help="Used by the benchmark itself, for its processes.")] = "",
 ) -> None:
-    """Print the three rows."""
+    """Print one row per kind of competing program."""
     if side:
         work(side, count)
         return
@@ -59,7 +59,7 @@ def main(
                 for repeat in range(repeats):
                     for name in SIDES if repeat % 2 else reversed(SIDES):
                         if len(times[name]) >= 3 and statistics.median(times[name]) > LONG:
-                            continue  # it is clear by now
+                            continue  # the median is clear
                         seconds, digest = run({"before": before, "after": after}[name])
                         times[name].append(seconds)
                         digests.add(digest)
@@ -73,7 +73,7 @@ def main(
 
 
 def work(side: str, count: int) -> None:
-    """Sample once for each line on standard input; "forever" waits for none, and ends with the benchmark."""
+    """Sample once per line on standard input; "forever" does not wait for lines and ends with the benchmark."""
     torch.set_num_threads(count)
     if side != "after":
         threads.pool_starter = lambda: None  # type: ignore[assignment]
@@ -100,7 +100,7 @@ def work(side: str, count: int) -> None:
 
 @contextmanager
 def worker(side: str, count: int) -> Iterator[subprocess.Popen[str]]:
-    """A program of its own that has the model loaded and waits, as anybody starts it: without settings of OpenMP's."""
+    """A process that has the model loaded and waits, started as a user would: without OpenMP settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     command = [sys.executable, "-m", "benchmarks.threads", "--side", side, "--threads", str(count)]
     with subprocess.Popen(
@@ -116,7 +116,7 @@ def worker(side: str, count: int) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def competitor(code: str, count: int) -> Iterator[None]:
-    """What runs beside: nothing, a loop, or the same sampling over and over ("-m")."""
+    """The competing program: none, a busy loop, or the same sampling over and over ("-m")."""
     if code == "-m":
         with worker("forever", count):
             yield
@@ -132,7 +132,7 @@ def competitor(code: str, count: int) -> Iterator[None]:
 
 
 def run(process: subprocess.Popen[str]) -> tuple[float, str]:
-    """Seconds of one sampling, and a digest of what came of it."""
+    """Seconds of one sampling, and a digest of its result."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")

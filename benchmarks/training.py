@@ -1,8 +1,8 @@
-"""A training step of grounding and U-Net at full size, against the plain loop that one would write first.
+"""A training step of grounding and U-Net at full size, against a plain loop.
 
     python -m benchmarks.training --device cpu --batch 1 --repeats 3
 
-Ours: features from shards, bfloat16, this package's step. The plain loop: pictures, sentences and waveforms go
+Ours: stored features, bfloat16, this package's step. The plain loop: images, sentences and waveforms go
 through frozen CLIP, CLAP and VAE in every step, float32 (or `--amp`), torch's AdamW as it comes, nothing
 compiled. Both train the same weights, in turn; quote the ratio. Utilisation counts the U-Net's own operations,
 forward and backward, against the speed of large matrix products measured here.
@@ -31,11 +31,11 @@ from training.engine.settings import LoopConfig
 from training.tasks.grounded import GroundedObjective, GroundedSettings
 
 LOOP = LoopConfig(batch=1, lr=1e-4, steps=1, precision="bf16", betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
-TOKENS = 20  # of a caption
+TOKENS = 20  # per caption
 
 
 def our_step(model: SoundingModel, batch: int, compiled: bool) -> Callable[[], None]:
-    """A step of this package on features that are there."""
+    """A step of this package on features that were computed before."""
     loop = LoopConfig(**{**vars(LOOP), "compile": compiled})
     accelerator = build_accelerator(loop)
     objective = GroundedObjective(model, GroundedSettings())
@@ -55,7 +55,7 @@ def our_step(model: SoundingModel, batch: int, compiled: bool) -> Callable[[], N
 
 
 def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None]:
-    """Everything in the loop, as section 4.1 reads."""
+    """Everything in the loop, as in section 4.1 of the paper."""
     config, device = model.config, next(model.unet.parameters()).device
     learning = [*model.grounding.parameters(), *model.unet.parameters()]
     for parameter in learning:
@@ -66,13 +66,13 @@ def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None
 
     def step() -> None:
         waveform = torch.rand(batch, config.train_samples, device=device) - 0.5
-        pictures = torch.rand(batch, 224, 224, 3, device=device)
+        images = torch.rand(batch, 224, 224, 3, device=device)
         tokens = torch.randint(5, 1000, (batch, TOKENS), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             with torch.no_grad():
                 mel = to_mel(waveform)[:, None]
                 latents = model.vae.encode(mel).latent_dist.sample() * config.vae.scale
-                patches, query = model.patches(pictures), clap(tokens)
+                patches, query = model.patches(images), clap(tokens)
             condition = model.grounding.by_query(query, patches).tokens
             times = torch.randint(0, config.diffusion.train_steps, (batch,), device=device)
             noise = torch.randn_like(latents)
@@ -88,7 +88,7 @@ def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None
 
 
 def operations(model: SoundingModel, batch: int) -> int:
-    """Of one step of grounding and U-Net: forward and backward."""
+    """Operations of one step of grounding and U-Net, forward and backward."""
     objective = GroundedObjective(model, GroundedSettings())
     return estimate(objective, lambda device: (objective.example(device),), batch=batch, steps=1, speed=1.0).flops
 

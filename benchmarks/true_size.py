@@ -1,8 +1,8 @@
-"""The paper's model at full size through everything once: saved, loaded, one training step, one sound.
+"""The paper's model at full size, once through every step: saved, loaded, one training step, one sound.
 
     python -m benchmarks.true_size
 
-Weights are random, so the sound is noise; what is shown is that sizes, files, gradients and memory work out.
+Weights are random, so the sound is noise; the run shows that sizes, files, gradients and memory are right.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".pkl", "")
 
 
 class Payload:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -25,7 +25,7 @@ class Payload:
 
 
 class Executed:
-    """Unpickled, it runs a line of code."""
+    """Runs a line of code when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.code = f"open({str(marker)!r}, 'w').close()"
@@ -47,7 +47,7 @@ def as_legacy(path: Path, marker: Path) -> None:
 
 
 def as_torchscript(path: Path, marker: Path) -> None:
-    """What `torch.jit.load` takes for a model: a pickle among other parts."""
+    """An archive that `torch.jit.load` takes for a model: a pickle among other members."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.pkl", pickle.dumps(Executed(marker), protocol=2))
         archive.writestr("model/constants.pkl", pickle.dumps((Executed(marker),), protocol=2))

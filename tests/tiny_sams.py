@@ -1,4 +1,4 @@
-"""Segment Anything models of true shape and small size, with random weights."""
+"""Segment Anything models with the structure of the published ones, small, with random weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DECODER = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 4, "iou_head
 
 
 def randomise(module: nn.Module) -> nn.Module:
-    """Nothing that starts at zero may stay there: it would not be compared."""
+    """Random values instead of zeros, whose weights no comparison would see."""
     generator = torch.Generator().manual_seed(2)
     for weight in module.parameters():
         weight.data = weight.data + 0.2 * torch.randn(weight.shape, generator=generator)
@@ -20,7 +20,7 @@ def randomise(module: nn.Module) -> nn.Module:
 
 
 def tiny_sam1() -> Any:
-    """Meta's classes, for pictures of 80 pixels."""
+    """Meta's classes, for images of 80 pixels."""
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     torch.manual_seed(3)
