@@ -1,7 +1,7 @@
-// The node "Sound Objects (click)": its picture takes the place of the text field of `state`.
+// Entry: the node "Sound Objects (click)", in which a widget with the image takes the place of the text field of `state`.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { isPictureInput, SHOWN } from "./click/picture.js";
+import { isImageInput, SHOWN } from "./click/image.js";
 import { ClickWidget } from "./click/widget.js";
 
 const TYPE = "SOUNDING_CLICK";
@@ -37,8 +37,8 @@ app.registerExtension({
     };
     node.onConnectionsChange = function (side, slot) {
       const result = onConnectionsChange?.apply(this, arguments);
-      // What was shown of a run was of what was connected then. Outputs, and a graph that is being loaded, change nothing.
-      const other = side === LiteGraph.INPUT && this.inputs[slot] && isPictureInput(this.inputs[slot]);
+      // An image out of a run belongs to what was connected then. Outputs, and a graph that is being loaded, change nothing.
+      const other = side === LiteGraph.INPUT && this.inputs[slot] && isImageInput(this.inputs[slot]);
       if (other && !app.configuringGraph) node.soundingShown = false;
       queueMicrotask(() => click.look());
       return result;
@@ -51,7 +51,7 @@ app.registerExtension({
     click.look();
   },
   setup() {
-    // A run that failed since nothing is clicked yet still tells what there is to click on.
+    // A run that failed because nothing is clicked yet still sends the image to click on.
     api.addEventListener(EVENT, ({ detail }) => {
       for (const graph of [app.graph, ...(app.graph?.subgraphs?.values?.() ?? [])]) {
         const id = String(detail.node).split(":").at(-1);

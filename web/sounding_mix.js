@@ -1,8 +1,8 @@
-// The node "Sounding Mix Tracks": after a run it plays the mix and every track.
+// Entry: the node "Sounding Mix Tracks", which plays the mix and every track after a run.
 import { app } from "../../scripts/app.js";
-import { addStyle, element } from "./click/dom.js";
-import { MIX, SoundSet } from "./click/made.js";
-import { PlayerPanel } from "./click/player.js";
+import { addStyle, element } from "./page/elements.js";
+import { MIX, SoundSet } from "./player/sound_cache.js";
+import { Player } from "./player/player.js";
 import { COLOURS } from "./click/state.js";
 
 const NODE = "SoundingMixTracks";
@@ -20,8 +20,8 @@ app.registerExtension({
       status.hidden = false;
       status.textContent = text;
     };
-    // Gains are in the files: there is no list of objects to take them from.
-    const player = new PlayerPanel({ state: { objects: [] }, list: { sync() {} }, fail });
+    // The gains are in the files already: there is no list of objects to take them from.
+    const player = new Player({ gainOf: () => undefined, onChange() {}, fail });
     const root = element("div", { className: "sounding-click sounding-mix" }, status, player.root);
     for (const kind of ["pointerdown", "pointermove", "dblclick", "keydown"]) {
       root.addEventListener(kind, (event) => event.stopPropagation());

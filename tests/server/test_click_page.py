@@ -121,7 +121,7 @@ class Page:
         """Left and top of the picture on the screen, and screen pixels a pixel of it."""
         self.front()
         box = self.page.locator(STAGE).bounding_box()
-        width, height = self.page.evaluate("() => theClick().soundingClick.size")
+        width, height = self.page.evaluate("() => theClick().soundingClick.editor.size")
         scale = min(box["width"] / width, box["height"] / height)
         left, top = box["x"] + (box["width"] - scale * width) / 2, box["y"] + (box["height"] - scale * height) / 2
         return left, top, scale
@@ -144,7 +144,7 @@ class Page:
             self.page,
             """() => {
               const click = theClick().soundingClick;
-              return click.state.objects.every((o) => !(o.positive.length || o.box) || click.mask(o));
+              return click.editor.state.objects.every((o) => !(o.positive.length || o.box) || click.maskOf(o));
             }""",
         )
         self.page.evaluate(
@@ -157,7 +157,7 @@ class Page:
     def picture(self) -> np.ndarray:
         """The screen where the picture is: [H, W, 3] in the picture's own size."""
         left, top, scale = self.frame()
-        width, height = self.page.evaluate("() => theClick().soundingClick.size")
+        width, height = self.page.evaluate("() => theClick().soundingClick.editor.size")
         clip = {"x": left, "y": top, "width": width * scale, "height": height * scale}
         shot = Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
         return np.asarray(shot.resize((width, height), Image.Resampling.BILINEAR), np.int32)
@@ -212,7 +212,7 @@ class Page:
 
     def silent(self) -> None:
         """Wait until nothing is played any more."""
-        wait_until(self.page, "() => !theClick().soundingClick.player.panel.playback.playing")
+        wait_until(self.page, "() => !theClick().soundingClick.preview.player.playback.playing")
 
     def heard(self, name: str | None = None) -> np.ndarray:
         """Samples [T] that are played, or those of one of the player's buttons."""
@@ -221,7 +221,7 @@ class Page:
             self.button(f"Play {name}").click()
             self.shown(name)
         return np.asarray(
-            self.page.evaluate("() => Array.from(theClick().soundingClick.player.panel.sound.channels[0])"), np.float32
+            self.page.evaluate("() => Array.from(theClick().soundingClick.preview.player.sound.channels[0])"), np.float32
         )
 
     def run(self, server: Any) -> dict[str, Any]:
@@ -448,7 +448,7 @@ def test_what_is_heard_is_what_a_run_saves(page: Page, server: Any):
     assert np.abs(mix).max() > 0.01
     page.shown("mix")  # as after every run
     np.testing.assert_array_equal(pcm(page.heard("Object 2")), files[1])
-    assert "type=output" in page.page.evaluate("() => theClick().soundingClick.player.panel.sound.url")
+    assert "type=output" in page.page.evaluate("() => theClick().soundingClick.preview.player.sound.url")
     page.hear("Object 1")  # the very file of the run
     np.testing.assert_array_equal(pcm(page.heard()), files[0])
     assert page.page.evaluate("() => window.prompts") == 2
@@ -483,7 +483,7 @@ def test_a_gain_is_in_what_a_run_saves(page: Page, server: Any):
     gain.fill("-6")
     gain.blur()
     assert page.state()["objects"][0]["gain_db"] == -6
-    moved = "() => theClick().soundingClick.player.panel.sound && !theClick().soundingClick.player.panel.sound.url"
+    moved = "() => theClick().soundingClick.preview.player.sound && !theClick().soundingClick.preview.player.sound.url"
     wait_until(page.page, moved)  # no file has these gains yet
     entry = page.run(server)
     first, second = saved(server, entry, TRACKS)
@@ -495,7 +495,7 @@ def test_a_gain_is_in_what_a_run_saves(page: Page, server: Any):
     turned = min(1.0, ceiling / float(true_peak(total, 16_000)))
     np.testing.assert_allclose(mix / 32768, total.numpy() * turned, atol=2e-4)
     assert float(true_peak(torch.from_numpy(mix / 32768), 16_000)) <= ceiling + 1e-3
-    wait_until(page.page, "() => theClick().soundingClick.player.panel.sound?.url?.includes('type=output')")
+    wait_until(page.page, "() => theClick().soundingClick.preview.player.sound?.url?.includes('type=output')")
     for name, file in (("Object 1", first), ("Object 2", second), ("mix", mix)):
         np.testing.assert_array_equal(pcm(page.heard(name)), file)
 
@@ -548,7 +548,7 @@ def test_copies_keep_their_own_clicks(page: Page):
       .map((n) => n.widgets.find((w) => w.name === "state").value)"""
     assert [json.loads(text) for text in page.page.evaluate(copies)] == [before, before]
     page.page.evaluate(
-        "() => app.graph.nodes.filter((n) => n.soundingClick)[1].soundingClick.addPoint('positive', {x: 5, y: 5})"
+        "() => app.graph.nodes.filter((n) => n.soundingClick)[1].soundingClick.editor.addPoint('positive', {x: 5, y: 5})"
     )
     first, second = (json.loads(text) for text in page.page.evaluate(copies))
     assert first == before
@@ -579,7 +579,7 @@ def test_wrong_files_are_refused_and_right_onesshown(page: Page, server: Any, tm
     other = tmp_path / "taller.png"
     Image.open(INPUT / "farm.png").crop((0, 0, 200, 384)).save(other)
     page.page.set_input_files(".sounding-click-bar input[type=file]", other)
-    wait_until(page.page, "() => theClick().soundingClick.size?.[0] === 200")
+    wait_until(page.page, "() => theClick().soundingClick.editor.size?.[0] === 200")
     alert = page.page.get_by_role("alert").filter(has_text="512 x 384")
     alert.wait_for()
     alert.get_by_role("button", name="Clear").click()
@@ -601,12 +601,12 @@ def test_a_picture_of_another_node_is_shown_after_a_run(page: Page):
           window.turn = turn;
         }"""
     )
-    wait_until(page.page, "() => theClick().soundingClick.picture?.name === 'dog.png'")
+    wait_until(page.page, "() => theClick().soundingClick.reference?.name === 'dog.png'")
     page.page.evaluate("() => turn.connect(0, theClick(), theClick().inputs.findIndex((i) => i.name === 'image'))")
-    wait_until(page.page, "() => !theClick().soundingClick.picture")
+    wait_until(page.page, "() => !theClick().soundingClick.reference")
     assert "Run the workflow once" in page.page.locator(".sounding-click-hint").text_content()
     page.page.evaluate("() => app.queuePrompt(0, 1)")
-    wait_until(page.page, "() => theClick().soundingClick.picture?.type === 'temp'")
+    wait_until(page.page, "() => theClick().soundingClick.reference?.type === 'temp'")
     page.page.keyboard.press("Escape")
     page.page.evaluate("() => app.ui?.dialog?.close?.()")
 
@@ -630,7 +630,7 @@ def test_two_tabs_do_not_hear_each_other(context: Any, plain_tab: Page, server: 
     sources = []
     for each in (plain_tab, second):
         each.page.locator(".sounding-click-panel .sounding-click-chip").wait_for()
-        sources.append(each.page.evaluate("() => theClick().soundingClick.player.panel.sound.url"))
+        sources.append(each.page.evaluate("() => theClick().soundingClick.preview.player.sound.url"))
     assert sources[0] != sources[1]
     second.page.close()
 

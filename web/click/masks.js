@@ -1,22 +1,21 @@
-// Masks of clicked objects, from the server, as the page needs them: one request at a time, the newest clicks always.
+// Masks of clicked objects from the server: one request at a time, always for the newest clicks.
 import { api } from "../../../scripts/api.js";
-import { findable } from "./state.js";
+import { hasPlace } from "./state.js";
 
 const KEPT = 64;
 const RETRY = 2000; // ms, while the server does not answer
 
 export class Masks {
-  #known = new Map(); // picture and clicks -> {canvas, score}
+  #known = new Map(); // image and clicks -> mask
   #wanted = null;
   #busy = false;
   #timer = null;
   #closed = false;
   #again = () => this.#run();
 
-  // onChange(): draw again. onStatus({busy} or {error} or {}): what to tell.
+  // onChange(): draw again. onStatus({busy}, {error} or {}): tell the user.
   constructor(onChange, onStatus) {
-    this.onChange = onChange;
-    this.onStatus = onStatus;
+    Object.assign(this, { onChange, onStatus });
     api.addEventListener("reconnected", this.#again);
   }
 
@@ -26,14 +25,14 @@ export class Masks {
     api.removeEventListener("reconnected", this.#again);
   }
 
-  // The mask for an object as it is now, or null while it is under way. Never that of other clicks.
-  of(picture, object, size) {
-    return this.#known.get(keyOf(picture, object, size)) ?? null;
+  // The mask of an object as it is clicked now, or null until the server has answered. Never that of other clicks.
+  of(reference, object, size) {
+    return this.#known.get(keyOf(reference, object, size)) ?? null;
   }
 
   // Ask for all masks of a state that are not known yet.
-  want(picture, state) {
-    this.#wanted = picture && state.size ? { picture, state } : null;
+  want(reference, state) {
+    this.#wanted = reference && state.size ? { reference, state } : null;
     this.#run();
   }
 
@@ -59,13 +58,13 @@ export class Masks {
 
   #missing() {
     if (!this.#wanted) return [];
-    const { picture, state } = this.#wanted;
-    return state.objects.filter((object) => findable(object) && !this.of(picture, object, state.size));
+    const { reference, state } = this.#wanted;
+    return state.objects.filter((object) => hasPlace(object) && !this.of(reference, object, state.size));
   }
 
-  async #ask({ picture, state }, objects) {
+  async #ask({ reference, state }, objects) {
     const started = performance.now();
-    const { name, subfolder, type, segmenter } = picture;
+    const { name, subfolder, type, segmenter } = reference;
     const response = await api.fetchApi("/sounding/click", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
@@ -80,8 +79,8 @@ export class Masks {
     }
     await Promise.all(
       objects.map(async (object, i) => {
-        const key = keyOf(picture, object, state.size);
-        this.#known.set(key, await drawn(answer.masks[i]));
+        const key = keyOf(reference, object, state.size);
+        this.#known.set(key, await decoded(answer.masks[i]));
       }),
     );
     while (this.#known.size > KEPT) this.#known.delete(this.#known.keys().next().value);
@@ -93,12 +92,12 @@ export class Masks {
   }
 }
 
-function keyOf(picture, { positive, negative, box }, size) {
-  return JSON.stringify([picture, size, positive, negative, box]);
+function keyOf(reference, { positive, negative, box }, size) {
+  return JSON.stringify([reference, size, positive, negative, box]);
 }
 
-// The mask as the alpha of a canvas, and its rim as that of another, to be filled with a colour.
-async function drawn({ png, score }) {
+// The mask as the alpha channel of a canvas, and its rim as that of another; `share` is how much of the image it covers.
+async function decoded({ png, score }) {
   const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
   const { width, height } = bitmap;
@@ -122,7 +121,7 @@ async function drawn({ png, score }) {
   return { fill, edge, score, share: covered / 255 / (width * height), tints: new Map() };
 }
 
-// A mask and its rim in a colour.
+// A mask and its rim, both filled with a colour.
 export function tinted(mask, colour) {
   if (!mask.tints.has(colour)) {
     const made = [mask.fill, mask.edge].map((alpha) => {

@@ -1,11 +1,11 @@
-// What was clicked, as the one string that workflows keep. nodes/click/state.py describes the form and checks it.
+// What is clicked, as the one string that workflows keep. nodes/click/state.py describes its form and checks it.
 
 export const VERSION = 1;
 export const GAINS = [-60, 24]; // dB
 export const MAX_OBJECTS = 32;
 export const MAX_POINTS = 100;
 const MAX_NAME = 100;
-// Okabe and Ito's colours, which people with any colour vision can tell apart.
+// Okabe and Ito's palette, which people with any colour vision can tell apart.
 export const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#b3b3b3"];
 
 export const emptyState = () => ({ version: VERSION, size: null, objects: [] });
@@ -23,8 +23,8 @@ export const cleanName = (name) => [...name.replace(/[\p{C}\p{Z}]+/gu, " ").trim
 
 export const clicked = (object) => object.positive.length + object.negative.length > 0 || object.box !== null;
 
-// A point or a box says where the object is; points outside alone do not.
-export const findable = (object) => object.positive.length > 0 || object.box !== null;
+// Whether anything says where the object is; points outside it alone do not.
+export const hasPlace = (object) => object.positive.length > 0 || object.box !== null;
 
 export function readState(text) {
   if (!text?.trim()) return emptyState();
@@ -50,12 +50,12 @@ export function readState(text) {
 
 export const writeState = (state) => (state.objects.length ? JSON.stringify(state) : "");
 
-// The same clicks in pixels of a picture whose sides are so many times as long.
+// The same clicks on the same image in another size, [width, height].
 export function scaled(state, size) {
   if (!state.size) return { ...state, size };
   const across = size[0] / state.size[0];
   const down = size[1] / state.size[1];
-  const point = ({ x, y }) => ({ x: short(x * across), y: short(y * down) });
+  const point = ({ x, y }) => ({ x: rounded(x * across), y: rounded(y * down) });
   return {
     ...state,
     size,
@@ -63,60 +63,19 @@ export function scaled(state, size) {
       ...object,
       positive: object.positive.map(point),
       negative: object.negative.map(point),
-      box: object.box && object.box.map((value, i) => short(value * (i % 2 ? down : across))),
+      box: object.box && object.box.map((value, i) => rounded(value * (i % 2 ? down : across))),
     })),
   };
 }
 
-// As SAME_SHAPE of nodes/click/state.py.
+// Whether two sizes have the same aspect ratio, within SAME_SHAPE of nodes/click/state.py.
 export function sameShape(a, b) {
   return !a || !b || Math.abs(a[0] / b[0] / (a[1] / b[1]) - 1) <= 0.02;
 }
 
-export const short = (value) => Math.round(value * 10) / 10;
+export const rounded = (value) => Math.round(value * 10) / 10;
 
 function finite(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) throw new Error(`${JSON.stringify(value)} is not a number`);
   return value;
-}
-
-// Undo and redo of the node's own steps. Steps are whole states, as strings: they are small.
-export class History {
-  #past = [];
-  #future = [];
-
-  constructor(most = 200) {
-    this.most = most;
-  }
-
-  get canUndo() {
-    return this.#past.length > 0;
-  }
-
-  get canRedo() {
-    return this.#future.length > 0;
-  }
-
-  push(before) {
-    this.#past.push(before);
-    if (this.#past.length > this.most) this.#past.shift();
-    this.#future = [];
-  }
-
-  undo(now) {
-    if (!this.#past.length) return null;
-    this.#future.push(now);
-    return this.#past.pop();
-  }
-
-  redo(now) {
-    if (!this.#future.length) return null;
-    this.#past.push(now);
-    return this.#future.pop();
-  }
-
-  clear() {
-    this.#past = [];
-    this.#future = [];
-  }
 }

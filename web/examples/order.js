@@ -1,4 +1,4 @@
-// The order of the pack's templates on the page. The host lists them as its file system happens to.
+// The order of the pack's templates on the page. The host lists them in the order of its file system.
 const ORDER = [
   "click_and_hear",
   "one_object",
@@ -12,7 +12,7 @@ const ORDER = [
   "vary_a_sound",
 ];
 
-// {folder of a pack: names}, with ours from the first to try to the last; other packs' as they come.
+// {folder of a pack: names}, with ours in the order in which to try them; other packs' as they come.
 export function inOrder(templates) {
   return Object.fromEntries(
     Object.entries(templates).map(([pack, names]) => [pack, names.includes(ORDER[0]) ? names.toSorted(byPlace) : names]),

@@ -1,6 +1,6 @@
-// What the page would run, and the part of it that makes the sounds of one click node's objects.
+// The graph that the page would run, and the part of it that makes the sounds of one click node's objects.
 import { app } from "../../../scripts/app.js";
-import { annotated } from "./picture.js";
+import { annotated } from "./image.js";
 import { clicked, readState, writeState } from "./state.js";
 
 const OWN = "sounding_preview_"; // how ids of the nodes that are added begin
@@ -10,17 +10,17 @@ const MIXER = "SoundingMixTracks";
 const [TRACKS, MIX] = [0, 1]; // its outputs
 export const PREVIEWS = { tracks: `${OWN}tracks`, gained: `${OWN}gained`, mix: `${OWN}mix` };
 
-// The graph that makes the sounds: the page's own, so that they are those that a run makes, with previews of them.
-// `only`: the one object to be on, else all that are. Gives {prompt, targets, key, objects, tell}: `key` names all that
-// decides the sounds, `objects` are those that sound, each with its `place` in the list, in the order of the tracks, and
-// `tell` are the nodes that may say something of them.
-export async function soundGraph(model, only = null) {
+// The graph that makes the sounds: the page's own, so that they are those of a run, with previews added. `only` is the
+// number of the one object to switch on; without it all that are on sound. Gives {prompt, targets, key, objects, tell}:
+// `key` holds everything that decides the sounds, `objects` are those that sound, each with its `place` in the list, in
+// the order of the tracks, and `tell` are the nodes that may report on them.
+export async function soundGraph({ node, reference, editor }, only = null) {
   const prompt = await pageGraph();
-  const own = ownIn(prompt, model.node) ?? `${OWN}click`;
-  prompt[own] ??= { class_type: "SoundingClick", inputs: { picture: annotated(model.picture), state: model.text } };
+  const own = ownIn(prompt, node) ?? `${OWN}click`;
+  prompt[own] ??= { class_type: "SoundingClick", inputs: { picture: annotated(reference), state: editor.text } };
   if (only !== null) {
-    const objects = model.state.objects.map((each, i) => ({ ...each, on: i === only }));
-    prompt[own] = { ...prompt[own], inputs: { ...prompt[own].inputs, state: writeState({ ...model.state, objects }) } };
+    const objects = editor.state.objects.map((each, i) => ({ ...each, on: i === only }));
+    prompt[own] = { ...prompt[own], inputs: { ...prompt[own].inputs, state: writeState({ ...editor.state, objects }) } };
   }
   const source = soundSource(prompt, own) ?? addSource(prompt, own);
   const saved = mixerOf(prompt, source);
@@ -29,10 +29,10 @@ export async function soundGraph(model, only = null) {
     prompt[PREVIEWS[what]] = { class_type: "PreviewAudio", inputs: { audio: link } };
   }
   const targets = Object.keys(links).map((what) => PREVIEWS[what]);
-  return { prompt, targets, ...soundsOf(prompt, own, source, model.picture?.stamp) };
+  return { prompt, targets, ...soundsOf(prompt, own, source, reference?.stamp) };
 }
 
-// What a finished run of the page has made of a node's objects: {key, objects, tell, files: {tracks, gained, mix}}, or null.
+// What a finished run of the page has made of a node's objects, {key, objects, tell, files: {tracks, gained, mix}}, or null.
 export function soundsIn(prompt, outputs, node, stamp) {
   const own = ownIn(prompt, node);
   const source = own && soundSource(prompt, own);
@@ -69,15 +69,15 @@ function soundsOf(prompt, own, source, stamp) {
 
 const SURENESS = "sounding_sureness"; // as in nodes/sureness.py
 
-// How sure the model is of each object, [{sureness: 0..1, sure}], if a run has said so; null if not.
+// How sure the model is of each object, [{sureness: 0..1, sure}], or null if the run did not report it.
 export function surenessIn({ objects, tell }, outputs) {
-  // What a node was expanded to has its id, a point and more as ids.
+  // The nodes that a node was expanded to have ids of its id, a full stop and more.
   const ours = Object.keys(outputs).filter((id) => tell.some((each) => id === each || id.startsWith(`${each}.`)));
   const told = ours.map((id) => outputs[id]?.[SURENESS]).find((each) => each?.length === objects.length);
   return told ?? null;
 }
 
-// The nearest output of AUDIO that the masks lead to, as a link.
+// The nearest AUDIO output downstream of the masks, as a link.
 function soundSource(prompt, own) {
   const seen = new Set([own]);
   let level = consumers(prompt, (link) => isSame(link, [own, MASKS]));
@@ -94,7 +94,7 @@ function soundSource(prompt, own) {
   return null;
 }
 
-// A node of our own where nothing in the graph makes a sound of the masks.
+// Add a node that makes sounds, where nothing in the graph makes any of the masks.
 function addSource(prompt, own) {
   const inputs = { image: [own, IMAGE], mask: [own, MASKS], seconds: SECONDS, seed: 0 };
   const loader = Object.keys(prompt).find((id) => prompt[id].class_type === "SoundingLoadModel");
@@ -115,7 +115,7 @@ const linksOf = ({ inputs }) => Object.values(inputs).filter(isLink);
 
 const consumers = (prompt, wanted) => Object.keys(prompt).filter((id) => linksOf(prompt[id]).some(wanted));
 
-// A node and all that it depends on.
+// A node and all that it depends on, by their ids.
 function above(prompt, id, found = new Set()) {
   if (!prompt[id] || found.has(id)) return found;
   found.add(id);
@@ -123,13 +123,13 @@ function above(prompt, id, found = new Set()) {
   return found;
 }
 
-// Inside a subgraph a node's id is the end of a path.
+// The click node's id in the prompt; inside a subgraph it is the end of a path.
 const ownIn = (prompt, node) =>
   Object.keys(prompt).find(
     (id) => prompt[id].class_type === "SoundingClick" && (id === String(node.id) || id.endsWith(`:${node.id}`)),
   );
 
-// What the page would queue, as far as the host knows its nodes.
+// What the page would queue, without nodes that the host does not know.
 async function pageGraph() {
   try {
     const { output } = await app.graphToPrompt();
@@ -138,7 +138,7 @@ async function pageGraph() {
     const whole = ([, { inputs }]) => Object.values(inputs).every((v) => !isLink(v) || ids.has(String(v[0])));
     return Object.fromEntries(known.filter(whole));
   } catch {
-    return {}; // a graph that cannot be queued can still be listened to
+    return {}; // objects can be heard even where the graph cannot be queued
   }
 }
 

@@ -1,4 +1,4 @@
-// Samples to the loudspeaker: played from a place, stopped, followed.
+// Plays samples: from any place, stopped, followed.
 
 export class Playback {
   #context = null;
@@ -27,9 +27,9 @@ export class Playback {
     return Math.min(this.duration, this.#from + this.#context.currentTime - this.#began);
   }
 
-  // Sound may only begin in the course of a click: from then on it is allowed to.
+  // Browsers let sound begin only in the course of a click: to be called there.
   allow(rate = this.#context?.sampleRate ?? 16000) {
-    // A context of the sound's own rate leaves it to the browser's good resampling, not to a buffer's linear one.
+    // A context at the sound's own rate is resampled well by the browser; a buffer at another rate is interpolated linearly.
     if (this.#context?.sampleRate !== rate) {
       this.#context?.close();
       this.#context = new AudioContext({ sampleRate: rate });
@@ -37,7 +37,7 @@ export class Playback {
     this.#context.resume().catch(() => {});
   }
 
-  // Take another sound; one that plays goes on at the same place if it is the same sound with other gains.
+  // Take another sound. `keepPlace`: it is the same sound with other gains, and goes on where it is.
   take(sound, { keepPlace = false } = {}) {
     const [time, playing] = [this.time, this.playing];
     this.stop();

@@ -1,26 +1,29 @@
-// The player below the list: what was made last, a button a sound, and its spectrogram with the place that is heard.
-import { button, element, setIcon } from "./dom.js";
-import { MIX } from "./made.js";
+// The player: one button per sound of a set, the spectrogram of the one that is shown, and where it is playing.
+import { button, element, setIcon } from "../page/elements.js";
+import { MIX } from "./sound_cache.js";
 import { Playback } from "./playback.js";
 import { drawSpectrogram } from "./spectrogram.js";
 
-export class PlayerPanel {
+// A sound is [set, what]: a SoundSet with the number of one of its tracks, or MIX.
+export class Player {
   #shown = null; // {set, what, gains}
-  #next = []; // [set, what] to be played after it
-  sound = null; // what is heard: {rate, channels, url of the host's file if it is one}
+  #next = []; // sounds to be played after it
+  sound = null; // its samples: {rate, channels, url of the host's file if it is one}
 
-  constructor(model) {
-    this.model = model;
-    this.playback = new Playback(() => this.#changed(), () => this.#goOn());
+  // gainOf(place): the gain in dB of an object of the list, undefined if there is none. onChange(): begun or stopped.
+  // fail(text): tell the user.
+  constructor({ gainOf, onChange, fail }) {
+    Object.assign(this, { gainOf, onChange, fail });
+    this.playback = new Playback(() => this.#changed(), () => this.#playNext());
     this.chips = element("div", { className: "sounding-click-chips", role: "toolbar", ariaLabel: "Sounds" });
     this.again = button("play", "Play", () => this.#toggle());
     this.time = element("span", { className: "sounding-click-time" });
-    this.picture = element("canvas", { className: "sounding-click-spectrogram" });
-    this.picture.setAttribute("role", "img");
-    this.picture.setAttribute("aria-label", "Spectrogram");
+    this.spectrogram = element("canvas", { className: "sounding-click-spectrogram" });
+    this.spectrogram.setAttribute("role", "img");
+    this.spectrogram.setAttribute("aria-label", "Spectrogram");
     this.head = element("i", { className: "sounding-click-head" });
     this.view = element("div", { className: "sounding-click-sound", onclick: (event) => this.#seek(event) });
-    this.view.append(this.picture, this.head);
+    this.view.append(this.spectrogram, this.head);
     const bar = element("div", { className: "sounding-click-transport" }, this.again, this.chips, this.time);
     this.root = element("div", { className: "sounding-click-player", hidden: true }, bar, this.view);
   }
@@ -30,7 +33,7 @@ export class PlayerPanel {
     this.playback.close();
   }
 
-  // Whether an object, by its place in the list, or MIX, is being heard.
+  // Whether an object, by its place in the list, or MIX, is playing.
   plays(what) {
     if (!this.#shown || !this.playback.playing) return false;
     const { set, what: shown } = this.#shown;
@@ -42,7 +45,7 @@ export class PlayerPanel {
     this.playback.stop();
   }
 
-  // Play [set, number of a track, or MIX] one after the other.
+  // Play sounds one after the other.
   async play(sounds) {
     if (!sounds.length) return;
     const [[set, what], ...others] = sounds;
@@ -52,16 +55,16 @@ export class PlayerPanel {
     this.playback.play(0);
   }
 
-  // Have a sound in the player, silent.
+  // Show a sound without playing it.
   async show(set, what) {
     this.#shown = { set, what, gains: this.#gainsOf(set) };
     await this.#load();
     this.root.hidden = false;
-    this.#chip();
+    this.#showChips();
     this.#changed();
   }
 
-  // Gains follow the list while a sound is heard.
+  // Follow the list's gains, also while a sound plays.
   async sync() {
     if (!this.#shown) return;
     const gains = this.#gainsOf(this.#shown.set);
@@ -71,20 +74,20 @@ export class PlayerPanel {
   }
 
   #gainsOf(set) {
-    return set.objects.map(({ place, gain_db }) => this.model.state.objects[place]?.gain_db ?? gain_db);
+    return set.objects.map(({ place, gain_db }) => this.gainOf(place) ?? gain_db);
   }
 
   async #load(keepPlace = false) {
     const asked = this.#shown;
-    const sound = await asked.set.heard(asked.what, asked.gains);
+    const sound = await asked.set.samplesOf(asked.what, asked.gains);
     if (this.#shown !== asked) return; // another one by now
     this.sound = sound;
     this.playback.take(sound, { keepPlace });
-    drawSpectrogram(this.picture, sound);
-    this.picture.setAttribute("aria-label", `Spectrogram of ${nameOf(asked.set, asked.what)}`);
+    drawSpectrogram(this.spectrogram, sound);
+    this.spectrogram.setAttribute("aria-label", `Spectrogram of ${nameOf(asked.set, asked.what)}`);
   }
 
-  #chip() {
+  #showChips() {
     const { set, what: shown } = this.#shown;
     const all = set.objects.length > 1 ? [...set.objects.keys(), MIX] : [0];
     this.chips.replaceChildren(
@@ -97,7 +100,7 @@ export class PlayerPanel {
         chip.style.setProperty("--colour", what === MIX ? "var(--ink)" : set.objects[what].colour);
         chip.addEventListener("click", () => {
           this.playback.allow();
-          this.play([[set, what]]).catch((error) => this.model.fail(error.message));
+          this.play([[set, what]]).catch((error) => this.fail(error.message));
         });
         return chip;
       }),
@@ -109,15 +112,15 @@ export class PlayerPanel {
     else if (this.sound) this.playback.play();
   }
 
-  #goOn() {
-    if (this.#next.length) this.play(this.#next).catch((error) => this.model.fail(error.message));
+  #playNext() {
+    if (this.#next.length) this.play(this.#next).catch((error) => this.fail(error.message));
   }
 
   #changed() {
     const { playing } = this.playback;
     setIcon(this.again, playing ? "stop" : "play", playing ? "Stop" : "Play");
     this.#follow();
-    this.model.list.sync();
+    this.onChange();
   }
 
   #follow() {

@@ -1,4 +1,4 @@
-// Which picture the node shows: always a reference to a file in the host's folders.
+// Which image the node shows: always a reference to a file in one of the host's folders, {name, subfolder, type}.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 
@@ -6,7 +6,7 @@ const LOADERS = new Set(["LoadImage", "LoadImageOutput", "LoadImageMask"]);
 const KINDS = ["input", "output", "temp"];
 export const SHOWN = "sounding_click"; // as in nodes/click/node.py
 
-// "folder/name.png [output]" as dropdowns keep it.
+// A reference out of "folder/name.png [output]", as dropdowns keep it.
 export function parseReference(text) {
   if (typeof text !== "string" || !text.trim()) return null;
   const kind = KINDS.find((each) => text.endsWith(`[${each}]`));
@@ -25,12 +25,12 @@ function viewURL({ name, subfolder, type, stamp }) {
   return api.apiURL(`/view?${new URLSearchParams({ filename: name, subfolder, type, stamp: stamp ?? "" })}`);
 }
 
-// A picture as the model sees it: what is transparent has colours too.
-export async function loadPicture(reference) {
+// An image as the model gets it: without transparency, with the colours beneath.
+export async function loadImage(reference) {
   const image = await loaded(viewURL(reference));
   if (!isTransparent(image)) return image;
   const opaque = await loaded(`${viewURL(reference)}&channel=rgb`).catch(() => image);
-  // The host does not turn it as its EXIF says.
+  // The host ignores the EXIF orientation of these.
   return opaque.naturalWidth === image.naturalWidth ? opaque : image;
 }
 
@@ -49,36 +49,36 @@ function isTransparent(image) {
   return context.getImageData(0, 0, width, height).data.some((value, i) => i % 4 === 3 && value < 250);
 }
 
-export const pictureWidget = (node) => node.widgets?.find((widget) => widget.name === "picture");
+export const imageWidget = (node) => node.widgets?.find((widget) => widget.name === "picture");
 
-// The number of the input that something is connected to, or -1.
-export function connected(node, wanted) {
+// The number of the wanted input if something is connected to it, or -1.
+export function connectedSlot(node, wanted) {
   const slot = node.inputs?.findIndex(wanted) ?? -1;
   return slot >= 0 && node.isInputConnected(slot) ? slot : -1;
 }
 
-export const isPictureInput = (input) => input.name === "image" && !input.widget;
+export const isImageInput = (input) => input.name === "image" && !input.widget;
 
-// {picture} or {wait: a sentence}
-export function currentPicture(node) {
-  const slot = connected(node, isPictureInput);
+// {reference}, or {wait: what the user has to do first}
+export function connectedImage(node) {
+  const slot = connectedSlot(node, isImageInput);
   if (slot < 0) {
-    const own = connected(node, (input) => input.widget?.name === "picture") < 0;
-    const reference = own ? parseReference(pictureWidget(node)?.value) : null;
-    return reference ? { picture: reference } : { wait: "Drop a picture here, paste one, or choose a file." };
+    const own = connectedSlot(node, (input) => input.widget?.name === "picture") < 0;
+    const reference = own ? parseReference(imageWidget(node)?.value) : null;
+    return reference ? { reference } : { wait: "Drop an image here, paste one, or choose a file." };
   }
   const origin = originOf(node, slot);
   const file = origin && LOADERS.has(origin.comfyClass ?? origin.type) && origin.mode !== 4;
   const reference = file ? parseReference(origin.widgets?.find((widget) => widget.name === "image")?.value) : null;
-  if (reference) return { picture: reference };
-  const shown = node.soundingShown ?? nodeOutput(node)?.[SHOWN]?.[0];
-  if (shown) return { picture: { name: shown.name, subfolder: shown.subfolder, type: shown.type } };
-  return { wait: "Run the workflow once to see the connected picture here." };
+  if (reference) return { reference };
+  const shown = node.soundingShown ?? app.nodeOutputs?.[String(node.id)]?.[SHOWN]?.[0];
+  if (shown) return { reference: { name: shown.name, subfolder: shown.subfolder, type: shown.type } };
+  return { wait: "Run the workflow once to see the connected image here." };
 }
 
-// The segmenter that the graph loads for the node, as the loader's list names it; undefined for the one in the box.
-export function currentSegmenter(node) {
-  const slot = connected(node, (input) => input.name === "segmenter");
+// The segmenter that the graph loads for the node, by its name in the loader's list; undefined for the starter's own.
+export function segmenterName(node) {
+  const slot = connectedSlot(node, (input) => input.name === "segmenter");
   const origin = slot >= 0 ? originOf(node, slot) : null;
   if (origin?.comfyClass !== "SoundingLoadSam") return undefined;
   return origin.widgets?.find((widget) => widget.name === "segmenter_name")?.value;
@@ -93,19 +93,15 @@ function originOf(node, slot) {
   return origin;
 }
 
-function nodeOutput(node) {
-  return app.nodeOutputs?.[String(node.id)];
-}
-
-// Upload a picture into the input folder and choose it.
+// Upload an image into the input folder and choose it.
 export async function upload(node, file) {
   if (!file.type.startsWith("image/")) {
-    throw new Error(`${file.name} is ${file.type || "of an unknown type"}, but a picture is expected; choose a PNG, JPEG or WebP file.`);
+    throw new Error(`${file.name} is ${file.type || "of an unknown type"}, but an image is expected; choose a PNG, JPEG or WebP file.`);
   }
   try {
     (await createImageBitmap(file)).close();
   } catch {
-    throw new Error(`${file.name} cannot be read as a picture, but one is expected; choose another file.`);
+    throw new Error(`${file.name} cannot be read as an image, but one is expected; choose another file.`);
   }
   const form = new FormData();
   form.append("image", file, file.name || "pasted.png");
@@ -113,7 +109,7 @@ export async function upload(node, file) {
   if (!response.ok) throw new Error(`${file.name} was not taken by the server (${response.status}); choose another file.`);
   const { name, subfolder } = await response.json();
   const value = subfolder ? `${subfolder}/${name}` : name;
-  const widget = pictureWidget(node);
+  const widget = imageWidget(node);
   const values = widget.options?.values;
   if (Array.isArray(values) && !values.includes(value)) values.push(value);
   widget.value = value;

@@ -1,17 +1,17 @@
-// Sounds that were made, kept by all that decided them.
+// Sounds that were made, kept under everything that decided them.
 import { mixed, readSound, trackOf } from "./samples.js";
 
 const KEPT = 24;
 export const MIX = "mix";
 
-export class MadeSounds {
+export class SoundCache {
   #sets = new Map(); // key -> set, the oldest first
 
   get(key) {
     return this.#sets.get(key) ?? null;
   }
 
-  // Keep a set; files of a run take the place of a preview's.
+  // Keep a set; files of a run replace those of a preview.
   put({ key, objects }, files) {
     const set = this.#sets.get(key) ?? new SoundSet();
     set.take(objects, files);
@@ -26,8 +26,8 @@ export class MadeSounds {
   }
 }
 
-// The sounds of one run: a track an object, and their mix. `gained` and `mix` are there where the graph itself has put
-// gains to them: `savedGains`.
+// The sounds of one run: one track per object, and their mix. Where the graph itself applies gains, `gained` and `mix` are
+// its files with those, `savedGains`.
 export class SoundSet {
   #read = new Map(); // file -> its samples
 
@@ -45,18 +45,18 @@ export class SoundSet {
     Object.assign(this, { gained: gained ?? null, mix: mix?.[0] ?? null, savedGains });
   }
 
-  // What is to be heard of object number n of the set, or of all, as {rate, channels}: the samples of the graph's very
-  // file where one has those gains (then with its `url`), else moved by them.
-  async heard(what, gains) {
+  // Samples of track number `what`, or of MIX, with gains in dB, as {rate, channels}: those of the graph's own file where
+  // one has these gains (then with its `url`), else computed here.
+  async samplesOf(what, gains) {
     const isSaved = String(gains) === String(this.savedGains);
     if (what === MIX && this.mix && isSaved) return this.#samples(this.mix);
     if (what !== MIX && this.gained && isSaved) return this.#samples(this.#one(this.gained, what));
-    // Files that have gains already are moved from there.
-    const moved = gains.map((gain, n) => gain - (this.tracks ? 0 : this.savedGains[n]));
+    // Files that have gains already are changed by the difference.
+    const changes = gains.map((gain, n) => gain - (this.tracks ? 0 : this.savedGains[n]));
     const files = this.tracks ?? this.gained;
-    if (what !== MIX && moved.every((gain) => gain === 0)) return this.#samples(this.#one(files, what));
+    if (what !== MIX && changes.every((gain) => gain === 0)) return this.#samples(this.#one(files, what));
     const sounds = await Promise.all(gains.map((_, n) => this.#samples(this.#one(files, n))));
-    return what === MIX ? mixed(sounds, moved) : trackOf(sounds, moved, what);
+    return what === MIX ? mixed(sounds, changes) : trackOf(sounds, changes, what);
   }
 
   // A graph may make a single sound of several objects.

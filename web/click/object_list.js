@@ -1,45 +1,47 @@
-// The list of objects beside the picture: colour, name, on or off, gain, play, remove.
-import { button, element, setIcon } from "./dom.js";
-import { MIX } from "./made.js";
-import { cleanName, clicked, findable, GAINS, MAX_OBJECTS } from "./state.js";
+// The list of objects beside the image: colour, name, on or off, gain, play, remove.
+import { button, element, setIcon } from "../page/elements.js";
+import { MIX } from "../player/sound_cache.js";
+import { cleanName, clicked, hasPlace, GAINS, MAX_OBJECTS } from "./state.js";
 
 export class ObjectList {
   #rows = [];
 
-  constructor(model) {
-    this.model = model;
+  constructor(widget) {
+    this.widget = widget;
     this.rows = element("ul", { className: "sounding-click-rows", ariaLabel: "Objects" });
     this.add = element(
       "button",
-      { type: "button", className: "sounding-click-add", title: "Add an object; then click on it", onclick: () => model.addObject() },
+      { type: "button", className: "sounding-click-add", title: "Add an object; then click on it", onclick: () => this.#addObject() },
       "+ Object",
     );
-    this.mix = element("button", { type: "button", className: "sounding-click-mix", onclick: () => model.play(MIX) });
+    this.mix = element("button", { type: "button", className: "sounding-click-mix", onclick: () => widget.preview.hear(MIX) });
     const foot = element("div", { className: "sounding-click-foot" }, this.add, this.mix);
     this.root = element("div", { className: "sounding-click-list" }, this.rows, foot);
   }
 
   sync() {
-    const { objects } = this.model.state;
+    const { objects } = this.widget.editor.state;
     while (this.#rows.length > objects.length) this.#rows.pop().root.remove();
     while (this.#rows.length < objects.length) this.#append(this.#rows.length);
     objects.forEach((object, i) => this.#fill(this.#rows[i], object, i));
     this.add.disabled = objects.length >= MAX_OBJECTS;
-    const audible = objects.filter((object) => object.on && findable(object));
+    const audible = objects.filter((object) => object.on && hasPlace(object));
     this.mix.hidden = audible.length < 2;
-    this.#showPlay(this.mix, MIX, "the mix", Boolean(this.model.picture));
+    this.#showPlay(this.mix, MIX, "the mix", Boolean(this.widget.reference));
   }
 
-  // Type over the name of an object.
-  rename(index) {
-    const { name } = this.#rows[index];
+  #addObject() {
+    const { editor, canvas } = this.widget;
+    if (!editor.addObject()) return;
+    canvas.draw();
+    const { name } = this.#rows[editor.active]; // to be typed over
     name.focus();
     name.select();
   }
 
   #append(index) {
-    const { model } = this;
-    const edit = (change, said) => model.edit((state) => change(state.objects[index]), said);
+    const { editor, preview } = this.widget;
+    const edit = (change, said) => editor.edit((state) => change(state.objects[index]), said);
     const colour = element("input", {
       type: "color",
       title: "Colour",
@@ -51,7 +53,7 @@ export class ObjectList {
       maxLength: 100,
       spellcheck: false,
       title: "Name",
-      onfocus: () => model.select(index),
+      onfocus: () => editor.select(index),
       onchange: () => {
         const clean = cleanName(name.value);
         if (clean) edit((object) => (object.name = clean), "Renamed");
@@ -77,19 +79,19 @@ export class ObjectList {
     });
     const mark = element("span", { className: "sounding-click-unsure", textContent: "?", hidden: true });
     mark.setAttribute("role", "img");
-    const play = button("play", "", () => model.play(index), { className: "sounding-click-play" });
-    const remove = button("close", "", () => model.removeObject(index));
+    const play = button("play", "", () => preview.hear(index), { className: "sounding-click-play" });
+    const remove = button("close", "", () => editor.removeObject(index));
     const cells = [colour, name, mark, on, element("label", { className: "sounding-click-db" }, gain, "dB"), play, remove];
-    const root = element("li", { onpointerdown: () => model.select(index) }, ...cells);
+    const root = element("li", { onpointerdown: () => editor.select(index) }, ...cells);
     this.rows.append(root);
     this.#rows.push({ root, colour, name, mark, on, gain, play, remove });
   }
 
   #fill(row, object, index) {
-    const { model } = this;
-    row.root.classList.toggle("active", index === model.active);
+    const { editor, preview, reference } = this.widget;
+    row.root.classList.toggle("active", index === editor.active);
     row.root.classList.toggle("off", !object.on);
-    row.root.setAttribute("aria-current", String(index === model.active));
+    row.root.setAttribute("aria-current", String(index === editor.active));
     row.root.style.setProperty("--colour", object.colour);
     row.colour.value = object.colour;
     if (document.activeElement !== row.name) row.name.value = object.name;
@@ -100,20 +102,20 @@ export class ObjectList {
     row.on.setAttribute("aria-pressed", String(object.on));
     setIcon(row.on, object.on ? "eye" : "hidden", `${object.on ? "Switch off" : "Switch on"} ${object.name}`);
     setIcon(row.remove, "close", `Remove ${object.name}`);
-    this.#showPlay(row.play, index, object.name, findable(object) && Boolean(model.picture));
-    const { sure = true, sureness } = model.player.surenessOf(object) ?? {};
+    this.#showPlay(row.play, index, object.name, hasPlace(object) && Boolean(reference));
+    const { sure = true, sureness } = preview.surenessOf(object) ?? {};
     row.mark.hidden = sure;
     row.mark.title = sure
       ? ""
       : `The model is ${Math.round(100 * sureness)} % sure that it knows this: it may sound like something else. ` +
         "Select the object more clearly, or use a model that knows it.";
     row.mark.setAttribute("aria-label", row.mark.title);
-    row.root.title = clicked(object) ? "" : "Click on this object in the picture";
+    row.root.title = clicked(object) ? "" : "Click on this object in the image";
   }
 
-  // A button that makes and plays a sound, as it stands with it.
+  // A button that makes and plays a sound, as its state has it.
   #showPlay(made, what, name, ready) {
-    const { is, share } = this.model.player.status(what);
+    const { is, share } = this.widget.preview.status(what);
     const label = { playing: `Stop ${name}`, waiting: `Stop making ${name}` }[is] ?? `Hear ${name}`;
     setIcon(made, is ? "stop" : "play", label);
     made.classList.toggle("busy", is === "waiting");

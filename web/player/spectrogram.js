@@ -1,9 +1,9 @@
-// A sound's spectrogram on a canvas.
-const SIZE = 512; // samples of one spectrum
+// Draws a sound's spectrogram on a canvas.
+const SIZE = 512; // samples per spectrum
 const BANDS = 64; // rows, of equal width in mel
 const COLUMNS = 360; // at most
 const RANGE = 70; // dB, from the loudest down
-// matplotlib's magma, at equal distances.
+// matplotlib's magma, at equal steps.
 const COLOURS = [[0, 0, 4], [40, 17, 89], [114, 31, 129], [182, 54, 121], [241, 96, 93], [254, 176, 120], [252, 253, 191]];
 
 export function drawSpectrogram(canvas, { rate, channels }) {

@@ -1,4 +1,4 @@
-// One graph through the host's queue: sent, followed, stopped.
+// One graph in the host's queue: sent, followed, stopped.
 import { api } from "../../../scripts/api.js";
 
 const POLL = 700; // ms, between the host's own messages
@@ -6,16 +6,16 @@ const own = new Set(); // ids of all that was sent from here
 
 export const isOwn = (promptId) => own.has(promptId);
 
-export class Run {
+export class QueuedRun {
   #id = null;
   #stopped = false;
   #began = null; // when it left the queue
   #steps = 0; // once they are known
 
-  // onNews({before: runs that come first} or {spent: seconds of getting ready} or {step, steps}): how far it is.
+  // onNews({before: runs that come first}, {spent: seconds without a step} or {step, steps}): how far it is.
   constructor({ prompt, targets }, onNews) {
     this.onNews = onNews;
-    this.done = this.#follow(prompt, targets); // its outputs, or null when it was stopped
+    this.done = this.#follow(prompt, targets); // its outputs, or null if it was stopped
   }
 
   async stop() {
@@ -29,7 +29,7 @@ export class Run {
     const response = await post("/prompt", {
       client_id: api.clientId,
       prompt,
-      // The rest of the page's graph comes along unrun, or the host would forget what it has made for it.
+      // The rest of the page's graph is sent but not run: the host drops cached outputs of nodes that a prompt lacks.
       partial_execution_targets: targets,
     });
     const answer = await response.json().catch(() => ({}));
@@ -47,7 +47,7 @@ export class Run {
     return entry.outputs;
   }
 
-  // The prompt's entry in the history; null when it left the queue without one.
+  // The prompt's entry in the history, or null if it left the queue without one.
   async #finished() {
     const stop = this.#listen();
     try {
@@ -67,10 +67,10 @@ export class Run {
     }
   }
 
-  // Whether it is in the queue, and where.
+  // Whether it is still in the queue; its place there is news.
   async #look() {
     const { queue_running: running, queue_pending: pending } = await (await api.fetchApi("/queue")).json();
-    const number = (item) => item[0]; // in the order of which they run
+    const number = (item) => item[0]; // they run in this order
     const mine = pending.find((item) => item[1] === this.#id);
     if (mine) {
       this.onNews({ before: running.length + pending.filter((item) => number(item) < number(mine)).length });

@@ -1,15 +1,15 @@
-// Samples of sounds: out of the host's files, moved by gains, and mixed.
+// Samples of sounds: read from the host's files, with gains applied, and mixed.
 import { api } from "../../../scripts/api.js";
 
 const CEILING = 10 ** (-1 / 20); // -1 dBTP, as sounding/audio/loudness.py
 const OVERSAMPLED = 4; // ITU-R BS.1770-4, annex 2
-const TAPS = 24; // samples on each side that a value between two comes from
-const RATE = 48000; // of files that do not say theirs
+const TAPS = 24; // samples on each side that an interpolated value comes from
+const RATE = 48000; // of files in other formats than FLAC
 
 const fileURL = ({ filename, subfolder, type }) =>
   api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 
-// A file of the host: {url, rate, channels: a Float32Array each}.
+// The samples of one of the host's files: {url, rate, channels: one Float32Array per channel}.
 export async function readSound(file) {
   const url = fileURL(file);
   const response = await fetch(url);
@@ -28,13 +28,13 @@ function flacRate(bytes) {
   return view.getUint32(18) >>> 12; // 20 bits
 }
 
-// The sum of sounds, each moved by its gain in dB, turned down as a whole where it would pass the ceiling.
+// The sum of sounds with gains in dB, turned down as a whole where it would exceed the ceiling.
 export function mixed(sounds, gains) {
   const channels = added(sounds, gains);
   return { rate: sounds[0].rate, channels: turned(channels, Math.max(...channels.map(truePeak))) };
 }
 
-// Sound number n, moved by its gain; all tracks are turned down alike where the highest of them would pass the ceiling.
+// Sound number n with its gain; all tracks are turned down alike where the loudest of them would exceed the ceiling.
 export function trackOf(sounds, gains, n) {
   const peaks = sounds.map((sound, i) => 10 ** (gains[i] / 20) * Math.max(...sound.channels.map(truePeak)));
   return { rate: sounds[n].rate, channels: turned(added([sounds[n]], [gains[n]]), Math.max(...peaks)) };
@@ -57,7 +57,7 @@ function added(sounds, gains) {
 const turned = (channels, peak) =>
   peak > CEILING ? channels.map((samples) => samples.map((value) => (value * CEILING) / peak)) : channels;
 
-// The highest value, between the samples too.
+// The highest absolute value, between the samples too.
 export function truePeak(samples) {
   let peak = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const between = kernels();

@@ -1,4 +1,4 @@
-// Small helpers to build the page's elements.
+// Builds the page's elements, in the pack's style.
 
 const SVG = "http://www.w3.org/2000/svg";
 const PATHS = {
@@ -56,9 +56,21 @@ export function setIcon(made, name, label) {
 
 let styled = false;
 
-// The style sheet, once a page.
+// Load the style sheet, once per page.
 export function addStyle() {
   if (styled) return;
   styled = true;
-  document.head.append(element("link", { rel: "stylesheet", href: new URL("./click.css", import.meta.url).href }));
+  document.head.append(element("link", { rel: "stylesheet", href: new URL("./style.css", import.meta.url).href }));
+}
+
+// Keep clicks and keys in here from the graph. Its own commands (queue, save) go on working; single keys and undo do not
+// reach it.
+export function keepEvents(root) {
+  for (const kind of ["pointerdown", "pointermove", "dblclick", "contextmenu", "keyup"]) {
+    root.addEventListener(kind, (event) => event.stopPropagation());
+  }
+  root.addEventListener("keydown", (event) => {
+    const command = (event.ctrlKey || event.metaKey) && !"zya".includes(event.key.toLowerCase());
+    if (!command) event.stopPropagation();
+  });
 }

@@ -1,0 +1,223 @@
+// The state under edit: what is clicked, which object clicks go to, and undo. Every step becomes the widget's value.
+import { History } from "./history.js";
+import { emptyState, MAX_OBJECTS, MAX_POINTS, newObject, readState, sameShape, scaled, writeState } from "./state.js";
+
+export class Editor {
+  #history = new History();
+  #value = ""; // exactly what was set, until something is edited
+  #unreadable = null; // why the value cannot be read
+  state = emptyState();
+  active = -1; // number of the object that clicks go to
+  size = null; // width and height of the image that is shown
+
+  // onChange(): show the state. onStep(object): a step was made in that object, before it is shown. onCommit(): the value
+  // is another one, after it was shown. say(text): tell the user.
+  constructor({ onChange, onStep, onCommit, say }) {
+    Object.assign(this, { onChange, onStep, onCommit, say });
+  }
+
+  // The widget's value
+
+  get value() {
+    return this.#value;
+  }
+
+  set value(text) {
+    const next = typeof text === "string" ? text : "";
+    if (next === this.#value) return;
+    this.#value = next;
+    this.#history.clear();
+    this.#read();
+    this.say("");
+    this.onChange();
+  }
+
+  // The state as a string.
+  get text() {
+    return writeState(this.state);
+  }
+
+  get activeObject() {
+    return this.state.objects[this.active];
+  }
+
+  #read() {
+    try {
+      this.state = readState(this.#value);
+      this.#unreadable = null;
+    } catch (error) {
+      this.state = emptyState();
+      this.#unreadable = `What was clicked cannot be read: ${error.message}. Clear it to start again.`;
+    }
+    this.#keepActive();
+  }
+
+  #keepActive() {
+    this.active = Math.min(Math.max(this.active, 0), this.state.objects.length - 1);
+  }
+
+  // What stands in the way of edits
+
+  get isReadable() {
+    return this.#unreadable === null;
+  }
+
+  get fitsImage() {
+    return sameShape(this.state.size, this.size);
+  }
+
+  // A sentence, or null.
+  get problem() {
+    if (this.#unreadable) return this.#unreadable;
+    if (this.fitsImage) return null;
+    return `The points belong to an image of ${this.state.size.join(" x ")} pixels; this one has ${this.size.join(" x ")}.`;
+  }
+
+  get canUndo() {
+    return this.#history.canUndo;
+  }
+
+  get canRedo() {
+    return this.#history.canRedo;
+  }
+
+  get canClear() {
+    return this.state.objects.length > 0 || !this.isReadable;
+  }
+
+  // Edits
+
+  // One step that can be undone; `said` is for the status line.
+  edit(change, said) {
+    if (!this.#prepare()) return;
+    const before = this.text;
+    change(this.state);
+    this.#step(before, said);
+  }
+
+  // A change in progress, such as a drag: shown at once, and settled or restored at its end.
+  editLive(change) {
+    if (!this.#prepare()) return;
+    change(this.state);
+    this.onChange();
+  }
+
+  settle(before) {
+    this.#step(before, "Point moved");
+  }
+
+  restore(before) {
+    this.state = readState(before);
+    this.onChange();
+  }
+
+  // Bring the state to the image's size; false where it cannot be edited.
+  #prepare() {
+    if (!this.isReadable || !this.fitsImage) {
+      this.say("");
+      return false;
+    }
+    if (this.size && String(this.state.size) !== String(this.size)) this.state = scaled(this.state, this.size);
+    return true;
+  }
+
+  #step(before, said) {
+    if (before === this.text) return;
+    this.#history.push(before);
+    this.onStep(this.activeObject);
+    this.#commit();
+    if (said) this.say(said);
+  }
+
+  #commit() {
+    this.#value = this.text;
+    this.#keepActive();
+    this.onChange();
+    this.onCommit();
+  }
+
+  undo() {
+    this.#travel(this.#history.undo(this.text), "Undone");
+  }
+
+  redo() {
+    this.#travel(this.#history.redo(this.text), "Redone");
+  }
+
+  #travel(text, said) {
+    if (text === null) {
+      this.say("Nothing more");
+      return;
+    }
+    this.state = readState(text);
+    this.#commit();
+    this.say(said);
+  }
+
+  clear() {
+    if (!this.isReadable) {
+      this.#unreadable = null;
+      this.#value = "";
+      this.onChange();
+      return;
+    }
+    const before = this.text;
+    this.state = emptyState();
+    this.active = -1;
+    this.#step(before, "All objects removed; undo brings them back");
+  }
+
+  // Stretch the points over an image of another shape.
+  stretch() {
+    const before = this.text;
+    this.state = scaled(this.state, this.size);
+    this.#step(before, "Points stretched over the image");
+  }
+
+  removePoints() {
+    const before = this.text;
+    for (const object of this.state.objects) Object.assign(object, { positive: [], negative: [], box: null });
+    this.state.size = this.size;
+    this.#step(before, "Points removed");
+  }
+
+  select(index) {
+    if (index === this.active) return;
+    this.active = index;
+    this.onChange();
+  }
+
+  // Whether one was added.
+  addObject() {
+    const { length } = this.state.objects;
+    if (length >= MAX_OBJECTS) return false;
+    this.edit((state) => {
+      state.objects.push(newObject(state));
+      this.active = state.objects.length - 1;
+    }, "Now click on the object");
+    return this.state.objects.length > length;
+  }
+
+  removeObject(index) {
+    this.edit((state) => state.objects.splice(index, 1), "Object removed");
+  }
+
+  addPoint(kind, point) {
+    const said = kind === "positive" ? "Point on the object" : "Point outside the object";
+    this.edit((state) => {
+      const points = this.#clickedObject(state)[kind];
+      if (points.length < MAX_POINTS) points.push(point);
+    }, said);
+  }
+
+  setBox(box) {
+    this.edit((state) => (this.#clickedObject(state).box = box), "Box around the object");
+  }
+
+  // The object that clicks go to; the first click makes one.
+  #clickedObject(state) {
+    if (!state.objects.length) state.objects.push(newObject(state));
+    this.active = Math.max(this.active, 0);
+    return this.activeObject;
+  }
+}
