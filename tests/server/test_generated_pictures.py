@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from .graphs import node
 
 pytestmark = pytest.mark.server
 
@@ -98,10 +98,6 @@ def random_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor
         drawn = torch.randn(shape, generator=generator)
         weights[name] = drawn * fan**-0.5 if fan else 0.1 * drawn + float("norm" in name)
     return weights
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def test_a_sampled_picture_sounds(server, tiny_graph):

@@ -20,6 +20,7 @@ from sounding.images.files import read_image
 from sounding.segment import Prompt, load_segmenter
 
 from ..tiny_sams import tiny_sam1
+from .graphs import node
 
 pytestmark = pytest.mark.server
 
@@ -27,10 +28,6 @@ ROOT = Path(__file__).parent.parent.parent
 INPUT = ROOT / "example_workflows" / "input"
 SAM = "sams/sam_vit_b_tiny.pth"
 Graph = dict[str, dict[str, Any]]
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 @pytest.fixture(scope="module")

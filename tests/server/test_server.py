@@ -14,6 +14,8 @@ import pytest
 import torch
 import websocket
 
+from .graphs import node
+
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,10 +37,6 @@ NODES = (
     "SoundingSamMask",
 )
 RATE = 16_000
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def only(sounds: dict[str, list[tuple[Any, int]]]) -> np.ndarray:
