@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,15 +10,16 @@ from torch import Tensor, nn
 
 from sounding.model import SoundingModel
 
-from .data.object_set import ObjectSet
 from .engine.estimate import Estimate, estimate
 from .engine.objective import Critic, Objective
 from .engine.settings import LoopConfig
 from .engine.states import check_writable
 from .recipe import Recipe
 from .record import is_finished
-from .run import build_objective, prepare
-from .tasks.discriminators import MelCritic, WaveformCritic, adversarial_loss, critic_loss, feature_matching
+from .registry import TASKS
+from .run import fresh_parts, prepare
+from .tasks.discriminators import adversarial_loss, critic_loss, feature_matching
+from .tasks.task import Context
 
 log = logging.getLogger("training")
 
@@ -48,8 +48,8 @@ def dry_run(recipe: Recipe, *, processes: int = 1) -> tuple[str, list[str]]:
     problems: list[str] = []
     steps = recipe.loop.steps
     try:
-        ready = prepare(recipe, processes=processes, look=True)
-        objective, critic, steps = ready.objective, ready.critic, ready.steps
+        ready = prepare(recipe, processes=processes, quick=True)
+        objective, critic, steps = ready.built.objective, ready.built.critic, ready.steps
         if is_finished(recipe, ready.effective, steps, ready.made_of):
             return f"{recipe.result} is there, trained with these settings; nothing is left to do.", []
         check_writable(recipe.folder)
@@ -88,10 +88,6 @@ def estimate_step(
 
 def _alone(recipe: Recipe) -> tuple[Objective, Critic | None]:
     """What would learn if all parts had the sizes that the recipe says."""
-    model = SoundingModel(recipe.model).requires_grad_(False)
-    names = ["an object"]
-    if recipe.data.stamps and (Path(recipe.data.stamps) / "manifest.json").is_file():
-        names = [stamp.caption for stamp in ObjectSet(Path(recipe.data.stamps)).entries]
-    critics = {"vae": (recipe.vae.critic, MelCritic), "vocoder": (recipe.vocoder.critic, WaveformCritic)}
-    scale, kind = critics.get(recipe.task, (0.0, MelCritic))
-    return build_objective(recipe, model, names=names), kind(scale) if scale else None
+    task, model = TASKS[recipe.task], SoundingModel(recipe.model).requires_grad_(False)
+    context = Context(task.captions(recipe.data), fresh_parts(recipe))
+    return task.objective(model, recipe.settings, context), task.critic(recipe.settings)

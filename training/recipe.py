@@ -5,25 +5,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 
 from sounding.config import SoundingConfig
 from sounding.migrations import migrated
-from sounding.utils.fields import Checked, Length, Range, Text, from_dict
+from sounding.utils.fields import Length, Text, from_dict, shown, typed
 
+from .data.settings import DataSettings
 from .engine.previews import Preview
-from .engine.settings import FilePath, LoopConfig, Share
+from .engine.settings import FilePath, LoopConfig
 from .recipe_files import merge, parse_overrides, read_yaml
-from .starter.replay import RecallSettings
-from .tasks.encoders import EncodersSettings
-from .tasks.grounded import GroundedSettings
-from .tasks.segmenter import SegmenterSettings
-from .tasks.vae import VaeSettings
-from .tasks.vocoder import VocoderSettings
+from .registry import TASKS
 
-__all__ = ["RECIPES", "DataConfig", "Recipe", "merge", "parse_overrides", "read_recipe", "read_yaml"]
+__all__ = ["RECIPES", "Recipe", "merge", "parse_overrides", "read_recipe", "read_yaml"]
 
 RANDOM = "random"
 WRITTEN = "_written"  # of a recipe's model: what its file speaks of, which is no part of the model
@@ -32,48 +28,43 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class DataConfig(Checked):
-    """Where items come from: `shards` is a folder made by `python -m training prepare`, a list of such, or a pattern
-    (`data/*-features`); `stamps` is one made by `python -m training.starter.stamps` (clips and scenes are then mixed
-    anew for every item).
-    """
-
-    shards: FilePath | Annotated[tuple[FilePath, ...], Length(1, 10_000)] = ""
-    stamps: FilePath = ""
-    plain: Share = 0.5  # share of the stamps' recordings that a crop takes as they are, see `ObjectClips`
-    workers: Annotated[int, Range(0, 1024)] = 0  # processes that read and prepare items; 0: the training process
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """One run of one trainer.
+    """One run of one task.
 
-    `start` says where weights come from before the first step: a checkpoint for "all" parts or for single ones
-    ("vae", "vocoder", ...). Such a part brings its own sizes, see `training.start`. "random", or no word of it, starts
-    a part anew.
+    Attributes:
+        task: a name in `registry.TASKS`.
+        name: of the run; its folder is `out/name`.
+        loop: how long and how fast.
+        dtype: of the weights in the checkpoint.
+        start: where weights come from before the first step: a checkpoint for "all" parts or for single ones ("vae",
+            "vocoder", ...). Such a part brings its own sizes, see `training.start`. A part that is "random", or not
+            mentioned at all, starts anew.
+        settings: the task's own; in a file they stand under the task's name. None means the task's defaults.
     """
 
-    task: Literal["grounded", "vae", "vocoder", "encoders", "recall", "segmenter"]
+    task: str
     name: Annotated[str, Text(200)]
     loop: LoopConfig
-    out: FilePath = "runs"  # the run's folder is `out/name`
-    dtype: Literal["fp16", "fp32"] = "fp16"  # of the checkpoint's weights
+    out: FilePath = "runs"
+    dtype: Literal["fp16", "fp32"] = "fp16"
     description: str = ""
     licence: str = ""
     start: Annotated[dict[str, FilePath], Length(0, 32)] = field(default_factory=dict)
     model: SoundingConfig = field(default_factory=SoundingConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataSettings = field(default_factory=DataSettings)
     preview: Preview = field(default_factory=Preview)
-    grounded: GroundedSettings = field(default_factory=GroundedSettings)
-    vae: VaeSettings = field(default_factory=VaeSettings)
-    vocoder: VocoderSettings = field(default_factory=VocoderSettings)
-    encoders: EncodersSettings = field(default_factory=EncodersSettings)
-    recall: RecallSettings = field(default_factory=RecallSettings)
-    segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
+    settings: Any = None
 
     def __post_init__(self) -> None:
         if self.name in ("", ".", "..") or "\0" in self.name:
             raise ValueError(f"name is {self.name!r}, but the name of a folder is expected; the run is kept in it.")
+        if self.task not in TASKS:
+            raise ValueError(f"task is {shown(self.task)}, but one of {', '.join(TASKS)} is expected.")
+        if self.settings is None:
+            object.__setattr__(self, "settings", TASKS[self.task].settings())
+        if not isinstance(self.settings, TASKS[self.task].settings):
+            kind = type(self.settings).__name__
+            raise ValueError(f"settings are {kind}, but {TASKS[self.task].settings.__name__} is expected.")
 
     @property
     def says(self) -> frozenset[str]:
@@ -102,7 +93,12 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; reads back as the same recipe."""
-        return to_yaml(dataclasses.asdict(self))
+        return to_yaml(self.values())
+
+    def values(self) -> dict[str, Any]:
+        """All settings as nested mappings, as a file has them: the task's own under its name."""
+        values = dataclasses.asdict(self)
+        return values | {self.task: values.pop("settings")}
 
 
 def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None = None) -> T:  # type: ignore[assignment]
@@ -115,12 +111,38 @@ def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None =
     if isinstance(data.get("model"), dict):
         data["model"] = migrated(data["model"])
     try:
-        recipe: T = from_dict(cls, data)
+        recipe: T = from_dict(cls, _with_settings(data) if cls is Recipe else data)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     if isinstance(recipe, Recipe):
         object.__setattr__(recipe.model, WRITTEN, frozenset(_leaves(data.get("model", {}))))
     return recipe
+
+
+def _with_settings(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's mapping with the block of its task as `settings`.
+
+    Blocks of other tasks are refused, but for those that hold nothing but defaults: earlier versions wrote out all.
+
+    Raises:
+        ValueError: naming the block or the key.
+    """
+    task = TASKS.get(cast(str, data.get("task"))) if isinstance(data.get("task"), str) else None
+    if task is None:
+        return {key: value for key, value in data.items() if key not in TASKS}  # `Recipe` says what is wrong
+    if "settings" in data:
+        raise ValueError(f"Unknown key 'settings'; those of the task {task.name} stand under {task.name}.")
+    values = dict(data)
+    for name in TASKS.keys() & values.keys():
+        block = values.pop(name)
+        settings = typed(TASKS[name].settings, block, name)
+        if name == task.name:
+            values["settings"] = settings
+        elif settings != TASKS[name].settings():
+            raise ValueError(
+                f"{name} has settings, but the task is {task.name}; remove the block, or set task: {name}."
+            )
+    return values
 
 
 def to_yaml(values: dict[str, Any]) -> str:

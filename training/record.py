@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 import logging
@@ -19,6 +18,7 @@ from sounding.utils.files import write_atomic
 from .data.shard_format import INDEX
 from .engine.states import States
 from .recipe import Recipe, read_recipe
+from .registry import TASKS
 
 log = logging.getLogger("training")
 
@@ -27,7 +27,7 @@ RECIPE, CODE, DATA, START = "training.recipe", "training.code", "training.data",
 MOST = 32_768  # characters of a value there
 FILE = "recipe.yaml"
 # Settings that say where things lie; what they are is told by the fingerprints in a header.
-PLACES = ("start", "data.shards", "data.stamps", "segmenter.cutouts", "segmenter.cache", "recall.cache")
+LOCATIONS = ("start", "data.shards", "data.stamps", *(f"{t.name}.{key}" for t in TASKS.values() for key in t.locations))
 # Settings that change nothing in the result.
 ASIDE = (
     "loop.keep",
@@ -153,7 +153,7 @@ def _changes(recipe: Recipe, *, places: bool, parts: bool = True, older: Recipe 
     """What is different from the recipe beside the run, as `key: old -> new`; nothing without one.
 
     Args:
-        places: with what `PLACES` lists.
+        places: with what `LOCATIONS` lists.
         parts: with settings of the model.
         older: the recipe as it was read. Earlier versions kept this, whatever the checkpoints that it started with had.
     """
@@ -164,10 +164,10 @@ def _changes(recipe: Recipe, *, places: bool, parts: bool = True, older: Recipe 
         old: Recipe = read_recipe(file)
     except ValueError as error:  # of another version of this code
         return [f"its recipe cannot be compared ({error})"]
-    before, now, plain = (_flat(dataclasses.asdict(one)) for one in (old, recipe, older or recipe))
+    before, now, plain = (_flat(one.values()) for one in (old, recipe, older or recipe))
     changes = []
     for key in sorted(now.keys() | before.keys()):
-        others = ASIDE if places else ASIDE + PLACES
+        others = ASIDE if places else ASIDE + LOCATIONS
         aside = any(key == other or key.startswith(f"{other}.") for other in others)
         if (
             not aside

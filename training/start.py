@@ -13,6 +13,7 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from .recipe import RANDOM, Recipe
+from .registry import TASKS
 from .starter.transplant import seen_by
 
 log = logging.getLogger("training")
@@ -153,14 +154,15 @@ def _check_fit(recipe: Recipe, config: SoundingConfig, taken: dict[str, tuple[st
                 f"{_key(recipe, part)} is {name}, whose {part} was made for a model with {key} {old!r}, but that is "
                 f"{new}; {mend}."
             )
-    if "grounding" in taken and config.grounding.norm_matching and not taken["grounding"][1].grounding.norm_matching:
-        learns = recipe.task == "grounded" and not recipe.grounded.keep_grounding
-        if not learns:
-            name = taken["grounding"][0]
-            raise ValueError(
-                f"model.grounding.norm_matching is true in the recipe, but {name} was trained without it and this run "
-                f"does not measure it; run `python -m training calibrate {name}` first, or leave it out."
-            )
+    lacks = (
+        "grounding" in taken and config.grounding.norm_matching and not taken["grounding"][1].grounding.norm_matching
+    )
+    if lacks and not TASKS[recipe.task].learns_grounding(recipe.settings):
+        name = taken["grounding"][0]
+        raise ValueError(
+            f"model.grounding.norm_matching is true in the recipe, but {name} was trained without it and this run "
+            f"does not measure it; run `python -m training calibrate {name}` first, or leave it out."
+        )
     heard = config.query.tower == "clap_audio"
     if heard != (config.grounding.query == "audio"):
         raise ValueError(

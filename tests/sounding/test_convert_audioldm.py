@@ -19,7 +19,8 @@ from sounding.convert.assemble import convert
 from sounding.convert.audioldm import read_audioldm
 from sounding.weights.reading import ConvertError
 from training.recipe import RECIPES, read_recipe
-from training.run import begin, build_objective
+from training.run import begin
+from training.tasks.grounded import GroundedObjective
 
 from .published_weights import FILM, audioldm_pipeline, bare_package, ldm_checkpoint, ldm_unet_name, tiny_clip
 
@@ -332,7 +333,7 @@ def test_the_papers_recipe_begins_with_what_was_converted(
     )
     model = begin(recipe)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    objective = build_objective(recipe, model)
+    objective = GroundedObjective(model, recipe.settings)
     batch = objective.example(torch.device("cpu"))
     batch["noise"] = torch.randn(batch["noise"].shape)
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], 1e-3)

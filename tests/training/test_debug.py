@@ -72,7 +72,7 @@ def test_the_papers_whole_path_as_the_docs_say(tmp_path: Path, monkeypatch: pyte
 
 def test_the_debug_recipe_is_the_papers_but_for_sizes() -> None:
     debug, paper = read_recipe(RECIPES / "debug.yaml"), read_recipe(RECIPES / "paper.yaml")
-    assert (debug.task, debug.grounded, debug.start["grounding"]) == (paper.task, paper.grounded, "random")
+    assert (debug.task, debug.settings, debug.start["grounding"]) == (paper.task, paper.settings, "random")
     assert (debug.loop.betas, debug.loop.eps, debug.loop.schedule) == (paper.loop.betas, paper.loop.eps, "constant")
     assert yaml.safe_load((RECIPES / "debug.yaml").read_text())["extends"] == "paper.yaml"
 

@@ -20,10 +20,11 @@ from sounding.checkpoint import read_header
 from sounding.config import SoundingConfig
 from training import run as running
 from training.__main__ import app
+from training.data.settings import DataSettings
 from training.engine.estimate import estimate
 from training.engine.settings import LoopConfig
 from training.engine.states import plain_disk_errors
-from training.recipe import RECIPES, DataConfig, Recipe, read_recipe
+from training.recipe import RECIPES, Recipe, read_recipe
 from training.record import CODE, DATA, RECIPE, START, code_version, data_fingerprint, header
 from training.run import run
 from training.tasks.vae import VaeItems, VaeSettings
@@ -37,8 +38,8 @@ def recipe_of(config: SoundingConfig, stamps: Path, out: Path, **loop: Any) -> R
         loop=LoopConfig(**settings | loop),
         out=str(out),
         model=config,
-        data=DataConfig(stamps=str(stamps)),
-        vae=VaeSettings(frames=16),
+        data=DataSettings(stamps=str(stamps)),
+        settings=VaeSettings(frames=16),
     )
 
 
@@ -99,7 +100,7 @@ def test_a_finished_run_with_other_settings_is_refused_and_its_record_stays(
 ) -> None:
     before = contents(finished.folder)
     rate = dataclasses.replace(finished, loop=dataclasses.replace(finished.loop, lr=5e-4))
-    vae = dataclasses.replace(finished, vae=dataclasses.replace(finished.vae, kl=0.5))
+    vae = dataclasses.replace(finished, settings=dataclasses.replace(finished.settings, kl=0.5))
     longer = dataclasses.replace(finished, loop=dataclasses.replace(finished.loop, steps=8))
     for changed, said in ((rate, "loop.lr: 0.001 -> 0.0005"), (vae, "vae.kl: 0.001 -> 0.5"), (longer, "loop.steps")):
         with pytest.raises(ValueError, match=rf"trained with other settings.*{said}"):
@@ -202,9 +203,9 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
     )
     assert "2 items at once" in shared.output
     assert "2 processes" in shared.output
-    judged = dataclasses.replace(recipe, vae=dataclasses.replace(recipe.vae, critic=0.1, frames=32))
+    judged = dataclasses.replace(recipe, settings=dataclasses.replace(recipe.settings, critic=0.1, frames=32))
     assert any(line.startswith("critic ") for line in dry(judged, tmp_path).output.splitlines())
-    short = dataclasses.replace(judged, vae=dataclasses.replace(judged.vae, frames=16))
+    short = dataclasses.replace(judged, settings=dataclasses.replace(judged.settings, frames=16))
     result = dry(short, tmp_path)
     assert result.exit_code == 1
     assert "24 frames and bands or more is expected" in result.output

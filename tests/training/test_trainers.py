@@ -31,6 +31,7 @@ from sounding.model import SoundingModel
 from training.data.features import FeatureSource
 from training.data.object_set import ObjectSet
 from training.data.scene_source import SceneSource
+from training.data.settings import DataSettings
 from training.data.shard_writer import make_shards
 from training.data.shards import Shards
 from training.data.sounds import ObjectClips
@@ -38,8 +39,9 @@ from training.engine.loader import Order, build_loader
 from training.engine.loop import train
 from training.engine.previews import Preview, PreviewItem
 from training.engine.settings import LoopConfig
-from training.recipe import RECIPES, WRITTEN, DataConfig, Recipe, read_recipe
-from training.run import begin, build, run
+from training.recipe import RECIPES, WRITTEN, Recipe, read_recipe
+from training.registry import TASKS
+from training.run import begin, fresh_parts, run
 from training.starter import run as starter
 from training.starter.calibrate import calibrate
 from training.tasks.encoders import EncodersObjective, EncodersSettings, SceneItems, attention_loss, contrastive_loss
@@ -81,8 +83,8 @@ def recipe_of(task: Any, config: SoundingConfig, out: Path, **more: Any) -> Reci
 def test_vae_learns_and_its_latents_scale_is_measured(
     tiny_config: SoundingConfig, stamps_folder: Path, tmp_path: Path
 ) -> None:
-    data = DataConfig(stamps=str(stamps_folder))
-    recipe = recipe_of("vae", tiny_config, tmp_path, data=data, vae=VaeSettings(frames=32))
+    data = DataSettings(stamps=str(stamps_folder))
+    recipe = recipe_of("vae", tiny_config, tmp_path, data=data, settings=VaeSettings(frames=32))
     model = sounding.load(run(recipe), device="cpu")
     logged = losses_of(recipe)
     assert logged[-1]["l1"] < 0.7 * logged[0]["l1"]
@@ -103,8 +105,8 @@ def test_vocoder_learns(
         "vocoder",
         tiny_config,
         tmp_path,
-        data=DataConfig(stamps=str(stamps_folder)),
-        vocoder=settings,
+        data=DataSettings(stamps=str(stamps_folder)),
+        settings=settings,
         start={"all": str(tiny_checkpoint)},  # from scratch it stays too quiet for so few steps
     )
     if critic:
@@ -122,9 +124,9 @@ def test_vocoder_learns(
 def test_a_vocoders_export_sounds_as_it_did_in_training(
     tiny_config: SoundingConfig, tiny_model: SoundingModel, stamps_folder: Path, tmp_path: Path
 ) -> None:
-    recipe = recipe_of("vocoder", tiny_config, tmp_path, data=DataConfig(stamps=str(stamps_folder)))
+    recipe = recipe_of("vocoder", tiny_config, tmp_path, data=DataSettings(stamps=str(stamps_folder)))
     model = begin(recipe)
-    objective, _, _ = build(recipe, model)
+    objective = TASKS["vocoder"].build(model, recipe.settings, recipe.data, fresh_parts(recipe)).objective
     mel = torch.randn(1, 24, 64)
     objective.install(model)
     torch.testing.assert_close(model.vocoder(mel), objective.generator(mel), rtol=1e-5, atol=1e-6)
@@ -139,7 +141,7 @@ def test_grounded_learns_from_features(
         "grounded",
         config,
         tmp_path,
-        data=DataConfig(shards=str(features), workers=1),
+        data=DataSettings(shards=str(features), workers=1),
         start={"all": str(tiny_checkpoint), "grounding": "random"},
         preview=Preview(every=40, items=(PreviewItem(image=str(picture)),), seconds=0.64, steps=2),
     )
@@ -402,14 +404,14 @@ def test_a_kept_grounding_gives_conditions_as_in_generation_and_stays(tiny_confi
 def test_encoders_learn_where_the_named_object_is(
     tiny_config: SoundingConfig, stamps_data: ObjectSet, stamps_folder: Path, tmp_path: Path
 ) -> None:
-    recipe = recipe_of("encoders", tiny_config, tmp_path, data=DataConfig(stamps=str(stamps_folder)))
+    recipe = recipe_of("encoders", tiny_config, tmp_path, data=DataSettings(stamps=str(stamps_folder)))
     loop = dataclasses.replace(recipe.loop, lr=1e-2, steps=40)
-    recipe = dataclasses.replace(recipe, loop=loop, encoders=EncodersSettings(frozen_blocks=0))
+    recipe = dataclasses.replace(recipe, loop=loop, settings=EncodersSettings(frozen_blocks=0))
     run(recipe)
     logged = losses_of(recipe)
     assert logged[-1]["loss"] < 0.85 * logged[0]["loss"]
     model = begin(recipe)
-    objective = EncodersObjective(model, recipe.encoders, [stamp.caption for stamp in stamps_data.entries])
+    objective = EncodersObjective(model, recipe.settings, [stamp.caption for stamp in stamps_data.entries])
     batch = next(iter(build_loader(SceneItems(stamps_data, model), Order(50, batch=4, steps=1))))
     assert batch["grids"].shape == (4, 4, 25)
     assert ((batch["grids"].sum(-1) > 0) <= (batch["labels"] >= 0)).all()
@@ -422,10 +424,10 @@ def test_encoders_learn_from_what_a_scene_sounds_like(
     query = QueryConfig(tower="clap_audio", width=16, hidden=8, heads=1, depths=(1, 1, 1, 1), tokenizer="")
     grounding = dataclasses.replace(tiny_config.grounding, query="audio")
     config = dataclasses.replace(tiny_config, query=query, grounding=grounding)
-    recipe = recipe_of("encoders", config, tmp_path, data=DataConfig(stamps=str(stamps_folder)))
+    recipe = recipe_of("encoders", config, tmp_path, data=DataSettings(stamps=str(stamps_folder)))
     loop = dataclasses.replace(recipe.loop, lr=3e-3, steps=12, log_every=3)
     model = sounding.load(
-        run(dataclasses.replace(recipe, loop=loop, encoders=EncodersSettings(frozen_blocks=0))), device="cpu"
+        run(dataclasses.replace(recipe, loop=loop, settings=EncodersSettings(frozen_blocks=0))), device="cpu"
     )
     logged = losses_of(recipe)
     assert logged[-1]["attention"] < logged[0]["attention"]

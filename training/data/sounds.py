@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from sounding.audio.mel import normalize
 from sounding.audio.resampling import fit_length, resample
 
 from .object_set import ObjectSet
+from .settings import DataSettings
 from .shard_format import SAMPLE_RATE
 from .shards import Folders, Shards
 from .waveforms import fill, mix
@@ -24,6 +26,11 @@ class Clips(Protocol):
     def crop(self, index: int, samples: int, rng: np.random.Generator) -> Tensor:
         """[samples] float."""
         ...
+
+
+def find_clips(data: DataSettings) -> Clips:
+    """The clips that a recipe's data settings name: those of shards, or of a set of objects."""
+    return ShardClips(data.shards) if data.shards else ObjectClips(ObjectSet(Path(data.stamps)), data.plain)
 
 
 class ShardClips:

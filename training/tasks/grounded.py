@@ -23,11 +23,13 @@ from sounding.model import SoundingModel
 from sounding.utils.fields import Checked, Range
 
 from ..data.features import check_conditions, check_features
+from ..data.settings import DataSettings
 from ..data.shards import Folders, Shards
 from ..engine.loader import SPREAD, Item
 from ..engine.objective import Objective
 from ..engine.settings import Share, Weight
 from ..finetune.conditions import mask_weights
+from .task import Context, Task
 
 ATTENTION = ("to_query", "to_key", "key_positions", "score")  # what decides where grounding looks
 
@@ -309,3 +311,24 @@ def start_from_encoders(grounding: Grounding, sharpness: float = 1.0) -> None:
         nn.init.eye_(projection.weight)
         projection.weight.mul_(sharpness**0.5)
     grounding.weight_count.zero_()
+
+
+class GroundedTask(Task[GroundedSettings]):
+    """Features of clips, made once by `python -m training prepare features`."""
+
+    name = "grounded"
+    settings = GroundedSettings
+
+    def objective(self, model: SoundingModel, settings: GroundedSettings, context: Context) -> GroundedObjective:
+        """See `Task`."""
+        return GroundedObjective(model, settings)
+
+    def items(self, model: SoundingModel, settings: GroundedSettings, data: DataSettings) -> GroundedItems:
+        """See `Task`."""
+        if not data.shards:
+            raise ValueError("The grounded trainer reads features; make them with `python -m training prepare`.")
+        return GroundedItems(data.shards, model, settings)
+
+    def learns_grounding(self, settings: GroundedSettings) -> bool:
+        """See `Task`."""
+        return not settings.keep_grounding

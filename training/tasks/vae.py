@@ -14,10 +14,13 @@ from sounding.audio.mel import MelSpectrogram
 from sounding.model import SoundingModel
 from sounding.utils.fields import Checked
 
-from ..data.sounds import Clips
+from ..data.settings import DataSettings
+from ..data.sounds import Clips, find_clips
 from ..engine.loader import Item
-from ..engine.objective import Objective
+from ..engine.objective import Critic, Objective
 from ..engine.settings import Frames, Scale, Weight
+from .discriminators import MelCritic
+from .task import Built, Context, Task
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,28 @@ class VaeObjective(Objective):
         ]
         vae = dataclasses.replace(model.config.vae, scale=round(1.0 / float(torch.cat(means).std()), 4))
         model.config = dataclasses.replace(model.config, vae=vae)
+
+
+class VaeTask(Task[VaeSettings]):
+    """Crops of sounds, from shards or stamps; the latents' scale is measured at the end."""
+
+    name = "vae"
+    settings = VaeSettings
+
+    def objective(self, model: SoundingModel, settings: VaeSettings, context: Context) -> VaeObjective:
+        """See `Task`."""
+        return VaeObjective(model, settings)
+
+    def critic(self, settings: VaeSettings) -> Critic | None:
+        """See `Task`."""
+        return MelCritic(settings.critic) if settings.critic else None
+
+    def items(self, model: SoundingModel, settings: VaeSettings, data: DataSettings) -> VaeItems:
+        """See `Task`."""
+        return VaeItems(find_clips(data), model, settings)
+
+    def finish(self, model: SoundingModel, built: Built) -> None:
+        """See `Task`."""
+        assert isinstance(built.objective, VaeObjective)
+        assert isinstance(built.items, VaeItems)
+        built.objective.measure_scale(model, built.items)

@@ -14,10 +14,13 @@ from sounding.model import SoundingModel
 from sounding.networks.build import build_vocoder
 from sounding.utils.fields import Checked, Length, Range
 
-from ..data.sounds import Clips
+from ..data.settings import DataSettings
+from ..data.sounds import Clips, find_clips
 from ..engine.loader import Item
-from ..engine.objective import Objective
+from ..engine.objective import Critic, Objective
 from ..engine.settings import Frames, Scale, Share, Weight
+from .discriminators import WaveformCritic
+from .task import Context, Task
 
 QUIET = 0.005  # -46 dB
 
@@ -150,3 +153,22 @@ def fold_weight_norm(module: nn.Module) -> None:
     for layer in module.modules():
         if nn.utils.parametrize.is_parametrized(layer, "weight"):
             nn.utils.parametrize.remove_parametrizations(layer, "weight")
+
+
+class VocoderTask(Task[VocoderSettings]):
+    """Crops of sounds, from shards or stamps."""
+
+    name = "vocoder"
+    settings = VocoderSettings
+
+    def objective(self, model: SoundingModel, settings: VocoderSettings, context: Context) -> VocoderObjective:
+        """See `Task`."""
+        return VocoderObjective(model, settings, fresh="vocoder" in context.fresh)
+
+    def critic(self, settings: VocoderSettings) -> Critic | None:
+        """See `Task`."""
+        return WaveformCritic(settings.critic) if settings.critic else None
+
+    def items(self, model: SoundingModel, settings: VocoderSettings, data: DataSettings) -> VocoderItems:
+        """See `Task`."""
+        return VocoderItems(find_clips(data), model, settings)

@@ -1,0 +1,116 @@
+"""Tasks that draw their items from the starter's stamps: encoders, class-feature replay, click segmenter."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from sounding.model import SoundingModel
+
+from ..data.object_set import ObjectSet
+from ..data.settings import DataSettings
+from ..engine.loader import Items
+from ..tasks.encoders import EncodersObjective, EncodersSettings, SceneItems
+from ..tasks.segmenter import SegmenterItems, SegmenterObjective, SegmenterSettings
+from ..tasks.task import Built, Context, Task
+from .cutouts import read_cutouts, with_stamps
+from .replay import RecallObjective, RecallSettings
+from .replay_scenes import RecallItems
+
+S = TypeVar("S")
+
+
+class StampsTask(Task[S]):
+    """Scenes of stamps, whose captions are compared and become the model's vocabulary."""
+
+    @abstractmethod
+    def scenes(self, stamps: ObjectSet, model: SoundingModel, settings: S) -> Items:
+        """Items drawn from `stamps`."""
+
+    def items(self, model: SoundingModel, settings: S, data: DataSettings) -> Items:
+        """See `Task`."""
+        return self.scenes(self._stamps(data), model, settings)
+
+    def build(self, model: SoundingModel, settings: S, data: DataSettings, fresh: frozenset[str]) -> Built:
+        """See `Task`. The captions become `model.config.vocabulary`."""
+        stamps = self._stamps(data)
+        captions = [stamp.caption for stamp in stamps.entries]
+        model.config = dataclasses.replace(model.config, vocabulary=tuple(dict.fromkeys(captions)))
+        items = self.scenes(stamps, model, settings)
+        return Built(self.objective(model, settings, Context(captions, fresh)), items)
+
+    def captions(self, data: DataSettings) -> Sequence[str]:
+        """See `Task`; one made-up caption where the stamps are not there yet."""
+        if data.stamps and (Path(data.stamps) / "manifest.json").is_file():
+            return [stamp.caption for stamp in ObjectSet(Path(data.stamps)).entries]
+        return ["an object"]
+
+    def _stamps(self, data: DataSettings) -> ObjectSet:
+        if not data.stamps:
+            raise ValueError(f"The {self.name} trainer draws scenes of stamps; give data.stamps.")
+        return ObjectSet(Path(data.stamps))
+
+
+class EncodersTask(StampsTask[EncodersSettings]):
+    """Patch and query encoders against each other."""
+
+    name = "encoders"
+    settings = EncodersSettings
+
+    def objective(self, model: SoundingModel, settings: EncodersSettings, context: Context) -> EncodersObjective:
+        """See `Task`."""
+        return EncodersObjective(model, settings, list(context.captions))
+
+    def scenes(self, stamps: ObjectSet, model: SoundingModel, settings: EncodersSettings) -> SceneItems:
+        """See `StampsTask`."""
+        return SceneItems(stamps, model, backdrops=settings.remembers)
+
+
+class ReplayTask(StampsTask[RecallSettings]):
+    """The last layers before a mask's condition, on scenes and replayed class features."""
+
+    name = "recall"
+    settings = RecallSettings
+    locations = ("cache",)
+
+    def objective(self, model: SoundingModel, settings: RecallSettings, context: Context) -> RecallObjective:
+        """See `Task`."""
+        return RecallObjective(model, settings, list(context.captions))
+
+    def scenes(self, stamps: ObjectSet, model: SoundingModel, settings: RecallSettings) -> RecallItems:
+        """See `StampsTask`."""
+        return RecallItems(stamps, model, settings)
+
+    def epoch(self, settings: RecallSettings, items: Items) -> int:
+        """See `Task`."""
+        return settings.scenes
+
+    def quick(self, settings: RecallSettings) -> RecallSettings:
+        """See `Task`."""
+        return dataclasses.replace(settings, scenes=2, imagined=2, cache="")
+
+
+class SegmenterTask(Task[SegmenterSettings]):
+    """The click decoder, on scenes of the stamps and of further cut-outs."""
+
+    name = "segmenter"
+    settings = SegmenterSettings
+    locations = ("cutouts", "cache")
+
+    def objective(self, model: SoundingModel, settings: SegmenterSettings, context: Context) -> SegmenterObjective:
+        """See `Task`."""
+        return SegmenterObjective(model, settings)
+
+    def items(self, model: SoundingModel, settings: SegmenterSettings, data: DataSettings) -> SegmenterItems:
+        """See `Task`."""
+        if not data.stamps or not settings.cutouts:
+            raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
+        cutouts = read_cutouts(Path(settings.cutouts), held_out=False)
+        return SegmenterItems(with_stamps(cutouts, ObjectSet(Path(data.stamps))), model, settings)
+
+    def folders(self, settings: SegmenterSettings) -> tuple[str, ...]:
+        """See `Task`."""
+        return (settings.cutouts,)
