@@ -12,7 +12,7 @@ import torch
 from sounding.config import PARTS, SEGMENTER
 from sounding.model import SoundingModel
 
-from .data.shards import find_folders
+from .data.shard_folders import find_folders
 from .engine.learner import build_accelerator
 from .engine.loader import Order
 from .engine.loop import train

@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from training.data import folder_lock
+from training.data import folder_lock, sample_decoding, tar_reader
 from training.data import shard_writer as making
+from training.data.shard_folders import find_folders
 from training.data.shard_format import MOST_JSON, ShardIndex, encode_flac
 from training.data.shard_writer import make_shards
-from training.data.shards import Shards, find_folders
+from training.data.shards import Shards
 
 from ..conftest import ROOT
 from .test_shards import EVERYTHING, FEATURES, Drawn
@@ -109,17 +110,15 @@ def test_hostile_members_are_one_sentence(what: str, folder: Path, tmp_path: Pat
     with pytest.raises(ValueError, match=r"shard-000000\.tar") as error:
         shards[0]
     assert "\n" not in str(error.value)
-    assert shards._lock.acquire(timeout=1)  # nobody waits for it
+    assert shards._tars._lock.acquire(timeout=1)  # nobody waits for it
 
 
 def test_a_sound_of_hours_and_many_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.data import shards as reader
-
-    monkeypatch.setattr(reader, "MOST_SECONDS", 1)
+    monkeypatch.setattr(sample_decoding, "MOST_SECONDS", 1)
     long = foreign(tmp_path / "long", JSON + member("0.flac", encode_flac(np.zeros(16_001))))
     with pytest.raises(ValueError, match="longer than 1 s"):
         long[0]
-    monkeypatch.setattr(reader, "MOST_BYTES", 2000)
+    monkeypatch.setattr(tar_reader, "MOST_BYTES", 2000)
     large = foreign(tmp_path / "large", JSON + member("0.0.jpg", bytes(3000)))
     with pytest.raises(ValueError, match="has a sample of 4,608 bytes, but at most 2,000"):
         large[0]
@@ -267,7 +266,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 
-sys.path[:0] = [".", "tests"]
+sys.path[:0] = [".", "tests/training"]
 from test_shards import Drawn
 from training.data.shard_writer import make_shards
 

@@ -18,7 +18,7 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from training.data import shards as reader
+from training.data import tar_reader
 from training.data.shard_format import Sample, ShardIndex, Skipped
 from training.data.shard_writer import Source, make_shards
 from training.data.shards import Shards
@@ -157,12 +157,37 @@ def test_loader_with_processes_gives_the_same_samples(folder: Path) -> None:
     assert torch.equal(batch["waveform"], torch.stack([sample["waveform"] for sample in here[:4]]))
 
 
+def test_a_frame_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_shards(Drawn(4, features=True), tmp_path, shard_size=3)
+    whole, single = Shards(tmp_path, FEATURES), Shards(tmp_path, ("frames",))
+    assert whole.only("frames")[2].keys() == {"frames"}
+    read: list[int] = []
+    seen = tar_reader.TarReader.read
+
+    def counted(self: tar_reader.TarReader, place: int, start: int, size: int) -> bytes:
+        read.append(size)
+        return seen(self, place, start, size)
+
+    monkeypatch.setattr(tar_reader.TarReader, "read", counted)
+    patches = whole[3]["patches"]
+    assert sum(read) > 2 * 2 * 8 * 32 * 16  # mean and deviation
+    read.clear()
+    frames = single[3]["frames"]
+    assert sum(read) < 2048  # headers
+    read.clear()
+    assert len(frames) == 2
+    assert torch.equal(frames[1], patches[1])
+    assert read == [2 * 25 * 16]
+    with pytest.raises(IndexError, match="Frame 2 was asked of a sample that has 2"):
+        frames[2]
+
+
 def test_pickles_threads_and_few_open_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "OPEN_FILES", 1)
+    monkeypatch.setattr(tar_reader, "OPEN_FILES", 1)
     shards = Shards(folder, ("id", "pictures"))
     order = [int(i) for i in np.random.default_rng(0).integers(0, 9, 60)]
     expected = [shards[i] for i in order]
-    assert len(shards._files) == 1
+    assert len(shards._tars._files) == 1
     copy = pickle.loads(pickle.dumps(shards))
     with ThreadPoolExecutor(4) as pool:
         assert all(map(same, expected, pool.map(copy.__getitem__, order)))

@@ -309,7 +309,7 @@ def random_batch() -> dict[str, Tensor]:
 def test_patches_can_be_mixed_with_anothers(tiny_checkpoint: Path, features: Path) -> None:
     model = sounding.load(tiny_checkpoint, device="cpu")
     plain, mixed = (GroundedItems(features, model, GroundedSettings(mix=mix)) for mix in (0.0, 0.5))
-    every = [plain.shards[index]["patches"][0].float() for index in range(len(plain))]
+    every = [plain.shards[index]["frames"][0].float() for index in range(len(plain))]
     shares = []
     for seed in range(20):
         patches = mixed.item(0, np.random.default_rng(seed))["patches"]

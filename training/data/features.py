@@ -20,9 +20,10 @@ from sounding.encoders.audio import ClapAudioQuery
 from sounding.encoders.patches import mask_to_grid
 from sounding.model import SoundingModel
 
+from .shard_folders import Folders
 from .shard_format import Kind, Sample, Skipped, reason
 from .shard_writer import Source, digest
-from .shards import Folders, Shards
+from .shards import Shards
 
 T = TypeVar("T")
 FROZEN = ("patches", "query", "vae")

@@ -13,8 +13,9 @@ from sounding.audio.resampling import fit_length, resample
 
 from .object_set import ObjectSet
 from .settings import DataSettings
+from .shard_folders import Folders
 from .shard_format import SAMPLE_RATE
-from .shards import Folders, Shards
+from .shards import Shards
 from .waveforms import fill, mix
 
 

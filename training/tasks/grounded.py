@@ -24,7 +24,8 @@ from sounding.utils.fields import Checked, Range
 
 from ..data.features import check_conditions, check_features
 from ..data.settings import DataSettings
-from ..data.shards import Folders, Shards
+from ..data.shard_folders import Folders
+from ..data.shards import Shards
 from ..engine.loader import SPREAD, Item
 from ..engine.objective import Objective
 from ..engine.settings import Share, Weight
@@ -76,7 +77,7 @@ class GroundedItems:
         ValueError: the features were computed with other encoders or another VAE than `model`'s.
     """
 
-    fields: tuple[str, ...] = ("id", "patches", "queries", "mean", "std")
+    fields: tuple[str, ...] = ("id", "frames", "queries", "mean", "std")
 
     def __init__(self, folder: Folders, model: SoundingModel, settings: GroundedSettings):
         self.shards = Shards(folder, self.fields, optional=("coverage", "backdrop"))
@@ -102,8 +103,8 @@ class GroundedItems:
         row = self.shards[index]
         shape = row["mean"].shape
         within, noise = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for _ in range(2))
-        frame = int(rng.integers(len(row["patches"])))
-        patches, queries, coverage = row["patches"][frame].float(), row["queries"].float(), row.get("coverage")
+        frame = int(rng.integers(len(row["frames"])))
+        patches, queries, coverage = row["frames"][frame].float(), row["queries"].float(), row.get("coverage")
         # Drawn for every item alike, so that what one of them lacks does not move another's noise.
         caption, wants_mask = float(rng.random()), bool(rng.random() < self.by_mask)
         if coverage is None and (wants_mask or not len(queries)):
@@ -112,13 +113,13 @@ class GroundedItems:
                 f"with grounding.mask_training {self.by_mask}; give data with masks or captions."
             )
         if self.mix:
-            others = self.shards[int(rng.integers(len(self)))]["patches"]
+            others = self.shards.only("frames")[int(rng.integers(len(self)))]["frames"]
             other = others[int(rng.integers(len(others)))].float()
             patches = patches.lerp(other, self.mix * float(rng.random()))
         heard, shown = row, coverage is not None and len(queries) > 0
         if self.backdrop and rng.random() < self.backdrop:
-            coverage, wants_mask, heard = self._backdrop(row), True, self.shards[int(rng.integers(len(self)))]
-            shown = False
+            heard = self.shards.only("mean", "std")[int(rng.integers(len(self)))]
+            coverage, wants_mask, shown = self._backdrop(row), True, False
         return {
             "id": row["id"],
             "latents": heard["mean"].float() + heard["std"].float() * within,
