@@ -25,8 +25,9 @@ from sounding.audio.mel import MelSpectrogram
 from sounding.config import SoundingConfig
 from sounding.diffusion import build_noise_schedule
 from sounding.model import SoundingModel
+from training.engine.environment import build_accelerator
 from training.engine.estimate import estimate, measure_speed
-from training.engine.learner import Learner, backward, build_accelerator
+from training.engine.optimization import TrainedModule, backward
 from training.engine.settings import LoopConfig
 from training.tasks.grounded import GroundedObjective, GroundedSettings
 
@@ -39,7 +40,7 @@ def our_step(model: SoundingModel, batch: int, compiled: bool) -> Callable[[], N
     loop = LoopConfig(**{**vars(LOOP), "compile": compiled})
     accelerator = build_accelerator(loop)
     objective = GroundedObjective(model, GroundedSettings())
-    learner = Learner(objective, loop, accelerator)
+    learner = TrainedModule(objective, loop, accelerator)
     objective.place(accelerator.device)
     objective.train()
     one = objective.example(accelerator.device)
@@ -48,7 +49,7 @@ def our_step(model: SoundingModel, batch: int, compiled: bool) -> Callable[[], N
     def step() -> None:
         for name in ("latents", "noise", "patches", "query"):
             features[name].normal_()
-        backward(learner, None, features, 1, accelerator)
+        backward(learner, None, features, 1)
         learner.step(loop.lr)
 
     return step

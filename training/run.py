@@ -13,7 +13,7 @@ from sounding.config import PARTS, SEGMENTER
 from sounding.model import SoundingModel
 
 from .data.shard_folders import find_folders
-from .engine.learner import build_accelerator
+from .engine.environment import build_accelerator
 from .engine.loader import Order
 from .engine.loop import train
 from .engine.previews import check_previews, make_previews

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sounding.config import PatchConfig, QueryConfig, SoundingConfig
 from sounding.encoders.patches import PatchEncoder
 from sounding.model import SoundingModel
-from training.engine.learner import parameter_groups
 from training.engine.objective import Objective
+from training.engine.optimization import parameter_groups
 from training.starter.imagenet import Memory, Objects, known_classes, load_imagenet
 from training.tasks.encoders import EncodersObjective, EncodersSettings
 

@@ -17,7 +17,7 @@ from sounding.grounding import match_moments
 from sounding.model import SoundingModel
 from training.data.object_set import ObjectSet
 from training.data.tensor_cache import TensorCache
-from training.engine.learner import parameter_groups
+from training.engine.optimization import parameter_groups
 from training.starter.imagenet import known_classes, load_imagenet, published_weights
 from training.starter.inversion import Cells, Wanted
 from training.starter.replay import Last, RecallObjective, RecallSettings

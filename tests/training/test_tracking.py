@@ -24,7 +24,7 @@ from PIL import Image
 from sounding.images.drawing import mel_picture
 from sounding.utils.fields import from_dict
 from training.engine import tracking
-from training.engine.learner import build_accelerator
+from training.engine.environment import build_accelerator
 from training.engine.previews import PreviewSound
 from training.engine.report import Report
 from training.engine.settings import LoopConfig

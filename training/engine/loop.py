@@ -1,4 +1,4 @@
-"""The loop that every trainer shares, on one process or many: steps, averaging, states, reports.
+"""The loop that every trainer shares, on one process or many: steps, states, reports, validation, previews.
 
 A run stopped at any moment goes on to the very weights of an unbroken one: items and their noise follow from
 seed and step (see `loader`), and a state holds everything else. SIGTERM makes it keep a state first.
@@ -9,23 +9,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from .learner import Learner, backward, build_accelerator, learning_rate
-from .loader import Items, Order, build_loader
+from .environment import build_accelerator, tf32
+from .loader import Item, Items, Order, build_loader
 from .objective import Critic, Objective
+from .optimization import backward
 from .report import Report
 from .settings import LoopConfig
 from .states import States
-from .stopping import Stopped, Termination
+from .stopping import FiniteCheck, Stopped, Termination
 from .tracking import tracker_names
+from .training_state import TrainingState
 
 log = logging.getLogger("training")
 
@@ -54,36 +55,17 @@ def train(
 
     Raises:
         FloatingPointError: loss or gradient is not finite; names the items and the last state.
-        ValueError: settings that do not fit the data or the processes.
+        ValueError: settings that do not fit the data, the processes or the machine.
         Stopped: SIGTERM came; a state of the last whole step is kept.
     """
     accelerator = accelerator or build_accelerator(loop)
     main, steps = accelerator.is_main_process, loop.length(len(items))
-    learner = Learner(objective, loop, accelerator)
-    objective.place(accelerator.device)
-    opponent = Learner(critic, loop, accelerator) if critic is not None else None
-    average = EMAModel(learner.parameters, decay=loop.ema, foreach=True) if loop.ema else None
+    training = TrainingState(objective, critic, loop, steps, accelerator)
     states, first = States(folder / "states", loop.keep), 0
     if (state := states.latest()) is not None:
         first = state["step"]
-        learner.load(state["learner"])
-        if opponent is not None:
-            opponent.load(state["critic"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-            average.to(accelerator.device)
+        training.load(state)
         log.info("%s goes on from step %d", folder, first)
-
-    def save(step: int) -> Path | None:
-        if main:
-            parts = {
-                "learner": learner.state(),
-                "critic": opponent.state() if opponent else None,
-                "average": average.state_dict() if average else None,
-            }
-            return states.save(step, parts)
-        return None
-
     order = Order(
         len(items),
         batch=loop.batch,
@@ -95,9 +77,10 @@ def train(
         processes=accelerator.num_processes,
     )
     batches = iter(build_loader(items, order, workers=workers, pin=accelerator.device.type == "cuda"))
-    check = _FiniteCheck(states)
+    check = FiniteCheck(states)
     saved = time.monotonic()
     with (
+        tf32(loop.tf32),
         Termination(accelerator) as termination,
         Report(
             folder,
@@ -112,35 +95,21 @@ def train(
     ):
         for step in range(first, steps):
             objective.train()
-            ids: list[str] = []
-            sums: dict[str, Tensor] = {}
-            for micro in range(loop.accumulate):
-                with report.waiting():
-                    batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
-                ids += batch["id"]
-                last = micro == loop.accumulate - 1
-                with nullcontext() if last else accelerator.no_sync(learner.model):
-                    for name, value in backward(learner, opponent, batch, loop.accumulate, accelerator).items():
-                        sums[name] = sums.get(name, 0) + value / loop.accumulate
-            rate = learning_rate(step, steps, loop)
-            sums["gradient"] = learner.step(rate)
-            if opponent is not None:
-                opponent.step(rate)
-            if average is not None:
-                average.step(learner.parameters)
+            losses, ids = _gradients(training, batches, report)
+            figures = training.update(step)
             if accelerator.num_processes > 1:
-                own = [*(value.float() for value in sums.values()), termination.mark(sums["loss"])]
-                stacked = accelerator.reduce(torch.stack(own), "mean")
-                termination.observe(stacked[-1])
-                sums = dict(zip(sums, stacked[:-1], strict=True))
-            check(step, sums["loss"] + sums["gradient"], ids)
-            report.step(step + 1, {**sums, "rate": rate})
+                stacked = torch.stack([*(value.float() for value in losses.values()), termination.mark(losses["loss"])])
+                means = accelerator.reduce(stacked, "mean")
+                termination.observe(means[-1])
+                losses = dict(zip(losses, means[:-1], strict=True))
+            check(step, losses["loss"] + figures.get("gradient", 0.0), ids)
+            report.step(step + 1, {**losses, **figures})
 
             stopped = termination.asked()
             due = stopped or step + 1 == steps or time.monotonic() - saved > loop.save_minutes * 60
             if due or (loop.save_steps and (step + 1) % loop.save_steps == 0):
                 check.now()
-                kept = save(step + 1)
+                kept = states.save(step + 1, training.state()) if main else None
                 saved = time.monotonic()
                 if stopped:
                     if kept is not None:
@@ -148,47 +117,23 @@ def train(
                     accelerator.wait_for_everyone()  # a launcher ends all processes with the first one
                     raise Stopped
             if preview is not None and main and preview_due(step + 1):
-                objective.eval()
-                with _averaged(average, learner.parameters):
+                with training.averaged():
                     preview(step + 1, report)
     accelerator.wait_for_everyone()
-    if average is not None:
-        average.copy_to(learner.parameters)
-    objective.eval()
+    training.finish()
 
 
-class _FiniteCheck:
-    """Stops at a loss or gradient that is not finite. Looks one step late, so that no step waits for the device."""
-
-    def __init__(self, states: States):
-        self.states = states
-        self.pending: tuple[int, Tensor, list[str]] | None = None
-
-    def __call__(self, step: int, value: Tensor, ids: list[str]) -> None:
-        self.now()
-        self.pending = (step, value, ids)
-
-    def now(self) -> None:
-        """Look at what is pending."""
-        if self.pending is None:
-            return
-        (step, value, ids), self.pending = self.pending, None
-        if not torch.isfinite(value):
-            raise FloatingPointError(
-                f"Loss or gradient is not finite at step {step}, with the items {', '.join(ids)}. "
-                f"{self.states.describe_last()} Lower loop.lr, or look at those items."
-            )
-
-
-@contextmanager
-def _averaged(average: EMAModel | None, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """The running average in place of the weights."""
-    if average is None:
-        yield
-        return
-    average.store(parameters)
-    average.copy_to(parameters)
-    try:
-        yield
-    finally:
-        average.restore(parameters)
+def _gradients(training: TrainingState, batches: Iterator[Item], report: Report) -> tuple[dict[str, Tensor], list[str]]:
+    """Add up the gradients of a step's micro-batches; gives their mean losses and the items' ids."""
+    accelerator, accumulate = training.accelerator, training.loop.accumulate
+    ids: list[str] = []
+    losses: dict[str, Tensor] = {}
+    for micro in range(accumulate):
+        with report.waiting():
+            batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
+        ids += batch["id"]
+        # Processes share their gradients with the last micro-batch.
+        with nullcontext() if micro == accumulate - 1 else accelerator.no_sync(training.objective.model):
+            for name, value in backward(training.objective, training.critic, batch, accumulate).items():
+                losses[name] = losses.get(name, 0) + value / accumulate
+    return losses, ids

@@ -39,6 +39,19 @@ class Objective(nn.Module):
     def place(self, device: torch.device) -> None:
         """Called once before the first step: choose what runs fastest on `device`."""
 
+    def checkpoint_gradients(self) -> None:
+        """Let modules recompute their activations in the backward pass instead of keeping them; called once, before the
+        first step. Here that is diffusers' models.
+
+        Raises:
+            ValueError: none of the modules can.
+        """
+        able = [module for module in self.modules() if getattr(module, "_supports_gradient_checkpointing", False)]
+        for module in able:
+            module.enable_gradient_checkpointing()  # type: ignore[operator]
+        if not able:
+            raise ValueError("loop.gradient_checkpointing is on, but nothing that this task trains can; turn it off.")
+
     def install(self, model: SoundingModel) -> None:
         """Put what was learnt into `model`, where it is not learnt in place."""
 

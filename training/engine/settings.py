@@ -31,8 +31,10 @@ class LoopConfig(Checked):
 
     `batch` is the whole batch of a step, over all processes and accumulated micro-batches. Give `steps` or
     `epochs`. `ema` 0 keeps no running average of the weights. `precision` "auto" is bf16 where that is fast
-    (`fast_bf16`), else fp32. `trackers` names experiment trackers that accelerate knows and that are installed, or is
-    "all" or "none".
+    (`fast_bf16`), else fp32; fp16 comes with a loss scaler. `tf32` lets NVIDIA's GPUs multiply float32 numbers with ten
+    bits of their mantissa, which is faster; null leaves torch's own defaults (convolutions do, matrix products do not).
+    `gradient_checkpointing` recomputes activations in the backward pass, which takes less memory and more time.
+    `trackers` names experiment trackers that accelerate knows and that are installed, or is "all" or "none".
     """
 
     batch: Annotated[int, Range(1, 1_000_000)]
@@ -47,9 +49,11 @@ class LoopConfig(Checked):
     weight_decay: Annotated[float, Range(0, 10)] = 0.0
     clip: Annotated[float, Range(1e-9, 1e9)] = 1.0
     seed: Seed = 0
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     ema: Beta = 0.0
+    tf32: bool | None = None
     compile: bool = False
+    gradient_checkpointing: bool = False
     keep: Annotated[int, Range(1, 10_000)] = 3
     save_minutes: Annotated[float, Range(0, 525_600)] = 5.0
     save_steps: Steps = 0  # as well as by time; 0 saves by time alone
@@ -59,8 +63,9 @@ class LoopConfig(Checked):
     @property
     def mixed_precision(self) -> str:
         """`precision` as accelerate calls it, on this machine."""
-        bf16 = fast_bf16() if self.precision == "auto" else self.precision == "bf16"
-        return "bf16" if bf16 else "no"
+        if self.precision == "auto":
+            return "bf16" if fast_bf16() else "no"
+        return "no" if self.precision == "fp32" else self.precision
 
     def length(self, items: int) -> int:
         """Steps of the run on a set of `items`.

@@ -1,4 +1,4 @@
-"""SIGTERM, which cluster schedulers send before they kill: the step is finished, a state kept, and the process ends."""
+"""What ends a run early: a loss that is not finite, and SIGTERM, which cluster schedulers send before they kill."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from .states import States
 
 STATUS = 128 + signal.SIGTERM  # what a shell says of a process that SIGTERM ended
 
@@ -63,3 +65,31 @@ class Termination:
         if self._alone:
             return self._noticed
         return self._pending is not None and bool(self._pending > 0)
+
+
+class FiniteCheck:
+    """Stops at a loss or gradient that is not finite. Looks one step late, so that no step waits for the device."""
+
+    def __init__(self, states: States):
+        self.states = states
+        self.pending: tuple[int, Tensor, list[str]] | None = None
+
+    def __call__(self, step: int, value: Tensor, ids: list[str]) -> None:
+        """Look at the step before, and remember this one.
+
+        Raises:
+            FloatingPointError: naming the step, its items and the last good state.
+        """
+        self.now()
+        self.pending = (step, value, ids)
+
+    def now(self) -> None:
+        """Look at what is pending."""
+        if self.pending is None:
+            return
+        (step, value, ids), self.pending = self.pending, None
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"Loss or gradient is not finite at step {step}, with the items {', '.join(ids)}. "
+                f"{self.states.describe_last()} Lower loop.lr, or look at those items."
+            )

@@ -32,7 +32,7 @@ from ..data.features import FeatureSource
 from ..data.scenes import TEMPLATES
 from ..data.shard_format import SAMPLE_RATE
 from ..data.shard_writer import Source, digest, make_shards
-from ..engine.learner import build_accelerator
+from ..engine.environment import build_accelerator
 from ..engine.loop import train
 from ..engine.states import check_writable, plain_disk_errors
 from ..recipe import RECIPES, read_recipe

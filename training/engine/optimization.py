@@ -1,4 +1,4 @@
-"""A module that learns with its optimiser: learning rate, gradients of one or many processes, steps."""
+"""Optimisation: the learning-rate schedule, and modules with their optimisers on one process or many."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from .objective import Critic, Features, Objective
 from .settings import LoopConfig
-from .tracking import tracker_names
 
 
 def learning_rate(step: int, steps: int, loop: LoopConfig) -> float:
-    """Learning rate of `step` in a run of `steps`."""
+    """The schedule: learning rate of `step` in a run of `steps`, a linear warm-up and a cosine or constant after it."""
     if step < loop.warmup:
         return loop.lr * (step + 1) / loop.warmup
     if loop.schedule == "constant":
@@ -37,8 +34,8 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": parameters, "share": share} for share, parameters in groups.items()]
 
 
-class Learner:
-    """A module, its optimiser and its learning rate; `model` is what processes share, `module` what it wraps."""
+class TrainedModule:
+    """A module with its optimiser; `model` is what processes share, `module` what it wraps."""
 
     def __init__(self, module: nn.Module, loop: LoopConfig, accelerator: Accelerator):
         self.module, self.loop, self.accelerator = module, loop, accelerator
@@ -47,19 +44,28 @@ class Learner:
         groups = parameter_groups(module)
         # Not in the optimiser's groups: those come back from states, which earlier versions wrote without it.
         self.shares = [group.pop("share") for group in groups]
-        optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             groups, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
         )
-        self.model, self.optimizer = accelerator.prepare(module, optimizer)
+        self.model = accelerator.prepare(module)
         if loop.compile:
             self.model = torch.compile(self.model)
 
     def step(self, rate: float) -> Tensor:
-        """One step along the gradients that are there; returns their norm before clipping."""
+        """One step along the gradients that are there; returns their norm before clipping. Where it is not finite and
+        there is a loss scaler (float16), the weights stay; its `update` is the caller's, once for all modules.
+        """
         for group, share in zip(self.optimizer.param_groups, self.shares, strict=True):
             group["lr"] = rate * share
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.loop.clip or math.inf)
-        self.optimizer.step()
+        scaler = self.accelerator.scaler
+        # Not accelerate's clipping and optimiser, which unscale and update for all modules each time.
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.loop.clip or math.inf)
+        if scaler is not None:
+            scaler.step(self.optimizer)
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.accelerator.num_processes > 1:  # running statistics, of which every process saw its share
             for buffer in self.module.buffers():
@@ -77,55 +83,31 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def check_environment(loop: LoopConfig) -> None:
-    """Look at what the settings need of this machine and its packages.
-
-    Raises:
-        ValueError: a tracker that is not there.
-    """
-    tracker_names(loop.trackers)
-
-
-def build_accelerator(loop: LoopConfig) -> Accelerator:
-    """One process or, started by `accelerate launch`, several; the device is accelerate's choice.
-
-    Raises:
-        ValueError: see `check_environment`.
-    """
-    check_environment(loop)
-    # accelerate keeps one precision a process, but stages of different ones run after each other.
-    AcceleratorState._reset_state()
-    return Accelerator(
-        mixed_precision=loop.mixed_precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-
-
 def backward(
-    learner: Learner, critic: Learner | None, batch: dict[str, Any], accumulate: int, accelerator: Accelerator
+    trained: TrainedModule, critic: TrainedModule | None, batch: dict[str, Any], accumulate: int
 ) -> dict[str, Tensor]:
     """Add the gradients of one of `accumulate` micro-batches, the critic's too; returns the losses, detached."""
-    losses = learner.model(batch)
+    losses = trained.model(batch)
     if critic is not None:
-        losses = _adversarial(learner, critic, losses, accumulate, accelerator)
-    accelerator.backward(losses["loss"] / accumulate)
+        losses = _adversarial(trained, critic, losses, accumulate)
+    trained.accelerator.backward(losses["loss"] / accumulate)
     return {name: value.detach() for name, value in losses.items()}
 
 
 def _adversarial(
-    learner: Learner, critic: Learner, losses: dict[str, Tensor], accumulate: int, accelerator: Accelerator
+    trained: TrainedModule, critic: TrainedModule, losses: dict[str, Tensor], accumulate: int
 ) -> dict[str, Tensor]:
     """Add the critic's own gradients; gives the objective's losses with what the critic adds to them."""
-    objective, discriminator = learner.module, critic.module
+    objective, discriminator = trained.module, critic.module
     assert isinstance(objective, Objective)
     assert isinstance(discriminator, Critic)
     real, made = losses.pop("real"), losses.pop("made")
     both: Features = critic.model(torch.cat([real, made.detach()]))
     features_of_real, features_of_made = ([[x.chunk(2)[half] for x in maps] for maps in both] for half in (0, 1))
     critic_loss = discriminator.critic_loss(features_of_real, features_of_made)
-    accelerator.backward(critic_loss / accumulate)
+    trained.accelerator.backward(critic_loss / accumulate)
     discriminator.requires_grad_(False)  # its own gradients are complete; now it only judges
-    with accelerator.autocast():
+    with trained.accelerator.autocast():
         features_of_made = discriminator(made)
     discriminator.requires_grad_(True)
     added = discriminator.objective_losses(features_of_real, features_of_made)

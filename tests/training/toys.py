@@ -1,0 +1,88 @@
+"""The smallest things that the loop trains: ten items, a linear map, and programs that train it in processes."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.engine.objective import Objective
+from training.engine.settings import LoopConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+class Numbers:
+    """Ten items, each with noise of its own."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": torch.from_numpy(rng.standard_normal(4, np.float32)) + index}
+
+
+class Line(Objective):
+    """A linear map with a running statistic, as grounding has one; learns to turn items round."""
+
+    def __init__(self, bad_step: int = -1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 4)
+        self.calls, self.bad_step = 0, bad_step
+        self.register_buffer("level", torch.tensor(0.0))
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        x = batch["x"]
+        with torch.no_grad():
+            self.level += 0.1 * (x.mean() - self.level)
+        loss = (self.layer(x) - x.flip(1)).square().mean()
+        if self.calls == self.bad_step:
+            loss = loss * math.nan
+        self.calls += 1
+        return {"loss": loss}
+
+
+LOOP = LoopConfig(batch=4, lr=0.05, steps=12, warmup=2, precision="fp32", ema=0.9, save_steps=1, keep=2, seed=3)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+SCRIPT = """
+import dataclasses, os, sys, time
+sys.path[:0] = [{root!r}]
+from pathlib import Path
+import torch
+from tests.training.toys import LOOP, Line, Numbers
+from training.engine.loop import train
+class Slow(Line):
+    def forward(self, batch):
+        Path(f"{{__file__}}.{{os.environ.get('RANK', 0)}}.{{self.calls}}").touch()
+        if not Path(f"{{__file__}}.told").exists():
+            time.sleep({pause})
+        return super().forward(batch)
+objective = Slow()
+train(objective, Numbers(), dataclasses.replace(LOOP, **{changes!r}), Path({folder!r}), workers={workers})
+if int(os.environ.get("RANK", 0)) == 0:
+    torch.save(objective.state_dict(), {result!r})
+"""
+# On CPUs `accelerate launch` begins one process, whatever number it is given; what it calls for GPUs begins two.
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ALONE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+def script(tmp_path: Path, folder: Path, pause: float = 0.0, workers: int = 0, **changes: Any) -> tuple[Path, Path]:
+    """A program that trains with changes of LOOP, and where it puts the weights. It says how often it was called, and
+    pauses at each call until it is told not to.
+    """
+    file, result = tmp_path / f"{folder.name}.py", tmp_path / f"{folder.name}.pt"
+    places = {"root": str(ROOT), "folder": str(folder), "result": str(result)}
+    file.write_text(SCRIPT.format(**places, pause=pause, workers=workers, changes=changes))
+    return file, result
