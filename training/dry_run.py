@@ -74,6 +74,8 @@ def estimate_step(
     objective: Objective, loop: LoopConfig, *, steps: int, processes: int = 1, critic: Critic | None = None
 ) -> Estimate:
     """`estimate` of an objective in a loop, its critic with it."""
+    if loop.gradient_checkpointing:
+        objective.checkpoint_gradients()
     return estimate(
         objective if critic is None else _Judged(objective, critic),
         lambda device: (objective.example(device),),

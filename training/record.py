@@ -35,6 +35,7 @@ ASIDE = (
     "loop.save_steps",
     "loop.log_every",
     "loop.trackers",
+    "loop.gradient_checkpointing",
     "data.workers",
     "preview",
     "out",

@@ -13,7 +13,7 @@ from sounding.config import PARTS, SEGMENTER
 from sounding.model import SoundingModel
 
 from .data.shard_folders import find_folders
-from .engine.environment import build_accelerator
+from .engine.environment import build_accelerator, check_environment
 from .engine.loader import Order
 from .engine.loop import train
 from .engine.previews import check_previews, make_previews
@@ -53,6 +53,7 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
         ValueError, OSError: whatever would end the run then: see `begin` and `Task.items`; a batch that cannot be
             split, a preview that cannot be made.
     """
+    check_environment(recipe.loop)
     task, data = TASKS[recipe.task], recipe.data
     model = begin(recipe)
     effective = dataclasses.replace(recipe, model=model.config)

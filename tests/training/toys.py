@@ -57,10 +57,10 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 
 SCRIPT = """
 import dataclasses, os, sys, time
-sys.path[:0] = [{root!r}]
+sys.path[:0] = [{root!r}, {here!r}]
 from pathlib import Path
 import torch
-from tests.training.toys import LOOP, Line, Numbers
+from toys import LOOP, Line, Numbers
 from training.engine.loop import train
 class Slow(Line):
     def forward(self, batch):
@@ -83,6 +83,6 @@ def script(tmp_path: Path, folder: Path, pause: float = 0.0, workers: int = 0, *
     pauses at each call until it is told not to.
     """
     file, result = tmp_path / f"{folder.name}.py", tmp_path / f"{folder.name}.pt"
-    places = {"root": str(ROOT), "folder": str(folder), "result": str(result)}
+    places = {"root": str(ROOT), "here": str(Path(__file__).parent), "folder": str(folder), "result": str(result)}
     file.write_text(SCRIPT.format(**places, pause=pause, workers=workers, changes=changes))
     return file, result

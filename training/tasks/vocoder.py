@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sounding.audio.mel import MelSpectrogram
 from sounding.model import SoundingModel
@@ -116,6 +118,11 @@ class VocoderObjective(Objective):
         """The VAE is no child, so nobody else moves it."""
         for vae in self._vae:
             vae.to(device)
+
+    def checkpoint_gradients(self) -> None:
+        """Of the generator, its residual blocks, which keep most."""
+        for block in self.generator.resblocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""
