@@ -38,7 +38,7 @@ class SoundingExtension(ComfyExtension):
     """The pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes. Models folders and the route are registered here: old hosts never call `on_load`."""
+        """All nodes. Model folders and the route are registered here, since old hosts never call `on_load`."""
         register_folder()
         register_sam_folders()
         register_routes()

@@ -1,4 +1,4 @@
-"""From a picture and a selection in it to what the sampler attends to."""
+"""From an image and a selection in it to the condition of the sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLAMP = {"checkpoint default": None, "on": True, "off": False}
 
 
 class SoundingEncodeImage(io.ComfyNode):
-    """A picture as a grid of patch embeddings."""
+    """An image as a grid of patch embeddings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,13 +26,13 @@ class SoundingEncodeImage(io.ComfyNode):
         return schema(
             node_id="SoundingEncodeImage",
             display_name="Sounding Encode Image",
-            description="Looks at a picture once; any number of masks and texts can then select something in it.",
-            search_aliases=["see picture", "patch embeddings", "clip vision"],
+            description="Encodes an image once; any number of masks and texts can then select something in it.",
+            search_aliases=["see picture", "encode image", "patch embeddings", "clip vision"],
             inputs=[
                 ModelType.Input("model", tooltip="From Sounding Load Model."),
-                io.Image.Input("image", tooltip="The picture, of any size; a batch is fine."),
+                io.Image.Input("image", tooltip="The image, of any size; a batch is fine."),
             ],
-            outputs=[PatchesType.Output(display_name="patches", tooltip="The picture as the model sees it.")],
+            outputs=[PatchesType.Output(display_name="patches", tooltip="The image as the model sees it.")],
         )
 
     @classmethod
@@ -44,7 +44,7 @@ class SoundingEncodeImage(io.ComfyNode):
 
 
 class SoundingGroundMask(io.ComfyNode):
-    """A mask in the place of attention."""
+    """A mask instead of attention."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -52,13 +52,13 @@ class SoundingGroundMask(io.ComfyNode):
         return schema(
             node_id="SoundingGroundMask",
             display_name="Sounding Ground by Mask",
-            description="Selects what is to sound by a mask. Several masks (a batch) are several sounds.",
+            description="Selects what is to sound by a mask. Each mask of a batch makes a sound of its own.",
             search_aliases=["mask to sound", "select object", "segment to sound"],
             inputs=[
                 PatchesType.Input("patches", tooltip="From Sounding Encode Image."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="White on the object. Of any size: it is stretched over the picture. Each mask of a batch "
+                    tooltip="White on the object, at any size: it is stretched over the image. Each mask of a batch "
                     "makes a sound of its own.",
                 ),
                 io.Combo.Input(
@@ -66,7 +66,8 @@ class SoundingGroundMask(io.ComfyNode):
                     options=list(CLAMP),
                     default="checkpoint default",
                     optional=True,
-                    tooltip="on cuts off the negative weights that patches outside of the mask can get, and rescales.",
+                    tooltip="on cuts off the negative weights that patches outside the mask can get, and rescales the "
+                    "rest.",
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -75,7 +76,7 @@ class SoundingGroundMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, patches: Patches, mask: Tensor, clamp: str = "checkpoint default") -> io.NodeOutput:
-        """Bring the mask to attention's statistics and gather the patches."""
+        """Bring the mask to the statistics of attention weights and gather the patches."""
         if clamp not in CLAMP:
             raise ValueError(f"clamp is {clamp!r}, but one of {', '.join(CLAMP)} is expected.")
         condition = patches.model.on_device("grounding").ground(
@@ -85,7 +86,7 @@ class SoundingGroundMask(io.ComfyNode):
 
 
 class SoundingGroundText(io.ComfyNode):
-    """Attention asked by a sentence."""
+    """Attention with a text as its query."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -93,11 +94,11 @@ class SoundingGroundText(io.ComfyNode):
         return schema(
             node_id="SoundingGroundText",
             display_name="Sounding Ground by Text",
-            description="Selects what is to sound by words, and shows where in the picture the model found it.",
+            description="Selects what is to sound by words, and shows where in the image the model finds it.",
             search_aliases=["text to sound", "attention map", "find object"],
             inputs=[
                 PatchesType.Input("patches", tooltip="From Sounding Encode Image."),
-                io.Image.Input("image", tooltip="The same picture, to draw the attention on."),
+                io.Image.Input("image", tooltip="The same image, to draw the attention on."),
                 io.String.Input(
                     "text", multiline=True, default="a dog", tooltip="What to listen for, such as 'a dog'."
                 ),
@@ -113,15 +114,15 @@ class SoundingGroundText(io.ComfyNode):
                 ConditionType.Output(display_name="condition", tooltip="The selection, for Sounding Sampler."),
                 io.Mask.Output(
                     display_name="attention",
-                    tooltip="Where the model looks, least to most as 0 to 1, in the picture's size.",
+                    tooltip="Where the model looks, least to most as 0 to 1, in the image's size.",
                 ),
-                io.Image.Output(display_name="overlay", tooltip="The attention drawn on the picture."),
+                io.Image.Output(display_name="overlay", tooltip="The attention drawn on the image."),
             ],
         )
 
     @classmethod
     def execute(cls, patches: Patches, image: Tensor, text: str, one_sound_a_line: bool = False) -> io.NodeOutput:
-        """Encode the text and let it ask the patches."""
+        """Encode the text, and let it attend to the patches."""
         image = checked_image(image)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         texts = lines if one_sound_a_line else [" ".join(lines)]
@@ -132,8 +133,8 @@ class SoundingGroundText(io.ComfyNode):
             texts, nearest = texts * len(condition), nearest * len(condition)
         if len(image) not in (1, len(condition)):
             raise ValueError(
-                f"There are {len(image)} pictures and {len(condition)} selections, but equal numbers (or one picture) "
-                "are expected; connect the picture that went into Sounding Encode Image."
+                f"There are {len(image)} images and {len(condition)} selections, but equal numbers (or one image) "
+                "are expected; connect the image that went into Sounding Encode Image."
             )
         attention = condition.attention_map((image.shape[1], image.shape[2]))
         device = model_management.intermediate_device()

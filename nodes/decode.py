@@ -18,7 +18,7 @@ from .host.wires import Mel, MelType, ModelType
 
 
 class SoundingDecode(io.ComfyNode):
-    """Latents to spectrograms."""
+    """Latents to mel spectrograms."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,7 +26,7 @@ class SoundingDecode(io.ComfyNode):
         return schema(
             node_id="SoundingDecode",
             display_name="Sounding Decode",
-            description="Turns a latent into a mel spectrogram, and into a picture of it.",
+            description="Turns a latent into a mel spectrogram, and draws it as an image.",
             search_aliases=["mel spectrogram", "audio vae decode"],
             inputs=[
                 ModelType.Input("model", tooltip="From Sounding Load Model."),
@@ -34,7 +34,9 @@ class SoundingDecode(io.ComfyNode):
             ],
             outputs=[
                 MelType.Output(display_name="mel", tooltip="The spectrogram, for Sounding Vocode."),
-                io.Image.Output(display_name="picture", tooltip="Time to the right, low notes at the bottom."),
+                io.Image.Output(
+                    display_name="picture", tooltip="Time from left to right, low frequencies at the bottom."
+                ),
             ],
         )
 
@@ -51,7 +53,7 @@ class SoundingDecode(io.ComfyNode):
 
 
 class SoundingVocode(io.ComfyNode):
-    """Spectrograms to sound."""
+    """Mel spectrograms to waveforms."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -67,12 +69,12 @@ class SoundingVocode(io.ComfyNode):
                 level_input(optional=True),
                 fade_input(),
             ],
-            outputs=[io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound an item.")],
+            outputs=[io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; one sound per item of the batch.")],
         )
 
     @classmethod
     def execute(cls, model: LoadedModel, mel: Mel, level: bool = True, fade_out: float = -1.0) -> io.NodeOutput:
-        """Run the vocoder and bring the sounds to one level."""
+        """Run the vocoder, and bring all sounds to the same loudness."""
         batch, frames = mel.mel.shape[:2]
         waveform = model.on_device("vocoder", batch=batch, frames=frames).vocode(mel.mel, mel.seconds)
         rate = model.config.audio.sample_rate

@@ -12,7 +12,7 @@ from ..sounding.audio.resampling import resample
 from ..sounding.config import SAMPLERS
 from ..sounding.diffusion import MAX_SEED, draw_noise, item_seeds
 from ..sounding.grounding import Condition
-from .host.conversions import audio_waveform, latent_places, latent_renew, latent_samples, with_samples
+from .host.conversions import audio_waveform, latent_batch_indices, latent_noise_mask, latent_samples, with_samples
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar
 from .host.schemas import MAX_SECONDS, OWN, cfg_input, schema, steps_input
@@ -20,7 +20,7 @@ from .host.wires import ConditionType, ModelType
 
 
 class SoundingEmptyLatent(io.ComfyNode):
-    """Room for sounds."""
+    """Zeros of the shape of a sound's latent."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,7 +28,7 @@ class SoundingEmptyLatent(io.ComfyNode):
         return schema(
             node_id="SoundingEmptyLatent",
             display_name="Sounding Empty Latent",
-            description="An empty latent for sounds of a length.",
+            description="An empty latent for sounds of a given length.",
             search_aliases=["sound length", "seconds", "duration"],
             inputs=[
                 ModelType.Input("model", tooltip="From Sounding Load Model: it knows the latent's shape."),
@@ -53,7 +53,7 @@ class SoundingEmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, seconds: float, batch_size: int) -> io.NodeOutput:
-        """Zeros, with the length that was asked for."""
+        """Make zeros, and note the length that was asked for."""
         config = model.config
         shape = (batch_size, config.vae.latent_channels, config.latent_frames(seconds), config.latent_bands)
         samples = torch.zeros(shape, device=model_management.intermediate_device())
@@ -61,7 +61,7 @@ class SoundingEmptyLatent(io.ComfyNode):
 
 
 class SoundingSampler(io.ComfyNode):
-    """Diffusion."""
+    """Noise to a latent, by diffusion."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -77,7 +77,7 @@ class SoundingSampler(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     tooltip="From Sounding Empty Latent, or Sounding Encode Audio to vary a sound. With a noise mask "
-                    "(Set Latent Noise Mask) only what is white in it is made anew.",
+                    "(Set Latent Noise Mask) only what is white in it is generated anew.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -93,8 +93,8 @@ class SoundingSampler(io.ComfyNode):
                     "scheduler",
                     options=[OWN, *SAMPLERS],
                     default=OWN,
-                    tooltip="checkpoint takes what it is best used with. ddim is the paper's, at 200 steps; dpm++ "
-                    "needs fewer steps.",
+                    tooltip="checkpoint takes the checkpoint's own. ddim is the paper's, with 200 steps; dpm++ needs "
+                    "fewer steps.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -102,7 +102,7 @@ class SoundingSampler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 starts from noise alone. Less keeps that much more of the sound in the latent.",
+                    tooltip="1 starts from pure noise. Lower values keep more of the sound in the latent.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The sound's latent, for Sounding Decode.")],
@@ -120,7 +120,7 @@ class SoundingSampler(io.ComfyNode):
         scheduler: str,
         denoise: float,
     ) -> io.NodeOutput:
-        """Draw one noise an item and run the sampler; what the latent's noise mask leaves out stays as it is."""
+        """Draw the noise of each item and run the sampler; what the latent's noise mask leaves out stays as it is."""
         config = model.config
         samples = latent_samples(latent, config)
         if condition.tokens.shape[-1] != config.grounding.condition_width:
@@ -129,8 +129,8 @@ class SoundingSampler(io.ComfyNode):
                 f"{config.grounding.condition_width}; use one model for all nodes of a chain."
             )
         rows = max(len(condition), len(samples))
-        noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, latent_places(latent, rows)))
-        renew = latent_renew(latent, rows)
+        noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, latent_batch_indices(latent, rows)))
+        renew = latent_noise_mask(latent, rows)
         frames = samples.shape[2] * config.vae.stride
         made = model.on_device("grounding", "unet", batch=rows, frames=frames).sample(
             condition,
@@ -147,7 +147,7 @@ class SoundingSampler(io.ComfyNode):
 
 
 class SoundingEncodeAudio(io.ComfyNode):
-    """A sound to latents."""
+    """A sound to its latent."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

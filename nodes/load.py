@@ -21,7 +21,7 @@ class SoundingLoadModel(io.ComfyNode):
         return schema(
             node_id="SoundingLoadModel",
             display_name="Sounding Load Model",
-            description="Loads the model that turns an object in a picture into its sound.",
+            description="Loads the model that turns an object in an image into its sound.",
             search_aliases=["sound checkpoint", "object sound model", "foley model"],
             inputs=[
                 io.Combo.Input(
@@ -35,7 +35,7 @@ class SoundingLoadModel(io.ComfyNode):
                     options=[AUTO, *DTYPES],
                     default=AUTO,
                     optional=True,
-                    tooltip="Precision of the weights. auto takes what suits the device; a CPU always works in fp32.",
+                    tooltip="Precision of the weights. auto takes what suits the device; a CPU always uses fp32.",
                 ),
             ],
             outputs=[ModelType.Output(display_name="model", tooltip="The model, for all other Sounding nodes.")],
@@ -43,7 +43,7 @@ class SoundingLoadModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, dtype: str = AUTO) -> str:
-        """A file replaced under the same name is read again; nothing else is."""
+        """Read the file again if it was replaced under the same name, and only then."""
         try:
             path = checkpoint_path(checkpoint or STARTER_LABEL)
             stat = path.stat()

@@ -1,4 +1,4 @@
-"""Several sounds to tracks and one mix."""
+"""Several sounds to tracks, with gains, and one mix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .click.state import GAINS
 from .host.conversions import audio_waveform
 from .host.schemas import schema
 
-SOUNDS = "sounding_sounds"  # the key of what the node tells the page of a run: the mix, then each track
+SOUNDS = "sounding_sounds"  # key of the node's output for the page: files of the mix, then of each track
 MAX_TRACKS = 256
 FORM = "write one number of dB per track, such as 0, -6"
 
@@ -37,33 +37,35 @@ class SoundingMixTracks(io.ComfyNode):
             "gains",
             default="",
             optional=True,
-            tooltip="dB of each track: connect the click node's gains, or write 0, -6, ... One number is for all; none "
-            "leaves the tracks as they are.",
+            tooltip="dB per track: connect the click node's gains, or write 0, -6, ... One number is for all tracks; "
+            "none leaves them as they are.",
         )
         return schema(
             node_id="SoundingMixTracks",
             display_name="Sounding Mix Tracks",
-            description="Applies each sound's gain and mixes all of them, without clipping. Hear the mix and every "
-            "track here.",
+            description="Applies a gain to each sound and mixes them without clipping. Plays the mix and every track "
+            "in the node.",
             search_aliases=["mixer", "merge audio", "combine sounds", "volume", "batch of audio", "tracks"],
             is_output_node=True,
             is_input_list=True,
             inputs=[
                 io.Audio.Input(
                     "audio",
-                    tooltip="One track per sound of the batch, at any rate, mono or stereo; a list is joined.",
+                    tooltip="One track per sound of the batch, at any sample rate, mono or stereo; a list is joined.",
                 ),
                 io.Audio.Input(
-                    "audio_2", optional=True, tooltip="More tracks, such as those of another chain; they come after."
+                    "audio_2",
+                    optional=True,
+                    tooltip="More tracks, such as those of another chain; they come after the others.",
                 ),
                 io.MultiType.Input(gains, types=[io.Float, io.Int]),
             ],
             outputs=[
                 io.Audio.Output(
                     display_name="tracks",
-                    tooltip="Each sound with its gain, as a batch: Save Audio writes a file per track.",
+                    tooltip="Each sound with its gain, as a batch: Save Audio writes one file per track.",
                 ),
-                io.Audio.Output(display_name="mix", tooltip="All tracks together, at most at -1 dBTP: it cannot clip."),
+                io.Audio.Output(display_name="mix", tooltip="All tracks together, at most -1 dBTP: it cannot clip."),
             ],
         )
 
@@ -80,15 +82,15 @@ class SoundingMixTracks(io.ComfyNode):
         return io.NodeOutput(
             {"waveform": tracks, "sample_rate": rate},
             {"waveform": mix, "sample_rate": rate},
-            ui={SOUNDS: [heard(sound, rate) for sound in (*mix, *tracks)]},
+            ui={SOUNDS: [written(sound, rate) for sound in (*mix, *tracks)]},
         )
 
 
-def heard(sound: Tensor, rate: int) -> dict[str, str]:
-    """A sound [channels, samples] as a file that the page can get.
+def written(sound: Tensor, rate: int) -> dict[str, str]:
+    """Write a sound [channels, samples] to a file that the page can fetch.
 
-    The host's own helper makes mono 3 dB softer in some versions (it mixes it to stereo), and pages play the first file
-    of an output alone.
+    In some versions the host's own helper makes mono 3 dB quieter (it mixes it to stereo), and pages play only the
+    first file of an output.
     """
     path = Path(folder_paths.get_temp_directory()) / f"sounding_mix_{uuid.uuid4().hex}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,12 +99,12 @@ def heard(sound: Tensor, rate: int) -> dict[str, str]:
 
 
 def joined(audio: list[Any]) -> tuple[Tensor, int]:
-    """Sounds of one or several AUDIO as one batch [B, channels, samples], and its rate.
+    """The sounds of one or several AUDIO as one batch [B, channels, samples], and its sample rate.
 
-    The highest rate and stereo win (mono is the same on both channels), and shorter sounds end in silence.
+    All get the highest of their rates, and two channels if one of them has two; shorter ones are padded with silence.
 
     Raises:
-        ValueError: something else than mono or stereo sounds, or too many.
+        ValueError: sounds with more than two channels, or too many sounds.
     """
     checked = [audio_waveform(each) for each in audio]
     rate = max(rate for _, rate in checked)
@@ -118,10 +120,12 @@ def joined(audio: list[Any]) -> tuple[Tensor, int]:
 
 
 def read_gains(values: list[Any], tracks: int) -> list[float]:
-    """dB of each track, out of numbers and texts such as `0, -6` or `[0, -6]`; one is for all, none is 0.
+    """The gain of each track in dB, from numbers and texts such as `0, -6` or `[0, -6]`.
+
+    One number is for all tracks, none is 0 dB.
 
     Raises:
-        ValueError: another number of gains, or one that is no number of dB.
+        ValueError: another number of gains than tracks, or one that is not a number of dB.
     """
     gains: list[float] = []
     for value in values:
@@ -158,5 +162,5 @@ def _numbers(value: Any) -> list[Any]:
         try:
             entries += [float(word)] if word else []
         except ValueError:
-            entries.append(word)  # what is wrong with it is said with its range
+            entries.append(word)  # `read_gains` says what is wrong with it
     return entries

@@ -1,4 +1,4 @@
-"""The whole way in one node: picture and mask to sound."""
+"""All steps in one node: image and mask to sound."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .sureness import report
 
 
 class SoundingThisObject(io.ComfyNode):
-    """Picture and mask to sound."""
+    """Image and mask to sound."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,15 +28,15 @@ class SoundingThisObject(io.ComfyNode):
         return schema(
             node_id="SoundingThisObject",
             display_name="Sound This Object",
-            description="Makes the sound of the masked object in a picture. Works out of the box, without a download.",
+            description="Makes the sound of the masked object in an image. Works out of the box, without a download.",
             search_aliases=["image to audio", "sound effect", "foley", "sounding objects"],
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
-                io.Image.Input("image", tooltip="The picture."),
+                io.Image.Input("image", tooltip="The image."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="White on the object that is to sound; of any size. Each mask of a batch makes a sound of "
+                    tooltip="White on the object that is to sound, at any size. Each mask of a batch makes a sound of "
                     "its own.",
                 ),
                 io.Float.Input(
@@ -64,12 +64,12 @@ class SoundingThisObject(io.ComfyNode):
                 fade_input(),
             ],
             outputs=[
-                io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound a mask."),
+                io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound per mask."),
                 io.Image.Output(display_name="picture", tooltip="The sound's mel spectrogram."),
                 io.Float.Output(
                     display_name="sureness",
-                    tooltip="How sure the model is that it knows what is masked, 0 to 1; of several masks the least. "
-                    "Below 0.5 the sound may be that of something else.",
+                    tooltip="How sure the model is that it knows what is masked, 0 to 1; the lowest over several "
+                    "masks. Below 0.5 it may sound like something else.",
                 ),
             ],
         )
@@ -87,10 +87,11 @@ class SoundingThisObject(io.ComfyNode):
         level: bool = True,
         fade_out: float = -1.0,
     ) -> io.NodeOutput:
-        """Run `SoundingModel.generate`, with the host moving each part in before its use."""
+        """Run `SoundingModel.generate`."""
         image, mask = checked_image(image), checked_mask(mask)
         if model is None:
-            # The host then keeps the starter in its own cache of outputs: another seed does not read it again.
+            # Expanded to a loader and this node, so that the host keeps the starter in its cache of outputs and another
+            # seed does not read it again.
             graph = GraphBuilder()
             loaded = graph.node("SoundingLoadModel", checkpoint=STARTER_LABEL)
             inner = graph.node(

@@ -1,4 +1,4 @@
-"""Click, box or words to a mask."""
+"""Points, a box or words to a mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .host.wires import SegmenterType
 
 
 class SoundingLoadSam(io.ComfyNode):
-    """A segmenter from the box or from disk."""
+    """The segmenter that comes with the pack, or one from disk."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -42,7 +42,7 @@ class SoundingLoadSam(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, segmenter_name: str | None = None) -> str:
-        """A model replaced under the same name is read again; nothing else is."""
+        """Read the model again if it was replaced under the same name, and only then."""
         if segmenter_name in (None, STARTER_LABEL):
             return STARTER_LABEL
         try:
@@ -59,7 +59,7 @@ class SoundingLoadSam(io.ComfyNode):
 
 
 def open_segmenter(name: str) -> LoadedSegmenter:
-    """A handle on a model that `sam_names` offers.
+    """Load a segmenter that `sam_names` offers.
 
     Raises:
         ValueError: no such model, or a file of another kind.
@@ -76,12 +76,12 @@ class SoundingSamMask(io.ComfyNode):
         return schema(
             node_id="SoundingSamMask",
             display_name="Sounding SAM Mask",
-            description="Selects one object by points, a box or words. The picture is looked at once; another click "
-            "then takes a moment only.",
+            description="Selects one object by points, a box or words. The image is encoded once; another click "
+            "then takes only a moment.",
             search_aliases=["segment", "click to mask", "points to mask", "sam detector", "text to mask"],
             inputs=[
                 SegmenterType.Input("segmenter", tooltip="From Sounding Load SAM."),
-                io.Image.Input("image", tooltip="The picture. Each picture of a batch gets a mask of its own."),
+                io.Image.Input("image", tooltip="The image. Each image of a batch gets a mask of its own."),
                 io.String.Input(
                     "positive_coords",
                     default="",
@@ -91,7 +91,7 @@ class SoundingSamMask(io.ComfyNode):
                     "negative_coords",
                     default="",
                     optional=True,
-                    tooltip="Points that are not on the object, in the same form.",
+                    tooltip="Points outside the object, in the same form.",
                 ),
                 io.String.Input(
                     "box",
@@ -103,7 +103,8 @@ class SoundingSamMask(io.ComfyNode):
                     "text",
                     default="",
                     optional=True,
-                    tooltip="What to select, such as 'dog'; only SAM 3 understands words. Selects all that it names.",
+                    tooltip="What to select, such as 'dog'; only SAM 3 understands words. Selects everything that "
+                    "they name.",
                 ),
             ],
             outputs=[
@@ -112,7 +113,7 @@ class SoundingSamMask(io.ComfyNode):
                     display_name="soft_mask",
                     tooltip="The sigmoid of the model's raw logits. For Sounding Ground by Mask, as in the paper.",
                 ),
-                io.Float.Output(display_name="score", tooltip="How good the model believes the mask to be, 0 to 1."),
+                io.Float.Output(display_name="score", tooltip="The model's own score of the mask, 0 to 1."),
             ],
         )
 
@@ -126,9 +127,9 @@ class SoundingSamMask(io.ComfyNode):
         box: str = "",
         text: str = "",
     ) -> io.NodeOutput:
-        """Prepare each picture once and ask for the object."""
+        """Encode each image once and ask for the object."""
         prompt = Prompt.from_strings(positive_coords, negative_coords, box, text)
-        found = [segmenter.segment(picture[None], prompt) for picture in checked_image(image)]
+        found = [segmenter.segment(one[None], prompt) for one in checked_image(image)]
         device = model_management.intermediate_device()
         soft = torch.stack([one.mask for one in found]).to(device)
         hard = torch.stack([one.logits > 0 for one in found]).float().to(device)

@@ -1,4 +1,4 @@
-"""What nodes say of how sure the model is."""
+"""How sure the model is that it knows what was selected, as nodes report it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..sounding.grounding import SURE
 from .host.progress import show_text
 
-SURENESS = "sounding_sureness"  # the key of what nodes tell the page of a run: an entry per selection
+SURENESS = "sounding_sureness"  # key of a node's output for the page: one entry per selection
 UNSURE = ": it may sound like something else; select it more clearly, or use a model that knows it."
 
 
@@ -21,16 +21,16 @@ def report(
     names: Sequence[str] | None = None,
     nearest: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """What the page and the history get of a run, for `io.NodeOutput(ui=...)`; the node shows its text at once.
+    """What a run reports to the page and the history, for `io.NodeOutput(ui=...)`; the node shows the text at once.
 
     Args:
         node: the class as the host runs it, with the hidden unique_id and dynprompt.
         sureness: [B] of `Condition.sureness`.
-        names: of the selections, where they have some.
-        nearest: known names that each of them is nearest to, where they are words; said of those that are not known.
+        names: of the selections, if they have any.
+        nearest: for selections by text, the known names nearest to each; reported where the model is not sure.
 
     Returns:
-        `{"sounding_sureness": [{"sureness": 0.37, "sure": false}, ...], "text": [...]}`, with a line per selection.
+        `{"sounding_sureness": [{"sureness": 0.37, "sure": false}, ...], "text": [...]}`, one line per selection.
     """
     shares = [round(float(each), 3) for each in sureness]
     entries: list[dict[str, Any]] = [{"sureness": share, "sure": share >= SURE} for share in shares]

@@ -1,6 +1,7 @@
-"""Keeps models that are used beside the host's queue and the queue itself out of each other's way.
+"""Mutual exclusion of the host's queue and models that are used outside it.
 
-The host's memory management knows one thread, the worker that takes workflows from the queue. Pure: no host, no torch.
+The host's memory management expects a single thread, the worker that takes workflows from the queue. Independent of
+host and torch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 
 
 class Queue(Protocol):
-    """What is used of the host's `PromptQueue`."""
+    """What is used here of the host's `PromptQueue`."""
 
     get: Any
 
@@ -26,18 +27,18 @@ class Busy(Exception):
 
 
 class QueueGate:
-    """Either the worker is at work, from one `queue.get` to the next, or we are: never both.
+    """Either the worker runs, from one `queue.get` to the next, or the code inside `alone` does: never both.
 
-    Checking whether a workflow runs is not enough, since one may start right after. So the worker is counted as it
-    leaves the queue, with something to do or to tidy up, and has to wait there while we are at work. We never wait
-    for it, and so nothing can wait for each other.
+    Checking whether a workflow runs is not enough, since one may start right after the check. So the worker is counted
+    as it leaves `queue.get`, with something to run or to tidy up, and has to wait there while `alone` is taken. `alone`
+    itself never waits, so there is no deadlock.
     """
 
     def __init__(self, queue: Queue):
         """Watch `queue`, before its worker starts."""
         self._queue = queue
         self._turn = threading.Condition()
-        self._working = 0  # workers that are not waiting for something to do
+        self._working = 0  # workers that are not waiting in `queue.get`
         self._alone = False
         self._counted = threading.local()
         take = queue.get
@@ -52,10 +53,10 @@ class QueueGate:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While this lasts no workflow starts; one that comes in waits for its end.
+        """No workflow starts inside this context; one that is queued meanwhile waits for its end.
 
         Raises:
-            Busy: one runs or waits already, or another thread is in here.
+            Busy: a workflow runs or waits already, or another thread is in here.
         """
         waiting = self._queue.get_tasks_remaining()
         with self._turn:

@@ -1,4 +1,4 @@
-"""Clicked objects to masks: the same way for what the page shows and for what the graph gets."""
+"""Clicked objects to masks, in the same way for what the page shows and for what the graph gets."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .state import ClickObject, Point
 if TYPE_CHECKING:
     from ...sounding.segment import Prompt, Segmentation
 
-# Larger pictures are segmented at this size and the masks enlarged: the page would not wait, and sees the same mask
-# as the graph gets.
+# Larger images are segmented at this size and the masks enlarged. This keeps clicking fast, and the page sees the same
+# masks as the graph gets.
 WORKING_SIDE = 1024
 
 
 @dataclass(frozen=True)
 class ObjectMask:
-    """One object's place in the working picture."""
+    """The mask of one object, in the working image."""
 
     mask: Tensor  # [h, w] float 0..1
     score: float  # the segmenter's own belief, 0..1
 
 
-def working_picture(image: Tensor) -> Tensor:
-    """A picture [1, H, W, 3] no longer than `WORKING_SIDE`: [1, h, w, 3]."""
+def working_image(image: Tensor) -> Tensor:
+    """An image [1, H, W, 3], reduced so that no side exceeds `WORKING_SIDE`: [1, h, w, 3]."""
     height, width = image.shape[1:3]
     scale = WORKING_SIDE / max(height, width)
     if scale >= 1:
@@ -45,20 +45,20 @@ def segment_objects(
     size: tuple[int, int],
     small: tuple[int, int],
 ) -> list[ObjectMask]:
-    """A mask for each clicked object.
+    """The mask of each clicked object.
 
     Args:
-        segment: what makes a mask in the working picture.
-        objects: with a point inside or a box, in pixels of the whole picture.
-        size: width and height of the whole picture.
-        small: those of the working picture.
+        segment: makes a mask in the working image.
+        objects: each with a point on it or a box, in pixels of the full image.
+        size: width and height of the full image.
+        small: those of the working image.
     """
     from ...sounding.segment import Prompt
 
     width, height = small
 
     def point(x: float, y: float) -> Point:
-        # Rounding must not move a point on the rim out of the picture.
+        # Rounding must not move a point on the edge out of the image.
         return min(x * width / size[0], float(width)), min(y * height / size[1], float(height))
 
     masks = []
@@ -74,13 +74,13 @@ def segment_objects(
     return masks
 
 
-def sides(picture: Tensor) -> tuple[int, int]:
+def sides(image: Tensor) -> tuple[int, int]:
     """Width and height of [1, H, W, 3]."""
-    return picture.shape[2], picture.shape[1]
+    return image.shape[2], image.shape[1]
 
 
-def whole_masks(masks: Sequence[ObjectMask], size: tuple[int, int]) -> Tensor:
-    """Masks in the whole picture's size (width, height): [N, H, W] float 0..1."""
+def full_size_masks(masks: Sequence[ObjectMask], size: tuple[int, int]) -> Tensor:
+    """The masks at the full image's size (width, height): [N, H, W] float 0..1."""
     stack = torch.stack([each.mask for each in masks])
     if stack.shape[1:] == (size[1], size[0]):
         return stack

@@ -1,4 +1,4 @@
-"""Click on objects in a picture: a mask each, ready to sound."""
+"""The node in which objects of an image are clicked: one mask per object."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ...sounding.utils.files import replacing
 from ..host.conversions import checked_image
 from ..host.schemas import schema
 from ..host.wires import SegmenterType
-from .images import PictureError, annotated_path, picture_names, read_picture
-from .masks import segment_objects, sides, whole_masks, working_picture
+from .images import ImageFileError, annotated_path, image_names, read_image
+from .masks import full_size_masks, segment_objects, sides, working_image
 from .state import ClickObject, StateError, parse_points, parse_state, points_json, with_points
 
 if TYPE_CHECKING:
     from ..host.loaded import LoadedSegmenter
 
-PICTURE_EVENT = "sounding.click.picture"
-SHOWN = "sounding_click"  # the key of what the node tells the page of a run
-NOTHING = "Nothing is clicked in the picture, but at least one object is expected; click on one in the node."
+IMAGE_EVENT = "sounding.click.picture"  # sent to the page where a run fails
+SHOWN = "sounding_click"  # key of the node's output for the page: a reference to the image
+NOTHING = "Nothing is clicked in the image, but at least one object is expected; click on one in the node."
 
 
 class SoundingClick(io.ComfyNode):
@@ -42,12 +42,12 @@ class SoundingClick(io.ComfyNode):
             optional=True,
             tooltip="Click on an object; right click excludes, dragging draws a box. Kept as JSON: see the help.",
         )
-        # The page draws the picture in the place of a text field; the value and its type stay a string.
+        # The page shows the image instead of a text field; the value stays a string.
         state.extra_dict = {"widgetType": "SOUNDING_CLICK"}
         return schema(
             node_id="SoundingClick",
             display_name="Sound Objects (click)",
-            description="Click on the objects in a picture that are to sound. Each gets a mask, shown at once, and a "
+            description="Click on the objects in an image that are to sound. Each gets a mask, shown at once, and a "
             "button to hear it.",
             search_aliases=["click to segment", "points editor", "select object", "click and hear", "sam points"],
             is_output_node=True,
@@ -55,20 +55,20 @@ class SoundingClick(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "picture",
-                    options=picture_names(),
+                    options=image_names(),
                     optional=True,
-                    tooltip="A picture in the input folder. One that is connected to image takes precedence.",
+                    tooltip="An image in the input folder. One that is connected to image takes precedence.",
                 ),
                 state,
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="A picture from another node. Load Image's shows at once, others after a run.",
+                    tooltip="An image from another node. Load Image's is shown at once, others after a run.",
                 ),
                 SegmenterType.Input(
                     "segmenter",
                     optional=True,
-                    tooltip="From Sounding Load SAM; without it the small segmenter in the box.",
+                    tooltip="From Sounding Load SAM; without it, the small segmenter that comes with the pack.",
                 ),
                 io.String.Input(
                     "positive_coords",
@@ -80,13 +80,15 @@ class SoundingClick(io.ComfyNode):
                     "negative_coords",
                     optional=True,
                     force_input=True,
-                    tooltip="More points outside of the first object that is on, in the same form.",
+                    tooltip="More points outside the first object that is on, in the same form.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The picture."),
-                io.Mask.Output(display_name="masks", tooltip="One mask for each object that is on, as a batch."),
-                io.String.Output(display_name="names", tooltip="The objects' names, one a line, in the masks' order."),
+                io.Image.Output(display_name="image", tooltip="The image."),
+                io.Mask.Output(display_name="masks", tooltip="One mask per object that is on, as a batch."),
+                io.String.Output(
+                    display_name="names", tooltip="The objects' names, one per line, in the order of the masks."
+                ),
                 io.Float.Output(
                     display_name="gains", tooltip="The objects' gains in dB, as a list.", is_output_list=True
                 ),
@@ -94,24 +96,26 @@ class SoundingClick(io.ComfyNode):
                     display_name="positive_coords", tooltip="Points on each object, as a list.", is_output_list=True
                 ),
                 io.String.Output(
-                    display_name="negative_coords", tooltip="Points outside of each, as a list.", is_output_list=True
+                    display_name="negative_coords",
+                    tooltip="Points outside each object, as a list.",
+                    is_output_list=True,
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, picture: str | None = None) -> bool:
-        """Pictures that were uploaded since, or lie in other folders, are not in the list: `execute` checks them."""
+        """Accept any name: images uploaded later, or in other folders, are not in the list; `execute` checks them."""
         return True
 
     @classmethod
     def fingerprint_inputs(cls, picture: str | None = None, **others: Any) -> str:
-        """A file replaced under the same name is read again."""
+        """Read the file again if it was replaced under the same name."""
         try:
             path = annotated_path(picture or "")
             stat = path.stat()
-        except (PictureError, OSError):
-            return str(picture)  # `execute` says what is wrong with it, unless a picture is connected
+        except (ImageFileError, OSError):
+            return str(picture)  # `execute` says what is wrong with it, unless an image is connected
         return f"{path} {stat.st_mtime_ns} {stat.st_size}"
 
     @classmethod
@@ -124,7 +128,7 @@ class SoundingClick(io.ComfyNode):
         positive_coords: str | None = None,
         negative_coords: str | None = None,
     ) -> io.NodeOutput:
-        """Segment what was clicked."""
+        """Make a mask of each clicked object."""
         clicked = parse_state(state)
         more = parse_points(positive_coords, negative_coords)
         linked = image is not None
@@ -132,13 +136,13 @@ class SoundingClick(io.ComfyNode):
         size = sides(image)
         shown = {SHOWN: [_reference(image)]} if linked else None
         try:
-            objects = with_points(clicked, size, *more).on_picture(*size)
+            objects = with_points(clicked, size, *more).on_image(*size)
             objects = tuple(each for each in objects if each.on and each.clicked)
             if not objects:
                 raise StateError(NOTHING)
         except StateError:
             if shown:
-                cls._show(shown)  # else a picture that a node made could never be clicked on
+                cls._show(shown)  # otherwise nobody could click on an image that a node made
             raise
         masks = _segmented(segmenter, image, objects)
         return io.NodeOutput(
@@ -153,47 +157,47 @@ class SoundingClick(io.ComfyNode):
 
     @classmethod
     def _show(cls, shown: dict[str, Any]) -> None:
-        """Tell the page of the picture although the run fails."""
+        """Send the image to the page although the run fails."""
         from server import PromptServer
 
         server = PromptServer.instance
         if server.client_id is not None:
-            server.send_sync(PICTURE_EVENT, {"node": cls.hidden.unique_id, "output": shown}, server.client_id)
+            server.send_sync(IMAGE_EVENT, {"node": cls.hidden.unique_id, "output": shown}, server.client_id)
 
 
 def _chosen(picture: str | None) -> Tensor:
     if not picture:
-        raise PictureError("There is no picture, but one is expected; upload one, choose one, or connect image.")
-    return read_picture(annotated_path(picture))
+        raise ImageFileError("There is no image, but one is expected; upload one, choose one, or connect image.")
+    return read_image(annotated_path(picture))
 
 
 def _single(image: Tensor) -> Tensor:
     image = checked_image(image)
     if len(image) != 1:
         raise ValueError(
-            f"image is a batch of {len(image)} pictures, but one is expected, since clicks belong to one picture; take "
-            "one out with Image From Batch."
+            f"image is a batch of {len(image)} images, but one is expected, since clicks belong to one image; take one "
+            "out with Image From Batch."
         )
     return image
 
 
 def _segmented(segmenter: LoadedSegmenter | None, image: Tensor, objects: tuple[ClickObject, ...]) -> Tensor:
     """[N, H, W] float 0..1."""
-    small = working_picture(image.cpu())
+    small = working_image(image.cpu())
     if segmenter is not None:
         masks = segment_objects(lambda prompt: segmenter.segment(small, prompt), objects, sides(image), sides(small))
     else:
         from ...sounding.segment import load_segmenter
 
-        # A few megabytes, read in a moment and used on the CPU: as the route does, so that the masks are the same.
+        # A few megabytes, read in a moment and run on the CPU, as in the route: so the masks are the same.
         starter = load_segmenter(STARTER)
         prepared = starter.prepare(small)
         masks = segment_objects(lambda prompt: starter.segment(prepared, prompt), objects, sides(image), sides(small))
-    return whole_masks(masks, sides(image))
+    return full_size_masks(masks, sides(image))
 
 
 def _reference(image: Tensor) -> dict[str, Any]:
-    """The picture as a file that the page can get: in the host's temporary folder, under a name made of its pixels."""
+    """The image as a file that the page can fetch: in the host's temporary folder, named by a hash of its pixels."""
     pixels = (image[0] * 255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
     digest = hashlib.sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()[:24]
     path = Path(folder_paths.get_temp_directory()) / f"sounding_click_{digest}.png"

@@ -1,7 +1,6 @@
-"""What the page asks while someone clicks: masks for clicks, at once and beside the queue.
+"""The route that the page asks for masks while someone clicks: `POST /sounding/click`, answered outside the queue.
 
-One route, `POST /sounding/click`. What it keeps of models and pictures is bounded. All that comes in is checked, and
-every error is a sentence.
+The models and images that it keeps are bounded. Everything that comes in is checked, and every error is a sentence.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from torch import Tensor
 
 from ..host.folders import STARTER_LABEL
 from .gate import Busy, QueueGate
-from .images import picture_path, read_picture
-from .masks import ObjectMask, segment_objects, sides, working_picture
+from .images import image_path, read_image
+from .masks import ObjectMask, segment_objects, sides, working_image
 from .segmenters import ClickSegmenters
 from .state import ClickState, read_state
 
@@ -38,7 +37,7 @@ logger = logging.getLogger(__name__)
 PATH = "/sounding/click"
 MAX_BODY = 256 * 1024  # bytes
 MAX_WAITING = 16  # requests; pages send one at a time
-KEPT_PICTURES = 4
+KEPT_IMAGES = 4
 
 
 class Refused(Exception):
@@ -50,54 +49,52 @@ class Refused(Exception):
 
 
 class Gone(Exception):
-    """The page no longer waits for the answer."""
+    """The page does not wait for the answer any more."""
 
 
 class ClickRoutes:
-    """The route, with its segmenters and the pictures last clicked on."""
+    """The route, with its segmenters and the images that were clicked on last."""
 
     def __init__(self, gate: QueueGate):
-        """`gate`: between us and the host's queue."""
+        """`gate`: keeps clicks apart from the host's queue."""
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sounding-click")
         self._segmenters = ClickSegmenters(gate)
         self._timer: asyncio.TimerHandle | None = None
-        # (path, time, bytes) of a file -> width and height, and the working picture
-        self._pictures: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], Tensor]] = OrderedDict()
+        # (path, time, bytes) of a file -> width and height, and the working image
+        self._images: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], Tensor]] = OrderedDict()
 
     def register(self, routes: web.RouteTableDef) -> None:
-        """Add the route; the host repeats it under /api."""
+        """Add the route, which the host repeats under /api."""
         routes.post(PATH)(self.answer)
 
     async def answer(self, request: web.Request) -> web.Response:
         """`{"picture": {"name", "subfolder", "type"}, "state": {...}}` -> a mask for each object of the state.
 
-        `"segmenter"` may name one of Sounding Load SAM's list.
-        The answer: `{"width", "height", "milliseconds", "masks": [{"png", "score"} or null, ...]}`, with the mask as
-        the alpha channel of a PNG of the working picture's size.
+        `"segmenter"` may be a name in Sounding Load SAM's list. The answer is `{"width", "height", "milliseconds",
+        "masks": [{"png", "score"} or null, ...]}`, with each mask as the alpha channel of a PNG of the working image's
+        size.
         """
         try:
             _same_origin(request)
             return web.json_response(await self._in_turn(request, *_read_request(await _body(request))))
         except Refused as refused:
             return _error(refused.status, str(refused))
-        except ValueError as error:  # what the state, the picture and the segmenter say of themselves
+        except ValueError as error:  # an invalid state, image or segmenter
             return _error(400, str(error))
         except Busy:
-            return _error(
-                503, "A workflow runs, which the model's memory belongs to; the mask follows when it is done."
-            )
+            return _error(503, "A workflow runs and needs the model's memory; the mask follows when it is done.")
         except Gone:
-            return _error(499, "The page no longer waits for this answer.")
+            return _error(499, "The page does not wait for this answer any more.")
         except Exception:
             logger.exception("Sounding: a click could not be answered")
             return _error(500, "The click could not be answered; the server's log says why.")
 
     async def _in_turn(
-        self, request: web.Request, picture: dict[str, str], state: ClickState, name: str
+        self, request: web.Request, reference: dict[str, str], state: ClickState, name: str
     ) -> dict[str, Any]:
-        """One request at a time, and none for a page that has gone on."""
+        """Answer one request at a time, and none that its page has given up."""
         if self._waiting >= MAX_WAITING:
             raise Refused(429, f"{MAX_WAITING} clicks wait for an answer already; wait a moment and click again.")
         self._waiting += 1
@@ -105,25 +102,27 @@ class ClickRoutes:
             async with self._lock:
                 if request.transport is None or request.transport.is_closing():
                     raise Gone
-                return await asyncio.get_running_loop().run_in_executor(self._worker, self._masks, picture, state, name)
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._worker, self._masks, reference, state, name
+                )
         finally:
             self._waiting -= 1
             self._tidy()
 
     def _tidy(self) -> None:
-        """Look again when a model may have been idle for long."""
+        """Release idle models, and plan the next check."""
         if self._timer is not None:
             self._timer.cancel()
         left = self._segmenters.tidy()
         self._timer = None if left is None else asyncio.get_running_loop().call_later(left + 1, self._tidy)
 
-    def _masks(self, picture: dict[str, str], state: ClickState, name: str) -> dict[str, Any]:
+    def _masks(self, reference: dict[str, str], state: ClickState, name: str) -> dict[str, Any]:
         """The work, in the one worker thread."""
         started = time.perf_counter()
         with torch.inference_mode():
-            path = picture_path(picture["name"], picture.get("subfolder", ""), picture.get("type", "input"))
-            size, small = self._picture(path)
-            objects = state.on_picture(*size)
+            path = image_path(reference["name"], reference.get("subfolder", ""), reference.get("type", "input"))
+            size, small = self._image(path)
+            objects = state.on_image(*size)
             clicked = [each for each in objects if each.clicked]
             with self._segmenters.on(name, small) as segment:
                 made = iter(segment_objects(segment, clicked, size, sides(small)))
@@ -131,34 +130,34 @@ class ClickRoutes:
         spent = round((time.perf_counter() - started) * 1000, 1)
         return {"width": size[0], "height": size[1], "milliseconds": spent, "masks": masks}
 
-    def _picture(self, path: Path) -> tuple[tuple[int, int], Tensor]:
-        """A file's width and height, and its working picture; kept until the file changes."""
+    def _image(self, path: Path) -> tuple[tuple[int, int], Tensor]:
+        """A file's width and height, and its working image; kept until the file changes."""
         stat = path.stat()
         key = (str(path), stat.st_mtime_ns, stat.st_size)
-        if key not in self._pictures:
-            picture = read_picture(path)
-            self._pictures[key] = (sides(picture), working_picture(picture))
-            while len(self._pictures) > KEPT_PICTURES:
-                self._pictures.popitem(last=False)
-        self._pictures.move_to_end(key)
-        return self._pictures[key]
+        if key not in self._images:
+            image = read_image(path)
+            self._images[key] = (sides(image), working_image(image))
+            while len(self._images) > KEPT_IMAGES:
+                self._images.popitem(last=False)
+        self._images.move_to_end(key)
+        return self._images[key]
 
 
 def register_routes() -> None:
-    """Add the route to the host's, where the host runs as a server."""
+    """Add the route to the host's server, where there is one."""
     import sys
 
-    server = sys.modules.get("server")  # importing it here would start half of one in tools that only list nodes
+    server = sys.modules.get("server")  # importing it would half start one in tools that only list nodes
     if server is not None and getattr(server.PromptServer, "instance", None) is not None:
         host = server.PromptServer.instance
         ClickRoutes(QueueGate(host.prompt_queue)).register(host.routes)
 
 
 def _same_origin(request: web.Request) -> None:
-    """Refuse what a page from elsewhere could make a browser send, unless the host was told to allow such pages.
+    """Refuse what a page of another origin can make a browser send, unless the host was told to allow such pages.
 
-    The host itself compares Origin and Host where the latter is this machine. Browsers also say where a request
-    comes from, and ask before they send JSON across origins: both are required here wherever the server is.
+    The host itself compares Origin and Host, but only where the latter is this machine. Browsers also say where a
+    request comes from (Sec-Fetch-Site), and ask before they send JSON across origins: both are required here.
     """
     if request.content_type != "application/json":
         raise Refused(415, f"The request is {request.content_type[:60]}, but application/json is expected; send JSON.")
@@ -168,7 +167,7 @@ def _same_origin(request: web.Request) -> None:
 
 
 async def _body(request: web.Request) -> Any:
-    """Parsed JSON out of no more than `MAX_BODY` bytes."""
+    """The request's JSON, parsed, of at most `MAX_BODY` bytes."""
     data = bytearray()
     try:
         async for chunk in request.content.iter_any():
@@ -186,16 +185,16 @@ async def _body(request: web.Request) -> Any:
 
 
 def _read_request(data: Any) -> tuple[dict[str, str], ClickState, str]:
-    """The picture's reference, what was clicked, and the segmenter's name."""
+    """The image's reference, what is clicked, and the segmenter's name."""
     if not isinstance(data, dict) or not {"picture", "state"} <= data.keys() <= {"picture", "state", "segmenter"}:
         raise Refused(400, "The request has not just the fields picture and state, which are expected; send both.")
-    picture, name = data["picture"], data.get("segmenter", STARTER_LABEL)
-    fine = isinstance(picture, dict) and picture.keys() <= {"name", "subfolder", "type"} and "name" in picture
-    if not fine or not all(isinstance(value, str) and len(value) <= 1024 for value in picture.values()):
+    reference, name = data["picture"], data.get("segmenter", STARTER_LABEL)
+    fine = isinstance(reference, dict) and reference.keys() <= {"name", "subfolder", "type"} and "name" in reference
+    if not fine or not all(isinstance(value, str) and len(value) <= 1024 for value in reference.values()):
         raise Refused(400, "picture is not a name, a subfolder and a type, but these strings are expected; send them.")
     if not isinstance(name, str) or len(name) > 1024:
         raise Refused(400, "segmenter is not a name, but one of Sounding Load SAM's list is expected; choose one.")
-    return picture, read_state(data["state"]), name
+    return reference, read_state(data["state"]), name
 
 
 def _shown(made: ObjectMask) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the click route segments with: the small segmenter in the box, or the SAM that the page's graph loads."""
+"""The segmenters of the click route: the small one that comes with the pack, or the SAM that the page's graph loads."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ if TYPE_CHECKING:
     from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
     from ..host.loaded import LoadedSegmenter
 
-IDLE = 300.0  # seconds without a click, after which a SAM is let go
+IDLE = 300.0  # seconds without a click after which a SAM is released
 
 
 class ClickSegmenters:
-    """At most two segmenters: the small one, kept, and one SAM, kept while it is clicked with.
+    """At most two segmenters: the small one, which stays, and one SAM, which stays while it is used.
 
-    The small one works on the CPU at any time. A SAM is moved by the host's memory management, which belongs to the
-    workflow that runs; so it works, comes and goes only while none does, and is moved away when another node needs the
-    room.
+    The small one runs on the CPU at any time. A SAM is moved by the host's memory management, which only the thread of
+    workflows may use: so it runs, and is released, only while no workflow runs, and gives way to other models.
     """
 
     def __init__(self, gate: QueueGate):
-        """`gate`: between us and the host's queue."""
+        """`gate`: keeps this apart from the host's queue."""
         self._gate = gate
         self._small: tuple[Segmenter, Cache] | None = None
         self._sam: tuple[str, LoadedSegmenter] | None = None
         self._used = 0.0
 
     @contextmanager
-    def on(self, name: str, picture: Tensor) -> Iterator[Callable[[Prompt], Segmentation]]:
-        """What makes masks in a picture [1, H, W, 3].
+    def on(self, name: str, image: Tensor) -> Iterator[Callable[[Prompt], Segmentation]]:
+        """A function that makes masks in an image.
 
         Args:
-            name: what Sounding Load SAM's list calls the segmenter.
-            picture: the working picture.
+            name: of the segmenter, as in Sounding Load SAM's list.
+            image: the working image, [1, H, W, 3].
 
         Raises:
             Busy: a SAM, while a workflow runs.
@@ -49,16 +48,16 @@ class ClickSegmenters:
         """
         if name == STARTER_LABEL:
             segmenter, cache = self._starter()
-            prepared = cache.prepare(segmenter, picture)
+            prepared = cache.prepare(segmenter, image)
             yield lambda prompt: segmenter.segment(prepared, prompt)
             return
         sam = self._loaded(name)
         with self._gate.alone():
-            yield lambda prompt: sam.segment(picture, prompt)
+            yield lambda prompt: sam.segment(image, prompt)
         self._used = time.monotonic()
 
     def tidy(self) -> float | None:
-        """Let go of a SAM that was not used for long; seconds until this is to be looked at again, or None."""
+        """Release a SAM that has not been used for `IDLE` seconds; seconds until the next check, or None."""
         left = self._used + IDLE - time.monotonic()
         if self._sam is not None and left <= 0:
             try:
@@ -80,7 +79,7 @@ class ClickSegmenters:
             from ..segment import open_segmenter
 
             with self._gate.alone():
-                self._sam = None  # the old one goes before the new one comes
-            self._sam = name, open_segmenter(name)  # a workflow need not wait for the file
+                self._sam = None  # release the old one before the new one is read
+            self._sam = name, open_segmenter(name)  # workflows need not wait while the file is read
         self._used = time.monotonic()
         return self._sam[1]

@@ -1,13 +1,13 @@
-"""What was clicked in a picture, as the one string that workflows keep: read strictly, and taken apart.
+"""What is clicked in an image, as the one string that workflows keep: parsed and checked.
 
-Pure: no host. The form, in pixels of a picture of `size`:
+Independent of the host. The form, in pixels of an image of `size`:
 
     {"version": 1, "size": [width, height], "objects": [
         {"name": "dog", "colour": "#e69f00", "on": true, "gain_db": 0,
          "positive": [{"x": 10, "y": 20}], "negative": [], "box": [left, top, right, bottom]}]}
 
-`size` may be null, then points are in pixels of whatever picture comes; `box` may be null. Points have the form of
-KJNodes' points editor and of ComfyUI's own SAM nodes; other forms are read as `sounding.segment.points` has them.
+`size` may be null: then points are in pixels of whatever image comes. `box` may be null. Points have the form of
+KJNodes' points editor and of ComfyUI's own SAM nodes; `sounding.segment.points` lists other forms that can be read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ...sounding.segment.points import MAX_SIDE, MAX_TEXT, Box, Point, number, p
 
 VERSION = 1
 MAX_OBJECTS = 32
-MAX_POINTS = 100  # of a kind in an object
+MAX_POINTS = 100  # per kind and object
 MAX_NAME = 100
 GAINS = (-60.0, 24.0)  # dB
 DEFAULT_COLOUR = "#e69f00"
-# How far width / height may be off where a picture comes in another size than the clicked one.
+# By how much the aspect ratio may differ where an image comes in another size than the clicked one.
 SAME_SHAPE = 0.02
 
 OBJECT_KEYS = {"name", "colour", "on", "gain_db", "positive", "negative", "box"}
@@ -34,7 +34,7 @@ RENEW = "set it again in the node, or repair the text"
 
 
 class StateError(ValueError):
-    """A click state, or a string of points, that is not what it should be."""
+    """An invalid click state, or an invalid string of points."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class ClickObject:
 
     @property
     def clicked(self) -> bool:
-        """Whether anything was set for it."""
+        """Whether it has any point or a box."""
         return bool(self.positive or self.negative or self.box)
 
     def scaled(self, across: float, down: float) -> ClickObject:
-        """The same clicks on a picture whose sides are so many times as long."""
+        """The same clicks on an image whose width and height are `across` and `down` times as large."""
         box = self.box and (self.box[0] * across, self.box[1] * down, self.box[2] * across, self.box[3] * down)
         return dataclasses.replace(
             self,
@@ -67,24 +67,24 @@ class ClickObject:
 
 @dataclass(frozen=True)
 class ClickState:
-    """All objects of a picture, and the width and height that their points are in."""
+    """All objects of an image, and the width and height of the image that their points refer to."""
 
     size: tuple[int, int] | None = None
     objects: tuple[ClickObject, ...] = ()
 
-    def on_picture(self, width: int, height: int) -> tuple[ClickObject, ...]:
-        """The objects in pixels of a picture; one of the same shape in another resolution is fine.
+    def on_image(self, width: int, height: int) -> tuple[ClickObject, ...]:
+        """The objects in pixels of an image, which may have another resolution than the clicked one.
 
         Raises:
-            StateError: the picture has another shape, a point lies outside, or an object has nothing that is inside it.
+            StateError: another aspect ratio, a point outside the image, or an object that has only points outside it.
         """
         objects = self.objects
         if self.size is not None and self.size != (width, height):
             across, down = width / self.size[0], height / self.size[1]
             if abs(across / down - 1) > SAME_SHAPE:
                 raise StateError(
-                    f"The objects were clicked in a picture of {self.size[0]} x {self.size[1]} pixels, but this one "
-                    f"has {width} x {height}, another shape; click on the objects of this picture anew."
+                    f"The objects were clicked in an image of {self.size[0]} x {self.size[1]} pixels, but this one "
+                    f"has {width} x {height}, another shape; click on the objects of this image anew."
                 )
             objects = tuple(each.scaled(across, down) for each in objects)
         for each in objects:
@@ -92,7 +92,7 @@ class ClickState:
             for x, y in (*each.positive, *each.negative, *corners):
                 if x > width or y > height:
                     raise StateError(
-                        f"A point of {each.name!r} is at {x:g}, {y:g}, but the picture has {width} x {height} "
+                        f"A point of {each.name!r} is at {x:g}, {y:g}, but the image has {width} x {height} "
                         f"pixels; {RENEW}."
                     )
             if each.clicked and not (each.positive or each.box):
@@ -104,10 +104,10 @@ class ClickState:
 
 
 def parse_state(text: str) -> ClickState:
-    """The state out of its string; an empty one has no objects.
+    """Parse the string of a state; an empty one has no objects.
 
     Raises:
-        StateError: anything but the form above: one sentence says what is wrong where.
+        StateError: another form than above; one sentence says what is wrong and where.
     """
     if not isinstance(text, str):
         raise StateError(f"state is {shown(text)}, but JSON as text is expected; {RENEW}.")
@@ -117,7 +117,7 @@ def parse_state(text: str) -> ClickState:
 
 
 def read_state(data: Any) -> ClickState:
-    """The state out of parsed JSON.
+    """The state from parsed JSON.
 
     Raises:
         StateError: see `parse_state`.
@@ -136,7 +136,7 @@ def read_state(data: Any) -> ClickState:
 
 
 def parse_points(positive: Any, negative: Any) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
-    """Points out of the strings of two inputs, such as `[{"x": 10, "y": 20}]`; nothing and an empty string have none.
+    """Points from the strings of two inputs, such as `[{"x": 10, "y": 20}]`; None and empty strings have none.
 
     Args:
         positive: the string of `positive_coords`.
@@ -160,13 +160,13 @@ def points_json(points: tuple[Point, ...]) -> str:
 def with_points(
     state: ClickState, size: tuple[int, int], positive: tuple[Point, ...], negative: tuple[Point, ...]
 ) -> ClickState:
-    """The state with points from elsewhere, for the first object that is on, or a new one.
+    """The state with more points for its first object that is on, or for a new object.
 
     Args:
         state: of the node.
-        size: width and height of the picture that the points are in pixels of.
+        size: width and height of the image that the points refer to.
         positive: points on the object.
-        negative: points outside of it.
+        negative: points outside it.
     """
     if not positive and not negative:
         return state

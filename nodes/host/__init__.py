@@ -1,1 +1,1 @@
-"""What knows the host: folders, model memory, types on the wires."""
+"""Everything that knows the host: folders, model memory, types, conversions, progress."""

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 def dense(value: Any, what: str, expected: str) -> Tensor:
-    """A plain tensor of real numbers, which is what all wires should carry.
+    """Check that an input is a plain tensor of real numbers, as it always should be.
 
     Args:
         value: what came.
-        what: the input's name, and `expected` what it should be, for the message.
+        what: the input's name, for the message.
+        expected: what it should be, likewise.
 
     Raises:
         ValueError: nothing came, or something else.
@@ -42,7 +43,7 @@ def checked_image(image: Any) -> Tensor:
     """An IMAGE as [B, H, W, 3].
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an IMAGE.
     """
     return check_image(dense(image, "image", "IMAGE, [B, H, W, 3],"))
 
@@ -51,22 +52,22 @@ def checked_mask(mask: Any) -> Tensor:
     """A MASK as [B, H, W].
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a MASK.
     """
     return check_mask(dense(mask, "mask", "MASK, [B, H, W],"))
 
 
 def audio_waveform(audio: Any) -> tuple[Tensor, int]:
-    """The waveform [B, channels, samples] float32 of an AUDIO, and its rate.
+    """The waveform [B, channels, samples] float32 of an AUDIO, and its sample rate.
 
     Raises:
-        ValueError: it is none: nothing (of a silent video), without samples, not finite, at a rate that is none.
+        ValueError: it is not an AUDIO, or nothing (of a silent video); no samples, infinite ones, or an invalid rate.
     """
     if audio is None:
         raise ValueError(
             "audio is nothing, but AUDIO is expected; a video without sound gives none, so connect another sound."
         )
-    # Some nodes of other packs give a mapping of their own, which reads its file when it is asked.
+    # Some other packs have a mapping of their own here, which reads its file on first access.
     if not isinstance(audio, Mapping) or not {"waveform", "sample_rate"} <= set(audio):
         raise ValueError(
             f"audio is a {type(audio).__name__} of another kind, but AUDIO, a waveform with its sample_rate, is "
@@ -88,7 +89,7 @@ def latent_samples(latent: dict[str, Any], config: SoundingConfig) -> Tensor:
     """The samples [B, 8, T/4, 16] of a LATENT.
 
     Raises:
-        ValueError: it is another model's latent (a picture's, say), empty, or not finite.
+        ValueError: it is another model's latent (an image's, say), empty, or not finite.
     """
     if not isinstance(latent, Mapping) or "samples" not in latent:
         raise ValueError(
@@ -108,13 +109,17 @@ def latent_samples(latent: dict[str, Any], config: SoundingConfig) -> Tensor:
     return samples.float()
 
 
-def latent_renew(latent: dict[str, Any], rows: int) -> Tensor | None:
-    """Where a sampler makes a latent anew, [rows, 1, T, F] 0..1, out of its `noise_mask`; None is everywhere.
+def latent_noise_mask(latent: dict[str, Any], rows: int) -> Tensor | None:
+    """What a sampler generates anew in a latent, [rows, 1, T, F] 0..1, by its `noise_mask`; None is everything.
 
-    As in core: white (1) is made anew, black stays, in whatever resolution; rows of the mask are time, columns pitch.
+    As in core: white (1) is generated anew, black stays; at any resolution. Its rows are time, its columns pitch.
+
+    Args:
+        latent: a LATENT.
+        rows: the sampler's batch size.
 
     Raises:
-        ValueError: the mask is none, or there are other than one or `rows`.
+        ValueError: it is not a MASK, or there are other than one or `rows` masks.
     """
     mask = latent.get("noise_mask")
     if mask is None:
@@ -123,27 +128,25 @@ def latent_renew(latent: dict[str, Any], rows: int) -> Tensor | None:
     mask = check_mask(mask[:, 0] if mask.ndim == 4 and mask.shape[1] == 1 else mask)[:, None]
     if len(mask) not in (1, rows):
         raise ValueError(
-            f"noise_mask has {len(mask)} masks for {rows} sounds, but one each (or one for all) is expected; connect "
-            "another to Set Latent Noise Mask."
+            f"noise_mask has {len(mask)} masks for {rows} sounds, but one per sound (or one for all) is expected; "
+            "connect another to Set Latent Noise Mask."
         )
     mask = torch.nn.functional.interpolate(mask, tuple(latent["samples"].shape[2:]), mode="bilinear")
     return mask.expand(rows, -1, -1, -1)
 
 
-def latent_places(latent: dict[str, Any], rows: int) -> Sequence[int]:
-    """The items' places in the batch that they were taken from, as core nodes note them, so that they keep their
-    noise.
-    """
+def latent_batch_indices(latent: dict[str, Any], rows: int) -> Sequence[int]:
+    """The items' indices in the batch that they were taken from, as core nodes note them: they keep their noise."""
     places = latent.get("batch_index")
     fine = isinstance(places, (list, tuple)) and len(places) == rows and len(latent["samples"]) == rows
     return places if fine and all(isinstance(place, int) for place in places) else range(rows)
 
 
 def latent_seconds(latent: dict[str, Any], config: SoundingConfig) -> float | None:
-    """The length that was asked for when the latent was made, or None if its frames say otherwise by now.
+    """The length that was asked for when the latent was made, or None if its number of frames no longer fits it.
 
-    Latents come in whole steps of the network, so they are longer than asked; a core node between that cuts or
-    joins latents makes the old length wrong.
+    Latents have a whole number of frames, so they are a little longer than that. Core nodes that cut or join latents
+    leave the old length in them, where it is wrong.
     """
     seconds = latent.get("seconds")
     if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
@@ -152,5 +155,5 @@ def latent_seconds(latent: dict[str, Any], config: SoundingConfig) -> float | No
 
 
 def with_samples(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
-    """A copy of a LATENT with other samples: outputs of nodes are shared, so they are never edited."""
+    """A copy of a LATENT with other samples: nodes share their outputs, so these are never edited."""
     return {**latent, "samples": samples, "type": "audio"}

@@ -1,4 +1,4 @@
-"""Which checkpoint files the host offers, and the path of a chosen one."""
+"""The checkpoint files that the host offers, and the path of a chosen one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ STARTER_LABEL = "starter (in the box)"
 
 
 def register_folder() -> None:
-    """Make `models/sounding` known, beside any folder that extra_model_paths.yaml gives; .safetensors only."""
+    """Register `models/sounding`, beside any folder of extra_model_paths.yaml; only for .safetensors files."""
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
     folders, _ = folder_paths.folder_names_and_paths[FOLDER]
     folder_paths.folder_names_and_paths[FOLDER] = (folders, {".safetensors"})
 
 
 def checkpoint_names() -> list[str]:
-    """The starter, then the files in `models/sounding` that `checkpoint_path` takes: no links that lead out of it."""
+    """The starter, then the files in `models/sounding` that `checkpoint_path` accepts: no links that lead out of it."""
     names = [name for name in folder_paths.get_filename_list(FOLDER) if name.isprintable()]
     found = ((name, folder_paths.get_full_path(FOLDER, name)) for name in names)
     return [STARTER_LABEL, *(name for name, path in found if path and is_inside(Path(path), root_of(Path(path), name)))]
 
 
 def checkpoint_path(name: str) -> Path:
-    """Path of a name that `checkpoint_names` offers. Hosts do not check dropdowns, so this does.
+    """The path of a name that `checkpoint_names` offers. Hosts do not check dropdowns, so this does.
 
     Raises:
-        CheckpointError: no such file, another kind of file, or one outside of the models folder.
+        CheckpointError: no such file, another kind of file, or one outside the models folder.
     """
     if name == STARTER_LABEL:
         return resolve(STARTER)
@@ -55,25 +55,30 @@ def checkpoint_path(name: str) -> Path:
 
 
 def refuse_link_out(path: Path, folder: Path, kind: str) -> None:
-    """Check that a model in `folder`, one of the host's folders of a `kind`, is really there.
+    """Refuse a link in one of the host's folders that leads out of it.
+
+    Args:
+        path: of a model.
+        folder: one of the host's folders.
+        kind: the host's name of that folder.
 
     Raises:
-        CheckpointError: it is a link to a place outside.
+        CheckpointError: the model is outside.
     """
     if not is_inside(path, folder):
         raise CheckpointError(
-            f"{path} is a link to a place outside of {folder}, but a file inside is expected; copy it there, or "
+            f"{path} is a link to a place outside {folder}, but a file inside is expected; copy it there, or "
             f"name its folder under '{kind}' in extra_model_paths.yaml."
         )
 
 
 def root_of(path: Path, name: str) -> Path:
-    """The models folder that a file of a name was found in."""
+    """The models folder in which a file was found under a name."""
     return path.parents[len(Path(name).parts) - 1]
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a file is really there, and not by a link to a place outside or to itself."""
+    """Whether a file lies in a folder, with links resolved; a link to itself does not."""
     try:
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):

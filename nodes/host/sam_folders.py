@@ -1,4 +1,4 @@
-"""Which Segment Anything models the host offers: files of Meta's and transformers folders, nothing else."""
+"""The Segment Anything models that the host offers: Meta's files and folders of transformers, nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .folders import STARTER_LABEL, is_inside, refuse_link_out, root_of
 
 FOLDERS = ("sams", "sam2", "sam3")
 EXTENSIONS = {".pth", ".pt", ".safetensors"}
-SAM1_NAME = re.compile(r"sam_vit_[blh]", re.IGNORECASE)  # Meta's names, by which .pth files are known unread
+SAM1_NAME = re.compile(r"sam_vit_[blh]", re.IGNORECASE)  # Meta's names: .pth files are not opened to see what they are
 SAM1_TENSOR = "image_encoder.pos_embed"
 FOLDER_KINDS = ("sam2", "sam2_video", "sam3", "sam3_tracker", "sam3_video")
 MAX_HEADER = 16 * 2**20  # bytes
@@ -23,7 +23,7 @@ MAX_CONFIG = 2**20
 
 
 def register_sam_folders() -> None:
-    """Make the folders known where no other pack did; what another pack registered stays as it is."""
+    """Register the folders, unless another pack did; what it registered stays as it is."""
     for name in FOLDERS:
         if name not in folder_paths.folder_names_and_paths:
             folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
@@ -32,12 +32,12 @@ def register_sam_folders() -> None:
 
 
 def sam_names() -> list[str]:
-    """The starter's own segmenter, then the models on disk as "folder/name"."""
+    """The segmenter that comes with the starter, then the models on disk as "folder/name"."""
     return [STARTER_LABEL, *(name for name, (path, root) in _found().items() if is_inside(path, root))]
 
 
 def sam_path(name: str) -> Path:
-    """File or folder of a name that `sam_names` offers. Hosts do not check dropdowns, so this does.
+    """The file or folder of a name that `sam_names` offers. Hosts do not check dropdowns, so this does.
 
     Raises:
         CheckpointError: no such model, or a link that leads out of the models folder.
@@ -77,7 +77,7 @@ def _found() -> dict[str, tuple[Path, Path]]:
 
 def _is_model_folder(path: Path) -> bool:
     """Whether a .safetensors is part of a transformers folder of SAM 2 or SAM 3."""
-    if path.suffix != ".safetensors":  # transformers itself knows no other letters
+    if path.suffix != ".safetensors":  # transformers knows no other spelling
         return False
     try:
         config = path.parent / "config.json"
@@ -97,14 +97,14 @@ def _is_sam1(path: Path) -> bool:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """What changes with a file: lists are made for every page and every run, and read each file once."""
+    """What changes with a file. Lists are made for every page and every run, and each file is read once."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size
 
 
 @functools.lru_cache(1024)
 def _model_type(config: Path, changed: int, size: int) -> str | None:
-    """What a config.json says, if it is one."""
+    """The `model_type` of a config.json, if it is one."""
     if size > MAX_CONFIG or not config.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the nodes' schemas share."""
+"""What the schemas of the nodes share: their category, and inputs that several nodes have."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MAX_SECONDS = 600.0
 
 
 def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
-    """A schema in our category, with search words where the host's version knows of them."""
+    """A schema in the pack's category, with search words where the host's version has them."""
     if "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}:
         fields["search_aliases"] = search_aliases
     return io.Schema(category=CATEGORY, **fields)
 
 
-OWN = "checkpoint"  # among the schedulers: the checkpoint's own; so is 0 for steps and guidance
+OWN = "checkpoint"  # among the samplers: the checkpoint's own, as 0 is for steps and guidance
 
 
 def steps_input(*, optional: bool = False) -> io.Int.Input:
@@ -29,7 +29,7 @@ def steps_input(*, optional: bool = False) -> io.Int.Input:
         min=0,
         max=999,
         optional=optional,
-        tooltip="0 takes what the checkpoint is best used with. More steps take longer.",
+        tooltip="0 takes the checkpoint's own number. More steps take longer.",
     )
 
 
@@ -42,24 +42,24 @@ def cfg_input(*, optional: bool = False) -> io.Float.Input:
         max=30.0,
         step=0.1,
         optional=optional,
-        tooltip="Guidance: how strongly the selection decides. 0 takes what the checkpoint is best used with; 1 "
-        "switches it off and is twice as fast.",
+        tooltip="Guidance: how strongly the selection decides. 0 takes the checkpoint's own value; 1 switches it "
+        "off and is twice as fast.",
     )
 
 
 def level_input(*, optional: bool = False) -> io.Boolean.Input:
-    """The switch of the nodes that give sounds."""
+    """Whether sounds are brought to the same loudness."""
     return io.Boolean.Input(
         "level",
         default=True,
         optional=optional,
-        tooltip="On: every sound is equally loud (-20 LUFS), without DC, clicks at its ends or clipping; silence stays "
-        "silence. Off: the vocoder's own samples.",
+        tooltip="On: all sounds are equally loud (-20 LUFS), without DC offset, clicks at their ends or clipping; "
+        "silence stays silent. Off: the vocoder's own samples.",
     )
 
 
 def fade_input() -> io.Float.Input:
-    """How sounds that are leveled end."""
+    """How leveled sounds end."""
     return io.Float.Input(
         "fade_out",
         default=-1.0,
@@ -67,10 +67,10 @@ def fade_input() -> io.Float.Input:
         max=MAX_SECONDS,
         step=0.05,
         optional=True,
-        tooltip="Seconds in which a leveled sound dies away at its end. -1 is 0.3 s, or a tenth of a short sound.",
+        tooltip="Seconds over which a leveled sound fades out. -1 is 0.3 s, or a tenth of a short sound.",
     )
 
 
 def fade_seconds(fade_out: float) -> float | None:
-    """What `audio.level` takes for the widget's value."""
+    """The widget's value as `audio.loudness.level` takes it."""
     return None if fade_out == -1 else fade_out
