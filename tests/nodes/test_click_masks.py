@@ -53,16 +53,16 @@ class LikeColours:
         self.prepared += 1
         return image[0]
 
-    def segment(self, picture: Any, prompt: Prompt) -> Segmentation:
-        picture = picture[0] if picture.ndim == 4 else picture
+    def segment(self, image: Any, prompt: Prompt) -> Segmentation:
+        image = image[0] if image.ndim == 4 else image
         (x, y), *_ = prompt.positive
-        height, width = picture.shape[:2]
-        colour = picture[min(int(y), height - 1), min(int(x), width - 1)]
-        return Segmentation(((picture - colour).abs().amax(dim=-1) < 0.25).float(), 0.5)
+        height, width = image.shape[:2]
+        colour = image[min(int(y), height - 1), min(int(x), width - 1)]
+        return Segmentation(((image - colour).abs().amax(dim=-1) < 0.25).float(), 0.5)
 
 
 class Cache:
-    """As `sounding.segment.Cache`, for one picture."""
+    """As `sounding.segment.Cache`, for one image."""
 
     def __init__(self) -> None:
         self.kept: tuple[Tensor, Any] | None = None
@@ -108,20 +108,20 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
 
 
 def two_squares(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A picture [1, H, W, 3] with a red and a green rectangle, and where these are [H, W]."""
-    picture = torch.zeros(1, height, width, 3)
+    """An image [1, H, W, 3] with a red and a green rectangle, and where these are [H, W]."""
+    image = torch.zeros(1, height, width, 3)
     red, green = torch.zeros(height, width), torch.zeros(height, width)
     red[height // 8 : height // 2, width // 8 : width // 2] = 1
     green[height // 2 : -height // 8, width // 2 : -width // 8] = 1
-    picture[0, ..., 0], picture[0, ..., 1] = red, green
-    return picture, red, green
+    image[0, ..., 0], image[0, ..., 1] = red, green
+    return image, red, green
 
 
 @pytest.mark.parametrize("size", [(64, 96), (1536, 2048), (3000, 600)])
-def test_masks_are_the_objects_in_the_pictures_own_size(pack, size):
-    picture, red, green = two_squares(*size)
+def test_masks_are_the_objects_in_the_images_own_size(pack, size):
+    image, red, green = two_squares(*size)
     masks = pack.masks
-    small = masks.working_picture(picture)
+    small = masks.working_image(image)
     assert max(small.shape[1:3]) == min(1024, max(size))
     assert small.shape[1] / small.shape[2] == pytest.approx(size[0] / size[1], rel=0.01)
     objects = [
@@ -130,9 +130,9 @@ def test_masks_are_the_objects_in_the_pictures_own_size(pack, size):
     ]
     segmenter = LikeColours()
     made = masks.segment_objects(
-        lambda prompt: segmenter.segment(small, prompt), objects, masks.sides(picture), masks.sides(small)
+        lambda prompt: segmenter.segment(small, prompt), objects, masks.sides(image), masks.sides(small)
     )
-    whole = masks.whole_masks(made, masks.sides(picture))
+    whole = masks.full_size_masks(made, masks.sides(image))
     assert whole.shape == (2, *size)
     for found, true in zip(whole > 0.5, (green > 0, red > 0), strict=True):
         assert (found & true).sum() / (found | true).sum() > 0.98
@@ -180,13 +180,13 @@ def segmenters(pack):
     return pack.segmenters.ClickSegmenters(pack.gate.QueueGate(Queue()))
 
 
-def test_the_small_segmenter_looks_at_a_picture_once_and_waits_for_nothing(pack):
+def test_the_small_segmenter_looks_at_an_image_once_and_waits_for_nothing(pack):
     host = Queue()
     host.put("a workflow")
     segmenters = pack.segmenters.ClickSegmenters(pack.gate.QueueGate(host))
-    picture, red, _ = two_squares(64, 96)
+    image, red, _ = two_squares(64, 96)
     for _ in range(3):
-        with segmenters.on(STARTER_LABEL, picture) as segment:
+        with segmenters.on(STARTER_LABEL, image) as segment:
             assert torch.equal(segment(Prompt(((24.0, 16.0),))).mask, red)
     assert pack.small.prepared == 1
     assert pack.opened == []
@@ -195,14 +195,14 @@ def test_the_small_segmenter_looks_at_a_picture_once_and_waits_for_nothing(pack)
 def test_a_sam_waits_for_the_queue(pack):
     host = Queue()
     segmenters = pack.segmenters.ClickSegmenters(pack.gate.QueueGate(host))
-    picture, red, _ = two_squares(64, 96)
+    image, red, _ = two_squares(64, 96)
     host.put("a workflow")
-    with pytest.raises(pack.gate.Busy), segmenters.on("sams/a.pth", picture):
+    with pytest.raises(pack.gate.Busy), segmenters.on("sams/a.pth", image):
         pass
     assert pack.opened == []
     host.left = 0
     for _ in range(2):
-        with segmenters.on("sams/a.pth", picture) as segment:
+        with segmenters.on("sams/a.pth", image) as segment:
             assert torch.equal(segment(Prompt(((24.0, 16.0),))).mask, red)
     assert [name for name, _ in pack.opened] == ["sams/a.pth"]
 
@@ -210,15 +210,15 @@ def test_a_sam_waits_for_the_queue(pack):
 def test_one_sam_at_a_time_and_none_that_is_idle(pack, segmenters, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(pack.segmenters.time, "monotonic", lambda: now)
-    picture, *_ = two_squares(64, 96)
+    image, *_ = two_squares(64, 96)
     for name in ("a", "b"):
-        with segmenters.on(name, picture):
+        with segmenters.on(name, image):
             pass
     gc.collect()
     assert [handle() is None for _, handle in pack.opened] == [True, False]
     assert segmenters.tidy() == pytest.approx(300)
     now += 299
-    with segmenters.on("b", picture):
+    with segmenters.on("b", image):
         pass
     now += 299
     assert segmenters.tidy() == pytest.approx(1)

@@ -135,19 +135,19 @@ def test_a_label_says_where_a_point_belongs():
     assert dog.negative == ((3.0, 4.0),)
 
 
-def test_the_same_picture_in_another_resolution():
-    (dog,) = state.parse_state(text()).on_picture(200, 160)
+def test_the_same_image_in_another_resolution():
+    (dog,) = state.parse_state(text()).on_image(200, 160)
     assert (dog.positive, dog.box) == (((60.0, 81.0),), (20.0, 40.0, 180.0, 120.0))
     with pytest.raises(state.StateError, match="100 x 80 pixels, but this one has 100 x 100"):
-        state.parse_state(text()).on_picture(100, 100)
+        state.parse_state(text()).on_image(100, 100)
 
 
-def test_points_have_to_be_in_the_picture_and_on_the_object():
-    with pytest.raises(state.StateError, match="at 101, 40, but the picture has 100 x 80"):
-        state.parse_state(text(positive=[{"x": 101, "y": 40}])).on_picture(100, 80)
+def test_points_have_to_be_in_the_image_and_on_the_object():
+    with pytest.raises(state.StateError, match="at 101, 40, but the image has 100 x 80"):
+        state.parse_state(text(positive=[{"x": 101, "y": 40}])).on_image(100, 80)
     with pytest.raises(state.StateError, match="'dog' has only points outside"):
-        state.parse_state(text(positive=[], box=None, negative=[{"x": 1, "y": 1}])).on_picture(100, 80)
-    state.parse_state(text(positive=[], negative=[{"x": 1, "y": 1}])).on_picture(100, 80)
+        state.parse_state(text(positive=[], box=None, negative=[{"x": 1, "y": 1}])).on_image(100, 80)
+    state.parse_state(text(positive=[], negative=[{"x": 1, "y": 1}])).on_image(100, 80)
 
 
 def test_points_from_elsewhere_go_to_the_first_object_that_is_on():
@@ -160,7 +160,7 @@ def test_points_from_elsewhere_go_to_the_first_object_that_is_on():
     assert (off.clicked, dog.negative) == (False, ((3.0, 4.0),))
 
 
-def test_points_from_elsewhere_are_in_pixels_of_the_picture_that_came():
+def test_points_from_elsewhere_are_in_pixels_of_the_image_that_came():
     clicked = state.with_points(state.parse_state(text()), (200, 160), ((50.0, 60.0),), ())
-    (dog,) = clicked.on_picture(200, 160)
+    (dog,) = clicked.on_image(200, 160)
     assert dog.positive == ((60.0, 81.0), (50.0, 60.0))

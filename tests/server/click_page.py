@@ -121,7 +121,7 @@ class Page:
         self.page.wait_for_timeout(400)
 
     def frame(self) -> tuple[float, float, float]:
-        """Left and top of the picture on the screen, and screen pixels a pixel of it."""
+        """Left and top of the image on the screen, and screen pixels per pixel of it."""
         self.front()
         box = self.page.locator(STAGE).bounding_box()
         width, height = self.page.evaluate("() => theClick().soundingClick.editor.size")
@@ -157,8 +157,8 @@ class Page:
             ])"""
         )
 
-    def picture(self) -> np.ndarray:
-        """The screen where the picture is: [H, W, 3] in the picture's own size."""
+    def image(self) -> np.ndarray:
+        """The screen where the image is: [H, W, 3] in the image's own size."""
         left, top, scale = self.frame()
         width, height = self.page.evaluate("() => theClick().soundingClick.editor.size")
         clip = {"x": left, "y": top, "width": width * scale, "height": height * scale}
@@ -183,7 +183,7 @@ class Page:
         return str(self.page.locator(".sounding-click-panel .sounding-click-status").text_content())
 
     def told(self, words: str) -> None:
-        """Wait until the line below the picture has those words."""
+        """Wait until the line below the image has those words."""
         said = ".sounding-click-panel .sounding-click-status"
         wait_until(
             self.page, "([said, words]) => document.querySelector(said).textContent.includes(words)", [said, words]
@@ -243,7 +243,7 @@ class Page:
         return dict(entry)
 
     def photograph(self, name: str, folder: str | None = os.environ.get("SOUNDING_SCREENSHOTS")) -> None:
-        """A picture for the documentation, if they are wanted."""
+        """Write an image for the documentation, if they are wanted."""
         if folder:
             box = self.page.locator(".sounding-click-panel").bounding_box()
             clip = {"x": box["x"] - 14, "y": box["y"] - 184, "width": box["width"] + 28, "height": box["height"] + 198}

@@ -151,7 +151,7 @@ class Server:
 
 
 def make_folder(folder: Path) -> None:
-    """A server's base folder, with this pack and the example pictures."""
+    """A server's base folder, with this pack and the example images."""
     for name in ("custom_nodes", "models/sounding", "output", "temp", "user"):
         (folder / name).mkdir(parents=True)
     (folder / "custom_nodes" / PACK).symlink_to(ROOT)

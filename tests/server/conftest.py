@@ -21,7 +21,7 @@ API = ROOT / "example_workflows" / "api"
 
 @pytest.fixture(scope="session")
 def start_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts servers with the tiny checkpoint and the example pictures; stops them in the end."""
+    """Starts servers with the tiny checkpoint and the example images; stops them in the end."""
     started: list[Server] = []
 
     def start(*flags: str) -> Server:
@@ -137,7 +137,7 @@ def plain_tab(tab: Page) -> Page:
 
 @pytest.fixture(scope="module")
 def odd_files(server: Any) -> Iterator[None]:
-    """Inputs that are no pictures of the input folder."""
+    """Inputs that are no images of the input folder."""
     folder = server.folder / "input"
     (folder / "text.png").write_text("no picture")
     (server.folder / "secret.png").write_bytes((ROOT / "example_workflows" / "input" / "farm.png").read_bytes())

@@ -36,7 +36,7 @@ def test_masks_names_gains_and_points_of_what_is_on(server):
     assert [json.loads(value) for value in shown(entry, "negative_coords")] == [[], [{"x": 30, "y": 30}]]
 
 
-def test_a_connected_picture_takes_precedence_and_a_larger_one_is_scaled(server):
+def test_a_connected_image_takes_precedence_and_a_larger_one_is_scaled(server):
     larger = {
         "load": node("LoadImage", image="farm.png"),
         "large": node("ImageScaleBy", image=["load", 0], upscale_method="nearest-exact", scale_by=4.0),
@@ -65,8 +65,8 @@ def test_a_file_replaced_under_its_name_is_read_again(server):
     graph = click({"picture": "replaced.png", "state": json.dumps(state({"positive": [DOG]}, size=None))})
     found = []
     for turn in (False, True):
-        picture = Image.open(INPUT / "farm.png").convert("RGB")
-        (picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turn else picture).save(path)
+        image = Image.open(INPUT / "farm.png").convert("RGB")
+        (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turn else image).save(path)
         found += images(server, server.run(graph), "image")
     np.testing.assert_array_equal(found[0], found[1][:, ::-1])
 
@@ -77,17 +77,17 @@ DOG_TEXT = json.dumps(state({"positive": [DOG]}))
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "nothing clicked": ({"picture": "farm.png"}, "Nothing is clicked"),
     "all off": ({"picture": "farm.png", "state": json.dumps(state({"positive": [DOG], "on": False}))}, "Nothing is"),
-    "no picture": ({"state": DOG_TEXT}, "There is no picture"),
-    "no such picture": ({"picture": "none.png", "state": DOG_TEXT}, "no picture 'none.png'"),
+    "no picture": ({"state": DOG_TEXT}, "There is no image"),
+    "no such picture": ({"picture": "none.png", "state": DOG_TEXT}, "no image 'none.png'"),
     "outside": ({"picture": "../log.txt", "state": DOG_TEXT}, "inside the input folder"),
     "absolute": ({"picture": "/etc/passwd", "state": DOG_TEXT}, "inside the input folder"),
     "a link": ({"picture": "link.png", "state": DOG_TEXT}, "inside the input folder"),
-    "no picture at all": ({"picture": "text.png", "state": DOG_TEXT}, "cannot be read as a picture"),
+    "no picture at all": ({"picture": "text.png", "state": DOG_TEXT}, "cannot be read as"),
     "no state": ({"picture": "farm.png", "state": "{"}, "state is not JSON"),
     "points": ({"picture": "farm.png", "state": DOG_TEXT, "positive_coords": "1, 2"}, "'1, 2', which is not JSON"),
     "another shape": ({"picture": "dog.png", "state": DOG_TEXT}, "another shape"),
     "outside of the picture": ({"picture": "farm.png", "state": json.dumps(state({"positive": [{"x": 600, "y": 1}]}))},
-                               "the picture has 512 x 384"),
+                               "the image has 512 x 384"),
 }  # fmt: skip
 
 
@@ -104,9 +104,9 @@ def test_what_is_listed_can_be_clicked_on_and_nothing_else_is_listed(server):
     fine = ["a:b.png", "UPPER.PNG", "café.png", "with spaces .webp", "[1].png"]
     odd = ["notes.txt", "drawing.svg", "document.eps", "a\\b.png", "two\nlines.png", "x.png [temp]",
            os.fsdecode(b"\xff.png")]  # fmt: skip
-    picture = Image.open(INPUT / "farm.png").convert("RGB")
+    image = Image.open(INPUT / "farm.png").convert("RGB")
     for name in fine + odd:
-        picture.save(folder / name, "WEBP" if name.endswith("webp") else "PNG")
+        image.save(folder / name, "WEBP" if name.endswith("webp") else "PNG")
     (folder / "inside.png").symlink_to(folder / "farm.png")
     try:
         info = server.get("/object_info/SoundingClick").json()["SoundingClick"]
@@ -123,7 +123,7 @@ def test_what_is_listed_can_be_clicked_on_and_nothing_else_is_listed(server):
 
 
 @pytest.mark.parametrize("given", [7, True, {"name": "farm.png"}])
-def test_a_picture_of_another_type_is_named(server, given):
+def test_an_image_of_another_type_is_named(server, given):
     said = server.error(click({"picture": given, "state": DOG_TEXT}))
     assert "the name of a file is expected" in said
 
@@ -153,4 +153,4 @@ def test_points_of_every_form_and_label_select_alike(server):
 
 def test_a_batch_is_refused(server):
     batch = {"batch": node("EmptyImage", width=512, height=384, batch_size=2, color=0)}
-    assert "a batch of 2 pictures" in server.error(click({"state": DOG_TEXT, "image": ["batch", 0]}, **batch))
+    assert "a batch of 2 images" in server.error(click({"state": DOG_TEXT, "image": ["batch", 0]}, **batch))

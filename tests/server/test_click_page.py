@@ -17,17 +17,17 @@ def coloured(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 def test_a_click_shows_the_mask_and_a_second_object_its_own(page: Page):
     page.drawn()
-    empty = page.picture()
+    empty = page.image()
     page.click(DOG)
     page.drawn()
-    dog = page.picture()
+    dog = page.image()
     assert iou(coloured(empty, dog), true_mask("dog")) > 0.7
     page.button("+ Object").click()
     page.page.keyboard.type("cow")
     page.page.keyboard.press("Enter")
     page.click(COW)
     page.drawn()
-    assert iou(coloured(dog, page.picture()), true_mask("cow")) > 0.7
+    assert iou(coloured(dog, page.image()), true_mask("cow")) > 0.7
     assert page.points() == [(1, 0, False), (1, 0, False)]
     assert [each["name"] for each in page.state()["objects"]] == ["Object 1", "cow"]
     colours = [each["colour"] for each in page.state()["objects"]]
@@ -36,7 +36,7 @@ def test_a_click_shows_the_mask_and_a_second_object_its_own(page: Page):
     assert "covers" in page.status()
     page.button("Switch off cow").click()
     page.drawn()
-    assert coloured(dog, page.picture()).mean() < 0.01
+    assert coloured(dog, page.image()).mean() < 0.01
     print("milliseconds:", page.latencies())
 
 
@@ -121,7 +121,7 @@ def test_zoom_and_window_keep_points_in_place(page: Page):
     page.page.wait_for_timeout(300)
     second = page.state()["objects"][1]["positive"][0]
     np.testing.assert_allclose((second["x"], second["y"]), COW, atol=2)
-    page.click(COW)  # the same place in the small picture is that point
+    page.click(COW)  # the same place in the small image is that point
     assert page.points() == [(1, 0, False), (0, 0, False)]
 
 

@@ -40,7 +40,7 @@ def test_wrong_files_are_refused_and_right_ones_shown(page: Page, server: Any, t
 
 
 def test_an_image_of_another_node_is_shown_after_a_run(page: Page):
-    """The run fails since nothing is clicked, and tells so; the picture is there all the same."""
+    """The run fails since nothing is clicked, and tells so; the image is there all the same."""
     page.page.evaluate(
         """() => {
           const load = LiteGraph.createNode("LoadImage"), turn = LiteGraph.createNode("ImageInvert");

@@ -126,8 +126,8 @@ def test_waiting_and_steps_are_told_and_stopped(page: Page, server: Any):
     page.click(DOG)
     page.drawn()
     busy = {"1": {"class_type": "SoundingLoadModel", "inputs": {"checkpoint": "tiny.safetensors", "dtype": "auto"}}}
-    picture = {"image": "farm.png"}
-    busy |= {"2": {"class_type": "LoadImage", "inputs": picture}, "3": {"class_type": "SolidMask", "inputs": MASK}}
+    image = {"image": "farm.png"}
+    busy |= {"2": {"class_type": "LoadImage", "inputs": image}, "3": {"class_type": "SolidMask", "inputs": MASK}}
     inputs = {"image": ["2", 0], "mask": ["3", 0], "model": ["1", 0], "seconds": 10, "steps": 900}
     busy["4"] = {"class_type": "SoundingThisObject", "inputs": inputs | {"seed": int.from_bytes(os.urandom(3))}}
     busy["5"] = {"class_type": "PreviewAudio", "inputs": {"audio": ["4", 0]}}

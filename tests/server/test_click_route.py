@@ -37,8 +37,8 @@ def test_the_mask_shown_is_the_mask_that_the_graph_gets(server):
     assert ((made[..., 0] > 127) != mask_of(answer)).mean() < 5e-4
 
 
-def test_a_further_click_does_not_prepare_the_picture_again(server):
-    """On one machine, one after the other: the first click pays for reading the picture and its embedding."""
+def test_a_further_click_does_not_prepare_the_image_again(server):
+    """On one machine, one after the other: the first click pays for reading the image and its embedding."""
     path = server.folder / "input" / "fresh.png"
     large = Image.open(INPUT / "farm.png").convert("RGB").resize((2048, 1536))
     large.save(path)
@@ -94,8 +94,8 @@ REFUSED: dict[str, tuple[Any, dict[str, str], int, str]] = {
     "zero byte in the folder": (BODY | {"picture": FARM | {"subfolder": "\0"}}, {}, 400, "inside the input folder"),
     "a loop of links": (BODY | {"picture": FARM | {"name": "loop.png"}}, {}, 400, "cannot be found"),
     "a loop of folders": (BODY | {"picture": FARM | {"subfolder": "loop.png"}}, {}, 400, "cannot be found"),
-    "a colon": (BODY | {"picture": FARM | {"name": "a:b.png"}}, {}, 400, "no picture 'a:b.png'"),
-    "a pipe": (BODY | {"picture": FARM | {"name": "pipe.png"}}, {}, 400, "no picture"),
+    "a colon": (BODY | {"picture": FARM | {"name": "a:b.png"}}, {}, 400, "no image 'a:b.png'"),
+    "a pipe": (BODY | {"picture": FARM | {"name": "pipe.png"}}, {}, 400, "no image"),
     "no segmenter": (BODY | {"segmenter": "sams/none.pth"}, {}, 400, "a Segment Anything model in models/sams"),
     "a segmenter of zero bytes": (BODY | {"segmenter": "sams/\0\ud800"}, {}, 400, "a Segment Anything model in"),
     "a segmenter by number": (BODY | {"segmenter": 7}, {}, 400, "segmenter is not a name"),
@@ -110,8 +110,8 @@ REFUSED: dict[str, tuple[Any, dict[str, str], int, str]] = {
     "not compressed": (json.dumps(BODY), {"Content-Encoding": "gzip"}, 400, "Bad Request|damaged"),
     "compressed and large": (gzip.compress(b" " * 5_000_000), {"Content-Encoding": "gzip"}, 413, "262144 bytes"),
     "long": (BODY | {"picture": FARM | {"name": "a" * 1000}}, {}, 400, "cannot be found"),
-    "a folder": (BODY | {"picture": FARM | {"name": "."}}, {}, 400, "no picture"),
-    "none": (BODY | {"picture": FARM | {"name": "none.png"}}, {}, 400, "no picture 'none.png'"),
+    "a folder": (BODY | {"picture": FARM | {"name": "."}}, {}, 400, "no image"),
+    "none": (BODY | {"picture": FARM | {"name": "none.png"}}, {}, 400, "no image 'none.png'"),
     "not a picture": (BODY | {"picture": FARM | {"name": "text.png"}}, {}, 400, "cannot be read"),
     "state": (BODY | {"state": {"version": 1, "objects": "all"}}, {}, 400, "a list is expected"),
     "not a number": (json.dumps(BODY).replace("190", "NaN"), {}, 400, "an x and a y are expected"),

@@ -1,4 +1,4 @@
-"""Help pages: one for each node, complete, with pictures that the help panel finds."""
+"""Help pages: one for each node, complete, with images that the help panel finds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_page_names_what_the_schema_has(server, object_info, name):
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_page_has_a_chain_and_a_picture(server, object_info, name):
+def test_page_has_a_chain_and_an_image(server, object_info, name):
     """The panel puts the folder of the pages before addresses that are relative (see its renderMarkdownToHtml)."""
     base = f"{server.url}/extensions/sounding-objects/docs/"
     page = server.get(f"/extensions/sounding-objects/docs/{name}.md").text
@@ -54,14 +54,14 @@ def test_page_has_a_chain_and_a_picture(server, object_info, name):
     mentioned = set(re.findall(r"`(\w+)`", chain))
     assert mentioned
     assert mentioned <= WORKFLOWS
-    pictures = re.findall(r"!\[([^\]]+)\]\(([^)\s]+)\)", page)
-    assert pictures
-    for _, address in pictures:
+    images = re.findall(r"!\[([^\]]+)\]\(([^)\s]+)\)", page)
+    assert images
+    for _, address in images:
         content = server.get(urljoin(base, address).removeprefix(server.url)).content
         assert min(Image.open(io.BytesIO(content)).size) > 100
 
 
-def test_the_pictures_are_small_and_all_used():
+def test_the_images_are_small_and_all_used():
     files = {path.name: path.stat().st_size for path in (PAGES / "pictures").iterdir()}
     assert sum(files.values()) <= 600_000
     used = {address for page in PAGES.glob("*.md") for address in re.findall(r"\(pictures/([^)]+)\)", page.read_text())}

@@ -57,7 +57,7 @@ def test_the_node_for_everything_reads_no_query_either(server, tiny_graph, fresh
     assert sorted(parts_read(server, fresh)) == ["grounding", "patches", "unet", "vae", "vocoder"]
 
 
-def test_another_mask_encodes_no_picture_again(server, tiny_graph):
+def test_another_mask_encodes_no_image_again(server, tiny_graph):
     graph = tiny_graph("two_objects_tracks_and_mix", seed=41)
     server.run(graph)
     loaded = server.log.read_text().count("Sounding: read")

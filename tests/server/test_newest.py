@@ -59,5 +59,5 @@ def test_a_server_makes_a_sound(server) -> None:
     graph["seen"] = {"class_type": "SaveImage", "inputs": {"images": [sounding, 1], "filename_prefix": "mel"}}
     entry = server.run(graph)
     (file,) = entry["outputs"]["seen"]["images"]
-    picture = Image.open(io.BytesIO(server.get("/view", **file).content))
-    assert np.asarray(picture.convert("L")).std() > 5
+    image = Image.open(io.BytesIO(server.get("/view", **file).content))
+    assert np.asarray(image.convert("L")).std() > 5

@@ -28,8 +28,8 @@ PAGE = (ROOT / "docs" / "headless.md").read_text()
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A picture and two masks that the server has not seen."""
+def images(tmp_path: Path) -> Path:
+    """An image and two masks that the server has not seen."""
     x, y = np.meshgrid(np.arange(64), np.arange(48))
     Image.fromarray(np.stack([x * 3, y * 4, 0 * x + 90], -1).astype(np.uint8)).save(tmp_path / "scene.png")
     for name, inside in {"left": x < 20, "right": x > 40}.items():
@@ -43,19 +43,19 @@ def queue(server, folder: Path, graph, *arguments: str) -> Result:
     return CliRunner().invoke(app, command)
 
 
-def test_own_picture_masks_and_values(server, tiny_graph, pictures):
+def test_own_image_masks_and_values(server, tiny_graph, images):
     """The files come under the graph's names and hold what the same graph makes when it is filled by hand."""
-    masks = ("--mask", str(pictures / "left.png"), "--mask", str(pictures / "right.png"))
+    masks = ("--mask", str(images / "left.png"), "--mask", str(images / "right.png"))
     graph = tiny_graph("two_objects_tracks_and_mix", seed=1)
     values = ("--set", "Sounding Sampler (dog).seed=41", "--set", "6.seconds=0.6", "--set", "12.scheduler=ddim")
-    result = queue(server, pictures, graph, "--image", str(pictures / "scene.png"), *masks, *values, "--json")
+    result = queue(server, images, graph, "--image", str(images / "scene.png"), *masks, *values, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert set(report["nodes"]) == {"15", "18"}  # what is saved, not what the mixer only plays in the page
     names = {Path(name).name.partition("_0")[0] for files in report["nodes"].values() for name in files}
     assert names == {"track", "mix"}
     for name in ("scene", "left", "right"):
-        os.link(pictures / f"{name}.png", server.folder / "input" / f"by_hand_{name}.png")
+        os.link(images / f"{name}.png", server.folder / "input" / f"by_hand_{name}.png")
     graph["2"]["inputs"]["image"] = "by_hand_scene.png"
     graph["3"]["inputs"] |= {"image": "by_hand_left.png", "channel": "green"}
     graph["4"]["inputs"] |= {"image": "by_hand_right.png", "channel": "green"}
@@ -69,41 +69,41 @@ def test_own_picture_masks_and_values(server, tiny_graph, pictures):
             np.testing.assert_array_equal(samples, made)
 
 
-def test_a_picture_is_there_once_and_anothers_is_left_alone(server, tiny_graph, pictures):
-    """The same picture sent again adds nothing to the input folder, a changed one has a name of its own."""
+def test_an_image_is_there_once_and_anothers_is_left_alone(server, tiny_graph, images):
+    """The same image sent again adds nothing to the input folder, a changed one has a name of its own."""
     folder = server.folder / "input"
-    (pictures / "scene.png").rename(pictures / "photo.png")
+    (images / "scene.png").rename(images / "photo.png")
     (folder / "photo.png").write_bytes(b"another's")
-    arguments = ("--image", str(pictures / "photo.png"), "--mask", str(pictures / "left.png"), "--json")
+    arguments = ("--image", str(images / "photo.png"), "--mask", str(images / "left.png"), "--json")
     names = []
     for _ in range(3):
-        result = queue(server, pictures, tiny_graph("one_object", seed=1), *arguments)
+        result = queue(server, images, tiny_graph("one_object", seed=1), *arguments)
         assert result.exit_code == 0, result.output
         names.append(sorted(path.name for path in folder.rglob("photo*")))
     assert names[0] == names[1] == names[2]
     assert len(names[0]) == 2
-    Image.new("RGB", (64, 48), (9, 90, 200)).save(pictures / "photo.png")
-    assert queue(server, pictures, tiny_graph("one_object", seed=1), *arguments).exit_code == 0
+    Image.new("RGB", (64, 48), (9, 90, 200)).save(images / "photo.png")
+    assert queue(server, images, tiny_graph("one_object", seed=1), *arguments).exit_code == 0
     assert len(list(folder.rglob("photo*"))) == 3
     assert not list(folder.rglob("photo*(1)*"))
     assert (folder / "photo.png").read_bytes() == b"another's"
 
 
-def test_progress_is_shown_node_by_node(server, tiny_graph, pictures):
-    result = queue(server, pictures, tiny_graph("text_grounded", seed=501, steps=30))
+def test_progress_is_shown_node_by_node(server, tiny_graph, images):
+    result = queue(server, images, tiny_graph("text_grounded", seed=501, steps=30))
     assert result.exit_code == 0, result.output
     assert "7 (Sounding Sampler)" in result.stderr.splitlines()
 
 
-def test_a_mask_for_a_picture_with_transparency(server, tiny_graph, pictures):
+def test_a_mask_for_an_image_with_transparency(server, tiny_graph, images):
     graph = tiny_graph("one_object", seed=1)
-    inputs = ("--image", str(pictures / "scene.png"), "--mask", str(pictures / "left.png"))
-    result = queue(server, pictures, graph, *inputs, "--all", "--json")
+    inputs = ("--image", str(images / "scene.png"), "--mask", str(images / "left.png"))
+    result = queue(server, images, graph, *inputs, "--all", "--json")
     assert result.exit_code == 0, result.output
     nodes = json.loads(result.stdout)["nodes"]
     assert set(nodes) == {"3", "4"}  # the sound and the spectrogram
-    os.link(pictures / "scene.png", server.folder / "input" / "opaque_scene.png")
-    os.link(pictures / "left.png", server.folder / "input" / "opaque_left.png")
+    os.link(images / "scene.png", server.folder / "input" / "opaque_scene.png")
+    os.link(images / "left.png", server.folder / "input" / "opaque_left.png")
     graph["mask"] = {"class_type": "LoadImageMask", "inputs": {"image": "opaque_left.png", "channel": "red"}}
     graph["1"]["inputs"]["image"], graph["2"]["inputs"]["mask"] = "opaque_scene.png", ["mask", 0]
     ((expected, _),) = server.sounds(server.run(graph))["3"]
@@ -120,17 +120,17 @@ def test_a_mask_for_a_picture_with_transparency(server, tiny_graph, pictures):
         ("6.seconds=long", "a number is expected"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(server, tiny_graph, pictures, value, words):
-    result = queue(server, pictures, tiny_graph("text_grounded", seed=502), "--set", value)
+def test_what_is_wrong_is_one_sentence(server, tiny_graph, images, value, words):
+    result = queue(server, images, tiny_graph("text_grounded", seed=502), "--set", value)
     assert result.exit_code == 1
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 12
     assert "Traceback" not in result.output
 
 
-def test_ctrl_c_stops_the_run_on_the_server(server, tiny_graph, pictures):
-    (pictures / "graph.json").write_text(json.dumps(tiny_graph("text_grounded", seed=503, seconds=20.0, steps=900)))
-    command = [sys.executable, "-m", "sounding.cli", "queue", str(pictures / "graph.json"), "--server", server.url]
+def test_ctrl_c_stops_the_run_on_the_server(server, tiny_graph, images):
+    (images / "graph.json").write_text(json.dumps(tiny_graph("text_grounded", seed=503, seconds=20.0, steps=900)))
+    command = [sys.executable, "-m", "sounding.cli", "queue", str(images / "graph.json"), "--server", server.url]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as ran:
         try:
             assert ran.stderr is not None
@@ -148,9 +148,9 @@ def test_ctrl_c_stops_the_run_on_the_server(server, tiny_graph, pictures):
     assert kinds[-1] == "execution_interrupted"
 
 
-def test_a_timeout_stops_the_run_and_leaves_those_of_others(server, tiny_graph, pictures):
+def test_a_timeout_stops_the_run_and_leaves_those_of_others(server, tiny_graph, images):
     others = server.queue(tiny_graph("text_grounded", seed=504, seconds=20.0, steps=900)).json()["prompt_id"]
-    result = queue(server, pictures, tiny_graph("text_grounded", seed=505), "--timeout", "2")
+    result = queue(server, images, tiny_graph("text_grounded", seed=505), "--timeout", "2")
     assert result.exit_code == 1
     assert "last seen: waiting for 1 other" in result.stderr
     queued = server.get("/queue").json()

@@ -1,4 +1,4 @@
-"""Templates in a real Chromium: from a server that has none of their pictures to sounds, by one click each."""
+"""Templates in a real Chromium: from a server that has none of their images to sounds, by one click each."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_dialog_lists_them_by_the_packs_name_the_first_to_try_first(chromium
     page.close()
 
 
-def test_each_opens_whole_and_runs_where_no_picture_was(chromium, bare_server):
+def test_each_opens_whole_and_runs_where_no_image_was(chromium, bare_server):
     page = opened(chromium, bare_server)
     for name in NAMES:
         empty(bare_server)
@@ -124,7 +124,7 @@ def test_each_opens_whole_and_runs_where_no_picture_was(chromium, bare_server):
 
 
 def test_a_persons_own_file_of_the_same_name_stays(chromium, bare_server):
-    """The example's picture comes beside it, and what is saved later is a workflow like any other."""
+    """The example's image comes beside it, and what is saved later is a workflow like any other."""
     empty(bare_server)
     own = bare_server.folder / "input" / "dog.png"
     Image.new("RGB", (40, 30), (200, 30, 30)).save(own)

@@ -67,7 +67,7 @@ def plain(graph: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def pictures_of(workflow: dict[str, Any]) -> list[str]:
+def images_of(workflow: dict[str, Any]) -> list[str]:
     """Files that the workflow reads."""
     return [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in READ_PICTURES]
 
@@ -89,8 +89,8 @@ def test_all_are_there_in_both_forms_with_a_thumbnail():
     assert {path.stem for path in WORKFLOWS.glob("*.jpg")} == {path.stem for path in UI}
 
 
-def test_every_picture_is_used_and_small():
-    used = {name for path in UI for name in pictures_of(read(path))}
+def test_every_image_is_used_and_small():
+    used = {name for path in UI for name in images_of(read(path))}
     here = {path.name: path.stat().st_size for path in (WORKFLOWS / "input").iterdir()}
     assert used | {path.name for path in (WORKFLOWS / "input").glob(f"{SCENE}*.png")} == set(here)
     assert max(here.values()) < 400_000
@@ -116,10 +116,10 @@ def test_page_form_is_sound(path):
             assert node["properties"]["ver"]
     notes = [node["widgets_values"][0] for node in nodes.values() if node["type"] == "MarkdownNote"]
     assert not any("`" in note for note in notes)  # Nodes 2.0 writes code in blue on a note's brown
-    assert pictures_of(workflow)
-    assert workflow["extra"]["sounding_pictures"] == sorted(set(pictures_of(workflow)))  # the page brings these in
+    assert images_of(workflow)
+    assert workflow["extra"]["sounding_pictures"] == sorted(set(images_of(workflow)))  # the page brings these in
     assert not any("color" in node or "bgcolor" in node for node in nodes.values())
-    for image in pictures_of(workflow):
+    for image in images_of(workflow):
         assert (WORKFLOWS / "input" / image).is_file()
         assert any(f"**{image}**" in note for note in notes), f"no note tells of {image}"
 

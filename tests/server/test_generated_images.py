@@ -1,4 +1,4 @@
-"""A picture from another model goes straight on to its sound: a core sampler and decoder in the same graph."""
+"""An image from another model goes straight on to its sound: a core sampler and decoder in the same graph."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def random_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor
     return weights
 
 
-def test_a_sampled_picture_sounds(server, tiny_graph):
-    """Weights are random, so the picture is of nothing; other seeds make other pictures, and those other sounds."""
+def test_a_sampled_image_sounds(server, tiny_graph):
+    """Weights are random, so the image is of nothing; other seeds make other images, and those other sounds."""
     models = server.folder / "models"
     files = {"diffusion_models/small.safetensors": unet()}
     files |= {f"vae_approx/taesd_{part}.safetensors": shapes for part, shapes in tiny_autoencoder().items()}
@@ -130,13 +130,13 @@ def test_a_sampled_picture_sounds(server, tiny_graph):
         "picture": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
     }
     graph["13"]["inputs"]["image"] = graph["12"]["inputs"]["images"] = ["picture", 0]
-    sounds, pictures = [], []
+    sounds, images = [], []
     for seed in (5, 6):
         graph["sample"]["inputs"]["seed"] = seed
         entry = server.run(graph)
         ((samples, _),) = server.sounds(entry)["14"]
         sounds.append(samples)
-        pictures.append(server.get("/view", **entry["outputs"]["12"]["images"][0]).content)
-    assert pictures[0] != pictures[1]
+        images.append(server.get("/view", **entry["outputs"]["12"]["images"][0]).content)
+    assert images[0] != images[1]
     assert np.abs(sounds[0]).max() > 0
     assert np.abs(sounds[0] - sounds[1]).max() > 1e-4
