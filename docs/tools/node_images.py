@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 from sounding.utils.files import write_atomic
 
 ROOT = Path(__file__).parents[2]
-PICTURES = ROOT / "web" / "docs" / "pictures"
+IMAGES = ROOT / "web" / "docs" / "images"
 WIDTH = 720  # pixels; the help panel is narrow, and all images are installed with the pack
 
 # Node -> example workflow, and which of its nodes are shown together.
@@ -90,7 +90,7 @@ def write_all(url: str, names: list[str] | None = None) -> None:
         page.add_style_tag(content=HIDE)
         for name in SHOWN if names is None else names:
             workflow, shown = SHOWN[name]
-            write_atomic(PICTURES / f"{name}.jpg", take(page, workflow, shown))
+            write_atomic(IMAGES / f"{name}.jpg", take(page, workflow, shown))
         browser.close()
 
 

@@ -62,7 +62,7 @@ def test_page_has_a_chain_and_an_image(server, object_info, name):
 
 
 def test_the_images_are_small_and_all_used():
-    files = {path.name: path.stat().st_size for path in (PAGES / "pictures").iterdir()}
+    files = {path.name: path.stat().st_size for path in (PAGES / "images").iterdir()}
     assert sum(files.values()) <= 600_000
-    used = {address for page in PAGES.glob("*.md") for address in re.findall(r"\(pictures/([^)]+)\)", page.read_text())}
+    used = {address for page in PAGES.glob("*.md") for address in re.findall(r"\(images/([^)]+)\)", page.read_text())}
     assert used == set(files)
