@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP ru
 SETUP = """
 import contextlib, json, os, sys, threading, time
 import torch
-from sounding import threads
+from sounding.utils import threads
 torch.set_num_threads(2)
 start = threads.pool_starter()
 values = torch.rand(1 << 18)
