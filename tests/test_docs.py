@@ -16,7 +16,7 @@ import pytest
 import typer
 
 ROOT = Path(__file__).parent.parent
-GENERATED = {"node_modules", "runs", "data", "demo", "dist", "api", "weights"}
+MADE = {"data", "demo", "dist", "runs", "weights"}  # by commands, in the checkout
 # Folders of this repository that pages name files of. `models/` is also a folder of ComfyUI, and one to write to.
 ROOMS = "sounding|training|nodes|web|tests|benchmarks|docs|examples|example_workflows|locales|\\.ci"
 LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)>?[^)]*\)")
@@ -29,7 +29,7 @@ MODULE = re.compile(r"\b(?:sounding|training|benchmarks|nodes)(?:\.[a-z_]\w*)+\b
 
 def pages() -> Iterator[Path]:
     for folder, folders, files in os.walk(ROOT):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in GENERATED]
+        folders[:] = [name for name in folders if not (name.startswith(".") or (folder == str(ROOT) and name in MADE))]
         yield from (Path(folder) / name for name in files if name.endswith(".md"))
 
 
