@@ -1,4 +1,4 @@
-// Entry: the node "Sound Objects (click)", in which a widget with the image takes the place of the text field of `state`.
+// Entry: the node "Sound Objects (click)", where a widget with the image replaces the text field of `state`.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { isImageInput, SHOWN } from "./click/image.js";
@@ -37,7 +37,7 @@ app.registerExtension({
     };
     node.onConnectionsChange = function (side, slot) {
       const result = onConnectionsChange?.apply(this, arguments);
-      // An image out of a run belongs to what was connected then. Outputs, and a graph that is being loaded, change nothing.
+      // A run's image belongs to what was connected then. Outputs, and a graph that is being loaded, change nothing.
       const other = side === LiteGraph.INPUT && this.inputs[slot] && isImageInput(this.inputs[slot]);
       if (other && !app.configuringGraph) node.soundingShown = false;
       queueMicrotask(() => click.look());

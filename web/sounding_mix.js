@@ -39,7 +39,10 @@ app.registerExtension({
       onExecuted?.apply(this, arguments);
       const [mix, ...tracks] = output?.[SOUNDS] ?? [];
       if (!tracks.length) return;
-      const objects = tracks.map((_, place) => ({ place, name: `track ${place + 1}`, colour: COLOURS[place % COLOURS.length], gain_db: 0 }));
+      const objects = tracks.map((_, place) => {
+        const colour = COLOURS[place % COLOURS.length];
+        return { place, name: `track ${place + 1}`, colour, gain_db: 0 };
+      });
       const set = new SoundSet();
       set.take(objects, { gained: tracks, mix: [mix] });
       status.hidden = true;

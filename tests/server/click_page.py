@@ -118,7 +118,21 @@ class Page:
         )
         wait_until(self.page, "() => theClick().soundingClick.image")
         self.page.locator(STAGE).wait_for()
-        self.page.wait_for_timeout(400)
+        self.settled()
+
+    def settled(self) -> None:
+        """Wait until the image has stayed where it is for a moment: the page lays nodes out in several steps."""
+        self.page.evaluate("() => { window.lastPlace = undefined; }")
+        wait_until(
+            self.page,
+            """(stage) => {
+              const {x, y, width, height} = document.querySelector(stage).getBoundingClientRect();
+              const place = [x, y, width, height].join(" ");
+              if (window.lastPlace !== place) Object.assign(window, {lastPlace: place, placedAt: performance.now()});
+              return width > 0 && performance.now() - window.placedAt > 400;
+            }""",
+            arg=STAGE,
+        )
 
     def frame(self) -> tuple[float, float, float]:
         """Left and top of the image on the screen, and screen pixels per pixel of it."""

@@ -100,7 +100,7 @@ def test_zoom_and_window_keep_points_in_place(page: Page):
     page.click(DOG)
     page.page.evaluate("() => { app.canvas.selectNode(theClick()); app.canvas.copyToClipboard(); }")
     page.page.mouse.wheel(0, -600)
-    page.page.wait_for_timeout(200)
+    page.settled()
     box = page.page.locator(STAGE).bounding_box()
     place = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.page.mouse.move(*place)
@@ -111,14 +111,14 @@ def test_zoom_and_window_keep_points_in_place(page: Page):
     assert page.page.evaluate("() => app.graph.nodes.length") == NODES  # the button's paste did not reach the graph
     page.button("Whole image").click()
     page.button("Large window").click()
-    page.page.wait_for_timeout(300)
+    page.settled()
     assert page.page.locator(STAGE).bounding_box()["width"] > 800
     page.button("+ Object").click()
     page.page.keyboard.press("Enter")
     page.click(COW)
     page.drawn()
     page.button("Close the large window").click()
-    page.page.wait_for_timeout(300)
+    page.settled()
     second = page.state()["objects"][1]["positive"][0]
     np.testing.assert_allclose((second["x"], second["y"]), COW, atol=2)
     page.click(COW)  # the same place in the small image is that point

@@ -60,7 +60,9 @@ export class ImageCanvas {
     };
     for (const index of order) {
       const object = state.objects[index];
-      for (const kind of ["positive", "negative"]) object[kind].forEach((point, i) => consider(point, { index, kind, i }));
+      for (const kind of ["positive", "negative"]) {
+        object[kind].forEach((point, i) => consider(point, { index, kind, i }));
+      }
       if (object.box && index === active) consider({ x: object.box[2], y: object.box[1] }, { index, kind: "box" });
       if (best && index === active) break;
     }

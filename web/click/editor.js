@@ -10,8 +10,8 @@ export class Editor {
   active = -1; // number of the object that clicks go to
   size = null; // width and height of the image that is shown
 
-  // onChange(): show the state. onStep(object): a step was made in that object, before it is shown. onCommit(): the value
-  // is another one, after it was shown. say(text): tell the user.
+  // onChange(): show the state. onStep(object): a step was made in that object and is not shown yet. onCommit(): the
+  // value has changed, and is shown. say(text): tell the user.
   constructor({ onChange, onStep, onCommit, say }) {
     Object.assign(this, { onChange, onStep, onCommit, say });
   }
@@ -70,7 +70,8 @@ export class Editor {
   get problem() {
     if (this.#unreadable) return this.#unreadable;
     if (this.fitsImage) return null;
-    return `The points belong to an image of ${this.state.size.join(" x ")} pixels; this one has ${this.size.join(" x ")}.`;
+    const [clicked, shown] = [this.state.size, this.size].map((size) => size.join(" x "));
+    return `The points belong to an image of ${clicked} pixels; this one has ${shown}.`;
   }
 
   get canUndo() {

@@ -43,7 +43,8 @@ async function loaded(url) {
 
 function isTransparent(image) {
   const scale = Math.min(1, 256 / Math.max(image.naturalWidth, image.naturalHeight));
-  const [width, height] = [image.naturalWidth, image.naturalHeight].map((side) => Math.max(1, Math.round(side * scale)));
+  const reduced = (side) => Math.max(1, Math.round(side * scale));
+  const [width, height] = [reduced(image.naturalWidth), reduced(image.naturalHeight)];
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0, width, height);
   return context.getImageData(0, 0, width, height).data.some((value, i) => i % 4 === 3 && value < 250);
@@ -96,7 +97,8 @@ function originOf(node, slot) {
 // Upload an image into the input folder and choose it.
 export async function upload(node, file) {
   if (!file.type.startsWith("image/")) {
-    throw new Error(`${file.name} is ${file.type || "of an unknown type"}, but an image is expected; choose a PNG, JPEG or WebP file.`);
+    const kind = file.type || "of an unknown type";
+    throw new Error(`${file.name} is ${kind}, but an image is expected; choose a PNG, JPEG or WebP file.`);
   }
   try {
     (await createImageBitmap(file)).close();
@@ -106,7 +108,9 @@ export async function upload(node, file) {
   const form = new FormData();
   form.append("image", file, file.name || "pasted.png");
   const response = await api.fetchApi("/upload/image", { method: "POST", body: form });
-  if (!response.ok) throw new Error(`${file.name} was not taken by the server (${response.status}); choose another file.`);
+  if (!response.ok) {
+    throw new Error(`${file.name} was refused by the server (${response.status}); choose another file.`);
+  }
   const { name, subfolder } = await response.json();
   const value = subfolder ? `${subfolder}/${name}` : name;
   const widget = imageWidget(node);

@@ -96,7 +96,7 @@ function keyOf(reference, { positive, negative, box }, size) {
   return JSON.stringify([reference, size, positive, negative, box]);
 }
 
-// The mask as the alpha channel of a canvas, and its rim as that of another; `share` is how much of the image it covers.
+// The mask as the alpha channel of a canvas, and its rim as that of another; `share` of the image is covered.
 async function decoded({ png, score }) {
   const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }));

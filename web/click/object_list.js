@@ -11,10 +11,12 @@ export class ObjectList {
     this.rows = element("ul", { className: "sounding-click-rows", ariaLabel: "Objects" });
     this.add = element(
       "button",
-      { type: "button", className: "sounding-click-add", title: "Add an object; then click on it", onclick: () => this.#addObject() },
+      { type: "button", className: "sounding-click-add", onclick: () => this.#addObject() },
       "+ Object",
     );
-    this.mix = element("button", { type: "button", className: "sounding-click-mix", onclick: () => widget.preview.hear(MIX) });
+    this.add.title = "Add an object; then click on it";
+    const hearMix = () => widget.preview.hear(MIX);
+    this.mix = element("button", { type: "button", className: "sounding-click-mix", onclick: hearMix });
     const foot = element("div", { className: "sounding-click-foot" }, this.add, this.mix);
     this.root = element("div", { className: "sounding-click-list" }, this.rows, foot);
   }
@@ -81,7 +83,8 @@ export class ObjectList {
     mark.setAttribute("role", "img");
     const play = button("play", "", () => preview.hear(index), { className: "sounding-click-play" });
     const remove = button("close", "", () => editor.removeObject(index));
-    const cells = [colour, name, mark, on, element("label", { className: "sounding-click-db" }, gain, "dB"), play, remove];
+    const decibels = element("label", { className: "sounding-click-db" }, gain, "dB");
+    const cells = [colour, name, mark, on, decibels, play, remove];
     const root = element("li", { onpointerdown: () => editor.select(index) }, ...cells);
     this.rows.append(root);
     this.#rows.push({ root, colour, name, mark, on, gain, play, remove });

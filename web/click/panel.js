@@ -8,7 +8,8 @@ export class Panel {
     this.widget = widget;
     this.hint = element("div", { className: "sounding-click-hint" });
     this.status = element("div", { className: "sounding-click-status", role: "status" });
-    const view = element("div", { className: "sounding-click-view" }, widget.canvas.element, this.hint, this.#problem());
+    const shown = [widget.canvas.element, this.hint, this.#problem()];
+    const view = element("div", { className: "sounding-click-view" }, ...shown);
     const left = element("div", { className: "sounding-click-left" }, this.#toolbar(), view, this.status);
     const right = element("div", { className: "sounding-click-right" }, widget.list.root, widget.preview.player.root);
     this.root = element("div", { className: "sounding-click-panel" }, left, right);

@@ -33,7 +33,9 @@ export class QueuedRun {
       partial_execution_targets: targets,
     });
     const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Error(refusal(answer) ?? `The queue answered ${response.status}; the server's log says why.`);
+    if (!response.ok) {
+      throw new Error(refusal(answer) ?? `The queue answered ${response.status}; the server's log says why.`);
+    }
     this.#id = answer.prompt_id;
     own.add(this.#id);
     if (this.#stopped) await this.stop();

@@ -20,7 +20,8 @@ export async function soundGraph({ node, reference, editor }, only = null) {
   prompt[own] ??= { class_type: "SoundingClick", inputs: { picture: annotated(reference), state: editor.text } };
   if (only !== null) {
     const objects = editor.state.objects.map((each, i) => ({ ...each, on: i === only }));
-    prompt[own] = { ...prompt[own], inputs: { ...prompt[own].inputs, state: writeState({ ...editor.state, objects }) } };
+    const state = writeState({ ...editor.state, objects });
+    prompt[own] = { ...prompt[own], inputs: { ...prompt[own].inputs, state } };
   }
   const source = soundSource(prompt, own) ?? addSource(prompt, own);
   const saved = mixerOf(prompt, source);
@@ -32,7 +33,8 @@ export async function soundGraph({ node, reference, editor }, only = null) {
   return { prompt, targets, ...soundsOf(prompt, own, source, reference?.stamp) };
 }
 
-// What a finished run of the page has made of a node's objects, {key, objects, tell, files: {tracks, gained, mix}}, or null.
+// The sounds that a finished run of the page has made of a node's objects, or null: {key, objects, tell, files}, where
+// files are {tracks, gained, mix}.
 export function soundsIn(prompt, outputs, node, stamp) {
   const own = ownIn(prompt, node);
   const source = own && soundSource(prompt, own);
@@ -54,12 +56,15 @@ function soundsOf(prompt, own, source, stamp) {
   const state = isLink(inputs.state) ? { objects: [] } : readState(inputs.state);
   const fed = inputs.positive_coords !== undefined || inputs.negative_coords !== undefined;
   const first = state.objects.findIndex((each) => each.on);
-  const heard = (each, i) => each.on && (clicked(each) || (fed && i === first));
-  const objects = state.objects.map((each, place) => ({ ...each, place })).filter((each) => heard(each, each.place));
+  const sounds = (each, i) => each.on && (clicked(each) || (fed && i === first));
+  const objects = state.objects.map((each, place) => ({ ...each, place })).filter((each) => sounds(each, each.place));
   const upstream = [...above(prompt, source[0])].sort();
   const used = (slot) => upstream.some((id) => linksOf(prompt[id]).some((link) => isSame(link, [own, slot])));
   const [names, gains] = [used(NAMES), used(GAINS)];
-  const kept = ({ name, gain_db, positive, negative, box }) => [positive, negative, box, names && name, gains && gain_db];
+  const kept = (object) => {
+    const { name, gain_db, positive, negative, box } = object;
+    return [positive, negative, box, names && name, gains && gain_db];
+  };
   const decides = upstream.map((id) => {
     if (id !== own || isLink(inputs.state)) return [id, prompt[id].class_type, prompt[id].inputs];
     return [id, { ...inputs, state: [state.size, objects.map(kept)] }, stamp];

@@ -3,7 +3,9 @@ import { app } from "../../../scripts/app.js";
 import { addStyle, element, keepEvents } from "../page/elements.js";
 import { ImageCanvas } from "./canvas.js";
 import { Editor } from "./editor.js";
-import { connectedImage, connectedSlot, isImageInput, loadImage, sameReference, segmenterName, upload } from "./image.js";
+import {
+  connectedImage, connectedSlot, isImageInput, loadImage, sameReference, segmenterName, upload,
+} from "./image.js";
 import { LargeWindow } from "./large_window.js";
 import { Masks } from "./masks.js";
 import { ObjectList } from "./object_list.js";
@@ -161,7 +163,8 @@ export class ClickWidget {
     performance.measure("sounding-click-overlay", { start: this.#clicked, end: performance.now() });
     this.#clicked = null;
     const { share, score } = this.maskOf(object);
-    this.say(`${object.name} covers ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} % of the image, score ${score.toFixed(2)}`);
+    const percent = (100 * share).toFixed(share < 0.1 ? 1 : 0);
+    this.say(`${object.name} covers ${percent} % of the image, score ${score.toFixed(2)}`);
   }
 
   // The frontend looks for changes when a mouse button goes up, but not after keys in here.

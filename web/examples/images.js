@@ -6,8 +6,8 @@ const READERS = new Set(["LoadImage", "LoadImageMask", "SoundingClick"]); // the
 // The name of the pack's folder is the user's choice; it is a part of this file's own address.
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.match(/\/extensions\/([^/]+)\//)[1]);
 
-// Upload images, and return the names that they got there: where another file has the name already, ours gets a number. A
-// file with the same content is left alone.
+// Upload images, and return the names that they got there: where another file has the name already, ours gets a number.
+// A file with the same content is left alone.
 export async function uploadImages(images) {
   const names = new Map(await Promise.all(images.map(async (name) => [name, await upload(name)])));
   if (![...names.values()].every(isListed)) await refreshLists();
@@ -38,7 +38,8 @@ async function upload(name) {
 
 // Whether it is in the lists of images that new nodes are made with.
 function isListed(name) {
-  return JSON.stringify(LiteGraph.registered_node_types.LoadImage?.nodeData?.input ?? {}).includes(JSON.stringify(name));
+  const { input = {} } = LiteGraph.registered_node_types.LoadImage?.nodeData ?? {};
+  return JSON.stringify(input).includes(JSON.stringify(name));
 }
 
 async function refreshLists() {

@@ -15,7 +15,9 @@ const ORDER = [
 // {folder of a pack: names}, with ours in the order in which to try them; other packs' as they come.
 export function inOrder(templates) {
   return Object.fromEntries(
-    Object.entries(templates).map(([pack, names]) => [pack, names.includes(ORDER[0]) ? names.toSorted(byPlace) : names]),
+    Object.entries(templates).map(([pack, names]) => {
+      return [pack, names.includes(ORDER[0]) ? names.toSorted(byPlace) : names];
+    }),
   );
 }
 

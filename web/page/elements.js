@@ -63,7 +63,7 @@ export function addStyle() {
   document.head.append(element("link", { rel: "stylesheet", href: new URL("./style.css", import.meta.url).href }));
 }
 
-// Keep clicks and keys in here from the graph. Its own commands (queue, save) go on working; single keys and undo do not
+// Keep clicks and keys in here from the graph. Its own commands (queue, save) still work; single keys and undo do not
 // reach it.
 export function keepEvents(root) {
   for (const kind of ["pointerdown", "pointermove", "dblclick", "contextmenu", "keyup"]) {

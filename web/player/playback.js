@@ -29,7 +29,7 @@ export class Playback {
 
   // Browsers let sound begin only in the course of a click: to be called there.
   allow(rate = this.#context?.sampleRate ?? 16000) {
-    // A context at the sound's own rate is resampled well by the browser; a buffer at another rate is interpolated linearly.
+    // The browser resamples well what a context at the sound's own rate plays, but only linearly a buffer of another rate.
     if (this.#context?.sampleRate !== rate) {
       this.#context?.close();
       this.#context = new AudioContext({ sampleRate: rate });

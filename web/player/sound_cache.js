@@ -26,8 +26,8 @@ export class SoundCache {
   }
 }
 
-// The sounds of one run: one track per object, and their mix. Where the graph itself applies gains, `gained` and `mix` are
-// its files with those, `savedGains`.
+// The sounds of one run: one track per object, and their mix. Where the graph itself applies gains, `gained` and `mix`
+// are its files with those, `savedGains`.
 export class SoundSet {
   #read = new Map(); // file -> its samples
 
@@ -45,8 +45,8 @@ export class SoundSet {
     Object.assign(this, { gained: gained ?? null, mix: mix?.[0] ?? null, savedGains });
   }
 
-  // Samples of track number `what`, or of MIX, with gains in dB, as {rate, channels}: those of the graph's own file where
-  // one has these gains (then with its `url`), else computed here.
+  // Samples of track number `what`, or of MIX, with gains in dB, as {rate, channels}: those of the graph's own file, with
+  // its `url`, if one has these gains, else computed here.
   async samplesOf(what, gains) {
     const isSaved = String(gains) === String(this.savedGains);
     if (what === MIX && this.mix && isSaved) return this.#samples(this.mix);

@@ -4,7 +4,9 @@ const BANDS = 64; // rows, of equal width in mel
 const COLUMNS = 360; // at most
 const RANGE = 70; // dB, from the loudest down
 // matplotlib's magma, at equal steps.
-const COLOURS = [[0, 0, 4], [40, 17, 89], [114, 31, 129], [182, 54, 121], [241, 96, 93], [254, 176, 120], [252, 253, 191]];
+const COLOURS = [
+  [0, 0, 4], [40, 17, 89], [114, 31, 129], [182, 54, 121], [241, 96, 93], [254, 176, 120], [252, 253, 191],
+];
 
 export function drawSpectrogram(canvas, { rate, channels }) {
   const samples = channels[0];
