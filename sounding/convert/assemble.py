@@ -15,7 +15,9 @@ from ..config import GroundingConfig, QueryConfig, SoundingConfig
 from ..encoders.text import ClapQuery
 from ..model import SoundingModel
 from ..networks.meta import PrivateGenerator, meta_parameters
-from ..weights.reading import Converted, ConvertError, laid_out
+from ..weights import WeightsError
+from ..weights.reading import laid_out
+from . import Converted
 from .audioldm import AudioLDM, HeadsFrom, fold_film, read_audioldm
 from .clap import OWN_BUFFERS, read_clap, read_tokenizer
 from .clip import read_clip
@@ -76,12 +78,12 @@ def convert(
         name: of the model in the file's header.
 
     Raises:
-        ConvertError: a source that cannot be read or does not fit; nothing is written.
+        WeightsError: a source that cannot be read or does not fit; nothing is written.
         CheckpointError: weights that `dtype` cannot hold; nothing is written.
     """
     out = Path(out)
     if out.suffix.lower() != ".safetensors":
-        raise ConvertError(f"{out} ends in {out.suffix!r}, but .safetensors is expected; name the result so.")
+        raise WeightsError(f"{out} ends in {out.suffix!r}, but .safetensors is expected; name the result so.")
     sources = {"audioldm": Path(audioldm), "clip": Path(clip)}
     with laid_out(sources["audioldm"]):
         ldm = read_audioldm(sources["audioldm"], ema=ema, heads=heads)
@@ -132,10 +134,10 @@ def _queries(
     """The query encoder and where it came from.
 
     Raises:
-        ConvertError: AudioLDM as published listens to its own CLAP only; or there is no audio tower.
+        WeightsError: AudioLDM as published listens to its own CLAP only; or there is no audio tower.
     """
     if condition == "film" and (clap or query == "audio"):
-        raise ConvertError(
+        raise WeightsError(
             "AudioLDM's FiLM slot was trained with AudioLDM's own CLAP text tower, but another query encoder was asked "
             "for; leave out --clap and --query, or convert with --condition attention."
         )
@@ -144,7 +146,7 @@ def _queries(
     if query == "text":
         return ldm.text, ldm_path
     if ldm.audio is None:
-        raise ConvertError(
+        raise WeightsError(
             f"{ldm_path} has no CLAP audio tower, but --query audio needs one; add --clap with a transformers folder "
             "or LAION's .pt."
         )
@@ -169,7 +171,7 @@ def _fill(part: nn.Module, converted: Converted, source: Path, tokens: Tensor | 
     """Load a part strictly; what the library computes for itself is taken from the module.
 
     Raises:
-        ConvertError: a tensor is missing, foreign or of another shape.
+        WeightsError: a tensor is missing, foreign or of another shape.
     """
     own = part.state_dict()
     tensors = {name: value for name, value in own.items() if name.endswith(OWN_BUFFERS)} | converted.tensors
@@ -177,13 +179,13 @@ def _fill(part: nn.Module, converted: Converted, source: Path, tokens: Tensor | 
         tensors["tokenizer"] = tokens
     for kind, names in (("lacks", own.keys() - tensors.keys()), ("has an unknown", tensors.keys() - own.keys())):
         if names:
-            raise ConvertError(
+            raise WeightsError(
                 f"{source} {kind} tensor {min(names)!r} ({len(names)} in all) for the {type(part).__name__} that its "
                 "sizes describe; give the complete weights of a supported model (docs/models.md)."
             )
     for name, value in tensors.items():
         if value.shape != own[name].shape:
-            raise ConvertError(
+            raise WeightsError(
                 f"{source}: {name!r} has shape {tuple(value.shape)}, but {tuple(own[name].shape)} is expected; give "
                 "the weights of a supported model (docs/models.md)."
             )

@@ -12,7 +12,9 @@ from torch.nn.functional import silu
 
 from ..config import DiffusionConfig, UnetConfig, VaeConfig
 from ..utils.libraries import importing
-from ..weights.reading import Converted, ConvertError, count, expect, read_folder, read_json, read_state, under
+from ..weights import WeightsError
+from ..weights.reading import count, expect, read_folder, read_json, read_state, under
+from . import Converted
 from .clap import clap_from_state, read_clap, read_tokenizer
 from .hifigan import hifigan_from_state, read_hifigan
 
@@ -55,7 +57,7 @@ def read_audioldm(path: Path, *, ema: bool = True, heads: HeadsFrom = "config") 
             the weights were trained with.
 
     Raises:
-        ConvertError: another kind of model, an incomplete folder, or a damaged file.
+        WeightsError: another kind of model, an incomplete folder, or a damaged file.
     """
     return _from_folder(path, heads) if path.is_dir() else _from_checkpoint(path, ema)
 
@@ -63,7 +65,7 @@ def read_audioldm(path: Path, *, ema: bool = True, heads: HeadsFrom = "config") 
 def _from_folder(folder: Path, heads: HeadsFrom) -> AudioLDM:
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") != "AudioLDMPipeline":
-        raise ConvertError(
+        raise WeightsError(
             f"{folder} is a {index.get('_class_name')}, but an AudioLDMPipeline is expected (AudioLDM 2 and MusicLDM "
             "condition in other ways); give an AudioLDM folder such as cvssp/audioldm-s-full-v2."
         )
@@ -119,7 +121,7 @@ def _unet_config(config: dict[str, Any], folder: Path) -> UnetConfig:
     """Our configuration of diffusers' U-Net.
 
     Raises:
-        ConvertError: it is conditioned or laid out in another way than AudioLDM's.
+        WeightsError: it is conditioned or laid out in another way than AudioLDM's.
     """
     channels = tuple(config.get("block_out_channels", ()))
     attended = len(channels) - 1
@@ -132,7 +134,7 @@ def _unet_config(config: dict[str, Any], folder: Path) -> UnetConfig:
     }
     for key, value in expected.items():
         if config.get(key) != value:
-            raise ConvertError(
+            raise WeightsError(
                 f"{folder / 'unet'} has {key} {config.get(key)}, but AudioLDM's {value} is expected; give an AudioLDM "
                 "folder such as cvssp/audioldm-s-full-v2."
             )
@@ -198,7 +200,7 @@ def _checkpoint_unet(unet: dict[str, Tensor], path: Path) -> UnetConfig:
         layers += level == 0
         width = expect(unet, f"input_blocks.{block}.0.out_layers.3.weight", path, KIND).shape[0]
         if (f"input_blocks.{block}.1.norm.weight" in unet) != (level > 0):
-            raise ConvertError(f"{path} attends at other levels than AudioLDM; give an AudioLDM checkpoint.")
+            raise WeightsError(f"{path} attends at other levels than AudioLDM; give an AudioLDM checkpoint.")
         channels[level:] = [width]
     return UnetConfig(
         channels=tuple(channels),

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..config import QueryConfig
 from ..utils.libraries import importing
-from ..weights.reading import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
+from ..weights import WeightsError
+from ..weights.reading import count, expect, read_json, read_state, read_transformers
+from . import Converted
 
 RENAMED = {  # HTS-AT -> transformers, in this order
     "audio_branch.": "audio_model.audio_encoder.",
@@ -48,7 +50,7 @@ def read_clap(path: Path, kind: str = "text") -> Converted:
         kind: "text" or "audio".
 
     Raises:
-        ConvertError: other weights, a fused CLAP for audio, or a size that ours cannot express.
+        WeightsError: other weights, a fused CLAP for audio, or a size that ours cannot express.
     """
     if path.is_dir():
         config = read_json(path / "config.json")
@@ -104,7 +106,7 @@ def _text_config(tensors: dict[str, Tensor], path: Path, config: dict[str, Any])
 def _audio_config(tensors: dict[str, Tensor], path: Path, config: dict[str, Any]) -> QueryConfig:
     stem = "tower.audio_model.audio_encoder."
     if f"{stem}patch_embed.mel_conv2d.weight" in tensors:
-        raise ConvertError(
+        raise WeightsError(
             f"{path} is a fused CLAP, whose audio tower takes four views of a sound, but one that is not fused is "
             "expected; take 630k-audioset-best.pt or laion/clap-htsat-unfused."
         )
@@ -129,7 +131,7 @@ def read_tokenizer(folder: Path) -> Tensor:
         folder: with `tokenizer.json`, or `vocab.json` and `merges.txt` (RoBERTa's byte-level BPE).
 
     Raises:
-        ConvertError: the files are not there or damaged.
+        WeightsError: the files are not there or damaged.
     """
     with importing("tokenizers"):
         from tokenizers import Tokenizer
@@ -144,15 +146,15 @@ def read_tokenizer(folder: Path) -> Tensor:
 
             tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
         else:
-            raise ConvertError(
+            raise WeightsError(
                 f"{folder} has neither tokenizer.json nor vocab.json with merges.txt; run `sounding fetch "
                 "clap-tokenizer` (from huggingface.co/laion/clap-htsat-unfused) and name its folder."
             )
-    except ConvertError:
+    except WeightsError:
         raise
     except Exception as error:  # the library raises bare exceptions
         said = " ".join(str(error).split())
-        raise ConvertError(f"{folder} holds a damaged tokenizer ({said}); get its files again.") from None
+        raise WeightsError(f"{folder} holds a damaged tokenizer ({said}); get its files again.") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return torch.frombuffer(bytearray(tokenizer.to_str().encode()), dtype=torch.uint8)

@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 
 from ..config import PatchConfig
-from ..weights.reading import (
-    Converted,
-    ConvertError,
-    count,
-    expect,
-    read_folder,
-    read_json,
-    read_state,
-    read_transformers,
-    under,
-)
+from ..weights import WeightsError
+from ..weights.reading import count, expect, read_folder, read_json, read_state, read_transformers, under
+from . import Converted
 
 # (width, layers, patch size, embedding width, picture size) -> open_clip's name of the model
 MODELS = {
@@ -45,7 +37,7 @@ TRANSFORMERS = {
 
 
 def read_clip(path: Path, *, quick_gelu: bool | None = None) -> Converted:
-    """A patch encoder from open_clip's .safetensors / .bin, OpenAI's TorchScript .pt or a transformers folder.
+    """A patch encoder from open_clip's .safetensors or .bin, or a transformers folder.
 
     Args:
         path: the file, or the folder with `config.json` or `open_clip_config.json`.
@@ -53,7 +45,7 @@ def read_clip(path: Path, *, quick_gelu: bool | None = None) -> Converted:
             there is one (weights alone do not say).
 
     Raises:
-        ConvertError: other weights, an unknown size, or a file that does not say its activation.
+        WeightsError: other weights, an unknown size, or a file that does not say its activation.
     """
     state, said = _read(path)
     if any(name.startswith("vision_model.") for name in state):
@@ -65,7 +57,7 @@ def read_clip(path: Path, *, quick_gelu: bool | None = None) -> Converted:
     quick = said if quick_gelu is None else quick_gelu
     config = _config(state, path)
     if quick is None:
-        raise ConvertError(
+        raise WeightsError(
             f"{path} does not say whether the tower uses QuickGELU; keep the publisher's config file beside it, or "
             "say --quick-gelu (OpenAI's weights) or --no-quick-gelu (LAION's)."
         )
@@ -103,7 +95,7 @@ def _config(state: dict[str, Tensor], path: Path) -> PatchConfig:
     positions = expect(state, "positional_embedding", path, kind)
     projection = expect(state, "proj", path, kind)
     if patch.ndim != 4 or positions.ndim != 2 or projection.ndim != 2:
-        raise ConvertError(f"{path} is not {kind} (its first layer has shape {tuple(patch.shape)}); check the file.")
+        raise WeightsError(f"{path} is not {kind} (its first layer has shape {tuple(patch.shape)}); check the file.")
     grid = round((len(positions) - 1) ** 0.5)
     size = (
         patch.shape[0],
@@ -114,7 +106,7 @@ def _config(state: dict[str, Tensor], path: Path) -> PatchConfig:
     )
     if size not in MODELS:
         known = ", ".join(MODELS.values())
-        raise ConvertError(
+        raise WeightsError(
             f"{path} is a tower of width {size[0]} with {size[1]} layers and patches of {size[2]} at {size[4]} pixels, "
             f"but one of {known} is expected; get one of these."
         )
@@ -139,6 +131,6 @@ def _from_transformers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor
             renamed[f"visual.{name}"] = value
     for name, parts in pieces.items():
         if len(parts) != 3:
-            raise ConvertError(f"{path} lacks a part of {name!r}; the file is not complete, download it again.")
+            raise WeightsError(f"{path} lacks a part of {name!r}; the file is not complete, download it again.")
         renamed[f"visual.{name}"] = torch.cat([parts[letter] for letter in "qkv"])
     return renamed

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..config import VocoderConfig
-from ..weights.reading import Converted, ConvertError, count, expect, read_json, read_state, read_transformers
+from ..weights import WeightsError
+from ..weights.reading import count, expect, read_json, read_state, read_transformers
+from . import Converted
 
 # Strides and dilations leave no trace in the weights; these are AudioLDM's (16 kHz, 64 bands).
 AUDIOLDM = VocoderConfig()
@@ -19,7 +21,7 @@ def read_hifigan(path: Path) -> Converted:
     """A vocoder from a transformers folder, or an original generator's file with its `config.json` beside it.
 
     Raises:
-        ConvertError: other weights, or a layout that ours cannot express.
+        WeightsError: other weights, or a layout that ours cannot express.
     """
     if path.is_dir():
         return hifigan_from_state(read_transformers(path), path, read_json(path / "config.json"))
@@ -31,7 +33,7 @@ def hifigan_from_state(state: dict[str, Tensor], path: Path, config: dict[str, A
     """A vocoder from named tensors, weight norm folded; `config` is transformers' or HiFi-GAN's own.
 
     Raises:
-        ConvertError: see `read_hifigan`.
+        WeightsError: see `read_hifigan`.
     """
     state = {name.replace("ups.", "upsampler.", 1) if name.startswith("ups.") else name: v for name, v in state.items()}
     tensors = {name: value.float() for name, value in fold_weight_norm(state).items()}
@@ -47,13 +49,13 @@ def hifigan_from_state(state: dict[str, Tensor], path: Path, config: dict[str, A
     dilations = config.get("resblock_dilation_sizes", [list(AUDIOLDM.dilations)] * blocks)
     if rates is None:
         if rate_kernels != AUDIOLDM.rate_kernels:
-            raise ConvertError(
+            raise WeightsError(
                 f"{path} upsamples with kernels {rate_kernels}, whose strides the weights do not say; put the "
                 "generator's config.json beside it."
             )
         rates = AUDIOLDM.rates
     if len(rates) != len(rate_kernels) or len({tuple(each) for each in dilations}) != 1:
-        raise ConvertError(
+        raise WeightsError(
             f"{path} has strides {list(rates)} for {len(rate_kernels)} upsamplers and dilations {dilations}, but one "
             "stride each and the same dilations everywhere are expected; use another vocoder."
         )

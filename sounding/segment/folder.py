@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.messages import shown
-from ..weights.reading import ConvertError, read_json, read_shapes
+from ..weights import WeightsError
+from ..weights.reading import read_json, read_shapes
 
 NAMING = ("auto_map", "backbone", "use_timm_backbone", "use_pretrained_backbone", "custom_pipelines")
 CLASSES = ("image_processor_type", "feature_extractor_type", "video_processor_type", "tokenizer_class")
@@ -27,10 +28,10 @@ def check_folder(path: Path, config: dict[str, Any]) -> None:
     """Look at what a folder would make transformers build: no other models by name, no numbers without end.
 
     Raises:
-        ConvertError: it names other things than parts of SAM, or layers that its weights do not have.
+        WeightsError: it names other things than parts of SAM, or layers that its weights do not have.
     """
     if (path / "adapter_config.json").exists():
-        raise ConvertError(f"{path} has an adapter_config.json, which names another model; get the model's own folder.")
+        raise WeightsError(f"{path} has an adapter_config.json, which names another model; get the model's own folder.")
     tensors = 0
     for file in path.glob("*.safetensors"):
         tensors += len(read_shapes(file))
@@ -38,13 +39,13 @@ def check_folder(path: Path, config: dict[str, Any]) -> None:
     for name, value in _fields("config.json", config):
         _check_field(path, "config.json", name, value)
         if isinstance(value, (int, float)) and not abs(value) <= MOST:
-            raise ConvertError(f"{path} has {name} {shown(value)} in its config.json, but at most {MOST} is expected.")
+            raise WeightsError(f"{path} has {name} {shown(value)} in its config.json, but at most {MOST} is expected.")
         if isinstance(value, int) and any(word in name for word in ("layers", "blocks", "depth")):
             layers += value
         if name == "model_type" and not str(value).startswith(("sam2", "sam3", "clip")):
             raise _foreign(path, "config.json", name, value)
     if layers > max(tensors, 100):
-        raise ConvertError(f"{path} describes {layers} layers, but has only {tensors} tensors; get the folder again.")
+        raise WeightsError(f"{path} describes {layers} layers, but has only {tensors} tensors; get the folder again.")
     for stem in PROCESSING:
         if (path / f"{stem}.json").exists():
             for name, value in _fields(stem, read_json(path / f"{stem}.json")):
@@ -53,7 +54,7 @@ def check_folder(path: Path, config: dict[str, Any]) -> None:
 
 def _check_field(path: Path, file: str, name: str, value: Any) -> None:
     if name in SIDES and isinstance(value, (int, float)) and not 0 < value <= MOST_SIDE:
-        raise ConvertError(
+        raise WeightsError(
             f"{path} has {name} {shown(value)} in its {file}, but 1 to {MOST_SIDE} pixels are expected; get the folder "
             "again."
         )
@@ -62,8 +63,8 @@ def _check_field(path: Path, file: str, name: str, value: Any) -> None:
         raise _foreign(path, file, name, value)
 
 
-def _foreign(path: Path, file: str, name: str, value: Any) -> ConvertError:
-    return ConvertError(
+def _foreign(path: Path, file: str, name: str, value: Any) -> WeightsError:
+    return WeightsError(
         f"{path} names {name} {shown(value)} in its {file}, but parts of SAM alone are expected; get the folder as its "
         "publisher has it."
     )

@@ -11,7 +11,8 @@ from torch import nn
 from ..checkpoint import CONFIG_KEY, STARTER, CheckpointError, check_header_size, read_header, resolve
 from ..config import SEGMENTER
 from ..loading import build, read_parts
-from ..weights.reading import ConvertError, read_json, read_state
+from ..weights import WeightsError
+from ..weights.reading import read_json, read_state
 from .base import Segmenter
 from .folder import check_folder
 
@@ -51,7 +52,7 @@ def load_segmenter(
     elif path.is_file():
         segmenter = _from_file(path, STARTER if str(which) == STARTER else path.stem)
     else:
-        raise ConvertError(f"{path} is neither a file nor a folder, but {EXPECTED} is expected; check the path.")
+        raise WeightsError(f"{path} is neither a file nor a folder, but {EXPECTED} is expected; check the path.")
     if segmenter.module is not None:
         segmenter.module.to(device)
     return segmenter
@@ -74,7 +75,7 @@ def _from_folder(path: Path) -> Segmenter:
         from .sam3 import load_sam3
 
         return load_sam3(path, kind)
-    raise ConvertError(f"{path} is a folder of the model type {kind!r}, but {EXPECTED} is expected; give one of those.")
+    raise WeightsError(f"{path} is a folder of the model type {kind!r}, but {EXPECTED} is expected; give one of those.")
 
 
 def _from_file(path: Path, name: str) -> Segmenter:
@@ -87,7 +88,7 @@ def _from_file(path: Path, name: str) -> Segmenter:
         first = ", ".join(sorted(state)[:2])
         meta = any(name.startswith(("image_encoder.trunk.", "sam_mask_decoder.", "detector.")) for name in state)
         hint = "SAM 2 and SAM 3 are read from their transformers folders" if meta else "give one of those"
-        raise ConvertError(f"{path} has tensors such as {first}, but {EXPECTED} is expected; {hint}.")
+        raise WeightsError(f"{path} has tensors such as {first}, but {EXPECTED} is expected; {hint}.")
     return Sam1Segmenter(build_sam1(state, path), name)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..networks.meta import filled
 from ..utils.libraries import importing
 from ..utils.threads import spins_adaptively
-from ..weights.reading import ConvertError, count, expect, laid_out
+from ..weights import WeightsError
+from ..weights.reading import count, expect, laid_out
 from .base import Prepared, Segmentation, one_picture
 from .prompt import Prompt
 
@@ -85,7 +86,7 @@ def build_sam1(state: dict[str, Tensor], path: Path) -> nn.Module:
     """A `segment_anything` model of the sizes that its tensors have, with them.
 
     Raises:
-        ConvertError: not a SAM, or not complete.
+        WeightsError: not a SAM, or not complete.
     """
     with importing("segment_anything"):
         from segment_anything.modeling import (  # type: ignore[import-untyped]
@@ -108,7 +109,7 @@ def build_sam1(state: dict[str, Tensor], path: Path) -> nn.Module:
         everywhere = [i for i, (length, _) in enumerate(relative) if length == 2 * grid - 1]
         windows = {(length + 1) // 2 for length, _ in relative if length != 2 * grid - 1} or {0}
         if len(windows) != 1:
-            raise ConvertError(f"{path} has windows of several sizes, but {KIND} is expected; check the file.")
+            raise WeightsError(f"{path} has windows of several sizes, but {KIND} is expected; check the file.")
         layers = "mask_decoder.transformer.layers."
         window = windows.pop()
     depth = len(relative)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..utils.libraries import importing
 from ..utils.threads import spins_adaptively
-from ..weights.reading import ConvertError, laid_out
+from ..weights import WeightsError
+from ..weights.reading import laid_out
 from .base import Prepared, Segmentation, device_of, one_picture
 from .folder import configuration
 from .prompt import Prompt
@@ -83,7 +84,7 @@ def load_sam2(path: Path) -> Sam2Segmenter:
     """A folder of transformers.
 
     Raises:
-        ConvertError: not complete, not safetensors, or transformers is too old.
+        WeightsError: not complete, not safetensors, or transformers is too old.
     """
     model, processor = load_pretrained(path, "Sam2Model", "Sam2Processor")
     return Sam2Segmenter(model, processor, path.name)
@@ -99,11 +100,11 @@ def load_pretrained(path: Path, model: str, processor: str) -> tuple[nn.Module, 
 
         known = hasattr(transformers, model) and hasattr(transformers, processor)
     if not known:
-        raise ConvertError(
+        raise WeightsError(
             f"{path} needs {model}, which transformers {transformers.__version__} does not have; update transformers."
         )
     if not any(path.glob("*.safetensors")):
-        raise ConvertError(f"{path} has no .safetensors, but the weights are expected there; get the whole folder.")
+        raise WeightsError(f"{path} has no .safetensors, but the weights are expected there; get the whole folder.")
     with laid_out(path):
         try:
             loaded, report = getattr(transformers, model).from_pretrained(
@@ -119,7 +120,7 @@ def load_pretrained(path: Path, model: str, processor: str) -> tuple[nn.Module, 
                 path, local_files_only=True, trust_remote_code=False
             )
         except OSError as error:
-            raise ConvertError(f"{path} is not complete ({error}); get the whole folder again.") from None
+            raise WeightsError(f"{path} is not complete ({error}); get the whole folder again.") from None
         if missing := sorted(report["missing_keys"]):
-            raise ConvertError(f"{path} lacks {len(missing)} tensors, the first is {missing[0]!r}; get it again.")
+            raise WeightsError(f"{path} lacks {len(missing)} tensors, the first is {missing[0]!r}; get it again.")
     return loaded.eval(), reader

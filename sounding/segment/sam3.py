@@ -142,7 +142,7 @@ def load_sam3(path: Path, kind: str) -> Sam3Segmenter:
     """A folder of transformers, of the model type `kind`.
 
     Raises:
-        ConvertError: not complete, not safetensors, or transformers is too old.
+        WeightsError: not complete, not safetensors, or transformers is too old.
     """
     tracker = tracker_processor = detector = processor = None
     if kind != "sam3":

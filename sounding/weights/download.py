@@ -94,12 +94,11 @@ _AUDIOLDM = (
     *(f"{part}/model" for part in ("text_encoder", "vocoder")),
 )
 _CLAP = "laion/clap-htsat-unfused"
-_OPENAI = "https://openaipublic.azureedge.net/clip/models"
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 
 
-def _openai(sha256: str, name: str) -> tuple[File, ...]:
-    return (File(f"{_OPENAI}/{sha256}/{name}", name, sha256),)
+def _clip(name: str, size: str, repository: str, length: int) -> Entry:
+    return Entry(name, f"CLIP {size} by OpenAI", "MIT", length, _hub(repository, "config.json", "model"))
 
 
 def _sam(size: str, tag: str, length: int, sha256: str) -> Entry:
@@ -113,27 +112,9 @@ CATALOGUE = (
     Entry("audioldm-s", "AudioLDM small, full, v2", NC, 1_700_000_000, _hub("cvssp/audioldm-s-full-v2", *_AUDIOLDM)),
     Entry("audioldm-m", "AudioLDM medium, full", NC, 2_600_000_000, _hub("cvssp/audioldm-m-full", *_AUDIOLDM)),
     Entry("audioldm-l", "AudioLDM large, full", NC, 3_900_000_000, _hub("cvssp/audioldm-l-full", *_AUDIOLDM)),
-    Entry(
-        "clip-b32",
-        "CLIP ViT-B/32 by OpenAI",
-        "MIT",
-        354_000_000,
-        _openai("40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", "ViT-B-32.pt"),
-    ),
-    Entry(
-        "clip-b16",
-        "CLIP ViT-B/16 by OpenAI",
-        "MIT",
-        351_000_000,
-        _openai("5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", "ViT-B-16.pt"),
-    ),
-    Entry(
-        "clip-l14",
-        "CLIP ViT-L/14 by OpenAI",
-        "MIT",
-        933_000_000,
-        _openai("b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", "ViT-L-14.pt"),
-    ),
+    _clip("clip-b32", "ViT-B/32", "openai/clip-vit-base-patch32", 605_000_000),
+    _clip("clip-b16", "ViT-B/16", "openai/clip-vit-base-patch16", 599_000_000),
+    _clip("clip-l14", "ViT-L/14", "openai/clip-vit-large-patch14", 1_710_000_000),
     Entry(
         "clap",
         "CLAP by LAION, HTSAT-tiny, not fused",

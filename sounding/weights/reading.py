@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch import Tensor
 from ..checkpoint import MOST_NAME, MOST_TENSORS, check_header_size
 from ..utils.fields import parse_json
 from ..utils.messages import printable
-from .archive import flatten, read_archive
-from .disassembly import ArchiveError
+from . import WeightsError
+from .pytorch import check_tensors, load_pytorch
 
 # Keys under which trainers wrap the weights.
 WRAPPERS = ("state_dict", "generator", "model", "module")
@@ -22,32 +21,20 @@ MOST_JSON = 16 * 2**20  # bytes of a publisher's configuration
 MEND = "get the file again from its publisher, or convert it to .safetensors where you trust it"
 
 
-class ConvertError(ValueError):
-    """A file that cannot be converted; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Converted:
-    """One part: its section of our configuration, and its tensors named as our module names them."""
-
-    config: Any
-    tensors: dict[str, Tensor]
-
-
 @contextmanager
 def laid_out(path: Path) -> Iterator[None]:
     """Turn what goes wrong with configurations and tensors of unexpected layout into one sentence.
 
     Raises:
-        ConvertError: from any error of that kind inside.
+        WeightsError: from any error of that kind inside.
     """
     try:
         yield
-    except ConvertError:
+    except WeightsError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         said = printable(" ".join(str(error).split()), 200)
-        raise ConvertError(
+        raise WeightsError(
             f"{path} is not laid out as its publisher's weights are ({type(error).__name__}: {said}); give a supported "
             "model (docs/models.md), complete and unedited."
         ) from None
@@ -57,19 +44,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Named tensors of a .safetensors, or of a .bin, .pt, .pth or .ckpt of PyTorch in any of its formats.
 
     Raises:
-        ConvertError: not such a file, damaged, or holding more than weights.
+        WeightsError: not such a file, damaged, or holding more than weights.
     """
     if not path.is_file():
-        raise ConvertError(f"{path} is not a file, but a file of weights is expected; check the path.")
+        raise WeightsError(f"{path} is not a file, but a file of weights is expected; check the path.")
     try:
         safe = path.suffix.lower() == ".safetensors" or not _pickled(path)
         state = _read_safetensors(path) if safe else _read_pickled(path)
     except OSError as error:
-        raise ConvertError(
+        raise WeightsError(
             f"{path} cannot be read ({error.strerror or error}); check the disk and permissions."
         ) from None
     if not state:
-        raise ConvertError(f"{path} has no tensors, but weights are expected; {MEND}.")
+        raise WeightsError(f"{path} has no tensors, but weights are expected; {MEND}.")
     if all(name.startswith("module.") for name in state):  # saved by a data-parallel trainer
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
@@ -89,19 +76,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         check_header_size(path)
         state = dict(load_file(path))
-        if len(state) > MOST_TENSORS or not all(len(name) <= MOST_NAME and name.isprintable() for name in state):
+        if len(state) > MOST_TENSORS or not all(map(_is_name, state)):
             raise ValueError(f"names of at most {MOST_NAME} letters, and {MOST_TENSORS} of them, are expected")
         return state
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         said = printable(" ".join(str(error).split()), 200)
-        raise ConvertError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
+        raise WeightsError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors in a .safetensors, without reading them.
 
     Raises:
-        ConvertError: not such a file.
+        WeightsError: not such a file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -111,16 +98,15 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         said = printable(" ".join(str(error).split()), 200)
-        raise ConvertError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
+        raise WeightsError(f"{path} is not a readable .safetensors file ({said}); {MEND}.") from None
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
-        tree, program = read_archive(path)
-        return dict(flatten(tree)) if program else _unwrap(tree)
-    except ArchiveError as error:
+        return check_tensors(_unwrap(load_pytorch(path)), path.stat().st_size)
+    except WeightsError as error:
         said = "".join(letter if letter.isprintable() else "?" for letter in str(error))  # names out of the file
-        raise ConvertError(f"{path} {said}, so it was not opened; {MEND}.") from None
+        raise WeightsError(f"{path} {said}, so it was not opened; {MEND}.") from None
 
 
 def _unwrap(data: Any) -> dict[str, Tensor]:
@@ -133,21 +119,26 @@ def _unwrap(data: Any) -> dict[str, Tensor]:
             break
         data = inner
     if not isinstance(data, dict):
-        return {}
-    return {str(name): value for name, value in data.items() if isinstance(value, Tensor)}
+        raise WeightsError("holds no dictionary of weights")
+    named = {str(name): value for name, value in data.items() if isinstance(name, (str, int))}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor) and _is_name(name)}
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= MOST_NAME and name.isprintable()
 
 
 def read_folder(folder: Path, stem: str) -> dict[str, Tensor]:
     """Tensors of `stem`.safetensors or .bin in a folder, half-precision variants last.
 
     Raises:
-        ConvertError: none is there; or see `read_state`.
+        WeightsError: none is there; or see `read_state`.
     """
     for suffix in (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin"):
         path = folder / f"{stem}{suffix}"
         if path.is_file():
             return read_state(path)
-    raise ConvertError(
+    raise WeightsError(
         f"{folder} has neither {stem}.safetensors nor {stem}.bin; give the whole folder as its publisher has it."
     )
 
@@ -161,7 +152,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a file.
 
     Raises:
-        ConvertError: not there or not a JSON object.
+        WeightsError: not there or not a JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -169,9 +160,9 @@ def read_json(path: Path) -> dict[str, Any]:
         data = parse_json(text, most=MOST_JSON)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
-        raise ConvertError(f"{path} cannot be read as JSON ({said}); give the whole folder as published.") from None
+        raise WeightsError(f"{path} cannot be read as JSON ({said}); give the whole folder as published.") from None
     if not isinstance(data, dict):
-        raise ConvertError(f"{path} is a {type(data).__name__}, but a JSON object is expected; get it again.")
+        raise WeightsError(f"{path} is a {type(data).__name__}, but a JSON object is expected; get it again.")
     return data
 
 
@@ -190,9 +181,9 @@ def expect(state: dict[str, Tensor], name: str, path: Path, kind: str) -> Tensor
     """A tensor that must be there.
 
     Raises:
-        ConvertError: it is not, with what kind of weights was expected.
+        WeightsError: it is not, with what kind of weights was expected.
     """
     if name not in state:
         first = ", ".join(sorted(state)[:3])
-        raise ConvertError(f"{path} has no {name!r} (it has {first} ...), but {kind} is expected; check the file.")
+        raise WeightsError(f"{path} has no {name!r} (it has {first} ...), but {kind} is expected; check the file.")
     return state[name]

@@ -21,7 +21,8 @@ import sounding
 from sounding.checkpoint import CONFIG_KEY
 from sounding.config import SegmenterConfig, SoundingConfig, from_dict
 from sounding.segment import load_segmenter
-from sounding.weights.reading import ConvertError, read_state
+from sounding.weights import WeightsError
+from sounding.weights.reading import read_state
 
 from .mutations import as_json, damaged, mutated
 from .sandbox import Case, try_inputs
@@ -119,4 +120,4 @@ def test_archives(rounds: int, folder: Path) -> None:
             return lambda: load_segmenter(bad)
         return lambda: {name: value.float().sum() for name, value in read_state(bad).items()}
 
-    try_inputs("archives", 3 * rounds, folder, make, (ConvertError,))
+    try_inputs("archives", 3 * rounds, folder, make, (WeightsError,))

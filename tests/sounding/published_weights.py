@@ -26,11 +26,10 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
-from sounding.convert import clip
+from sounding.convert import Converted, clip
 from sounding.convert.assemble import _fill
 from sounding.encoders.patches import PatchEncoder
 from sounding.encoders.text import build_query_encoder
-from sounding.weights.reading import Converted
 
 FILM = 16
 TINY_CLIP = {"embed_dim": FILM, "width": 64, "layers": 2, "patch_size": 16, "image_size": 48}

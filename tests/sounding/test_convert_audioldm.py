@@ -17,7 +17,7 @@ import sounding
 from sounding.checkpoint import read_header
 from sounding.convert.assemble import convert
 from sounding.convert.audioldm import read_audioldm
-from sounding.weights.reading import ConvertError
+from sounding.weights import WeightsError
 from training.recipe import RECIPES, read_recipe
 from training.run import begin
 from training.tasks.grounded import GroundedObjective
@@ -271,7 +271,7 @@ def reshape_tensor(folder: Path) -> None:
 def test_other_folders_get_one_sentence(damage: object, words: str, tiny_clip: Path, tmp_path: Path) -> None:
     audioldm_pipeline(SIZES["s"]).save_pretrained(tmp_path / "folder")
     damage(tmp_path / "folder")  # type: ignore[operator]
-    with pytest.raises(ConvertError, match=words) as error:
+    with pytest.raises(WeightsError, match=words) as error:
         convert(tmp_path / "out.safetensors", audioldm=tmp_path / "folder", clip=tiny_clip)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out.safetensors").exists()

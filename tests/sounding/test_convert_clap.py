@@ -18,7 +18,7 @@ from sounding.config import SoundingConfig
 from sounding.convert.clap import read_clap, read_tokenizer
 from sounding.encoders.audio import ClapAudioQuery, repeat_to_length
 from sounding.encoders.text import build_query_encoder
-from sounding.weights.reading import ConvertError
+from sounding.weights import WeightsError
 
 from .published_weights import built, clap_peer, laion_text_name
 
@@ -107,7 +107,7 @@ def test_sounds_of_any_length_are_heard_as_clap_hears_them(clap_peer: ClapModel,
 def test_fused_clap_is_named(clap_peer: ClapModel, tmp_path: Path) -> None:
     state = laion_state(clap_peer) | {"audio_branch.patch_embed.mel_conv2d.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "fusion.pt")
-    with pytest.raises(ConvertError, match=r"is a fused CLAP.*630k-audioset-best"):
+    with pytest.raises(WeightsError, match=r"is a fused CLAP.*630k-audioset-best"):
         read_clap(tmp_path / "fusion.pt", "audio")
 
 
@@ -186,8 +186,8 @@ def test_tokenizer_is_robertas(form: str, roberta_files: Path, tmp_path: Path) -
 
 
 def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ConvertError, match=r"neither tokenizer.json nor vocab.json.*fetch clap-tokenizer"):
+    with pytest.raises(WeightsError, match=r"neither tokenizer.json nor vocab.json.*fetch clap-tokenizer"):
         read_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConvertError, match="damaged tokenizer"):
+    with pytest.raises(WeightsError, match="damaged tokenizer"):
         read_tokenizer(tmp_path)

@@ -16,7 +16,7 @@ from sounding.config import SoundingConfig
 from sounding.convert.assemble import _fill
 from sounding.convert.hifigan import read_hifigan
 from sounding.networks.build import build_vocoder
-from sounding.weights.reading import ConvertError
+from sounding.weights import WeightsError
 
 from .published_weights import bare_package, louder
 
@@ -70,7 +70,7 @@ def test_strides_that_nothing_says(hifigan_peer: SpeechT5HifiGan, tmp_path: Path
     state = {name.replace("upsampler", "ups"): value for name, value in hifigan_peer.state_dict().items()}
     state["ups.0.weight"] = torch.zeros(64, 32, 20)
     torch.save(state, tmp_path / "generator.pt")
-    with pytest.raises(ConvertError, match=r"upsamples with kernels \(20, 16, 8, 4, 4\).*config.json beside it"):
+    with pytest.raises(WeightsError, match=r"upsamples with kernels \(20, 16, 8, 4, 4\).*config.json beside it"):
         read_hifigan(tmp_path / "generator.pt")
 
 

@@ -78,6 +78,23 @@ def test_the_library_knows_neither_nodes_nor_training() -> None:
         assert not tops & {"nodes", "training", "tests", "benchmarks", "comfy", "comfy_api"}, name
 
 
+def test_converting_and_segmenting_read_weights_and_not_each_other() -> None:
+    known = modules()
+    rooms = {
+        room: set().union(*(imported(name, path, known) for name, path in known.items() if name.startswith(room)))
+        for room in ("sounding.weights", "sounding.convert", "sounding.segment")
+    }
+
+    def uses(room: str, other: str) -> bool:
+        return any(found == other or found.startswith(f"{other}.") for found in rooms[room])
+
+    assert uses("sounding.convert", "sounding.weights")
+    assert uses("sounding.segment", "sounding.weights")
+    for room in rooms:
+        for other in rooms.keys() - {room, "sounding.weights"}:
+            assert not uses(room, other), (room, other)
+
+
 def python(code: str, *arguments: str) -> str:
     result = subprocess.run(
         [sys.executable, "-c", OFFLINE + code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300

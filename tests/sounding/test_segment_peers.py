@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sounding.segment import Prompt, load_segmenter
-from sounding.weights.reading import ConvertError
+from sounding.weights import WeightsError
 
 from ..tiny_sams import DECODER, randomise, tiny_sam1, tiny_sam2_vision
 
@@ -285,10 +285,10 @@ def test_sam2_refuses_words_and_incomplete_folders(sam2_folder, picture, tmp_pat
     state = load_file(broken / "model.safetensors")
     state.pop("mask_decoder.iou_token.weight")
     save_file(state, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConvertError, match=r"lacks 1 tensors, the first is 'mask_decoder\.iou_token\.weight'"):
+    with pytest.raises(WeightsError, match=r"lacks 1 tensors, the first is 'mask_decoder\.iou_token\.weight'"):
         load_segmenter(broken)
     (broken / "model.safetensors").unlink()
-    with pytest.raises(ConvertError, match=r"no \.safetensors"):
+    with pytest.raises(WeightsError, match=r"no \.safetensors"):
         load_segmenter(broken)
 
 
@@ -360,6 +360,6 @@ def test_a_folder_with_other_things_than_sam_is_refused(sam2_folder, tmp_path, c
     if not (folder / name).exists():
         (folder / name).write_text("{}")
     _with(folder / name, changes)
-    with pytest.raises(ConvertError, match=words) as caught:
+    with pytest.raises(WeightsError, match=words) as caught:
         load_segmenter(folder)
     assert "\n" not in str(caught.value)
