@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..sounding.audio.loudness import level as level_sounds
 from ..sounding.batches import one_by_one
-from ..sounding.images.drawing import mel_picture
+from ..sounding.images.drawing import mel_image
 from .host.conversions import latent_samples, latent_seconds
 from .host.loaded import LoadedModel
 from .host.schemas import fade_input, fade_seconds, level_input, schema
@@ -48,7 +48,7 @@ class SoundingDecode(io.ComfyNode):
         frames = samples.shape[2] * config.vae.stride
         mel = model.on_device("vae", batch=len(samples), frames=frames).decode(samples)
         mel = mel.to(model_management.intermediate_device())
-        picture = mel_picture(mel).to(mel.device)
+        picture = mel_image(mel).to(mel.device)
         return io.NodeOutput(Mel(mel, latent_seconds(latent, config)), picture)
 
 

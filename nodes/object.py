@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..sounding.audio.mel import MelSpectrogram
 from ..sounding.diffusion import MAX_SEED
-from ..sounding.images.drawing import mel_picture
+from ..sounding.images.drawing import mel_image
 from .host.conversions import checked_image, checked_mask
 from .host.folders import STARTER_LABEL
 from .host.loaded import LoadedModel
@@ -124,7 +124,7 @@ class SoundingThisObject(io.ComfyNode):
         audio = {"waveform": waveform, "sample_rate": model.config.audio.sample_rate}
         return io.NodeOutput(
             audio,
-            mel_picture(mel).to(model_management.intermediate_device()),
+            mel_image(mel).to(model_management.intermediate_device()),
             float(sound.sureness.min()),
             ui=report(cls, sound.sureness),
         )

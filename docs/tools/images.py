@@ -30,11 +30,12 @@ from torch import Tensor
 import sounding
 from sounding.audio.mel import MelSpectrogram
 from sounding.cli.demo import OBJECTS, SCENE, write_demo
+from sounding.client.answers import OutputFile, output_files
 from sounding.client.graph import Graph, read_graph
 from sounding.client.run import run_graph
-from sounding.client.server import ComfyServer, OutputFile, output_files
+from sounding.client.server import ComfyServer
 from sounding.config import AudioConfig
-from sounding.images.drawing import mel_picture, overlay
+from sounding.images.drawing import mel_image, overlay
 from sounding.images.files import write_image
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +159,7 @@ def saved_image(server: ComfyServer, files: list[OutputFile], node: str) -> Tens
 def spectrogram(content: bytes) -> Tensor:
     """A sound file's mel spectrogram: [H, W, 3]."""
     samples, _ = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    return mel_picture(MelSpectrogram(AudioConfig())(torch.from_numpy(samples.mean(axis=1))[None]))[0]
+    return mel_image(MelSpectrogram(AudioConfig())(torch.from_numpy(samples.mean(axis=1))[None]))[0]
 
 
 @contextmanager

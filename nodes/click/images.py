@@ -10,7 +10,8 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...sounding.images.decoding import FORMATS, read_pixels
+from ...sounding.images.decoding import read_pixels
+from ...sounding.images.opening import FORMATS
 
 KINDS = ("input", "output", "temp")
 

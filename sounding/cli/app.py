@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .checks import GenerateOptions, check_demo, check_steps
+from .options import GenerateOptions, check_demo, check_steps
 from .queue import queue
 from .terminal import JsonOption, plain_errors, progress, say, show, show_json
 from .weights import convert, fetch

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..audio.files import write_audio
 from ..audio.loudness import level
 from ..diffusion import OnStep, item_seeds
-from ..images.drawing import label_font, mel_picture, overlay
+from ..images.drawing import label_font, mel_image, overlay
 from ..images.files import read_image, read_mask, write_image
 from ..model import SoundingModel
 
@@ -21,14 +21,14 @@ SECONDS = 5.0
 LEFT, TITLE = 400, 26  # pixels: the picture's height beside the rows, a title's
 
 
-def demo_pictures() -> Path:
+def demo_images() -> Path:
     """Folder with the demo's picture and masks, in a checkout or in an installed package.
 
     Raises:
         FileNotFoundError: they are in neither.
     """
     package = Path(__file__).parents[1]
-    for folder in (package.parent / "example_workflows" / "input", package / "demo_pictures"):
+    for folder in (package.parent / "example_workflows" / "input", package / "demo_images"):
         if (folder / f"{SCENE}.png").is_file():
             return folder
     raise FileNotFoundError(f"The demo's pictures are missing from {package.parent}; reinstall the pack.")
@@ -39,7 +39,7 @@ def write_demo(model: SoundingModel, out: Path, *, seed: int = 0, on_step: OnSte
 
     The sound follows the mask; the attention map shows where the object's name alone would have looked.
     """
-    folder = demo_pictures()
+    folder = demo_images()
     picture = read_image(folder / f"{SCENE}.png")  # [1, H, W, 3]
     size = (picture.shape[1], picture.shape[2])
     patches = model.see(picture)
@@ -52,7 +52,7 @@ def write_demo(model: SoundingModel, out: Path, *, seed: int = 0, on_step: OnSte
 
     covered = overlay(picture, masks)
     attention = overlay(picture, asked.attention_map(size))
-    spectrograms = mel_picture(mel[:, : model.config.mel_frames(SECONDS)])
+    spectrograms = mel_image(mel[:, : model.config.mel_frames(SECONDS)])
     write_image(out / "picture.png", picture[0])
     for i, name in enumerate(OBJECTS):
         write_image(out / f"{name}_mask.png", covered[i])

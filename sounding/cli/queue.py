@@ -15,8 +15,8 @@ from ..utils.messages import printable
 from .terminal import JsonOption, plain_errors, say, show, show_json
 
 if TYPE_CHECKING:
+    from ..client.answers import OutputFile
     from ..client.run import OnProgress, Progress
-    from ..client.server import OutputFile
 
 
 def queue(
@@ -52,10 +52,12 @@ def queue(
 ) -> None:
     """Run a graph on a ComfyUI server; Ctrl-C cancels it there too."""
     with plain_errors(as_json=as_json):
+        from ..client.answers import output_files
+        from ..client.connection import RemoteError
         from ..client.graph import fill, read_graph, set_input
         from ..client.run import check_timeout, run_graph
-        from ..client.server import ComfyServer, RemoteError, output_files
-        from .outputs import check_folder
+        from ..client.server import ComfyServer
+        from .options import check_folder
 
         started = time.monotonic()
         check_timeout(timeout)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .outputs import check_file, check_folder
+from .options import check_file, check_folder
 from .terminal import JsonOption, plain_errors, progress, show, show_json
 
 

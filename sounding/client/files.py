@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from ..utils.files import hidden_name, remove_abandoned
 from .answers import SOUNDS
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
-FILMS = (".mp4", ".webm", ".mkv", ".mov")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".webm", ".mkv", ".mov")
 DATA = (".txt", ".json", ".csv", ".srt", ".vtt", ".latent", ".safetensors", ".glb")
-ENDINGS = (*SOUNDS, *PICTURES, *FILMS, *DATA)
+ENDINGS = (*SOUNDS, *IMAGES, *VIDEOS, *DATA)
 OTHER = ".bin"  # what nothing opens by itself
 STEM_BYTES = 120  # of a name without its ending; some file systems take no more than 143 for the whole
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))}

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..images.decoding import open_mask, open_picture
+from ..images.decoding import open_image, open_mask
 from ..utils.messages import printable
 
 Graph = dict[str, dict[str, Any]]
 Upload = Callable[[str, bytes], str]  # (file name, content) -> the name by which nodes find it
 # Classes that read a file, and the input that names it.
-PICTURES = {"LoadImage": "image", "SoundingClick": "picture"}
+IMAGES = {"LoadImage": "image", "SoundingClick": "picture"}
 MASKS = {"LoadImageMask": "image"}
 GRAPH_BYTES = 64 << 20
 DEPTH = 50  # of lists and mappings in each other
@@ -181,7 +181,7 @@ def fill(graph: Graph, images: Sequence[str], masks: Sequence[str], upload: Uplo
         GraphError: see `assign_files`.
         ValueError: a file that is no picture.
     """
-    pictures = assign_files(graph, PICTURES, images, "--image")
+    pictures = assign_files(graph, IMAGES, images, "--image")
     if masks and not any(node["class_type"] in MASKS for node in graph.values()):
         if len(masks) != 1 or len(pictures) != 1 or not Path(masks[0]).is_file():
             raise GraphError(
@@ -195,16 +195,16 @@ def fill(graph: Graph, images: Sequence[str], masks: Sequence[str], upload: Uplo
                 "leave --mask out, or connect that output."
             )
         name = upload(f"{picture.stem}_masked.png", painted(picture, Path(masks[0])))
-        graph[node]["inputs"][PICTURES[graph[node]["class_type"]]] = name
+        graph[node]["inputs"][IMAGES[graph[node]["class_type"]]] = name
         return
     selected = assign_files(graph, MASKS, masks, "--mask")
     for file in pictures.values():
-        open_picture(file)
+        open_image(file)
     # Grey in all channels, so that it selects what it selects elsewhere here: white, or what is opaque.
     greys = {node: _png(open_mask(file)) for node, file in selected.items()}
     # Nothing is sent before everything has been looked at.
     for node, file in pictures.items():
-        graph[node]["inputs"][PICTURES[graph[node]["class_type"]]] = upload(file.name, file.read_bytes())
+        graph[node]["inputs"][IMAGES[graph[node]["class_type"]]] = upload(file.name, file.read_bytes())
     for node, grey in greys.items():
         graph[node]["inputs"] |= {"image": upload(f"{selected[node].stem}.png", grey), "channel": "red"}
 
@@ -213,7 +213,7 @@ def painted(picture: Path, mask: Path) -> bytes:
     """A PNG of the picture with the selection cut out of its opacity, as ComfyUI's mask editor saves it."""
     from PIL import ImageChops
 
-    image = open_picture(picture).convert("RGB")
+    image = open_image(picture).convert("RGB")
     image.putalpha(ImageChops.invert(open_mask(mask).resize(image.size)))
     return _png(image)
 

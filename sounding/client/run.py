@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .answers import failure, whole
+from .connection import RemoteError, TimeUp, Unreachable
 from .graph import Graph, node_name
-from .server import ComfyServer, RemoteError, TimeUp, Unreachable
+from .server import ComfyServer
 from .socket import Listener
 
 ENDED = ("execution_success", "execution_error", "execution_interrupted")
@@ -65,7 +66,7 @@ def run_graph(
         on_progress: told of each change.
 
     Returns:
-        The prompt's entry in the history; `sounding.client.server.output_files` lists its files.
+        The prompt's entry in the history; `sounding.client.answers.output_files` lists its files.
 
     Raises:
         Failed: a node failed (its message is in this one's), or the run was stopped.

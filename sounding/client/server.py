@@ -1,128 +1,32 @@
-"""A ComfyUI server, driven over HTTP: upload, queue, ask, cancel, fetch. `sounding.client.run` waits for a result.
+"""What can be asked of a ComfyUI server: upload, queue, history, cancel, fetch; `run` waits for a result.
 
 Plain urllib, so that a program that drives a server needs neither torch nor anything beside this package. The server
-is not trusted: what it says is bounded in size and time (`remote_wire`), looked at field by field (`remote_answers`),
-and its files get names of our own (`remote_files`).
+is not trusted: what it sends is bounded in size and time (`http`), looked at field by field (`answers`), and its files
+get names of our own (`files`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Any
+from urllib.parse import quote, urlencode
 
-from ..utils.messages import printable
-from .answers import (
-    JSON_BYTES,
-    OutputFile,
-    input_names,
-    mapping,
-    name,
-    node_errors,
-    output_files,
-    parse,
-    queued,
-    refusal,
-    words,
-)
+from .answers import OutputFile, input_names, mapping, name, node_errors, queued, refusal
+from .connection import Connection, Refused, RemoteError, Unreachable
 from .files import own_name, store
 from .graph import Graph
-from .http import ErrorStatus, NoAnswer, Overlong, Wire
 
-__all__ = ["ComfyServer", "OutputFile", "Refused", "RemoteError", "TimeUp", "Unreachable", "output_files"]
-
-Value = TypeVar("Value")
-ANSWER_SECONDS = 60.0  # one answer as a whole, however it drips
-FILE_SECONDS = 3600.0  # the same for a file, sent or fetched
+FILE_SECONDS = 3600.0  # for one file, sent or fetched
 CANCEL_SECONDS = 10.0  # for telling the server to stop, when all other time is up
-PATIENCE_SECONDS = 60.0  # without any answer, once the server has answered before
-FILE_BYTES = 512 << 20
 UPLOADS = "sounding"  # folder for pictures in the server's input folder
 
 
-class RemoteError(ValueError):
-    """The server did not do what was asked; the message says why."""
-
-
-class Unreachable(RemoteError):
-    """No answer; the same may succeed later."""
-
-
-class Refused(RemoteError):
-    """An answer with an error status."""
-
-    def __init__(self, message: str, status: int, body: Any):
-        super().__init__(message)
-        self.status = status
-        self.body = body
-
-
-class TimeUp(RemoteError):
-    """The time for everything is over."""
-
-
-class ComfyServer:
+class ComfyServer(Connection):
     """One server. Every method raises `Unreachable` without an answer and `Refused` for an error status."""
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        patience: float = PATIENCE_SECONDS,
-        timeout: float | None = None,
-        file_bytes: int = FILE_BYTES,
-    ):
-        """Note the address; nothing is asked yet.
-
-        Args:
-            url: such as http://127.0.0.1:8188; "http://" may be left out.
-            patience: seconds that `steadily` goes on without an answer.
-            timeout: seconds from now on for everything that is asked of the server; without it only single answers
-                have limits.
-            file_bytes: that any one file from the server may have.
-
-        Raises:
-            RemoteError: the address is none.
-        """
-        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
-        self.patience, self.file_bytes, self.timeout = patience, file_bytes, timeout
-        self._end = None if timeout is None else time.monotonic() + timeout
-        wrong = RemoteError(f"--server {url} is no address; give one such as http://127.0.0.1:8188.")
-        try:
-            parts = urlsplit(self.url)
-            known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-        except ValueError:
-            raise wrong from None
-        if not known or parts.query or parts.fragment or not self.url.isascii() or not self.url.isprintable():
-            raise wrong
-        if " " in self.url or parts.username is not None:
-            raise wrong
-        # A proxy for the outer world does not know the way to this machine.
-        host = str(parts.hostname)
-        self._wire = Wire(proxies=not (host in ("localhost", "::1") or host.startswith("127.")))
-
-    def left(self, seconds: float) -> float:
-        """`seconds`, or what is left of the time for everything.
-
-        Raises:
-            TimeUp: nothing is left.
-        """
-        if self._end is None:
-            return seconds
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeUp(
-                f"{self.url} did not get everything done in time"
-                + (f" ({self.timeout:g} s)" if self.timeout else "")
-                + "; allow more with --timeout."
-            )
-        return min(left, seconds)
 
     def socket_url(self, client: str) -> str:
         """Where the server tells a client of progress."""
@@ -223,82 +127,6 @@ class ComfyServer:
             lambda: store(self._content(file), folder, own_name(file.filename, f"node_{file.node}"[:40]))
         )
 
-    def steadily(self, call: Callable[[], Value]) -> Value:
-        """Repeat a call that gets no answer, until patience ends."""
-        end = time.monotonic() + self.patience
-        while True:
-            try:
-                return call()
-            except Unreachable:
-                if time.monotonic() >= end:
-                    raise
-                time.sleep(self.left(min(1.0, self.patience / 4)))
-
-    @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """What is asked meanwhile has `seconds`, and what is left of the time for everything if that is less."""
-        end = time.monotonic() + seconds
-        with self._until(end if self._end is None else min(end, self._end)):
-            yield
-
-    @contextmanager
-    def _until(self, end: float) -> Iterator[None]:
-        before, self._end = self._end, end
-        try:
-            yield
-        finally:
-            self._end = before
-
     def _content(self, file: OutputFile) -> Iterator[bytes]:
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
         return self._pieces(f"/view?{urlencode(query)}", None, {}, FILE_SECONDS, self.file_bytes)
-
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return self._json(path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-
-    def _json(
-        self,
-        path: str,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-        seconds: float = ANSWER_SECONDS,
-    ) -> dict[str, Any]:
-        answer = parse(b"".join(self._pieces(path, body, headers or {}, seconds, JSON_BYTES)))
-        if answer is None:
-            raise self._another(path)
-        return answer
-
-    def _pieces(
-        self, path: str, body: bytes | None, headers: dict[str, str], seconds: float, limit: int
-    ) -> Iterator[bytes]:
-        short = printable(path.partition("?")[0], 200)
-        try:
-            yield from self._wire.exchange(self.url + path, body, headers, seconds=self.left(seconds), limit=limit)
-        except ErrorStatus as error:
-            reason = f"{error.status} {words(error.reason)}".strip()
-            if error.status in (502, 503, 504):  # a proxy in front of a server that is just not there
-                raise Unreachable(f"No ComfyUI answers behind {self.url} ({reason}).") from None
-            if error.location and 300 <= error.status < 400:
-                where = words(error.location)
-                raise Refused(
-                    f"{self.url}{short} sends on to {where} ({reason}); if that is where ComfyUI is, give it as "
-                    "--server.",
-                    error.status,
-                    None,
-                ) from None
-            raise Refused(f"{self.url}{short} refused: {reason}.", error.status, parse(error.body)) from None
-        except Overlong as error:
-            more = ", or allow more with --max-mb" if path.startswith("/view?") else ""
-            raise RemoteError(
-                f"{self.url}{short} answers with {error}, but {limit} bytes are the limit; see what it sends{more}."
-            ) from None
-        except NoAnswer as error:
-            self.left(1.0)  # says so if it was the time for everything that was over
-            raise Unreachable(
-                f"No ComfyUI answers at {self.url} ({words(str(error))}); start it, or give its address with --server."
-            ) from None
-
-    def _another(self, path: str) -> RemoteError:
-        return RemoteError(
-            f"{self.url}{printable(path, 200)} answers, but not as ComfyUI does; give the address of its page."
-        )

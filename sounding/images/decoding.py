@@ -1,4 +1,4 @@
-"""Picture files: which are read, how large they may be, and what every mode of Pillow's means. Imports no torch.
+"""DecodedImage files: which are read, how large they may be, and what every mode of Pillow's means. Imports no torch.
 
 One reader for the library, the command line, the nodes and training. Of several frames the first is read, turned as
 its EXIF block says if that can be read. White is 255 in 8 bits a channel (CMYK, YCbCr, HSV and LAB become the RGB that
@@ -9,37 +9,22 @@ hold; in floats 1 or, where larger ones occur, the first of 255 and 65535 that i
 from __future__ import annotations
 
 import os
-import re
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from ..utils.messages import printable
+from .opening import FORMATS, Source, check_size, open_bounded, reading_errors, shown, upright
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-# What Pillow decodes by itself, from the file alone. Others start programs (EPS), read further files, hold pictures of
-# another size than their header says (ICO), or are no pictures.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "TGA", "QOI")
-MAX_PIXELS = 64_000_000
-MAX_BYTES = 1 << 29  # a little more than `MAX_PIXELS` of four channels of 16 bits
 ROWS = 256  # converted at once, so that no second copy of a whole picture is made
-ORIENTATION = 0x0112  # EXIF's tag
 BITS, SIGN = 258, 339  # TIFF's
-
-Source = str | os.PathLike[str] | IO[bytes]
-
-
-class TooLarge(ValueError):
-    """A picture of more than `MAX_PIXELS` or `MAX_BYTES`."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded picture, the right way up, in the mode of its file; `white` is the value of white in that mode."""
 
     image: Image
@@ -51,12 +36,12 @@ class Picture:
         """Whether it has more than 8 bits a channel, all of them greys."""
         return self.image.mode.startswith(("I", "F"))
 
-    def strips(self) -> Iterator[tuple[slice, Picture]]:
+    def strips(self) -> Iterator[tuple[slice, DecodedImage]]:
         """All of it from top to bottom, `ROWS` at a time."""
         width, height = self.image.size
         for top in range(0, height, ROWS):
             end = min(top + ROWS, height)
-            yield slice(top, end), Picture(self.image.crop((0, top, width, end)), self.white, self.unsigned)
+            yield slice(top, end), DecodedImage(self.image.crop((0, top, width, end)), self.white, self.unsigned)
 
     def values(self) -> np.ndarray:
         """[H, W] of a deep picture, as they are in the file."""
@@ -95,7 +80,7 @@ class Picture:
         return np.clip(grey, 0, 1, out=grey)
 
 
-def load_picture(source: Source, name: str | None = None) -> Picture:
+def decode_image(source: Source, name: str | None = None) -> DecodedImage:
     """The first frame of a picture.
 
     Args:
@@ -110,33 +95,33 @@ def load_picture(source: Source, name: str | None = None) -> Picture:
     called = name or shown(source)
     if isinstance(source, (str, os.PathLike)):
         # Opened here, since Pillow maps some TIFFs of a path into memory, and turns those wrongly.
-        with _opened(source, called) as file:
-            return load_picture(file, called)
+        with open_bounded(source, called) as file:
+            return decode_image(file, called)
     PIL.Image.init()
     formats = [each for each in FORMATS if each in PIL.Image.OPEN]
-    with _errors(called), PIL.Image.open(source, formats=formats) as picture:
-        _check_size(picture.size, called)
+    with reading_errors(called), PIL.Image.open(source, formats=formats) as picture:
+        check_size(picture.size, called)
         picture.load()
-        _check_size(picture.size, called)  # some only know as they decode
+        check_size(picture.size, called)  # some only know as they decode
         tags = getattr(picture, "tag_v2", {})
         unsigned = picture.mode == "I" and tags.get(BITS) == (32,) and tags.get(SIGN, (1,)) == (1,)
-        upright = _turned(picture)
-        if upright.mode in ("I;16B", "I;16L", "I;16N"):
-            return Picture(upright.convert("I"), 65535.0)
-        return Picture(upright, _white(Picture(upright, 1.0, unsigned)), unsigned)
+        turned = upright(picture)
+        if turned.mode in ("I;16B", "I;16L", "I;16N"):
+            return DecodedImage(turned.convert("I"), 65535.0)
+        return DecodedImage(turned, _white(DecodedImage(turned, 1.0, unsigned)), unsigned)
 
 
 def read_pixels(source: Source, *, white_behind: bool = True) -> np.ndarray:
     """A picture as [H, W, 3] float32 0..1, laid on white where it is transparent, or with its transparency left out.
 
     Raises:
-        ValueError: see `load_picture`.
+        ValueError: see `decode_image`.
     """
     import numpy as np
 
-    picture = load_picture(source)
+    picture = decode_image(source)
     pixels = np.empty((picture.image.height, picture.image.width, 3), np.float32)
-    with _errors(shown(source)):
+    with reading_errors(shown(source)):
         for rows, strip in picture.strips():
             pixels[rows] = strip.colour()
             if white_behind and (alpha := strip.alpha()) is not None:
@@ -149,32 +134,32 @@ def read_selection(source: Source) -> np.ndarray:
     """A mask as [H, W] float32 0..1: white selects; a picture with transparency selects what is opaque.
 
     Raises:
-        ValueError: see `load_picture`.
+        ValueError: see `decode_image`.
     """
     import numpy as np
 
-    picture = load_picture(source)
+    picture = decode_image(source)
     pixels = np.empty((picture.image.height, picture.image.width), np.float32)
-    with _errors(shown(source)):
-        for what in (Picture.alpha, Picture.grey):
+    with reading_errors(shown(source)):
+        for what in (DecodedImage.alpha, DecodedImage.grey):
             for rows, strip in picture.strips():
                 if (values := what(strip)) is None:
                     break
                 pixels[rows] = values
             else:
-                if what is Picture.grey or pixels.min() < 1:
+                if what is DecodedImage.grey or pixels.min() < 1:
                     break
     return pixels
 
 
-def open_picture(source: Source, name: str | None = None) -> Image:
+def open_image(source: Source, name: str | None = None) -> Image:
     """A picture in 8 bits, as Pillow's "L", "RGB" or, if it has transparency, "RGBA".
 
     Raises:
-        ValueError: see `load_picture`.
+        ValueError: see `decode_image`.
     """
-    picture = load_picture(source, name)
-    with _errors(name or shown(source)):
+    picture = decode_image(source, name)
+    with reading_errors(name or shown(source)):
         if not picture.deep:
             return _plain(picture.image)
         grey, alpha = _levels(picture.grey()), picture.alpha()
@@ -189,19 +174,12 @@ def open_mask(source: Source, name: str | None = None) -> Image:
     """A mask in greys of 8 bits ("L"): white selects; a picture with transparency selects what is opaque.
 
     Raises:
-        ValueError: see `load_picture`.
+        ValueError: see `decode_image`.
     """
-    picture = open_picture(source, name)
+    picture = open_image(source, name)
     if picture.mode == "RGBA" and (alpha := picture.getchannel("A")).getextrema() != (255, 255):
         return alpha
     return picture.convert("L")
-
-
-def shown(source: Source) -> str:
-    """A path as it can be printed, on one line, whatever bytes its name is made of."""
-    if not isinstance(source, (str, os.PathLike)):
-        return "The picture"
-    return printable(os.fspath(source)[-400:])
 
 
 def _plain(image: Image) -> Image:
@@ -227,7 +205,7 @@ def _levels(values: np.ndarray) -> Image:
     return PIL.Image.fromarray(np.round(values * 255).astype(np.uint8))
 
 
-def _white(picture: Picture) -> float:
+def _white(picture: DecodedImage) -> float:
     """See this module's text."""
     import numpy as np
 
@@ -244,81 +222,3 @@ def _white(picture: Picture) -> float:
     if high <= 2:  # resampling goes a little beyond 1
         return 1.0
     return next((most for most in (255.0, 65535.0) if high <= most + 1), high)
-
-
-def _turned(image: Image) -> Image:
-    """A copy of it, the right way up as far as its EXIF block can be read."""
-    from PIL.Image import Transpose
-
-    ways = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    try:
-        way = ways.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # there are as many kinds as ways to break it, and the picture itself is whole
-        way = None
-    if way is None:
-        return image.copy()
-    return image.convert("I").transpose(way) if image.mode in ("I;16B", "I;16L", "I;16N") else image.transpose(way)
-
-
-@contextmanager
-def _errors(called: str) -> Iterator[None]:
-    """Say what is wrong with a picture in one sentence."""
-    import PIL
-    import PIL.Image
-
-    try:
-        yield
-    except TooLarge:
-        raise
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        count = re.search(r"\d+", str(error))  # Pillow's own limit comes first, and says no more than this
-        many = f"{int(count[0]):,}" if count else "too many"
-        raise TooLarge(
-            f"{called} has {many} pixels, but at most {MAX_PIXELS:,} in all are expected; make it smaller."
-        ) from None
-    except PIL.UnidentifiedImageError:
-        raise ValueError(
-            f"{called} cannot be read as a picture (its format is unknown, or its beginning is broken); give a PNG, "
-            "JPEG or WebP."
-        ) from None
-    except MemoryError:
-        raise ValueError(
-            f"{called} cannot be read as a picture (there is too little memory); make it smaller."
-        ) from None
-    except Exception as error:  # decoders raise almost every kind for broken files
-        raise ValueError(f"{called} cannot be read as a picture ({_line(error)}); give a PNG, JPEG or WebP.") from None
-
-
-def _opened(path: str | os.PathLike[str], called: str) -> IO[bytes]:
-    """An ordinary file of a bounded size: reading others may never end."""
-    try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no ordinary file")
-        if found.st_size <= MAX_BYTES:
-            return open(path, "rb")
-    except (OSError, ValueError) as error:  # a NUL or a lone surrogate in a name is a ValueError
-        why = (error.strerror if isinstance(error, OSError) else None) or _line(error)
-        raise ValueError(f"{called} cannot be read as a picture ({why}); give a PNG, JPEG or WebP.") from None
-    raise TooLarge(f"{called} has {found.st_size:,} bytes, but at most {MAX_BYTES:,} are expected; make it smaller.")
-
-
-def _check_size(size: tuple[int, int], called: str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise TooLarge(
-            f"{called} has {size[0]} x {size[1]} pixels, but at most {MAX_PIXELS:,} in all are expected; make it "
-            "smaller."
-        )
-
-
-def _line(error: BaseException) -> str:
-    """An error on one line."""
-    return printable(" ".join(str(error).split())[:200]) or type(error).__name__

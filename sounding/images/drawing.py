@@ -23,7 +23,7 @@ def colour(values: Tensor) -> Tensor:
     return anchors[low] * (1 - share) + anchors[low + 1] * share
 
 
-def mel_picture(mel: Tensor, *, height: int = 256, floor: float = -11.0, ceiling: float = 2.0) -> Tensor:
+def mel_image(mel: Tensor, *, height: int = 256, floor: float = -11.0, ceiling: float = 2.0) -> Tensor:
     """Log-mel [B, T, bands] -> pictures [B, height, W, 3] 0..1: time to the right, low notes at the bottom."""
     image = ((mel.detach().float().cpu() - floor) / (ceiling - floor)).clamp(0, 1).transpose(1, 2).flip(1)
     scale = height / image.shape[1]

@@ -25,19 +25,19 @@ Frame = tuple[int, int, int, int]  # left, top, right and bottom of a part of a 
 class Prepared:
     """A picture as one segmenter embeds it. Its tensors are on the CPU: no device's memory is held by them.
 
-    `closer` are parts of it that the segmenter had to look at more closely, embedded likewise, the last few.
+    `zoomed` are the last few parts of it that the segmenter zoomed in on, embedded likewise.
     """
 
     size: tuple[int, int]  # height and width of the picture, in pixels
     tensors: dict[str, Tensor]
-    closer: dict[Frame, Prepared] = field(default_factory=dict)
+    zoomed: dict[Frame, Prepared] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         own = sum(value.numel() * value.element_size() for value in self.tensors.values())
         # A list, since another thread may be adding to it.
-        return own + sum(part.nbytes for part in list(self.closer.values()))
+        return own + sum(part.nbytes for part in list(self.zoomed.values()))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Segmenter(Protocol):
         ...
 
 
-def one_picture(image: Tensor) -> Tensor:
+def one_image(image: Tensor) -> Tensor:
     """A picture [1, H, W, 3] float 0..1.
 
     Raises:
@@ -132,7 +132,7 @@ class Cache:
 
     def prepare(self, segmenter: Segmenter, image: Tensor) -> Prepared:
         """`segmenter.prepare(image)`, or what it gave for the same picture before."""
-        image = one_picture(image)
+        image = one_image(image)
         digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
         digest.update(image.cpu().contiguous().numpy().data.cast("B"))
         key = (weakref.ref(segmenter, self._forget), digest.digest())

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from ..encoders.patches import PatchEncoder
 from ..images.resize import resized
 from ..utils.threads import spins_adaptively
-from .base import Frame, Prepared, Segmentation, device_of, one_picture
+from .base import Frame, Prepared, Segmentation, device_of, one_image
 from .network import STRIDES, ClickNetwork, Clicks, Embedding
 from .prompt import Prompt
-from .zoom import LEAST, closer_frame
+from .zoom import LEAST, zoom_frame
 
 STEP = STRIDES[-1]  # sides of the network's picture are multiples of it
 PASSES = 6  # clicks that are taken one after the other; further ones come together with the last
@@ -45,7 +45,7 @@ class ClickSegmenter:
     @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`. The picture itself is kept too, as sharp as `segment` can use it."""
-        image = one_picture(image)
+        image = one_image(image)
         height, width = image.shape[1:3]
         pixels = image.movedim(-1, 1)
         share = min(1.0, self.module.network.config.side / (LEAST * max(height, width)))
@@ -63,11 +63,11 @@ class ClickSegmenter:
         whole = self._decode(prepared, prompt)
         answer = resized(whole[None, None], prepared.size)  # [1, 1, H, W]
         logits = answer[0, 0]
-        frame = closer_frame(whole, prompt, prepared.size)
+        frame = zoom_frame(whole, prompt, prepared.size)
         if frame is not None:
             x0, y0, x1, y1 = frame
             logits = logits.clamp(max=OUTSIDE)
-            part = self._decode(self._closer(prepared, frame), within(prompt, frame), answer[..., y0:y1, x0:x1])
+            part = self._decode(self._zoomed_in(prepared, frame), within(prompt, frame), answer[..., y0:y1, x0:x1])
             logits[y0:y1, x0:x1] = resized(part[None, None], (y1 - y0, x1 - x0))[0, 0]
         sure, possible = (logits > 1).sum(), (logits > -1).sum()
         return Segmentation.of(logits, float(sure / possible.clamp(min=1)))
@@ -82,9 +82,9 @@ class ClickSegmenter:
         embedding = network.embed(network.levels(patches.tower, pixels), pixels)
         return {name: getattr(embedding, name).cpu() for name in EMBEDDED}
 
-    def _closer(self, prepared: Prepared, frame: Frame) -> Prepared:
+    def _zoomed_in(self, prepared: Prepared, frame: Frame) -> Prepared:
         """A part of a picture, embedded once."""
-        known = prepared.closer.get(frame)
+        known = prepared.zoomed.get(frame)
         if known is None:
             sharp = prepared.tensors[PICTURE]
             x0, y0, x1, y1 = frame
@@ -93,9 +93,9 @@ class ClickSegmenter:
                 for a, b, kept, whole in zip((y0, x0), (y1, x1), sharp.shape[-2:], prepared.size, strict=True)
             )
             known = Prepared((y1 - y0, x1 - x0), self._embed(sharp[..., rows, columns] / 255))
-            for oldest in list(prepared.closer)[: max(0, len(prepared.closer) + 1 - MOST_CROPS)]:
-                prepared.closer.pop(oldest, None)
-            prepared.closer[frame] = known
+            for oldest in list(prepared.zoomed)[: max(0, len(prepared.zoomed) + 1 - MOST_CROPS)]:
+                prepared.zoomed.pop(oldest, None)
+            prepared.zoomed[frame] = known
         return known
 
     def _decode(self, prepared: Prepared, prompt: Prompt, known: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from ..utils.libraries import importing
 from ..utils.threads import spins_adaptively
 from ..weights import WeightsError
 from ..weights.reading import count, expect, laid_out
-from .base import Prepared, Segmentation, one_picture
+from .base import Prepared, Segmentation, one_image
 from .prompt import Prompt
 
 KIND = "a Segment Anything model (sam_vit_b_01ec64.pth, ...)"
@@ -49,7 +49,7 @@ class Sam1Segmenter:
     @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`. Pixels are rounded to 8 bits: that is what SAM resizes."""
-        image = one_picture(image)
+        image = one_image(image)
         predictor = self._predictor()
         predictor.set_image((image[0] * 255).round().to(torch.uint8).cpu().numpy())
         inner = torch.tensor(predictor.input_size)

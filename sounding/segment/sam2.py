@@ -12,7 +12,7 @@ from ..utils.libraries import importing
 from ..utils.threads import spins_adaptively
 from ..weights import WeightsError
 from ..weights.reading import laid_out
-from .base import Prepared, Segmentation, device_of, one_picture
+from .base import Prepared, Segmentation, device_of, one_image
 from .folder import configuration
 from .prompt import Prompt
 from .sam1 import is_ambiguous
@@ -37,7 +37,7 @@ class Sam2Segmenter:
     @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`."""
-        image = one_picture(image)
+        image = one_image(image)
         return Prepared((image.shape[1], image.shape[2]), embed(self.module, self.pixels(image)))
 
     def pixels(self, image: Tensor) -> Tensor:

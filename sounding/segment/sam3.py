@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..utils.libraries import importing
 from ..utils.threads import spins_adaptively
 from ..weights.reading import laid_out
-from .base import Prepared, Segmentation, device_of, one_picture
+from .base import Prepared, Segmentation, device_of, one_image
 from .prompt import Prompt
 from .sam2 import MEMORY, Sam2Segmenter, embed, load_pretrained, select
 
@@ -48,7 +48,7 @@ class Sam3Segmenter:
     @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`. The detector's own maps are made from the backbone's when words ask for them."""
-        image = one_picture(image)
+        image = one_image(image)
         size = (image.shape[1], image.shape[2])
         if self.tracker is None:
             pixels = self._pixels(image)

@@ -22,7 +22,7 @@ SNAP = 16  # steps along the longer side, so that the part mostly stays the same
 CELLS = 80  # along the longer side, of what is looked at for connection
 
 
-def closer_frame(logits: Tensor, prompt: Prompt, size: tuple[int, int]) -> Frame | None:
+def zoom_frame(logits: Tensor, prompt: Prompt, size: tuple[int, int]) -> Frame | None:
     """The part of a picture of `size` (height, width) to look at, or None where the whole shows the object large.
 
     Args:

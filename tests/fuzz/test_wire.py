@@ -16,8 +16,10 @@ import safetensors.torch
 import torch
 
 from sounding.client import run as remote_run
+from sounding.client.answers import output_files
+from sounding.client.connection import RemoteError
 from sounding.client.run import run_graph
-from sounding.client.server import ComfyServer, RemoteError, output_files
+from sounding.client.server import ComfyServer
 from sounding.segment import Prompt
 from sounding.weights import download as fetch
 from sounding.weights import transfer

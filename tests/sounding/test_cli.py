@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from sounding.audio.loudness import LOUDNESS, loudness
 from sounding.cli.app import app
 from sounding.cli.demo import OBJECTS
-from sounding.images.drawing import mel_picture, overlay
+from sounding.images.drawing import mel_image, overlay
 from sounding.images.files import read_image, read_mask
 from sounding.model import SoundingModel
 
@@ -336,7 +336,7 @@ def test_pictures_show_low_notes_below_and_selections_bright() -> None:
 
     mel = torch.full((1, 40, 64), -11.0)
     mel[:, :, :8] = 2.0
-    shown = mel_picture(mel)[0]
+    shown = mel_image(mel)[0]
     assert shown[-10:].mean() > 0.6 > 0.2 > shown[:100].mean()
     values = torch.zeros(1, 8, 8)
     values[0, :, 4:] = 1.0

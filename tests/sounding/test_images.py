@@ -16,8 +16,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sounding.cli.app import app
-from sounding.images.decoding import FORMATS, MAX_PIXELS, open_mask, open_picture, read_pixels
+from sounding.images.decoding import open_image, open_mask, read_pixels
 from sounding.images.files import read_image, read_mask, write_image
+from sounding.images.opening import FORMATS, MAX_PIXELS
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
 GREY = LEVELS / 255
@@ -75,7 +76,7 @@ def test_every_mode_shows_the_same_picture(
     np.testing.assert_allclose(shown[0].numpy(), np.repeat(GREY[..., None], 3, axis=2), atol=close)
     np.testing.assert_allclose(mask[0].numpy(), GREY, atol=close)
     np.testing.assert_allclose(np.asarray(open_mask(path)) / 255, GREY, atol=close + 0.002)
-    assert open_picture(path).mode in ("L", "RGB", "RGBA")
+    assert open_image(path).mode in ("L", "RGB", "RGBA")
 
 
 @pytest.mark.parametrize("mode", ["1", "HSV", "La", "RGBa", "PA", "RGBX", "I;16L"])
@@ -227,7 +228,7 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("size", [(8001, 8001), (13_000, 13_000), (20_000, 10_000), (2**31 - 1, 2**31 - 1)])
 def test_too_many_pixels_are_told_from_the_header(size: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png_header(*size))
-    for read in (read_image, read_mask, open_picture, open_mask):
+    for read in (read_image, read_mask, open_image, open_mask):
         with pytest.raises(ValueError, match=r"a\.png has .* pixels, but at most 64,000,000 .* make it smaller"):
             read(tmp_path / "a.png")
     assert MAX_PIXELS == 64_000_000

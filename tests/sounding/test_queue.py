@@ -17,8 +17,10 @@ from typer.testing import CliRunner, Result
 
 from sounding.cli.app import app
 from sounding.client import run as remote_run
+from sounding.client.answers import OutputFile
+from sounding.client.connection import RemoteError, Unreachable
 from sounding.client.run import Progress, run_graph
-from sounding.client.server import ComfyServer, OutputFile, RemoteError, Unreachable
+from sounding.client.server import ComfyServer
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "SoundingSampler", "inputs": {"seed": 7}, "_meta": {"title": "The sampler"}},

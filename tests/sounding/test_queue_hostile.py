@@ -28,9 +28,11 @@ from sounding.client import answers as remote_answers
 from sounding.client import run as remote_run
 from sounding.client import server as remote
 from sounding.client import socket as remote_socket
+from sounding.client.answers import OutputFile, output_files
+from sounding.client.connection import RemoteError, Unreachable
 from sounding.client.files import ENDINGS, own_name
 from sounding.client.run import run_graph
-from sounding.client.server import ComfyServer, OutputFile, RemoteError, Unreachable, output_files
+from sounding.client.server import ComfyServer
 
 from ..conftest import ROOT
 

@@ -267,7 +267,7 @@ def test_a_click_costs_the_decoder_alone_and_each_one_counts(click_checkpoint) -
         Prompt(((10.0, 20.0),), box=(5.0, 5.0, 40.0, 40.0)),
     ]
     answers = [segmenter.segment(prepared, prompt) for prompt in prompts]
-    assert len(runs) == 1 + len(prepared.closer)  # the whole, and what had to be looked at more closely
+    assert len(runs) == 1 + len(prepared.zoomed)  # the whole, and what had to be looked at more closely
     seen = len(runs)
     repeated = [segmenter.segment(prepared, prompt) for prompt in prompts]
     assert len(runs) == seen

@@ -14,7 +14,7 @@ from sounding.encoders.patches import to_square
 from sounding.segment import Prompt, load_segmenter
 from sounding.segment import click as click_module
 from sounding.segment.click import MOST_CROPS, ClickSegmenter, within
-from sounding.segment.zoom import LEAST, MARGIN, MOST, closer_frame
+from sounding.segment.zoom import LEAST, MARGIN, MOST, zoom_frame
 from training.tasks.segmenter import overlap
 
 from ..conftest import ROOT
@@ -33,7 +33,7 @@ def selecting(size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Tenso
 def test_the_part_holds_the_clicked_object_with_some_room() -> None:
     size = (300, 400)
     object_, other = (100, 60, 220, 120), (300, 200, 390, 290)
-    frame = closer_frame(selecting(size, object_, other), Prompt(((150.0, 90.0),)), size)
+    frame = zoom_frame(selecting(size, object_, other), Prompt(((150.0, 90.0),)), size)
     assert frame is not None
     x0, y0, x1, y1 = frame
     assert x1 - x0 == y1 - y0
@@ -47,25 +47,25 @@ def test_the_part_holds_the_clicked_object_with_some_room() -> None:
 
 def test_a_tiny_object_is_shown_with_its_surroundings_and_a_large_one_not_again() -> None:
     size = (400, 400)
-    frame = closer_frame(selecting(size, (395, 395, 400, 400)), Prompt(((397.0, 397.0),)), size)
+    frame = zoom_frame(selecting(size, (395, 395, 400, 400)), Prompt(((397.0, 397.0),)), size)
     assert frame is not None
     assert frame[2:] == (400, 400)  # inside of the picture
     assert frame[2] - frame[0] >= LEAST * 400
     wide = round(MOST * 400 / MARGIN) + 2
-    assert closer_frame(selecting(size, (20, 20, 20 + wide, 60)), Prompt(((30.0, 30.0),)), size) is None
+    assert zoom_frame(selecting(size, (20, 20, 20 + wide, 60)), Prompt(((30.0, 30.0),)), size) is None
 
 
 def test_the_part_holds_every_click_on_the_object_and_the_whole_box() -> None:
     size = (400, 400)
     nothing = torch.full(size, -5.0)
-    frame = closer_frame(nothing, Prompt(((50.0, 50.0), (200.0, 120.0))), size)
+    frame = zoom_frame(nothing, Prompt(((50.0, 50.0), (200.0, 120.0))), size)
     assert frame is not None
     assert frame[0] <= 50
     assert frame[1] <= 50
     assert frame[2] >= 200
     assert frame[3] >= 120
     everywhere = selecting(size, (0, 0, 400, 400))
-    frame = closer_frame(everywhere, Prompt(box=(100.0, 100.0, 180.0, 200.0)), size)
+    frame = zoom_frame(everywhere, Prompt(box=(100.0, 100.0, 180.0, 200.0)), size)
     assert frame is not None  # a box says how large the object is, whatever the answer does
     assert frame[2] - frame[0] < 0.5 * 400
 
@@ -74,7 +74,7 @@ def test_the_part_holds_every_click_on_the_object_and_the_whole_box() -> None:
 def test_any_shape_of_picture_has_parts_inside_of_it(size) -> None:
     logits = torch.randn(40, 40)
     for place in (0.0, 0.31, 1.0):
-        frame = closer_frame(logits, Prompt(((place * size[1], place * size[0]),)), size)
+        frame = zoom_frame(logits, Prompt(((place * size[1], place * size[0]),)), size)
         if frame is not None:
             assert 0 <= frame[0] < frame[2] <= size[1]
             assert 0 <= frame[1] < frame[3] <= size[0]
@@ -96,7 +96,7 @@ def test_a_part_is_embedded_once_and_only_the_last_few_are_kept() -> None:
     boxes = [(180.0 + 80 * i, 100.0, 210.0 + 80 * i, 130.0) for i in range(MOST_CROPS + 3)]
     first = [segmenter.segment(prepared, Prompt(box=box)).logits for box in boxes]
     assert len(runs) == len(boxes)
-    assert len(prepared.closer) == MOST_CROPS
+    assert len(prepared.zoomed) == MOST_CROPS
     assert prepared.nbytes > before  # what a cache is told
     assert torch.equal(segmenter.segment(prepared, Prompt(box=boxes[-1])).logits, first[-1])
     assert len(runs) == len(boxes)
@@ -113,7 +113,7 @@ def test_a_small_object_is_found_better_at_a_second_look(monkeypatch) -> None:
         middle = Prompt(((float(columns.float().median()), float(rows.float().median())),))
         closer = float(overlap(segmenter.segment(segmenter.prepare(picture), middle).mask[None] > 0.5, mask[None]))
         with monkeypatch.context() as patch:
-            patch.setattr(click_module, "closer_frame", lambda *_: None)
+            patch.setattr(click_module, "zoom_frame", lambda *_: None)
             gains.append(
                 closer
                 - float(overlap(segmenter.segment(segmenter.prepare(picture), middle).mask[None] > 0.5, mask[None]))

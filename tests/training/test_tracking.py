@@ -21,7 +21,7 @@ import torch
 from accelerate.tracking import GeneralTracker
 from PIL import Image
 
-from sounding.images.drawing import mel_picture
+from sounding.images.drawing import mel_image
 from sounding.utils.fields import from_dict
 from training.engine import tracking
 from training.engine.environment import build_accelerator
@@ -51,7 +51,7 @@ def test_previews_are_files_and_in_tensorboard(tmp_path: Path) -> None:
     samples, rate = soundfile.read(folder / "tone.wav")
     assert rate == 16000
     np.testing.assert_allclose(samples, sound.waveform.numpy(), atol=1 / 32768)
-    picture = (mel_picture(sound.mel[None])[0] * 255).round().byte().numpy()
+    picture = (mel_image(sound.mel[None])[0] * 255).round().byte().numpy()
     assert np.array_equal(np.asarray(Image.open(folder / "tone.png")), picture)
 
     board = events(tmp_path)

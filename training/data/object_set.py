@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sounding.audio.files import read_audio
 from sounding.config import from_dict
-from sounding.images.decoding import open_picture
+from sounding.images.decoding import open_image
 
 from .shard_format import SAMPLE_RATE, read_json
 
@@ -85,7 +85,7 @@ class ObjectSet:
 
     def __init__(self, folder: Path):
         self.entries = read_manifest(folder)
-        self.cutouts = [open_picture(folder / entry.image).convert("RGBA") for entry in self.entries]
+        self.cutouts = [open_image(folder / entry.image).convert("RGBA") for entry in self.entries]
         self.recordings = [read_audio(folder / entry.audio, SAMPLE_RATE) for entry in self.entries]
 
     def __len__(self) -> int:

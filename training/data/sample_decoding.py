@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.images.decoding import open_picture
+from sounding.images.decoding import open_image
 
 from .shard_format import SAMPLE_RATE, parse_json
 
@@ -62,7 +62,7 @@ def decode_images(files: list[bytes], mode: str) -> Tensor:
     """
     pictures: list[Tensor] = []
     for data in files:
-        picture = open_picture(io.BytesIO(data), "One of its pictures").convert(mode)
+        picture = open_image(io.BytesIO(data), "One of its pictures").convert(mode)
         if picture.width * picture.height * len(files) > MOST_PIXELS:
             raise ValueError(f"its {len(files)} pictures have more than {MOST_PIXELS:,} pixels together")
         pictures.append(torch.from_numpy(np.array(picture)))

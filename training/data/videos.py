@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sounding.images.decoding import MAX_PIXELS
+from sounding.images.opening import MAX_PIXELS
 
 from .clip_lists import Clip
 from .shard_format import SAMPLE_RATE, Sample, Skipped

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from sounding.audio.files import write_audio
-from sounding.images.drawing import mel_picture
+from sounding.images.drawing import mel_image
 from sounding.images.files import write_image
 
 from .figures import Means, append_line, cut_log
@@ -161,7 +161,7 @@ class Report:
             for sound in sounds:
                 # A model gone astray may make NaN; the run shall not stop because of its preview.
                 waveform, mel = sound.waveform.detach().nan_to_num(), sound.mel.detach().nan_to_num()
-                image = mel_picture(mel[None])[0]
+                image = mel_image(mel[None])[0]
                 with self._or_lost(folder):
                     write_audio(folder / f"{sound.name}.wav", waveform, sound.sample_rate)
                     write_image(folder / f"{sound.name}.png", image)

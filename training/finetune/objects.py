@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sounding.audio.files import read_audio
 from sounding.audio.mel import normalize
-from sounding.images.decoding import open_mask, open_picture
+from sounding.images.decoding import open_image, open_mask
 
 from ..data.media_files import NOTES, SOUNDS, VIDEO_SOUNDS, Media, composed, find_media, read_text
 from ..data.shard_format import SAMPLE_RATE, reason
@@ -186,7 +186,7 @@ def _licence(media: Media, file: str, problems: list[str]) -> str:
 
 def _picture(folder: Path, file: str, masks: list[str], problems: list[str]) -> Picture:
     """A picture with its outline: masks if there are some, else its own transparency, else none."""
-    image = open_picture(folder / file).convert("RGBA")
+    image = open_image(folder / file).convert("RGBA")
     scale = SIDE / min(image.size)
     if scale < 1:
         image = image.resize((round(scale * image.width), round(scale * image.height)), Image.Resampling.LANCZOS)

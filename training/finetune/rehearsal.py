@@ -18,7 +18,7 @@ from PIL import Image
 
 from sounding.audio.files import read_audio
 from sounding.checkpoint import starter_path
-from sounding.images.decoding import open_picture
+from sounding.images.decoding import open_image
 from sounding.utils.files import FullDiskError, replacing, write_atomic
 
 from ..data.object_set import ObjectSet, read_manifest
@@ -41,7 +41,7 @@ def pack(data: Path, out: Path) -> int:
     with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for stamp in stamps:
             picture, sound = io.BytesIO(), io.BytesIO()
-            image = open_picture(data / stamp.image).convert("RGBA")
+            image = open_image(data / stamp.image).convert("RGBA")
             image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
             image.save(picture, "WEBP", quality=55, alpha_quality=60, method=6)
             waveform = read_audio(data / stamp.audio, SAMPLE_RATE)[: round(SECONDS * SAMPLE_RATE)].numpy()

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from sounding.config import from_dict
-from sounding.images.decoding import open_picture
+from sounding.images.decoding import open_image
 from sounding.utils.files import write_atomic
 
 from ..data.object_set import MOST_MANIFEST, ObjectSet
@@ -81,8 +81,8 @@ def read_cutouts(folder: Path, *, held_out: bool) -> Cutouts:
         raise ValueError(f"{manifest} is damaged ({error}); make the data set again.") from None
     rows = [row for row in rows if row.held_out == held_out]
     return Cutouts(
-        [open_picture(folder / row.file).convert("RGBA") for row in rows if row.kind == "object"],
-        [open_picture(folder / row.file).convert("RGB") for row in rows if row.kind == "background"],
+        [open_image(folder / row.file).convert("RGBA") for row in rows if row.kind == "object"],
+        [open_image(folder / row.file).convert("RGB") for row in rows if row.kind == "background"],
     )
 
 

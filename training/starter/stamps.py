@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sounding.audio.files import read_audio, write_audio
 from sounding.audio.mel import normalize
-from sounding.images.decoding import open_picture
+from sounding.images.decoding import open_image
 from sounding.utils.files import write_atomic
 
 from ..data.object_set import ObjectEntry
@@ -89,7 +89,7 @@ def build(source: Path, out: Path) -> list[ObjectEntry]:
         recording = read_audio(picture.with_suffix(".ogg"), SAMPLE_RATE)
         if recording.abs().max() < 1e-3:  # some animals have a second of digital silence for a sound
             continue
-        cutout = open_picture(picture).convert("RGBA")
+        cutout = open_image(picture).convert("RGBA")
         cutout = cutout.crop(cutout.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
         cutout.save(out / "image" / f"{name}.png")
         cutout.getchannel("A").save(out / "mask" / f"{name}.png")

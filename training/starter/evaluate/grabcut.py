@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sounding.segment.base import Prepared, Segmentation, Segmenter, one_picture
+from sounding.segment.base import Prepared, Segmentation, Segmenter, one_image
 from sounding.segment.prompt import Prompt
 
 NEAR = 0.15  # what lies within this share of the longer side of a click may be the object
@@ -49,7 +49,7 @@ class GrabCutSegmenter:
 
     def prepare(self, image: Tensor) -> Prepared:
         """See `Segmenter.prepare`."""
-        image = one_picture(image)
+        image = one_image(image)
         pixels = (image[0] * 255).round().to(torch.uint8).cpu()
         tensors = self.first.prepare(image).tensors if self.first else {}
         return Prepared((image.shape[1], image.shape[2]), {**tensors, "pixels": pixels})

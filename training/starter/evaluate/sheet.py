@@ -22,7 +22,7 @@ from torch import Tensor
 from sounding.audio.loudness import level
 from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig
-from sounding.images.drawing import label_font, mel_picture
+from sounding.images.drawing import label_font, mel_image
 from sounding.model import SoundingModel, load
 from sounding.utils.files import write_atomic
 
@@ -102,7 +102,7 @@ def asked_picture(data: ObjectSet, chosen: Chosen, size: int = PICTURE) -> Image
 def sound_picture(waveform: Tensor, size: tuple[int, int] = SOUND) -> Image.Image:
     """Mel spectrogram of [samples] at 16 kHz."""
     mel = MelSpectrogram(AudioConfig())(waveform[None])
-    pixels = (mel_picture(mel, floor=-9.0, ceiling=1.5)[0] * 255).round().byte().numpy()
+    pixels = (mel_image(mel, floor=-9.0, ceiling=1.5)[0] * 255).round().byte().numpy()
     return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
 
 

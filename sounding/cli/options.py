@@ -1,17 +1,18 @@
-"""Everything that is wrong with a command's options, found before a model is loaded: one sentence each."""
+"""Validation of the commands' options: what is wrong with them is found before long work, and said in one sentence."""
 
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .outputs import check_file, check_folder
-
 MAX_SECONDS = 600.0  # of sound, as in the nodes
 MAX_BATCH = 64  # as in the nodes
 MAX_GAIN = 120.0  # dB
+NAME_BYTES = 255  # of a file's name, on nearly all file systems
 
 
 def numbered(path: Path, number: int) -> Path:
@@ -129,6 +130,38 @@ def check_device(device: str) -> None:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"--device is {device}, but torch {torch.__version__} sees no Apple GPU; leave --device out.")
+
+
+def check_folder(folder: Path, option: str = "--out") -> None:
+    """Raise ValueError unless files can be written to `folder`; what is missing of it is made with the first one."""
+    place = Path(os.path.abspath(folder))
+    for part in place.parts:
+        if len(os.fsencode(part)) > NAME_BYTES:
+            raise ValueError(f"{option} names a folder of {len(os.fsencode(part))} bytes; give a shorter name.")
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        kind = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
+        raise ValueError(f"{option} {folder}: {place} is {kind}, but a folder is expected; give another one.")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option} {folder}: {place} cannot be written to ({error.strerror or error}); give a folder of your own."
+        ) from None
+
+
+def check_file(file: Path, option: str = "--out") -> None:
+    """Raise ValueError unless `file` can be written, over a file that is there or anew."""
+    length = len(os.fsencode(file.name))
+    if length > NAME_BYTES:
+        raise ValueError(f"{option} names a file of {length} bytes, but at most {NAME_BYTES} are possible; shorten it.")
+    if not file.name or file.is_dir():
+        raise ValueError(f"{option} {file} is a folder, but the name of a file is expected; add one.")
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{option} {file} is no regular file; give the name of one.")
+    check_folder(file.parent, option)
 
 
 def check_demo(out: Path, device: str, seed: int) -> None:
