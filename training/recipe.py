@@ -16,6 +16,7 @@ from sounding.utils.fields import Length, Text, from_dict, shown, typed
 from .data.settings import DataSettings
 from .engine.previews import Preview
 from .engine.settings import FilePath, LoopConfig
+from .engine.validation import ValidationSettings
 from .recipe_files import merge, parse_overrides, read_yaml
 from .registry import TASKS
 
@@ -53,6 +54,7 @@ class Recipe:
     model: SoundingConfig = field(default_factory=SoundingConfig)
     data: DataSettings = field(default_factory=DataSettings)
     preview: Preview = field(default_factory=Preview)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
     settings: Any = None
 
     def __post_init__(self) -> None:
@@ -90,6 +92,11 @@ class Recipe:
     def result(self) -> Path:
         """The checkpoint that the run ends with."""
         return self.folder / f"{self.name}.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss so far, where the run has validation."""
+        return self.folder / f"{self.name}-best.safetensors"
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; reads back as the same recipe."""

@@ -38,6 +38,9 @@ ASIDE = (
     "loop.gradient_checkpointing",
     "data.workers",
     "preview",
+    "validation.every",
+    "validation.items",
+    "validation.shards",
     "out",
 )
 

@@ -14,11 +14,12 @@ from sounding.model import SoundingModel
 
 from .data.shard_folders import find_folders
 from .engine.environment import build_accelerator, check_environment
-from .engine.loader import Order
+from .engine.loader import Items, Order
 from .engine.loop import train
 from .engine.previews import check_previews, make_previews
 from .engine.report import Report
 from .engine.states import plain_disk_errors
+from .engine.validation import Validation, split
 from .recipe import RANDOM, Recipe
 from .record import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
 from .registry import TASKS
@@ -35,7 +36,8 @@ class Ready:
     """A run before its first step, all that it needs looked at."""
 
     model: SoundingModel
-    built: Built
+    built: Built  # items without those held out
+    held_out: Items | None
     steps: int
     effective: Recipe  # with the model as it is, parts from checkpoints in it
     made_of: dict[str, str]  # fingerprints of data and first weights, see `record`
@@ -61,6 +63,13 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
         raise ValueError("data has both or neither of shards and stamps, but one is expected; name a folder.")
     fresh = fresh_parts(recipe)
     built = task.build(model, task.quick(recipe.settings) if quick else recipe.settings, data, fresh)
+    held_out: Items | None = None
+    if recipe.validation.share:
+        items, held_out = split(built.items, recipe.validation.share)
+        built = dataclasses.replace(built, items=items)
+    elif recipe.validation.shards:
+        other = dataclasses.replace(data, shards=recipe.validation.shards, stamps="")
+        held_out = task.items(model, recipe.settings, other)
     count = task.epoch(recipe.settings, built.items)
     steps = recipe.loop.length(count)
     Order(count, batch=recipe.loop.batch, steps=steps, accumulate=recipe.loop.accumulate, processes=processes)
@@ -72,7 +81,7 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
         DATA: data_fingerprint(folder for folder in folders if folder),
         START: weights_fingerprint(first),
     }
-    return Ready(model, built, steps, effective, made_of)
+    return Ready(model, built, held_out, steps, effective, made_of)
 
 
 def run(recipe: Recipe) -> Path:
@@ -103,6 +112,25 @@ def run(recipe: Recipe) -> Path:
                 sounds = make_previews(model, recipe.preview)
             report.preview(step, sounds)
 
+        def export(file: Path, **record: str) -> None:
+            objective.install(model)
+            TASKS[recipe.task].finish(model, ready.built)
+            made = header(ready.effective.to_yaml(), ready.made_of[DATA], ready.made_of[START])
+            model.save_pretrained(
+                file,
+                dtype=DTYPES[recipe.dtype],
+                title=recipe.name,
+                description=recipe.description or f"Trained by the recipe {recipe.name}.",
+                licence=recipe.licence,
+                record=made | record,
+            )
+
+        def keep_best(step: int, loss: float) -> None:
+            export(recipe.best, **{"training.validation": f"loss {loss:.6g} after {step} steps"})
+
+        validation = None
+        if ready.held_out is not None and recipe.validation.every:
+            validation = Validation(ready.held_out, recipe.validation, keep_best)
         train(
             objective,
             ready.built.items,
@@ -112,18 +140,10 @@ def run(recipe: Recipe) -> Path:
             critic=ready.built.critic,
             preview=preview,
             preview_due=recipe.preview.due,
+            validation=validation,
             accelerator=accelerator,
         )
         if accelerator.is_main_process:
-            objective.install(model)
-            TASKS[recipe.task].finish(model, ready.built)
-            model.save_pretrained(
-                recipe.result,
-                dtype=DTYPES[recipe.dtype],
-                title=recipe.name,
-                description=recipe.description or f"Trained by the recipe {recipe.name}.",
-                licence=recipe.licence,
-                record=header(ready.effective.to_yaml(), ready.made_of[DATA], ready.made_of[START]),
-            )
+            export(recipe.result)
             log.info("%s is written", recipe.result)
         return recipe.result

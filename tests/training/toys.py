@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from training.engine.objective import Objective
 from training.engine.settings import LoopConfig
+from training.engine.validation import Subset, Validation, ValidationSettings, split
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +26,13 @@ class Numbers:
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         return {"x": torch.from_numpy(rng.standard_normal(4, np.float32)) + index}
+
+
+class NamedNumbers(Numbers):
+    """The same, of which some can be held out."""
+
+    def ids(self) -> list[str]:
+        return [f"number {index}" for index in range(10)]
 
 
 class Line(Objective):
@@ -48,6 +56,12 @@ class Line(Objective):
         return {"loss": loss}
 
 
+def held_out(every: int, share: float = 0.3) -> tuple[Subset, Validation]:
+    """Numbers to train on, and validation on the others."""
+    items, others = split(NamedNumbers(), share)
+    return items, Validation(others, ValidationSettings(every=every, share=share), lambda step, loss: None)
+
+
 LOOP = LoopConfig(batch=4, lr=0.05, steps=12, warmup=2, precision="fp32", ema=0.9, save_steps=1, keep=2, seed=3)
 
 
@@ -60,7 +74,7 @@ import dataclasses, os, sys, time
 sys.path[:0] = [{root!r}, {here!r}]
 from pathlib import Path
 import torch
-from toys import LOOP, Line, Numbers
+from toys import LOOP, Line, Numbers, held_out
 from training.engine.loop import train
 class Slow(Line):
     def forward(self, batch):
@@ -69,7 +83,9 @@ class Slow(Line):
             time.sleep({pause})
         return super().forward(batch)
 objective = Slow()
-train(objective, Numbers(), dataclasses.replace(LOOP, **{changes!r}), Path({folder!r}), workers={workers})
+items, validation = held_out({validate}) if {validate} else (Numbers(), None)
+loop = dataclasses.replace(LOOP, **{changes!r})
+train(objective, items, loop, Path({folder!r}), workers={workers}, validation=validation)
 if int(os.environ.get("RANK", 0)) == 0:
     torch.save(objective.state_dict(), {result!r})
 """
@@ -78,11 +94,13 @@ LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 ALONE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
-def script(tmp_path: Path, folder: Path, pause: float = 0.0, workers: int = 0, **changes: Any) -> tuple[Path, Path]:
+def script(
+    tmp_path: Path, folder: Path, pause: float = 0.0, workers: int = 0, validate: int = 0, **changes: Any
+) -> tuple[Path, Path]:
     """A program that trains with changes of LOOP, and where it puts the weights. It says how often it was called, and
     pauses at each call until it is told not to.
     """
     file, result = tmp_path / f"{folder.name}.py", tmp_path / f"{folder.name}.pt"
     places = {"root": str(ROOT), "here": str(Path(__file__).parent), "folder": str(folder), "result": str(result)}
-    file.write_text(SCRIPT.format(**places, pause=pause, workers=workers, changes=changes))
+    file.write_text(SCRIPT.format(**places, pause=pause, workers=workers, validate=validate, changes=changes))
     return file, result

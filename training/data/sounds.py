@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,14 @@ class Clips(Protocol):
 
     def __len__(self) -> int: ...
 
+    def ids(self) -> Sequence[str]:
+        """Of all sounds, in their order.
+
+        Raises:
+            ValueError: crops are made of several sounds, so that none of them can be held out.
+        """
+        ...
+
     def crop(self, index: int, samples: int, rng: np.random.Generator) -> Tensor:
         """[samples] float."""
         ...
@@ -43,6 +52,10 @@ class ShardClips:
     def __len__(self) -> int:
         return len(self.shards)
 
+    def ids(self) -> Sequence[str]:
+        """Of the recordings."""
+        return self.shards.ids()
+
     def crop(self, index: int, samples: int, rng: np.random.Generator) -> Tensor:
         """[samples] around a place where there is sound."""
         return cut_where_sounding(normalize(self.shards[index]["waveform"]), samples, rng)
@@ -60,6 +73,10 @@ class ObjectClips:
 
     def __len__(self) -> int:
         return len(self.recordings)
+
+    def ids(self) -> Sequence[str]:
+        """None: crops are mixed."""
+        raise ValueError("validation.share holds sounds out, but these are mixed with each other; set it to 0.")
 
     def crop(self, index: int, samples: int, rng: np.random.Generator) -> Tensor:
         """[samples] in which recording `index` sounds, alone or with others."""

@@ -7,9 +7,9 @@ process that draws it: a resumed run, and one on more processes, sees the same i
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,19 @@ class Items(Protocol):
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """One training item; whatever is random in it is drawn from `rng`."""
+        ...
+
+
+@runtime_checkable
+class NamedItems(Items, Protocol):
+    """A training set whose items are made of their own data alone, so that some can be held out for validation."""
+
+    def ids(self) -> Sequence[str]:
+        """Of all items, in their order.
+
+        Raises:
+            ValueError: with these settings, items are made of each other's data.
+        """
         ...
 
 
@@ -122,11 +135,11 @@ def build_loader(items: Items, order: Order, *, workers: int = 0, pin: bool = Fa
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_settle_worker if workers else None,
+        worker_init_fn=settle_worker if workers else None,
     )
 
 
-def _settle_worker(_: int) -> None:
+def settle_worker(_: int) -> None:
     """Workers share the machine with each other; their own threads would only get in the way. SIGTERM reaches all
     processes of a job: the first one ends its workers when its step is done.
     """

@@ -27,6 +27,7 @@ from .states import States
 from .stopping import FiniteCheck, Stopped, Termination
 from .tracking import tracker_names
 from .training_state import TrainingState
+from .validation import Validation
 
 log = logging.getLogger("training")
 
@@ -41,6 +42,7 @@ def train(
     critic: Critic | None = None,
     preview: Callable[[int, Report], None] | None = None,
     preview_due: Callable[[int], bool] = lambda step: False,
+    validation: Validation | None = None,
     accelerator: Accelerator | None = None,
 ) -> None:
     """Train `objective` in place; it ends in evaluation mode with the weights to keep (the running average if any).
@@ -52,6 +54,7 @@ def train(
         critic: discriminators, trained against the objective's "made".
         preview: `preview(step, report)` is called on the first process after the steps for which
             `preview_due(step)` holds, with the weights to keep in place.
+        validation: items that are not in the training set, and what becomes of the best weights.
 
     Raises:
         FloatingPointError: loss or gradient is not finite; names the items and the last state.
@@ -93,6 +96,8 @@ def train(
             trackers=tracker_names(loop.trackers),
         ) as report,
     ):
+        if validation is not None and validation.due(first, steps) and training.validated < first:
+            _validate(training, validation, first, report, workers)  # a signal came before it
         for step in range(first, steps):
             objective.train()
             losses, ids = _gradients(training, batches, report)
@@ -106,6 +111,9 @@ def train(
             report.step(step + 1, {**losses, **figures})
 
             stopped = termination.asked()
+            if validation is not None and validation.due(step + 1, steps) and not stopped:
+                check.now()
+                _validate(training, validation, step + 1, report, workers)
             due = stopped or step + 1 == steps or time.monotonic() - saved > loop.save_minutes * 60
             if due or (loop.save_steps and (step + 1) % loop.save_steps == 0):
                 check.now()
@@ -121,6 +129,21 @@ def train(
                     preview(step + 1, report)
     accelerator.wait_for_everyone()
     training.finish()
+
+
+def _validate(training: TrainingState, validation: Validation, step: int, report: Report, workers: int) -> None:
+    """Report the validation loss of the weights to keep, and let them be kept where it is the lowest so far."""
+    objective, accelerator = training.objective.module, training.accelerator
+    assert isinstance(objective, Objective)
+    with report.paused(), training.averaged():
+        loss = validation.loss(objective, training.loop, accelerator, workers=workers)
+        training.validated = step
+        if loss < training.best_loss:
+            training.best_step, training.best_loss = step, loss
+            if accelerator.is_main_process:
+                validation.keep_best(step, loss)
+    lowest = "the lowest so far" if training.best_step == step else f"the lowest was that of step {training.best_step}"
+    report.event(step, {"val_loss": loss}, f"val_loss {loss:.4g}, {lowest}")
 
 
 def _gradients(training: TrainingState, batches: Iterator[Item], report: Report) -> tuple[dict[str, Tensor], list[str]]:

@@ -36,7 +36,7 @@ class TrainingState:
         parameters = self.objective.parameters
         self.average = EMAModel(parameters, decay=loop.ema, foreach=True) if loop.ema else None
         self.skipped = self.skipped_in_a_row = 0
-        self.best_loss, self.best_step = math.inf, 0  # of validation
+        self.validated, self.best_step, self.best_loss = 0, 0, math.inf  # the last validation, and the best
 
     def state(self) -> dict[str, Any]:
         """For `States.save`."""
@@ -47,7 +47,7 @@ class TrainingState:
             "average": self.average.state_dict() if self.average else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "skipped": (self.skipped, self.skipped_in_a_row),
-            "best": (self.best_loss, self.best_step),
+            "validation": (self.validated, self.best_step, self.best_loss),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ class TrainingState:
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.skipped, self.skipped_in_a_row = state.get("skipped", (0, 0))
-        self.best_loss, self.best_step = state.get("best", (math.inf, 0))
+        self.validated, self.best_step, self.best_loss = state.get("validation", (0, 0, math.inf))
 
     def update(self, step: int) -> dict[str, Tensor | float]:
         """Move weights and average along the gradients that are there; gives the step's figures.

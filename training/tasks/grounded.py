@@ -8,7 +8,7 @@ section 4.3) takes the mask of the sounding objects instead, and a tenth of all 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, cast
 
@@ -93,6 +93,19 @@ class GroundedItems:
 
     def __len__(self) -> int:
         return len(self.shards)
+
+    def ids(self) -> Sequence[str]:
+        """Of the clips.
+
+        Raises:
+            ValueError: items take patches or sounds of other clips.
+        """
+        if self.mix or self.alone or self.backdrop:
+            raise ValueError(
+                "validation.share holds clips out, but grounded.mix, alone and backdrop take parts of others; give "
+                "validation.shards instead, or set those to 0."
+            )
+        return self.shards.ids()
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """latents and noise [8, T/4, 16], time, patches [P, L] of one random frame, query [L] of one random

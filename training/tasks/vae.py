@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from sounding.utils.fields import Checked
 
 from ..data.settings import DataSettings
 from ..data.sounds import Clips, find_clips
-from ..engine.loader import Item
+from ..engine.loader import Item, Items
 from ..engine.objective import Critic, Objective
 from ..engine.settings import Frames, Scale, Weight
 from .discriminators import MelCritic
@@ -51,6 +52,10 @@ class VaeItems:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def ids(self) -> Sequence[str]:
+        """See `NamedItems`."""
+        return self.clips.ids()
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """waveform [frames * hop], noise [8, frames/4, 16]."""
@@ -96,7 +101,7 @@ class VaeObjective(Objective):
         return losses | {"real": mel, "made": restored} if self.settings.critic else losses
 
     @torch.no_grad()
-    def measure_scale(self, model: SoundingModel, items: VaeItems, clips: int = 64) -> None:
+    def measure_scale(self, model: SoundingModel, items: Items, clips: int = 64) -> None:
         """Set the latents' scale in `model.config`: 1 / standard deviation over random clips (unit variance)."""
         rows = [items.item(i % len(items), np.random.default_rng([0, 2, i]))["waveform"] for i in range(clips)]
         device = next(self.vae.parameters()).device
@@ -129,5 +134,4 @@ class VaeTask(Task[VaeSettings]):
     def finish(self, model: SoundingModel, built: Built) -> None:
         """See `Task`."""
         assert isinstance(built.objective, VaeObjective)
-        assert isinstance(built.items, VaeItems)
         built.objective.measure_scale(model, built.items)

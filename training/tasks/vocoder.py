@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -83,6 +84,10 @@ class VocoderItems:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def ids(self) -> Sequence[str]:
+        """See `NamedItems`."""
+        return self.clips.ids()
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """waveform [samples] and restored."""
