@@ -52,6 +52,14 @@ def test_the_papers_whole_path_as_the_docs_say(tmp_path: Path, monkeypatch: pyte
     assert np.isfinite(sound).all()
     assert len(Shards("data/debug/features", ("id", "patches"))) == 18  # videos and pairs alike
     logged = [json.loads(line) for line in Path("runs/debug/log.jsonl").read_text().splitlines()]
+    validated = [line for line in logged if "val_loss" in line]
+    assert [line["step"] for line in validated] == [20, 40]
+    assert all(0 < line["val_loss"] < 10 for line in validated)
+    best = min(validated, key=lambda line: line["val_loss"])["step"]
+    header = read_header(Path("runs/debug/debug-best.safetensors"))
+    assert header.metadata["training.validation"].endswith(f"after {best} steps")
+    assert sounding.load("runs/debug/debug-best.safetensors", device="cpu").config.train_seconds == 1.28
+    logged = [line for line in logged if "loss" in line]
     assert logged[-1]["step"] == 40
     assert logged[-1]["loss"] < logged[0]["loss"]
     assert 0 < logged[-1]["on_target"] < 1  # of the pairs, which have masks

@@ -56,7 +56,7 @@ def test_an_item_is_held_out_by_its_id_alone() -> None:
     assert others.item(3, np.random.default_rng(0))["id"] == others.ids()[3]
 
 
-# Those whose SHA-256 of "held out clip 13" begins below a tenth of all numbers: no version of this code may train on what another one held out.
+# In the lowest tenth by SHA-256: no version of this code may train on what another one held out.
 HELD_OUT = ["clip 20", "clip 24", "clip 29", "clip 36", "clip 77"]
 
 
