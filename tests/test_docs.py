@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import typer
 
+from sounding.weights.download import CATALOGUE
+
 ROOT = Path(__file__).parent.parent
 MADE = {"data", "demo", "dist", "runs", "weights"}  # by commands, in the checkout
 # Folders of this repository that pages name files of. `models/` is also a folder of ComfyUI, and one to write to.
@@ -234,3 +236,9 @@ def test_what_the_registry_leaves_out_is_there() -> None:
     lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
     for line in lines:
         assert line.startswith("#") or list(ROOT.glob(line.rstrip("/"))), line
+
+
+def test_all_weights_that_can_be_fetched_are_listed() -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for weights in CATALOGUE:
+        assert f"`{weights.name}`" in page, weights.name
