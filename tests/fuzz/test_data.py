@@ -20,8 +20,9 @@ from sounding.audio.files import read_audio
 from sounding.images.files import read_image, read_mask
 from training.data.clip_lists import read_clips, read_ids
 from training.data.shard_format import Sample
-from training.data.shard_writer import Source, make_shards
+from training.data.shard_writer import make_shards
 from training.data.shards import Shards
+from training.data.source import Source
 from training.recipe import Recipe, read_recipe
 
 from .mutations import damaged, hostile_value, mutated

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -12,6 +13,8 @@ from PIL import Image, ImageDraw
 from sounding.audio.files import write_audio
 from training.data.object_set import ObjectSet
 from training.starter import stamps
+
+from .video_material import ROWS, write_video
 
 TONES = {"disc": 220.0, "square": 660.0, "bar": 1760.0}  # Hz
 
@@ -54,3 +57,28 @@ def stamps_folder(stamps_package: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def stamps_data(stamps_folder: Path) -> ObjectSet:
     return ObjectSet(stamps_folder)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whole and cut, good and bad ones."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "more").mkdir()
+    write_video(folder / "whole-mp4.mp4")
+    write_video(folder / "more" / "-whole_webm.webm")
+    write_video(folder / "cut_2.mkv", 3)  # its clip begins at second 2 of a video that is not here
+    write_video(folder / "silent.mp4", level=0.0)
+    write_video(folder / "mute.mp4", 3, sound=False)
+    write_video(folder / "blind.mp4", 3, pictures=False)
+    (folder / "broken.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    whole = (folder / "whole-mp4.mp4").read_bytes()
+    (folder / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audiocaps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("lists") / "test.csv"
+    lines = [f'{i},{video},{start},"{caption}"' for i, (video, start, caption) in enumerate(ROWS)]
+    file.write_text("audiocap_id,youtube_id,start_time,caption\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return file

@@ -12,7 +12,7 @@ from training.data.clip_lists import Clip, read_clips, read_ids, without
 from training.data.prepare import app
 from training.data.shard_format import ShardIndex
 
-from .test_prepare import write_video
+from .video_material import write_video
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 VGGSOUND = '---g-f_I2yQ,1,"people marching",test\n--0PQM4-hqg,30,waterfall burbling,train\n"-0ap",2,dog,train\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from training.data.shards import Shards
 from training.finetune.objects import named, read_objects
 
 from ..conftest import ROOT
+from .video_material import tone_of
 
 TONE = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(8000) / 16_000)
 
@@ -248,3 +250,60 @@ def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
     assert [skip.id for skip in ShardIndex.read(tmp_path / "out").skipped] == ["x\\udcffy"]
     sample = Sample(name, (), "", name, 1.0)
     assert json.loads(sample.members()["json"])["id"] == name
+
+
+@pytest.fixture
+def pair_folder(tmp_path: Path) -> Path:
+    """Two good pairs, one of them in a subfolder, and bad ones."""
+    folder = tmp_path / "pairs"
+    (folder / "zoo").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    tone = torch.sin(2 * math.pi * 440 * torch.arange(3 * 22_050) / 22_050)
+    for stem in ("dog", "zoo/lion", "quiet"):
+        pixels = rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{stem}.png")
+        write_audio(folder / f"{stem}.wav", tone * (stem != "quiet"), 22_050)
+    mask = np.zeros((60, 90), np.uint8)
+    mask[:30, :45] = 255
+    Image.fromarray(mask).save(folder / "zoo" / "lion_mask_1.png")
+    Image.fromarray(mask.T.copy()).resize((90, 60)).save(folder / "zoo" / "lion_mask_2.png")
+    (folder / "zoo" / "lion.txt").write_text("a lion roars\n\nein Löwe brüllt\n", encoding="utf-8")
+    (folder / "zoo" / "licence.txt").write_text("CC-BY 4.0\n")
+    Image.new("RGB", (8, 8)).save(folder / "alone.jpg")
+    (folder / "unreadable.jpg").write_bytes(b"no picture")
+    write_audio(folder / "unreadable.wav", tone, 22_050)
+    (folder / "notes.md").write_text("not of a pair")
+    return folder
+
+
+def test_pairs_become_shards(pair_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["pairs", str(pair_folder), "--out", str(out), "--size", "32", "--seconds", "0.4", "--licence", "CC0"]
+    result = CliRunner().invoke(app, [*command, "--workers", "0"])
+    assert result.exit_code == 0, result.output
+    assert "2 samples in 1 shards" in result.output
+    fields = ("id", "captions", "licence", "seconds", "waveform", "pictures")
+    dog, lion = list(Shards(out, fields, optional=("masks", "sounding")))
+    assert (dog["id"], dog["captions"], dog["licence"]) == ("dog", [], "CC0")
+    assert "masks" not in dog
+    assert (lion["id"], lion["licence"]) == ("zoo/lion", "CC-BY 4.0")
+    assert lion["captions"] == ["a lion roars", "ein Löwe brüllt"]
+    assert lion["seconds"] == pytest.approx(6 * 0.4)
+    assert tone_of(lion["waveform"].numpy()) == pytest.approx(440, abs=1)
+    assert lion["pictures"].shape == (1, 32, 48, 3)
+    assert lion["masks"].shape == (2, 32, 48)
+    assert lion["sounding"] == [0, 1]
+    assert lion["masks"][0, :15, :23].min() > 240
+    assert lion["masks"][0, 17:].max() < 15
+    reasons = {skipped.id: skipped.why for skipped in ShardIndex.read(out).skipped}
+    assert reasons.keys() == {"alone", "quiet", "unreadable"}
+    assert "alone has a picture but no sound" in reasons["alone"]
+    assert "cannot be read as a picture" in reasons["unreadable"]
+
+
+def test_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no pictures or sounds"):
+        PairSource(tmp_path, seconds=10, size=64, licence="")
+    result = CliRunner().invoke(app, ["pairs", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "is not a folder" in result.output

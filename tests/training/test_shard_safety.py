@@ -336,14 +336,14 @@ def test_samples_are_counted_at_the_end_and_on_a_rerun(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    make = making.make_shard
+    make = making.write_shard
 
     def losing(work: Any, number: int) -> None:
         make(work, number)
         if number == 2:
             (out / "shard-000001.json").unlink()
 
-    monkeypatch.setattr(making, "make_shard", losing)
+    monkeypatch.setattr(making, "write_shard", losing)
     with pytest.raises(OSError, match=r"1 of 3 shards in .*out went missing .* run the same command again"):
         make_shards(Drawn(), out, shard_size=4)
     assert not (out / "shards.json").exists()

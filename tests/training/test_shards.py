@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 
 from training.data import tar_reader
 from training.data.shard_format import Sample, ShardIndex, Skipped
-from training.data.shard_writer import Source, make_shards
+from training.data.shard_writer import make_shards
 from training.data.shards import Shards
+from training.data.source import Source
 
 EVERYTHING = ("id", "captions", "licence", "source", "seconds", "waveform", "pictures")
 FEATURES = ("patches", "queries", "mean", "std")

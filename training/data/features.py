@@ -22,8 +22,8 @@ from sounding.model import SoundingModel
 
 from .shard_folders import Folders
 from .shard_format import Kind, Sample, Skipped, reason
-from .shard_writer import Source, digest
 from .shards import Shards
+from .source import Source, hash_json
 
 T = TypeVar("T")
 FROZEN = ("patches", "query", "vae")
@@ -183,7 +183,7 @@ class FeatureSource(Source):
             "from": "features",
             "train_seconds": self.network.config.train_seconds,
             "raw": index.settings,
-            "inputs": digest(shards),
+            "inputs": hash_json(shards),
         }
 
     def name(self, position: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .media_files import NOTES, find_media, read_text
 from .shard_format import SAMPLE_RATE, Sample, Skipped
-from .shard_writer import Source, digest
+from .source import Source, hash_json
 
 LONGEST = 6  # times the nominal length
 
@@ -112,7 +112,7 @@ class PairSource(Source):
             "seconds": self.seconds,
             "size": self.size,
             "licence": self.licence,
-            "inputs": digest(rows),
+            "inputs": hash_json(rows),
         }
 
     def left_out(self) -> list[Skipped]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,8 +18,10 @@ import typer
 from sounding.cli.terminal import plain_errors
 
 if TYPE_CHECKING:
+    from .process_group import ProcessGroup
     from .shard_format import Skipped
-    from .shard_writer import OnProgress, Source
+    from .shard_writer import OnProgress
+    from .source import Source
 
 app = typer.Typer(
     help="Turn videos, pictures with sounds, or stamps into shards, and shards into features.",
@@ -146,39 +148,51 @@ def features(
     ] = None,
     shard_size: ShardOption = 1000,
 ) -> None:
-    """What the frozen encoders and the VAE make of raw shards, so that training need not run them."""
+    """What the frozen encoders and the VAE make of raw shards, so that training need not run them.
+
+    On several GPUs: `accelerate launch --num_processes N -m training prepare features ...`.
+    """
     with plain_errors("training"):
         import torch
 
         from sounding.model import load
 
         from .features import FeatureSource
+        from .process_group import launched
 
-        # Made once and used for long, so in full precision.
-        loaded = load(model, device=device, dtype=torch.float32)
-        if seconds is not None:
-            loaded.config = dataclasses.replace(loaded.config, train_seconds=seconds)
-        _run(FeatureSource(raw, loaded, batch=batch, threads=threads), out, shard_size, 0)
+        with launched() as group:
+            if group.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+                device = f"cuda:{group.local_rank}"
+            # Made once and used for long, so in full precision.
+            loaded = load(model, device=device, dtype=torch.float32)
+            if seconds is not None:
+                loaded.config = dataclasses.replace(loaded.config, train_seconds=seconds)
+            _run(FeatureSource(raw, loaded, batch=batch, threads=threads), out, shard_size, 0, group)
 
 
-def _run(source: Source, out: Path, shard_size: int, workers: int) -> None:
-    """Make the shards with a bar, and say what came of it."""
+def _run(source: Source, out: Path, shard_size: int, workers: int, group: ProcessGroup | None = None) -> None:
+    """Make the shards with a bar, and say what came of it; of a group of processes only the first one speaks."""
     import os
 
+    from .process_group import ALONE
     from .shard_writer import make_shards
 
+    group = group or ALONE
     try:
-        with _bar(len(source)) as on_progress:
+        with _bar(len(source)) if group.is_first else nullcontext() as on_progress:
             index = make_shards(
                 source,
                 out,
                 shard_size=shard_size,
                 workers=(os.cpu_count() or 1) if workers == -1 else workers,
                 on_progress=on_progress,
+                group=group,
             )
     except KeyboardInterrupt:
         typer.echo(f"Stopped; finished shards are in {out}, and the same command goes on.", err=True)
         raise typer.Exit(130) from None
+    if not group.is_first:
+        return
     typer.echo(f"{index.samples} samples in {len(index.shards)} shards in {out}, {len(index.skipped)} skipped")
     _show(index.skipped, out)
     if index.left_out:

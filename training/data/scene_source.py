@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .object_set import MANIFEST, content_digest
 from .shard_format import SAMPLE_RATE, Sample
-from .shard_writer import Source
+from .source import Source
 
 if TYPE_CHECKING:
     from .object_set import ObjectSet

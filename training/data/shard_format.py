@@ -8,7 +8,7 @@ A sample KEY has the members (webdataset's `base_plus_ext` grouping: everything 
     KEY.mask.0.png          8 bit, one an object
     KEY.safetensors         features
 
-and nothing in it is ever pickled. `shards.py` reads them, `one_shard.py` writes one, `making.py` all.
+and nothing in it is ever pickled. `shards.py` reads them, `shard_file.py` writes one tar, `shard_writer.py` a folder.
 """
 
 from __future__ import annotations

@@ -4,22 +4,16 @@ Sample number `i` of a source goes to shard `i // shard_size`, and each shard is
 renamed into place, so that neither the number of processes nor an interruption shows in the result. What is known
 of a finished shard is kept in a small file beside it until `shards.json` takes all of it up. One run at a time
 works in a folder, which is locked; sources are told apart by their settings, not by a look into every file they read.
+
+Why not a library's writer: MosaicML streaming's and webdataset's write shards one after the other in one process,
+begin anew after an interruption, and end at the first sample that cannot be made; the tars themselves are webdataset's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import multiprocessing
-import os
-import pickle
-import signal
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,60 +22,15 @@ from sounding.utils.files import remove_abandoned, write_atomic
 from sounding.utils.messages import printable
 
 from .folder_lock import only_one
-from .shard_format import INDEX, Kind, Sample, ShardIndex, Skipped, read_json, reason
-from .single_shard import Work, make_shard, read_record, shard_name
+from .process_group import ALONE, ProcessGroup
+from .shard_file import ShardJob, read_record, shard_name, write_shard
+from .shard_format import INDEX, ShardIndex, Skipped, read_json
+from .source import Source
+from .worker_pool import write_in_processes
 
-log = logging.getLogger("training")
 PLAN = "unfinished.json"  # the settings of a folder that has no index yet
+LOOK = 2.0  # seconds between looks at what other processes have finished
 OnProgress = Callable[[int, int], None]  # samples done with (skipped ones too), samples skipped
-
-
-class Source(ABC):
-    """Where samples come from, by number. Sources are pickled into processes, so they load heavy data late."""
-
-    kind: Kind = "raw"
-    model: str | None = None
-    former: str | None = None  # what an earlier version called the same model
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """All that decides the bytes of the result, as JSON; an existing folder is only added to if it is equal."""
-
-    @abstractmethod
-    def name(self, position: int) -> str:
-        """The id of a sample, made or not."""
-
-    @abstractmethod
-    def make(self, position: int) -> Sample:
-        """One sample.
-
-        Raises:
-            Exception: it cannot be made; it is skipped and listed with this reason.
-        """
-
-    def left_out(self) -> list[Skipped]:
-        """Files and rows that belong to no sample, and why; listed beside samples that cannot be made."""
-        return []
-
-    def samples(self, first: int, last: int) -> Iterator[Sample | Skipped]:
-        """Samples `first` to `last - 1` in order; sources that work on several at once have their own."""
-        for position in range(first, last):
-            try:
-                yield self.make(position)
-            except Exception as error:  # decoders raise almost every kind for broken files
-                log.debug("%s is skipped", self.name(position), exc_info=True)
-                yield Skipped(printable(self.name(position)), reason(error))
-
-
-def digest(values: Iterable[Any]) -> str:
-    """SHA-256 of JSON values in order: names a list of inputs in a source's settings."""
-    total = hashlib.sha256()
-    for value in values:
-        total.update(json.dumps(value).encode() + b"\n")
-    return total.hexdigest()
 
 
 def make_shards(
@@ -91,15 +40,18 @@ def make_shards(
     shard_size: int = 1000,
     workers: int = 0,
     on_progress: OnProgress | None = None,
+    group: ProcessGroup = ALONE,
 ) -> ShardIndex:
     """Make the shards of `source` in `out`, or those that are not there yet.
 
     Args:
         source: of the samples.
         out: folder; a finished one of equal settings is only read.
-        shard_size: samples of the source a shard (a skipped one leaves its shard smaller).
-        workers: processes, each making whole shards; 0 works in this one.
-        on_progress: `on_progress(done, skipped)`, a few times a second.
+        shard_size: samples of the source per shard (a skipped one leaves its shard smaller).
+        workers: processes that this one starts, each making whole shards; with 0 it works itself.
+        on_progress: `on_progress(done, skipped)`, a few times per second; only the first process of a group calls it.
+        group: processes that call this together: process `r` of `n` makes the shards whose number is `r` modulo `n`,
+            and the first one keeps the folder and writes the index.
 
     Raises:
         ValueError: bad numbers, a folder of other settings, or a source none of whose samples could be made.
@@ -111,17 +63,33 @@ def make_shards(
     if len(source) == 0:
         raise ValueError("There is nothing to prepare: the source has no samples; check the folder or list given.")
     settings = json.loads(json.dumps({**source.settings(), "shard_size": shard_size}))
-    if (index := _finished(source, out, settings)) is not None:  # its folder may be read-only by now
-        return index
-    with only_one(out):
-        return _make(source, out, settings, shard_size, workers, on_progress)
+    if not group.is_first:
+        _write_share(source, out, shard_size, workers, group.share([]), group, lambda done, skipped: None)
+        group.wait()  # for all shards
+        group.wait()  # for the index
+        return ShardIndex.read(out)
+    index = _finished(source, out, settings)  # its folder may be read-only by now
+    if index is None:
+        with only_one(out):
+            index = _finished(source, out, settings)
+            if index is None:
+                return _make(source, out, settings, shard_size, workers, on_progress, group)
+    group.share([])
+    group.wait()
+    group.wait()
+    return index
 
 
 def _make(
-    source: Source, out: Path, settings: dict[str, Any], shard_size: int, workers: int, on_progress: OnProgress | None
+    source: Source,
+    out: Path,
+    settings: dict[str, Any],
+    shard_size: int,
+    workers: int,
+    on_progress: OnProgress | None,
+    group: ProcessGroup,
 ) -> ShardIndex:
-    if (index := _finished(source, out, settings)) is not None:
-        return index
+    """What the first process does in an unfinished folder that it has locked."""
     if (out / PLAN).is_file():
         plan = _read_plan(out)
         _same_settings(out, plan, {**settings, "model": _model(source, plan.get("model"))})
@@ -130,20 +98,66 @@ def _make(
     _remove_leftovers(out)
     numbers = range(-(-len(source) // shard_size))
     finished = [record for record in (read_record(out, number) for number in numbers) if record is not None]
-    done = [sum(r.shard.samples + len(r.skipped) for r in finished), sum(len(r.skipped) for r in finished)]
     there = {record.shard.name for record in finished}
     todo = [number for number in numbers if shard_name(number) not in there]
+    others = _Others(out, [number for number in todo if number % group.size != group.rank])
 
     def report(samples: int, skipped: int) -> None:
         if on_progress is not None:
-            on_progress(done[0] + samples, done[1] + skipped)
+            done = [record.counts for record in finished] + others.counts() + [(samples, skipped)]
+            on_progress(*(sum(column) for column in zip(*done, strict=True)))
 
     report(0, 0)
-    if todo and workers == 0:
-        _make_here(source, out, shard_size, todo, report)
-    elif todo:
-        _make_in_processes(source, out, shard_size, todo, workers, report)
-    return _finish(source, out, settings, numbers)
+    try:
+        _write_share(source, out, shard_size, workers, group.share(todo), group, report)
+        group.wait()
+    finally:
+        _remove_leftovers(out)
+    index = _finish(source, out, settings, numbers)
+    group.wait()
+    return index
+
+
+class _Others:
+    """How far the other processes of a group are, by the shards that they have finished."""
+
+    def __init__(self, out: Path, todo: list[int]):
+        self._out, self._todo, self._counts, self._next = out, todo, list[tuple[int, int]](), 0.0
+
+    def counts(self) -> list[tuple[int, int]]:
+        """Samples done and skipped, per shard; the folder is looked at every few seconds."""
+        if self._todo and time.monotonic() > self._next:
+            records = [(number, read_record(self._out, number)) for number in self._todo]
+            self._counts += [record.counts for _, record in records if record is not None]
+            self._todo = [number for number, record in records if record is None]
+            self._next = time.monotonic() + LOOK
+        return self._counts
+
+
+def _write_share(
+    source: Source,
+    out: Path,
+    shard_size: int,
+    workers: int,
+    todo: list[int],
+    group: ProcessGroup,
+    report: Callable[[int, int], None],
+) -> None:
+    """Write those of the shards `todo` that are this process's."""
+    mine = [number for number in todo if number % group.size == group.rank]
+    if mine and workers:
+        write_in_processes(source, out, shard_size, mine, workers, report)
+        return
+    counts = [0, 0]
+
+    def count(skipped: bool) -> None:
+        counts[0] += 1
+        counts[1] += skipped
+        report(counts[0], counts[1])
+
+    job = ShardJob(source, out, shard_size, count, lambda: False)
+    for number in mine:
+        write_shard(job, number)
 
 
 def _finished(source: Source, out: Path, settings: dict[str, Any]) -> ShardIndex | None:
@@ -161,89 +175,6 @@ def _finished(source: Source, out: Path, settings: dict[str, Any]) -> ShardIndex
 def _model(source: Source, made: str | None) -> str | None:
     """The source's model, by the name that `made` has for it."""
     return made if made is not None and made == source.former else source.model
-
-
-def _make_here(source: Source, out: Path, shard_size: int, todo: list[int], report: Callable[[int, int], None]) -> None:
-    counts = [0, 0]
-
-    def count(skipped: bool) -> None:
-        counts[0] += 1
-        counts[1] += skipped
-        report(counts[0], counts[1])
-
-    work = Work(source, out, shard_size, count, lambda: False)
-    for number in todo:
-        make_shard(work, number)
-
-
-def _make_in_processes(
-    source: Source, out: Path, shard_size: int, todo: list[int], workers: int, report: Callable[[int, int], None]
-) -> None:
-    # Started afresh, not forked: a fork would copy the locks of whatever threads this process runs.
-    context = multiprocessing.get_context("spawn")
-    counts, stop = context.Array("q", 2), context.Event()
-    processes = min(workers, len(todo))
-    # Not among `initargs`: those are written to a process that begins, for ever if it has died before reading them.
-    # Pickled here: the queue would do it behind our back, once a process, and not say what cannot be.
-    sources, pickled = context.Queue(), pickle.dumps(source)
-    sources.cancel_join_thread()
-    for _ in range(processes):
-        sources.put(pickled)
-    pool = ProcessPoolExecutor(
-        processes,
-        mp_context=context,
-        initializer=_start_process,
-        initargs=(sources, out, shard_size, counts, stop),
-    )
-    try:
-        waiting = {pool.submit(_make_shard_there, number) for number in todo}
-        while waiting:
-            ready, waiting = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
-            report(*counts[:])
-            for future in ready:
-                future.result()
-    except BrokenProcessPool:
-        raise ChildProcessError(
-            "A process that makes shards died, from too little memory, a file that crashes its decoder, or in a script "
-            'whose work is not below `if __name__ == "__main__":`; use fewer --workers, or --workers 0 to see which '
-            "sample it is; finished shards are kept."
-        ) from None
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-        _remove_leftovers(out)
-
-
-_work: Work | None = None  # of this process, where it is one of several
-
-
-def _start_process(sources: Any, out: Path, shard_size: int, counts: Any, stop: Any) -> None:
-    global _work
-    import torch
-
-    torch.set_num_threads(1)  # processes of many threads each spend most of their time waiting for one another
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches every process; the first one tells the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    def count(skipped: bool) -> None:
-        with counts.get_lock():
-            counts[0] += 1
-            counts[1] += skipped
-
-    _work = Work(pickle.loads(sources.get()), out, shard_size, count, stop.is_set)
-
-
-def _end_with_parent() -> None:
-    """A first process that is killed must not leave others waiting for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _make_shard_there(number: int) -> None:
-    assert _work is not None
-    make_shard(_work, number)
 
 
 def _finish(source: Source, out: Path, settings: dict[str, Any], numbers: range) -> ShardIndex:

@@ -12,7 +12,7 @@ from sounding.images.opening import MAX_PIXELS
 
 from .clip_lists import Clip
 from .shard_format import SAMPLE_RATE, Sample, Skipped
-from .shard_writer import Source, digest
+from .source import Source, hash_json
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -68,7 +68,7 @@ class VideoSource(Source):
             "frames": self.frames,
             "size": self.size,
             "licence": self.licence,
-            "inputs": digest(rows),
+            "inputs": hash_json(rows),
         }
 
     def left_out(self) -> list[Skipped]:

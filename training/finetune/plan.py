@@ -20,7 +20,7 @@ from sounding.utils.fields import Checked, Range
 from sounding.utils.files import write_atomic
 
 from ..data.object_set import ObjectSet
-from ..data.shard_writer import digest
+from ..data.source import hash_json
 from ..dry_run import estimate_step
 from ..engine.settings import LoopConfig, Weight
 from ..engine.states import check_writable
@@ -130,7 +130,7 @@ def same_plan(
     things = OwnSource(new, known, count=1, seconds=1.0, size=32).settings()
     plan: dict[str, Any] = {
         "from": read_header(resolve(base)).metadata.get("modelspec.hash_sha256", base),
-        "settings": digest([dataclasses.asdict(recipe)]),
+        "settings": hash_json([dataclasses.asdict(recipe)]),
         "objects": [things["new"], things["known"], things["inputs"]],
     }
     file = folder / PLAN

@@ -31,7 +31,8 @@ from sounding.utils.files import write_atomic
 from ..data.features import FeatureSource
 from ..data.scenes import TEMPLATES
 from ..data.shard_format import SAMPLE_RATE
-from ..data.shard_writer import Source, digest, make_shards
+from ..data.shard_writer import make_shards
+from ..data.source import Source, hash_json
 from ..engine.environment import build_accelerator
 from ..engine.loop import train
 from ..engine.states import check_writable, plain_disk_errors
@@ -134,7 +135,7 @@ def _teach(
         title=out.stem,
         description=f"{base}, taught {', '.join(thing.captions[0] for thing in new)} by `training finetune`.",
         licence=result.licence,
-        record=header(recipe.to_yaml(), digest(plan["objects"]), weights_fingerprint([base])),
+        record=header(recipe.to_yaml(), hash_json(plan["objects"]), weights_fingerprint([base])),
     )
     write_atomic(folder / "report.json", json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False).encode())
     for leftover in ("scenes", "features", "known", *(f"{stage}/states" for stage in STAGES)):

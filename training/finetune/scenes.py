@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 from ..data.object_set import ObjectEntry, ObjectSet
 from ..data.scenes import Scene, make_scene, scene_caption, scene_sound
 from ..data.shard_format import SAMPLE_RATE, Sample
-from ..data.shard_writer import Source, digest
+from ..data.source import Source, hash_json
 from .objects import OwnObject, Picture
 
 ALONE = 0.75  # share of samples in which one object sounds, whatever else is seen
@@ -70,7 +70,7 @@ class OwnSource(Source):
         self.objects = [*new, *known]
         self.new, self.known = len(new), len(known)
         self.count, self.seconds, self.size, self.captions, self.seed = count, seconds, size, captions, seed
-        self._inputs = digest(
+        self._inputs = hash_json(
             [thing.name, thing.captions, *(zlib.crc32(picture.image.tobytes()) for picture in thing.pictures)]
             + [zlib.crc32(sound.numpy().tobytes()) for sound in thing.recordings]
             for thing in self.objects

@@ -16,11 +16,11 @@ from sounding.utils.messages import printable
 from .shard_format import Sample, Shard, Skipped, read_json, reason
 
 if TYPE_CHECKING:
-    from .shard_writer import Source
+    from .source import Source
 
 
 @dataclass(frozen=True)
-class Record:
+class ShardRecord:
     """What is known of a finished shard."""
 
     shard: Shard
@@ -29,33 +29,38 @@ class Record:
     bare: tuple[str, ...] | None = None  # see ShardIndex
     masked: int | None = None
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Samples of the source that are done with, and those of them that were skipped."""
+        return self.shard.samples + len(self.skipped), len(self.skipped)
+
 
 @dataclass
-class Work:
+class ShardJob:
     """What a process needs to make any shard."""
 
     source: Source
     out: Path
     shard_size: int
-    count: Callable[[bool], None]  # called once a sample, with True where it was skipped
+    count: Callable[[bool], None]  # called once per sample, with True where it was skipped
     stopped: Callable[[], bool]
 
 
-def make_shard(work: Work, number: int) -> None:
+def write_shard(job: ShardJob, number: int) -> None:
     """Write shard `number` and its record."""
     from webdataset import TarWriter
 
-    first = number * work.shard_size
-    last = min(first + work.shard_size, len(work.source))
-    path = work.out / shard_name(number)
+    first = number * job.shard_size
+    last = min(first + job.shard_size, len(job.source))
+    path = job.out / shard_name(number)
     offsets, skipped, licences = [], [], dict[str, int]()
     bare: list[str] = []
     masked = 0
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
             with TarWriter(file, user="", group="", mtime=0, compress=False, encoder=False) as tar:
-                for position, item in enumerate(work.source.samples(first, last), first):
-                    if work.stopped():
+                for position, item in enumerate(job.source.samples(first, last), first):
+                    if job.stopped():
                         raise InterruptedError("stopped")
                     files, item = _encoded(item)
                     if isinstance(item, Skipped):
@@ -66,13 +71,13 @@ def make_shard(work: Work, number: int) -> None:
                         bare += [printable(item.id)] if item.bare else []
                         masked += item.masked
                         licences[item.licence] = licences.get(item.licence, 0) + 1
-                    work.count(isinstance(item, Skipped))
+                    job.count(isinstance(item, Skipped))
                 offsets.append(tar.tarstream.offset)
             size = file.tell()
         if len(offsets) == 1:
             path.unlink()
         shard = Shard(path.name, len(offsets) - 1, size, tuple(offsets))
-        record = Record(shard, tuple(skipped), licences, tuple(bare), masked)
+        record = ShardRecord(shard, tuple(skipped), licences, tuple(bare), masked)
         write_atomic(path.with_suffix(".json"), json.dumps(dataclasses.asdict(record)).encode())
     except OSError as error:
         why = "the disk is full" if isinstance(error, FullDiskError) else error.strerror or error
@@ -97,11 +102,11 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def read_record(out: Path, number: int) -> Record | None:
+def read_record(out: Path, number: int) -> ShardRecord | None:
     """The record of a finished shard; None if it has to be made (again)."""
     path = out / shard_name(number)
     try:
-        record: Record = from_dict(Record, read_json(path.with_suffix(".json")))
+        record: ShardRecord = from_dict(ShardRecord, read_json(path.with_suffix(".json")))
         record.shard.check()
         whole = record.shard.samples == 0 or path.stat().st_size == record.shard.bytes
     except (OSError, ValueError, TypeError, RecursionError):
