@@ -16,7 +16,7 @@ from aiohttp import WSMsgType, web
 from typer.testing import CliRunner, Result
 
 from sounding.cli.app import app
-from sounding.client import run as remote_run
+from sounding.client import run as running
 from sounding.client.answers import OutputFile
 from sounding.client.connection import RemoteError, Unreachable
 from sounding.client.run import Progress, run_graph
@@ -156,9 +156,9 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     """A fake server in a thread of its own; its address is `fake.url`."""
-    monkeypatch.setattr(remote_run, "ASK_SECONDS", 0.05)
-    monkeypatch.setattr(remote_run, "ASK_SELDOM_SECONDS", 0.1)
-    monkeypatch.setattr(remote_run, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(running, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(running, "ASK_SELDOM_SECONDS", 0.1)
+    monkeypatch.setattr(running, "TICK_SECONDS", 0.05)
     made, loop, ready = Fake(), asyncio.new_event_loop(), threading.Event()
 
     async def serve() -> None:
@@ -324,7 +324,7 @@ def test_ctrl_c_cancels(fake: Fake, sounding: Callable[..., Result], monkeypatch
     def press(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(remote_run._Watch, "_heard", press)
+    monkeypatch.setattr(running._Watch, "_heard", press)
     result = sounding()
     assert result.exit_code == 130
     assert "the server was told to cancel" in result.stderr

@@ -24,10 +24,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sounding.cli.app import app
-from sounding.client import answers as remote_answers
-from sounding.client import run as remote_run
-from sounding.client import server as remote
-from sounding.client import socket as remote_socket
+from sounding.client import answers, connection
+from sounding.client import run as running
+from sounding.client import server as asking
+from sounding.client import socket as client_socket
 from sounding.client.answers import OutputFile, output_files
 from sounding.client.connection import RemoteError, Unreachable
 from sounding.client.files import ENDINGS, own_name
@@ -119,10 +119,10 @@ class Hostile:
 
 @pytest.fixture
 def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile]:
-    monkeypatch.setattr(remote_run, "ASK_SECONDS", 0.05)
-    monkeypatch.setattr(remote_run, "ASK_SELDOM_SECONDS", 0.1)
-    monkeypatch.setattr(remote_run, "TICK_SECONDS", 0.05)
-    monkeypatch.setattr(remote, "CANCEL_SECONDS", 1.0)
+    monkeypatch.setattr(running, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(running, "ASK_SELDOM_SECONDS", 0.1)
+    monkeypatch.setattr(running, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(asking, "CANCEL_SECONDS", 1.0)
     made = Hostile()
 
     class Handler(socketserver.BaseRequestHandler):
@@ -304,11 +304,11 @@ def test_answers_of_any_kind_are_one_sentence_each(
         for entry in (answer, {"outputs": answer}, {"status": answer}, {"status": {"messages": [answer]}}):
             if isinstance(entry, dict):
                 assert all(isinstance(file, OutputFile) for file in output_files(entry))
-                assert isinstance(remote_answers.failure(GRAPH, entry), str)
-                assert isinstance(remote_answers.refusal(GRAPH, entry), str)
-                assert isinstance(remote_answers.node_errors(GRAPH, entry), str)
-                assert isinstance(remote_answers.queued(entry), tuple)
-                assert isinstance(remote_answers.input_names(entry, "1"), list)
+                assert isinstance(answers.failure(GRAPH, entry), str)
+                assert isinstance(answers.refusal(GRAPH, entry), str)
+                assert isinstance(answers.node_errors(GRAPH, entry), str)
+                assert isinstance(answers.queued(entry), tuple)
+                assert isinstance(answers.input_names(entry, "1"), list)
     hostile.answers = {}
     hostile.entry = {"outputs": {"3": None, "4": [], "1": {"audio": [SOUND, None]}}, "status": SUCCESS}
     result = sounding("--set", "1.seed=3", "--json")
@@ -404,7 +404,7 @@ def test_what_drips_ends_with_the_timeout(
 def test_what_never_ends_is_cut_off(
     hostile: Hostile, monkeypatch: pytest.MonkeyPatch, sounding: Callable[..., Result], tmp_path: Path, where: str
 ) -> None:
-    monkeypatch.setattr(remote, "JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(connection, "JSON_BYTES", 1 << 20)
     for path in ("/system_stats", "/view"):
         hostile.raw = {path: lambda: flood(*DRIPS[where])}
         one_sentence(sounding("--timeout", "2", "--max-mb", "1"))
@@ -443,7 +443,7 @@ FRAMES: dict[str, Callable[[], Iterator[bytes]]] = {
 def test_a_websocket_of_any_kind_changes_nothing(
     hostile: Hostile, sounding: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(remote_socket, "MESSAGE_BYTES", 1 << 20)
+    monkeypatch.setattr(client_socket, "MESSAGE_BYTES", 1 << 20)
     hostile.frames, hostile.ended = FRAMES[kind], False
     started = time.monotonic()
     assert "Not done after 1 s" in one_sentence(sounding("--timeout", "1"))
@@ -469,7 +469,7 @@ def test_messages_of_any_kind(hostile: Hostile, data: Any) -> None:
 
 def test_memory_stays_small(hostile: Hostile, tmp_path: Path) -> None:
     """In a process that may have 1.5 GB of addresses: an answer of the most objects that the limit lets through."""
-    content = b'{"system": [' + b"[]," * ((remote_answers.JSON_BYTES - 100) // 3) + b"0]}"
+    content = b'{"system": [' + b"[]," * ((answers.JSON_BYTES - 100) // 3) + b"0]}"
     hostile.raw["/system_stats"] = lambda: iter([OK + b"\r\n", content])
     (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
     command = [sys.executable, "-m", "sounding", "queue", str(tmp_path / "graph.json")]
