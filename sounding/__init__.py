@@ -1,4 +1,4 @@
-"""Sounding Objects: select an object in a picture and hear it.
+"""Sounding Objects: select an object in an image and hear it.
 
     model = sounding.load("starter")
     sound = model.generate(image=image, mask=mask, seconds=5.0, seed=7)

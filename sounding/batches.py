@@ -18,7 +18,7 @@ def paired(patches: Tensor, others: Tensor, name: str) -> tuple[Tensor, Tensor]:
     rows = max(len(patches), len(others))
     if len(patches) not in (1, rows) or len(others) not in (1, rows):
         raise ValueError(
-            f"There are {len(patches)} pictures and {len(others)} {name}, but equal numbers (or one of either) are "
+            f"There are {len(patches)} images and {len(others)} {name}, but equal numbers (or one of either) are "
             "expected."
         )
     return patches.expand(rows, -1, -1), others.expand(rows, -1)

@@ -40,14 +40,14 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself without its weights being read."""
+    """The description of a checkpoint, read without its weights."""
 
     path: Path
     config: SoundingConfig
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
-    stamp: tuple[int, int]  # the file's time of change in ns, and its size: weights are read later than this
+    stamp: tuple[int, int]  # the file's modification time in ns and its size, since weights are read later
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -56,10 +56,10 @@ class Header:
 
 
 def starter_path() -> Path:
-    """The checkpoint in the box.
+    """The path of the starter, the checkpoint that comes with the pack.
 
     Raises:
-        CheckpointError: it is not there.
+        CheckpointError: it is missing.
     """
     package = Path(__file__).parent
     for path in (package.parent / "models" / "starter.safetensors", package / "starter.safetensors"):
@@ -71,7 +71,7 @@ def starter_path() -> Path:
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
-    """ "starter" or a path to a checkpoint's path.
+    """The path of a checkpoint, which may be given as "starter".
 
     Raises:
         CheckpointError: no such file.
@@ -109,7 +109,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             dtypes = {name: str(piece.get_dtype()) for name, piece in slices.items()}
             if unknown := set(dtypes.values()) - set(DTYPES):
                 raise ValueError(
-                    f"it has numbers of the kind {min(unknown)}, but one of {', '.join(DTYPES)} is expected"
+                    f"it has tensors of the type {min(unknown)}, but one of {', '.join(DTYPES)} is expected"
                 )
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
@@ -127,16 +127,16 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def check_header_size(path: Path) -> None:
-    """Look at how long a .safetensors says its header is, before anything reads it.
+    """Check the length that a .safetensors states for its header, before anything reads it.
 
     Raises:
-        ValueError: longer than any model's.
+        ValueError: it is longer than any model's.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MOST_HEADER:
-        raise ValueError(f"its header is said to have {length} bytes, but at most {MOST_HEADER} are expected")
+        raise ValueError(f"its header states a length of {length} bytes, but at most {MOST_HEADER} are expected")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -153,7 +153,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 def read_tensors(header: Header, names: Iterable[str]) -> dict[str, Tensor]:
-    """Some tensors of a checkpoint, as they lie in it.
+    """Some tensors of a checkpoint, in the file's own precision.
 
     Raises:
         CheckpointError: the file was changed after `header`, or is damaged.
@@ -207,12 +207,12 @@ def write(
 def rewrite(
     header: Header, tensors: dict[str, Tensor], config: SoundingConfig, out: str | os.PathLike[str] | None = None
 ) -> None:
-    """Write a checkpoint with other tensors or another configuration; what else its header says stays.
+    """Write a checkpoint with other tensors or another configuration; the rest of its header stays.
 
     Args:
         header: of the checkpoint.
-        tensors: all of them, as they are to lie in the file.
-        config: that they belong to.
+        tensors: all of them, in the precision that the file is to have.
+        config: of the model that they belong to.
         out: where to write; without it the checkpoint itself, in one step.
     """
     _write(out or header.path, tensors, config, header.metadata, {})
@@ -242,7 +242,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Parts, sizes and configuration of a checkpoint, for people and for `--json`.
+    """Parts, sizes and configuration of a checkpoint, as `sounding info` prints them.
 
     Raises:
         CheckpointError: see `read_header`.

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")  # of a model, as tensor names begin with them
 SEGMENTER = "segmenter"  # a part that a checkpoint may do without
 
-# What numbers may be: several times what published models have, far from what would take all memory.
+# Ranges: several times what published models have, and far below what would take all memory.
 Width = Annotated[int, Range(1, 8192)]
 HeadCount = Annotated[int, Range(1, 1024)]
 Groups = Annotated[int, Range(1, 512)]
 Depth = Annotated[int, Range(1, 64)]  # blocks in a row
 Kernel = Annotated[int, Range(1, 256)]
-Widths = Annotated[tuple[Width, ...], Length(1, 8)]  # of levels
+Widths = Annotated[tuple[Width, ...], Length(1, 8)]  # of stages
 Sampler = Literal["ddim", "dpm++", "dpm++ karras"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 Cosines = tuple[Annotated[float, Range(-1, 1)], Annotated[float, Range(-1, 1)]]
@@ -54,7 +54,8 @@ class PatchConfig(Checked):
     """Patch encoder: an open_clip image tower, seen as a grid of patch embeddings.
 
     `tower` is "vit" (open_clip's `VisionTransformer`, sized by `model`, an open_clip model name) or "timm"
-    (open_clip's `TimmModel`, `model` is a timm name). `geometry` says how a picture reaches the square.
+    (open_clip's `TimmModel`, `model` is a timm name). `geometry` says how an image is brought to the square, see
+    `encoders.patches.to_square`.
     """
 
     tower: Literal["vit", "timm"] = "vit"
@@ -72,7 +73,7 @@ class PatchConfig(Checked):
 class QueryConfig(Checked):
     """Query encoder: "clap" (transformers' CLAP text tower), "open_clip" (a text tower) or "clap_audio" (HTS-AT).
 
-    For "clap_audio", `hidden` and `heads` are the first level's and `depths` says the blocks of each level.
+    For "clap_audio", `hidden` and `heads` are the first stage's and `depths` says the blocks of each stage.
     """
 
     tower: Literal["clap", "open_clip", "clap_audio"] = "clap"
@@ -107,7 +108,7 @@ class GroundingConfig(Checked):
 
 @dataclass(frozen=True)
 class VaeConfig(Checked):
-    """`diffusers.AutoencoderKL` over [B, 1, T, mel_bands]; each level after the first halves both axes."""
+    """`diffusers.AutoencoderKL` over [B, 1, T, mel_bands]; each stage after the first halves both axes."""
 
     channels: Widths = (128, 256, 512)
     layers: Depth = 2
@@ -121,7 +122,7 @@ class VaeConfig(Checked):
 
     @property
     def stride(self) -> int:
-        """Mel frames (and bands) a latent cell covers."""
+        """Mel frames, and bands, per latent cell."""
         return 2 ** (len(self.channels) - 1)
 
     def normal(self, mel: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class VaeConfig(Checked):
 
 @dataclass(frozen=True)
 class UnetConfig(Checked):
-    """`diffusers.UNet2DConditionModel`; attention at every level but the first.
+    """`diffusers.UNet2DConditionModel`; attention at every stage but the first.
 
     `film_width` 0 is the paper's: the U-Net attends to the condition. Otherwise the condition, of that width, is
     added to the time embedding as in AudioLDM as published, and the second attention attends to the latents.
@@ -144,7 +145,7 @@ class UnetConfig(Checked):
     channels: Widths = (128, 256, 384, 640)
     layers: Depth = 2
     head_width: Annotated[int, Range(1, 1024)] = 32
-    heads: Annotated[tuple[HeadCount, ...], Length(0, 8)] = ()  # of each level, where not all have `head_width`
+    heads: Annotated[tuple[HeadCount, ...], Length(0, 8)] = ()  # per stage, where heads are not all of `head_width`
     norm_groups: Groups = 32
     film_width: Annotated[int, Range(0, 8192)] = 0
 
@@ -187,8 +188,8 @@ class DiffusionConfig(Checked):
 class GenerationConfig(Checked):
     """What suits a checkpoint when sounds are made with it. The sampler's defaults are the paper's (section 4.1).
 
-    The other settings are thresholds of `grounding.Condition.sureness`, each a pair: at the first number and beyond it
-    the sureness is 0, at the second and beyond it 1, and it is linear between them. Without `grounding.norm_matching`
+    Settings that are pairs are thresholds of `grounding.Condition.sureness`: at the first number and beyond it the
+    sureness is 0, at the second and beyond it 1, and it is linear between them. Without `grounding.norm_matching`
     only the last one is used.
     """
 
@@ -197,6 +198,8 @@ class GenerationConfig(Checked):
     sampler: Sampler = "ddim"
     # Cosine between a condition and the mean condition of backdrops, both taken from the mean of all conditions.
     backdrop_cosine: Cosines = (0.6, 0.5)
+    # Share of its own condition that a backdrop keeps; the rest becomes the mean condition of backdrops.
+    backdrop_share: Annotated[float, Range(0, 1)] = 0.25
     # Distance of a condition from the mean one over the usual distance, where backdrops' direction is unknown ...
     norm_ratio: Ratios = (0.3, 0.4)
     # ... and where it is known, so that the cosine decides first.
@@ -211,21 +214,21 @@ class GenerationConfig(Checked):
 class SegmenterConfig(Checked):
     """The optional click decoder over the patch tower's feature maps (`sounding.segment.network`).
 
-    Widths are those of the maps at 1/16, 1/8 and 1/4 of the picture, blocks likewise.
+    Widths and blocks are those of the feature maps at 1/16, 1/8 and 1/4 of the image's resolution.
     """
 
-    side: Annotated[int, Range(32, 1024)] = 320  # the picture's longer side as the tower sees it, in pixels
+    side: Annotated[int, Range(32, 1024)] = 320  # the image's longer side as the tower sees it, in pixels
     widths: tuple[Annotated[int, Range(1, 1024)], int, int] = (64, 48, 24)
     blocks: tuple[Annotated[int, Range(0, 8)], int, int] = (2, 2, 3)
-    key_width: Annotated[int, Range(1, 1024)] = 32  # of what a clicked place is compared by
+    key_width: Annotated[int, Range(1, 1024)] = 32  # of the features by which positions are compared with clicked ones
 
 
 @dataclass(frozen=True)
 class SoundingConfig(Checked):
     """A whole model.
 
-    `vocabulary` lists what it was trained to know by name, such as "a dog", where that is a list; `absent` names parts
-    whose weights are not in the checkpoint, with where to get them.
+    `vocabulary` lists the names that it was trained on, such as "a dog", where there is such a list; `absent` tells for
+    parts without weights in the checkpoint where to get them.
     """
 
     name: Annotated[str, Text(200)] = "sounding-full"
@@ -266,7 +269,7 @@ class SoundingConfig(Checked):
         return round(seconds * self.audio.sample_rate / self.audio.hop)
 
     def latent_frames(self, seconds: float) -> int:
-        """Latent frames that cover `seconds`, a multiple of what the U-Net's levels divide by.
+        """Latent frames that cover `seconds`, a multiple of the U-Net's stride.
 
         Raises:
             ValueError: `seconds` is shorter than one mel frame, or not a finite number.

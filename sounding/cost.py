@@ -1,6 +1,6 @@
-"""What a configuration would take, estimated before anything is built: numbers that each are in range can be too many.
+"""Estimates of what a configuration needs, before anything is built: numbers in their ranges can be too large together.
 
-Rough on purpose, within a factor of two or so: it is to tell models from mistakes, not models from each other.
+They are within a factor of two or so, which is enough to tell a model from a mistake.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .config import SoundingConfig
 
-WINDOW_SECONDS = 20.48  # of sound that the networks get to see at once; longer ones go through in windows
+WINDOW_SECONDS = 20.48  # of sound that the networks process at once; longer sounds are processed in windows
 FLOAT = 4  # bytes
-LIVE = 4  # maps of the widest layer that are there at once
+LIVE = 4  # feature maps of the widest layer that are alive at once
 MOST_ACTIVATIONS = 2 * 2**30  # bytes for one window; the paper's size takes 0.5 GB
 MOST_PARAMETERS = 4_000_000_000  # the paper's size has 0.5 billion
 MOST_TOKENS = 32_768  # of one window that attend to each other; the paper's size has 2048
 
 
 def parameters(config: SoundingConfig) -> dict[str, int]:
-    """Numbers in each part, without the patch tower, whose size goes by its name."""
+    """Parameters of each part but the patch tower, whose size is given by its name."""
     unet, vae, query, vocoder = config.unet, config.vae, config.query, config.vocoder
-    halved = [max(1, vocoder.initial_channels >> level) for level in range(len(vocoder.rates) + 1)]
+    halved = [max(1, vocoder.initial_channels >> stage) for stage in range(len(vocoder.rates) + 1)]
     words = 50_265 * query.hidden if query.tower == "clap" else 0
-    levels = [(query.hidden << level, depth) for level, depth in enumerate(query.depths)]
+    stages = [(query.hidden << stage, depth) for stage, depth in enumerate(query.depths)]
     return {
         "query": words
         + (
-            sum(12 * w * w * d for w, d in levels)
+            sum(12 * w * w * d for w, d in stages)
             if query.tower == "clap_audio"
             else 12 * query.hidden**2 * query.layers
         ),
@@ -49,35 +49,35 @@ def parameters(config: SoundingConfig) -> dict[str, int]:
 
 
 def activations(config: SoundingConfig) -> dict[str, int]:
-    """Bytes that each part needs beside its weights, for one window of sound or one picture."""
+    """Bytes that each part needs beside its weights, for one window of sound or one image."""
     frames = max(1, round(max(WINDOW_SECONDS, config.train_seconds) * config.audio.sample_rate / config.audio.hop))
     cells = frames * config.audio.mel_bands
     vae = max(
-        (max(config.vae.channels[level : level + 2]) * cells) >> (2 * level)
-        for level in range(len(config.vae.channels))
+        (max(config.vae.channels[stage : stage + 2]) * cells) >> (2 * stage)
+        for stage in range(len(config.vae.channels))
     )
     latents = cells // config.vae.stride**2
-    unet = 2 * max((width * latents) >> (2 * level) for level, width in enumerate(config.unet.channels))
+    unet = 2 * max((width * latents) >> (2 * stage) for stage, width in enumerate(config.unet.channels))
     samples, vocoder = frames, config.vocoder.initial_channels * frames
-    for level, rate in enumerate(config.vocoder.rates, start=1):
+    for stage, rate in enumerate(config.vocoder.rates, start=1):
         samples *= rate
-        vocoder = max(vocoder, samples * max(1, config.vocoder.initial_channels >> level))
+        vocoder = max(vocoder, samples * max(1, config.vocoder.initial_channels >> stage))
     segmenter = config.segmenter
-    picture = (segmenter.side // 4) ** 2 * max(segmenter.widths) if segmenter else 0
+    image = (segmenter.side // 4) ** 2 * max(segmenter.widths) if segmenter else 0
     return {
         part: FLOAT * LIVE * size
-        for part, size in (("vae", vae), ("unet", unet), ("vocoder", vocoder), ("segmenter", picture))
+        for part, size in (("vae", vae), ("unet", unet), ("vocoder", vocoder), ("segmenter", image))
     }
 
 
 def attending(config: SoundingConfig) -> int:
-    """Places of one window that attend to each other in the U-Net: its second level is the first that does."""
+    """Positions of one window that attend to each other in the U-Net, at its second stage, the first with attention."""
     frames = max(WINDOW_SECONDS, config.train_seconds) * config.audio.sample_rate / config.audio.hop
     return math.ceil(frames * config.audio.mel_bands / config.vae.stride**2 / 4)
 
 
 def blocks(config: SoundingConfig) -> dict[str, int]:
-    """Blocks of each part, all of which have weights of their own; the patch tower's go by its name."""
+    """Blocks of each part, each of which has weights; the patch tower's are given by its name."""
     query, vocoder, segmenter = config.query, config.vocoder, config.segmenter
     return {
         "query": sum(query.depths) if query.tower == "clap_audio" else query.layers,
@@ -89,7 +89,7 @@ def blocks(config: SoundingConfig) -> dict[str, int]:
 
 
 def check_cost(config: SoundingConfig) -> None:
-    """Whether a machine could hold what a configuration describes.
+    """Refuse a configuration of a model too large for any machine that this is made for.
 
     Raises:
         ValueError: naming the part that is too large.
@@ -106,6 +106,6 @@ def check_cost(config: SoundingConfig) -> None:
             )
     if len(config.unet.channels) > 1 and attending(config) > MOST_TOKENS:
         raise ValueError(
-            f"unet would attend to {attending(config)} places of one window, but at most {MOST_TOKENS} are expected; "
-            "give fewer bands, or a VAE with more levels."
+            f"unet would attend to {attending(config)} positions of one window, but at most {MOST_TOKENS} are "
+            "expected; give fewer bands, or a VAE with more stages."
         )

@@ -1,4 +1,4 @@
-"""Sampling latents: diffusers' schedulers under the paper's schedule and guidance (sections 3.1 and 4.1)."""
+"""Sampling latents with the paper's noise schedule and classifier-free guidance (sections 3.1 and 4.1)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
 MAX_SEED = 2**64 - 1
-BLOCK = 128  # latent frames of noise that are drawn at once: those of 5 s
+BLOCK = 128  # latent frames of noise drawn at once, 5 s; another number would change the sounds of all seeds
 OnStep = Callable[[int, int], None]
 
 
 class Denoiser(Protocol):
-    """What predicts noise: diffusers' U-Net, or a closed form in tests."""
+    """Predicts the noise (or v): diffusers' U-Net, or a closed form in tests."""
 
     def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Any:
         """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample`."""
@@ -49,7 +49,7 @@ def sampler_name(sampler: str | None, scheduler: str | None) -> str | None:
 
 
 def item_seeds(seed: int, places: Iterable[int]) -> list[int]:
-    """The seeds of a batch's items: `seed + place`, and from 0 again beyond the largest.
+    """The seeds of a batch's items, `seed + place`, starting again from 0 beyond the largest.
 
     Raises:
         ValueError: `seed` is not one of 0 to 2^64 - 1.
@@ -60,10 +60,10 @@ def item_seeds(seed: int, places: Iterable[int]) -> list[int]:
 
 
 def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
-    """Noise [len(seeds), *shape] for a shape (C, T, F), drawn on the CPU: the same wherever the model runs.
+    """Noise [len(seeds), *shape] for a shape (C, T, F), drawn on the CPU so that it is the same on every device.
 
-    Each item has a generator of its own, so it does not depend on its batch. It is drawn block by block of time, so
-    a longer item begins as a shorter one of the same seed. (torch's generator looks at a seed's lower 32 bits alone.)
+    There is one generator per seed, so an item does not depend on its batch. Noise is drawn in blocks of time, so a
+    longer item begins like a shorter one of the same seed. (torch's generator uses only the lower 32 bits of a seed.)
     """
     channels, frames, bands = shape
 
@@ -109,9 +109,9 @@ def sample_latents(
         condition: [B, N, D]; `null` likewise.
         steps: sampling steps over the whole noise range.
         cfg: guidance scale; 1 is none.
-        denoise: with `latents`, the share of the noise range to go through (1 forgets them).
+        denoise: with `latents`, the share of the noise range to go through; at 1 they are ignored.
         latents: [B, C, T, F] to start from, scaled as the U-Net sees them.
-        renew: [B, 1, T, F] 0..1, where `latents` are made anew (1) or stay what they are (0); everywhere without it.
+        renew: [B, 1, T, F] 0..1, where `latents` are sampled again (1) or kept (0); without it sampled everywhere.
         on_step: called as `on_step(done, steps)` after each step; may raise to cancel.
 
     Returns:
@@ -134,14 +134,15 @@ def sample_latents(
     noise = noise.to(condition.device, torch.float32)
     part = latents is not None and denoise < 1
     first = steps - max(1, round(steps * denoise)) if part else 0
-    solver.set_begin_index(first)  # by its time the solver would take the second of steps that share one (Karras)
+    # Two steps of Karras' can share a time, by which the solver would find the second of them.
+    solver.set_begin_index(first)
     if latents is not None and part:
         noisy = solver.add_noise(latents.to(noise), noise, solver.timesteps[first : first + 1])
     else:
         noisy = noise * solver.init_noise_sigma
 
     def keep(noisy: Tensor, done: int) -> Tensor:
-        """`noisy` with what is to stay, at the noise of the step after `done` ones."""
+        """`noisy`, with what is to be kept inserted at the noise that belongs to the step after `done` ones."""
         if renew is None or latents is None:
             return noisy
         kept = latents.to(noise)

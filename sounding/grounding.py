@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from .config import GenerationConfig, GroundingConfig
 
-OWN_SHARE = 0.25  # of its own condition that a backdrop keeps
 SURE = 0.5  # sureness from which a selection counts as known: halfway between a checkpoint's own thresholds
 
 
@@ -78,7 +77,7 @@ def match_norm(
         usual: the norm of their differences from `mean`, on average.
         backdrop: [D] difference of backdrops' conditions from `mean`, on average. Without it, a condition that is
             nearly `mean` counts as a backdrop's, and stays.
-        thresholds: of sureness; the defaults without them.
+        thresholds: of sureness, and the share of its own condition that a backdrop keeps; the defaults without them.
 
     Returns:
         The conditions, and the sureness that they show an object: [B], 0 to 1.
@@ -92,7 +91,7 @@ def match_norm(
         sureness = shows
     else:
         behind = backdrop.float().expand_as(difference)
-        without_object = behind.lerp(difference, OWN_SHARE)
+        without_object = behind.lerp(difference, given.backdrop_share)
         cosine = functional.cosine_similarity(difference, behind, dim=-1)[:, None]
         shows = between(cosine, *given.backdrop_cosine)
         sureness = shows * between(ratio, *given.norm_ratio_beside_cosine)  # misheard photographs have small norms

@@ -48,7 +48,7 @@ def build(header: Header, make: Callable[[], M], parts: Collection[str] | None =
         )
     try:
         with torch.device("meta"):  # sizes that the file does not confirm cost nothing here
-            sketch = make().state_dict()
+            skeleton = make().state_dict()
     except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError, LookupError) as error:
         if (missing := missing_library(error)) is not None:
             raise library_error(missing.name or "A library", error) from error
@@ -56,7 +56,7 @@ def build(header: Header, make: Callable[[], M], parts: Collection[str] | None =
             f"{header.path}: the model that its configuration describes cannot be built ({error}); the configuration "
             "is damaged or edited, export the file again."
         ) from None
-    _check_tensors(header, shapes, {name: tuple(value.shape) for name, value in sketch.items()})
+    _check_tensors(header, shapes, {name: tuple(value.shape) for name, value in skeleton.items()})
     with meta_parameters(), PrivateGenerator():
         return make().requires_grad_(False)
 

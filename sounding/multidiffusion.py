@@ -1,8 +1,8 @@
-"""Very long sounds piece by piece: windows over time that overlap, and their blend.
+"""Long sounds in overlapping windows over time, blended: MultiDiffusion (Bar-Tal et al. 2023).
 
-A network's memory grows with its input. Beyond one window's length the U-Net is asked about overlapping windows, and
-where they overlap, their answers are averaged: MultiDiffusion (Bar-Tal et al. 2023), over time. VAE and vocoder work
-window by window as well, so that memory does not grow with the sound.
+A network's memory grows with the length of its input. Beyond the length of one window the U-Net predicts the noise of
+overlapping windows, and predictions are averaged where they overlap. VAE and vocoder work window by window as well, so
+that memory does not grow with the sound.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def window_starts(length: int, window: int, overlap: int) -> list[int]:
-    """Where windows begin that cover `length`, at least `overlap` with each neighbour, the last one at the end.
+    """Starts of windows that cover `length`: neighbours share at least `overlap`, and the last window ends at the end.
 
     Raises:
-        ValueError: `overlap` leaves no way forward.
+        ValueError: `overlap` is not smaller than the window.
     """
     hop = window - overlap
     if hop < 1:
@@ -31,7 +31,7 @@ def window_starts(length: int, window: int, overlap: int) -> list[int]:
 
 
 def window_weights(window: int, overlap: int, margin: int = 0, *, first: bool = False, last: bool = False) -> Tensor:
-    """[window]: 1, falling to 0 over both overlaps; nothing in the outermost `margin`. No fall where a sound ends."""
+    """[window]: 1, falling to 0 over both overlaps, 0 in the outermost `margin`; it stays 1 at a sound's own ends."""
     places = torch.arange(window)
     ramp = ((torch.minimum(places, window - 1 - places) + 1 - margin) / (overlap - 2 * margin + 1)).clamp(0, 1)
     if first:
@@ -44,8 +44,8 @@ def window_weights(window: int, overlap: int, margin: int = 0, *, first: bool = 
 def blend(parts: list[Tensor], starts: list[int], overlap: int, margin: int = 0) -> Tensor:
     """The weighted mean of parts [B, window, ...] that begin at `starts`: [B, length, ...] float32.
 
-    It is the closed form of MultiDiffusion's equation 5, the one result that is nearest to all windows' own; the
-    weights fall towards a window's edges, where it knows least of what is around.
+    It is the closed form of MultiDiffusion's equation 5, the result that is nearest to those of all windows. The
+    weights fall towards a window's edges, where it has the least context.
     """
     window = parts[0].shape[1]
     trailing = [1] * (parts[0].ndim - 2)
@@ -60,10 +60,10 @@ def blend(parts: list[Tensor], starts: list[int], overlap: int, margin: int = 0)
 
 
 class WindowedDenoiser:
-    """A denoiser for latents of any length that asks another one about `window` frames at a time.
+    """A denoiser for latents of any length that runs another one on `window` frames at a time.
 
-    With deterministic samplers a step is affine in the predicted noise, so that averaging predictions is the same as
-    averaging each window's own step.
+    A deterministic sampler's step is affine in the predicted noise, so averaging predictions is the same as averaging
+    the steps of the windows.
     """
 
     def __init__(self, denoiser: Denoiser, window: int, overlap: int):
@@ -87,8 +87,8 @@ def in_windows(
     """`function` of [B, T, ...] -> [B, T * k, ...], window by window where T is longer than one.
 
     Args:
-        window: its length in T; with a k below 1, windows, overlaps and T are whole numbers of 1 / k.
-        margin: what each side of a window does not count, since `function` looks that far around itself.
+        window: its length in T; where k is below 1, windows, overlaps and T have to be multiples of 1 / k.
+        margin: how much of each side of a window is discarded, the receptive field of `function`.
     """
     if values.shape[1] <= window:
         return function(values)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..audio.files import write_audio
-from ..audio.loudness import level
-from ..diffusion import OnStep, item_seeds
+from ..diffusion import OnStep
 from ..images.drawing import label_font, mel_image, overlay
 from ..images.files import read_image, read_mask, write_image
 from ..model import SoundingModel
@@ -41,24 +40,19 @@ def write_demo(model: SoundingModel, out: Path, *, seed: int = 0, on_step: OnSte
     """
     folder = demo_images()
     picture = read_image(folder / f"{SCENE}.png")  # [1, H, W, 3]
-    size = (picture.shape[1], picture.shape[2])
-    patches = model.see(picture)
     masks = torch.cat([read_mask(folder / f"{SCENE}_mask_{name}.png") for name in OBJECTS])  # [2, H, W]
-    condition = model.ground(patches, mask=masks, image_size=size)
-    asked = model.ground(patches, text=[f"a {name}" for name in OBJECTS])
-    noise = model.noise(SECONDS, item_seeds(seed, range(len(OBJECTS))))
-    mel = model.decode(model.sample(condition, noise, on_step=on_step))
-    sounds = level(model.vocode(mel, SECONDS), model.config.audio.sample_rate)
+    sound = model.generate(image=picture, mask=masks, seconds=SECONDS, seed=seed, on_step=on_step)
+    asked = model.ground(model.see(picture), text=[f"a {name}" for name in OBJECTS])
 
     covered = overlay(picture, masks)
-    attention = overlay(picture, asked.attention_map(size))
-    spectrograms = mel_image(mel[:, : model.config.mel_frames(SECONDS)])
+    attention = overlay(picture, asked.attention_map((picture.shape[1], picture.shape[2])))
+    spectrograms = mel_image(sound.mel)
     write_image(out / "picture.png", picture[0])
     for i, name in enumerate(OBJECTS):
         write_image(out / f"{name}_mask.png", covered[i])
         write_image(out / f"{name}_attention.png", attention[i])
         write_image(out / f"{name}_mel.png", spectrograms[i])
-        write_audio(out / f"{name}.wav", sounds[i], model.config.audio.sample_rate)
+        write_audio(out / f"{name}.wav", sound.waveform[i], sound.sample_rate)
     rows = []
     for i, name in enumerate(OBJECTS):
         titles = (f"the {name}'s mask", f'where "a {name}" is found', f"the sound of the {name}'s mask")

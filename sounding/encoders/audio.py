@@ -12,7 +12,7 @@ from ..audio.resampling import resample
 from ..config import QueryConfig
 from ..utils.libraries import importing
 
-# CLAP's front end, from LAION's `HTSAT-tiny.json` and transformers' `ClapFeatureExtractor` ("rand_trunc").
+# CLAP's audio front end, from LAION's `HTSAT-tiny.json` and transformers' `ClapFeatureExtractor` ("rand_trunc").
 RATE = 48_000
 SAMPLES = 480_000  # 10 s
 FFT, HOP, BANDS, F_MIN, F_MAX = 1024, 480, 64, 50.0, 14_000.0
@@ -30,7 +30,7 @@ def repeat_to_length(waveform: Tensor, samples: int) -> Tensor:
 
 
 class ClapAudioQuery(nn.Module):
-    """CLAP's audio encoder (HTS-AT, transformers), L2-normalised as its own training had it."""
+    """CLAP's audio encoder (HTS-AT, transformers), L2-normalised as in its own training."""
 
     filters: Tensor
     window: Tensor
@@ -41,24 +41,24 @@ class ClapAudioQuery(nn.Module):
             from transformers import ClapAudioConfig, ClapAudioModelWithProjection
 
         self.config = config
-        levels = len(config.depths)
+        stages = len(config.depths)
         self.tower = ClapAudioModelWithProjection(
             ClapAudioConfig(
                 patch_embeds_hidden_size=config.hidden,
-                hidden_size=config.hidden * 2 ** (levels - 1),
+                hidden_size=config.hidden * 2 ** (stages - 1),
                 depths=list(config.depths),
-                num_attention_heads=[config.heads * 2**level for level in range(levels)],
-                num_hidden_layers=levels,
+                num_attention_heads=[config.heads * 2**stage for stage in range(stages)],
+                num_hidden_layers=stages,
                 projection_dim=config.width,
             )
         ).eval()
-        with torch.device("cpu"):  # a model is first sketched on the meta device, where these cannot be computed
+        with torch.device("cpu"):  # models are first built on the meta device, where these cannot be computed
             filters = mel_filters(FFT, BANDS, F_MIN, F_MAX, RATE)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
 
     def encode(self, waveform: Tensor, sample_rate: int) -> Tensor:
-        """Sounds [B, samples] -1..1 at `sample_rate` Hz -> queries [B, L]; the first 10 s are listened to.
+        """Sounds [B, samples] -1..1 at `sample_rate` Hz -> queries [B, L]; only the first 10 s are used.
 
         Raises:
             ValueError: not [B, samples], empty, or not finite.

@@ -1,4 +1,4 @@
-"""Pictures and masks to the patch grid: one transform for both, and the open_clip patch encoders (section 3.2)."""
+"""Images and masks to the patch grid: one transform for both, and the open_clip patch encoders (section 3.2)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ..config import PatchConfig
 from ..images.resize import cell_means, resized
 from ..utils.libraries import importing
 
-# How far a picture may leave 0..1 and is cut off there: a bicubic resize overshoots hard edges by 0.445 at most.
+# How far an image may go beyond 0..1 before it is refused instead of clipped: a bicubic resize overshoots hard edges by
+# at most 0.445.
 RINGING = 0.45
-TURNED = 0.05  # natural logarithm of the sides' ratio, from which on a picture is told from its turned self
+TURNED = 0.05  # natural logarithm of the aspect ratio from which an image can be told from itself turned
 
 
 def check_image(image: Tensor) -> Tensor:
-    """Check a picture and give it as [B, H, W, 3] float; a fourth (alpha) channel is dropped.
+    """Check an image and return it as [B, H, W, 3] float; a fourth (alpha) channel is dropped.
 
     Raises:
         ValueError: not [B, H, W, 3 or 4] or [H, W, 3 or 4], not finite, or further outside 0..1 than `RINGING`.
@@ -28,8 +29,7 @@ def check_image(image: Tensor) -> Tensor:
         image = image[None]
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise ValueError(
-            f"image has shape {tuple(image.shape)}, but [B, H, W, 3] is expected; give an RGB picture "
-            "(ComfyUI's IMAGE)."
+            f"image has shape {tuple(image.shape)}, but [B, H, W, 3] is expected; give an RGB image (ComfyUI's IMAGE)."
         )
     if not torch.isfinite(image).all():
         raise ValueError("image has values that are not finite, but 0..1 is expected; check the node before.")
@@ -43,7 +43,7 @@ def check_image(image: Tensor) -> Tensor:
 
 
 def check_mask(mask: Tensor) -> Tensor:
-    """Check a mask and give it as [B, H, W] float.
+    """Check a mask and return it as [B, H, W] float.
 
     Raises:
         ValueError: not [B, H, W] or [H, W], or not finite, or outside 0..1.
@@ -52,7 +52,8 @@ def check_mask(mask: Tensor) -> Tensor:
         mask = mask[None]
     if mask.ndim != 3 or 0 in mask.shape:
         raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, but [B, H, W] is expected; give one number a pixel (ComfyUI's MASK)."
+            f"mask has shape {tuple(mask.shape)}, but [B, H, W] is expected; give one number per pixel "
+            "(ComfyUI's MASK)."
         )
     mask = mask.float()
     if not torch.isfinite(mask).all() or mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
@@ -64,23 +65,23 @@ def check_mask(mask: Tensor) -> Tensor:
 
 
 def check_orientation(mask_size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Whether a mask (height, width) lies as its picture does: other sizes are stretched, a quarter turn is a mistake.
+    """Refuse a mask (height, width) that is turned against its image; other sizes are stretched later.
 
     Raises:
-        ValueError: the mask has the picture's shape turned by 90 degrees.
+        ValueError: the mask has the shape of the image turned by 90 degrees.
     """
     shape, turned = mask_size[0] / mask_size[1], image_size[1] / image_size[0]
     if abs(math.log(turned)) > TURNED and abs(math.log(shape / turned)) < 0.01:
         raise ValueError(
-            f"mask is {mask_size[1]} x {mask_size[0]} pixels and the picture {image_size[1]} x {image_size[0]}, so one "
-            "of them is turned by 90 degrees; rotate the mask, or give one that was made on this picture."
+            f"mask is {mask_size[1]} x {mask_size[0]} pixels and the image {image_size[1]} x {image_size[0]}, so one "
+            "of them is turned by 90 degrees; rotate the mask, or give one that was made for this image."
         )
 
 
 def to_square(pixels: Tensor, size: int, geometry: str) -> Tensor:
-    """Bring [B, C, H, W] to [B, C, size, size]; the picture and its mask go through here alike.
+    """Bring [B, C, H, W] to [B, C, size, size]; an image and its mask both go through this.
 
-    "squeeze" keeps all of it and gives up the aspect ratio, "crop" keeps the middle, "pad" adds black.
+    "squeeze" keeps the whole image but not its aspect ratio, "crop" keeps the middle, "pad" adds black.
     """
     height, width = pixels.shape[-2:]
     if geometry == "crop":
@@ -97,11 +98,11 @@ def to_square(pixels: Tensor, size: int, geometry: str) -> Tensor:
 def mask_to_grid(mask: Tensor, image_size: tuple[int, int], config: PatchConfig) -> Tensor:
     """Share of each patch that the mask covers: [B, H, W] -> [B, P], 0..1.
 
-    A mask of another size than the picture is first stretched over it, as ComfyUI's own nodes do. Cells are
-    area averages, so a soft or thin mask keeps its weight.
+    A mask of another size than the image is first stretched over it, as ComfyUI's own nodes do. Each cell is an area
+    average, so a soft or thin mask keeps its weight.
 
     Raises:
-        ValueError: not a mask, or one that is turned by 90 degrees against its picture.
+        ValueError: not a mask, or one turned by 90 degrees against its image.
     """
     mask = check_mask(mask)[:, None]
     check_orientation((mask.shape[-2], mask.shape[-1]), image_size)
@@ -109,12 +110,12 @@ def mask_to_grid(mask: Tensor, image_size: tuple[int, int], config: PatchConfig)
         mask = resized(mask, image_size)
     if config.geometry != "squeeze":
         mask = to_square(mask, config.image_size, config.geometry)
-    # Squeezing is a stretch of each axis by itself, so its area averages can be taken from the mask directly.
+    # Squeezing scales each axis by itself, so area averages can be taken from the mask directly.
     return cell_means(mask, config.grid).flatten(1)
 
 
 class PatchEncoder(nn.Module):
-    """Patch embeddings of a picture by an open_clip image tower, in the tower's joint embedding space."""
+    """Patch embeddings of an image by an open_clip image tower, in the tower's joint embedding space."""
 
     mean: Tensor
     std: Tensor
@@ -140,13 +141,13 @@ class PatchEncoder(nn.Module):
         """Normalised [B, 3, S, S] -> patches [B, P, L]."""
         pixels = pixels.to(next(self.tower.parameters()).dtype)
         if self.config.tower == "vit":
-            # ln_post is applied to all tokens by the tower, the visual projection to the class token only.
+            # The tower applies ln_post to all tokens, but the visual projection to the class token only.
             _, tokens = self.tower(pixels)  # [B, P, width]
             return cast(Tensor, tokens @ self.tower.proj)
         return cast(Tensor, self.tower.head(self.features(pixels)))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Normalised [B, 3, S, S] -> what a "timm" tower sees in each patch before its projection: [B, P, C]."""
+        """Normalised [B, 3, S, S] -> a "timm" tower's features of each patch, before its projection: [B, P, C]."""
         return cast(Tensor, self.tower.trunk.forward_features(pixels).flatten(2).transpose(1, 2))
 
 
@@ -155,7 +156,7 @@ def _build_vit(config: PatchConfig) -> nn.Module:
         import open_clip
         from open_clip.transformer import QuickGELU, VisionTransformer
 
-    # Only what comes with the package: open_clip takes "hf-hub:..." and "local-dir:..." for names as well.
+    # Only models that come with the package: open_clip takes "hf-hub:..." and "local-dir:..." for names as well.
     described = open_clip.get_model_config(config.model) if config.model in open_clip.list_models() else None
     if described is None or not described["vision_cfg"].get("patch_size"):
         raise ValueError(f"patches.model is {config.model!r}, but an open_clip ViT such as 'ViT-B-32' is expected.")
@@ -187,7 +188,7 @@ def _build_timm(config: PatchConfig) -> nn.Module:
 
 
 def timm_name(config: PatchConfig) -> str:
-    """The tower's architecture as timm itself lists it: other names lead timm to a network or a folder.
+    """The tower's architecture by a name that timm lists; other names could send timm to the network or a folder.
 
     Raises:
         ValueError: it is not listed.

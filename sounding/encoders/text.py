@@ -30,17 +30,17 @@ def build_query_encoder(config: QueryConfig) -> ClapQuery | OpenClipQuery | Clap
     return ClapQuery(config) if config.tower == "clap" else OpenClipQuery(config)
 
 
-# Published CLAPs whose tokenizer may lie in Hugging Face's cache. Nothing else that a file names is looked for.
+# Published CLAPs whose tokenizer may be in Hugging Face's cache. No other name out of a checkpoint is looked up.
 KNOWN_TOKENIZERS = ("laion/clap-htsat-unfused", "laion/clap-htsat-fused", "laion/larger_clap_general")
 MOST_TOKENIZER = 2**25  # bytes; RoBERTa's has 2 MB
-# Of a tokenizer's model, normaliser, pre-tokenizer and post-processor.
+# Accepted types of a tokenizer's model, normaliser, pre-tokenizer and post-processor.
 TOKENIZER_KINDS = (
     ("BPE",),
     (None,),
     (None, "ByteLevel"),
     (None, "ByteLevel", "RobertaProcessing", "TemplateProcessing"),
 )
-TEXT_TOKENS = 512  # RoBERTa's 514 positions less the two that padding takes
+TEXT_TOKENS = 512  # RoBERTa's 514 positions, less two for padding
 
 
 def listed(text: str | Sequence[str]) -> list[str]:
@@ -49,7 +49,7 @@ def listed(text: str | Sequence[str]) -> list[str]:
 
 
 def check_texts(texts: list[str]) -> list[str]:
-    """Non-empty sentences.
+    """Sentences without surrounding white space.
 
     Raises:
         ValueError: no sentence, or an empty one.
@@ -61,7 +61,7 @@ def check_texts(texts: list[str]) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _open_clip_tokenizer(context_length: int) -> SimpleTokenizer:
-    """Building one reads and sorts its whole vocabulary, which takes longer than encoding a sentence."""
+    """Cached: building one reads and sorts its whole vocabulary, which takes longer than encoding a sentence."""
     with importing("open_clip"):
         from open_clip import SimpleTokenizer
 
@@ -70,10 +70,10 @@ def _open_clip_tokenizer(context_length: int) -> SimpleTokenizer:
 
 @lru_cache(maxsize=2)
 def _clap_tokenizer(data: bytes) -> Tokenizer:
-    """CLAP's tokenizer, RoBERTa's byte-level BPE, out of the JSON of the `tokenizers` library.
+    """CLAP's tokenizer, RoBERTa's byte-level BPE, from the JSON of the `tokenizers` library.
 
     Raises:
-        ValueError: damaged, or of another kind: rules of its own could make endless texts of short ones.
+        ValueError: damaged, or of another kind, whose rules could make short texts endlessly long.
     """
     with importing("tokenizers"):
         from tokenizers import Tokenizer
@@ -85,20 +85,20 @@ def _clap_tokenizer(data: bytes) -> Tokenizer:
         if any(kind not in known for kind, known in zip(kinds, TOKENIZER_KINDS, strict=True)):
             raise ValueError(f"it works by {shown(kinds)}, but RoBERTa's byte-level BPE is expected")
         if len(str(steps)) > 5000:
-            raise ValueError("its rules are endless")
+            raise ValueError("its rules are too long")
         tokenizer = Tokenizer.from_str(data.decode())
         tokenizer.enable_truncation(TEXT_TOKENS)
         tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>") or 1, pad_token="<pad>")
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises bare exceptions, and its panics are no Exception
+    except BaseException as error:  # the library raises bare exceptions, and its panics do not derive from Exception
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"The checkpoint's tokenizer is damaged ({said}); export or convert it again.") from None
     return tokenizer
 
 
 def _cached_tokenizer(name: str) -> bytes | None:
-    """The tokenizer's JSON of a published CLAP, if Hugging Face's cache here has it; nothing is asked for."""
+    """The JSON of a published CLAP's tokenizer, if it is in Hugging Face's cache; nothing is downloaded."""
     if name not in KNOWN_TOKENIZERS:
         return None
     with importing("huggingface_hub"):
@@ -112,7 +112,7 @@ def _cached_tokenizer(name: str) -> bytes | None:
 
 
 class OpenClipQuery(nn.Module):
-    """open_clip's text tower; its tokenizer comes with the package, so no file is needed."""
+    """open_clip's text tower; its tokenizer comes with the package, so it needs no file."""
 
     def __init__(self, config: QueryConfig):
         super().__init__()
@@ -139,7 +139,7 @@ class OpenClipQuery(nn.Module):
 
 
 class ClapQuery(nn.Module):
-    """CLAP's text encoder (transformers), L2-normalised as its own training had it."""
+    """CLAP's text encoder (transformers), L2-normalised as in its own training."""
 
     tokenizer: Tensor | None
 
@@ -159,7 +159,7 @@ class ClapQuery(nn.Module):
             )
         ).eval()
 
-        # The tokenizer's own JSON as bytes, so that text needs no other file and no network.
+        # The tokenizer's JSON as bytes, so that text queries need no other file and no network.
         self.register_buffer("tokenizer", None)
         if config.tokenizer_bytes:
             self.tokenizer = torch.zeros(config.tokenizer_bytes, dtype=torch.uint8)

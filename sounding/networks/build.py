@@ -1,4 +1,4 @@
-"""The networks of AudioLDM's kind, built from configuration out of diffusers and transformers classes."""
+"""AudioLDM's networks, built from the configuration with classes of diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def build_vae(config: SoundingConfig) -> AutoencoderKL:
     with importing("diffusers"):
         from diffusers import AutoencoderKL
 
-    vae, levels = config.vae, len(config.vae.channels)
+    vae, stages = config.vae, len(config.vae.channels)
     return AutoencoderKL(
         in_channels=1,
         out_channels=1,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
+        down_block_types=("DownEncoderBlock2D",) * stages,
+        up_block_types=("UpDecoderBlock2D",) * stages,
         block_out_channels=vae.channels,
         layers_per_block=vae.layers,
         latent_channels=vae.latent_channels,
@@ -35,7 +35,7 @@ def build_vae(config: SoundingConfig) -> AutoencoderKL:
 def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
     """Noise predictor over [B, 8, T/4, 16], cross-attending to the condition [B, N, D] (section 4.1).
 
-    With `unet.film_width` it is AudioLDM's own U-Net, called in the same way.
+    With `unet.film_width` it is AudioLDM's own U-Net, with the same call signature.
     """
     with importing("diffusers"):
         from diffusers import UNet2DConditionModel
@@ -56,7 +56,7 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         layers_per_block=unet.layers,
         norm_num_groups=unet.norm_groups,
         cross_attention_dim=unet.channels if film else config.grounding.condition_width,
-        # diffusers' `attention_head_dim` is the number of heads (its own note says so); widths are 32 here.
+        # In diffusers `attention_head_dim` is the number of heads, as its own comment says; here heads have a width.
         attention_head_dim=unet.heads or tuple(channels // unet.head_width for channels in unet.channels),
         class_embed_type="simple_projection" if film else None,
         projection_class_embeddings_input_dim=unet.film_width or None,

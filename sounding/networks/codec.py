@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Part = TypeVar("Part", bound=nn.Module)
-PRECISE = ("vae", "vocoder")  # what bfloat16 is too rough for
-# The full size's vocoder looks 25 frames around itself, so what counts does not notice the windows.
+PRECISE = ("vae", "vocoder")  # parts for which bfloat16 is too coarse
+# The full-size vocoder has a receptive field of 25 frames on each side, so the frames that count are not affected by
+# the windows' edges.
 VOCODER_OVERLAP, VOCODER_MARGIN = 72, 32  # mel frames
 
 
@@ -58,7 +59,7 @@ def vocode_mel(vocoder: Any, config: AudioConfig, mel: Tensor, window: int) -> T
     there = mel.to(next(vocoder.parameters()).device)
 
     def sounds(part: Any) -> Tensor:
-        def piece(frames: Tensor) -> Tensor:  # an odd rate adds some samples at the end
+        def piece(frames: Tensor) -> Tensor:  # odd upsampling rates add some samples at the end
             return vocoded(part, frames.to(part.dtype))[:, : frames.shape[1] * config.hop]
 
         return in_windows(piece, there, window, VOCODER_OVERLAP, margin=VOCODER_MARGIN)
@@ -67,27 +68,27 @@ def vocode_mel(vocoder: Any, config: AudioConfig, mel: Tensor, window: int) -> T
 
 
 def part_dtype(part: str, dtype: torch.dtype) -> torch.dtype:
-    """The precision that a part gets where `dtype` is asked for: VAE and vocoder take float32 instead of bfloat16.
+    """The precision of a part where `dtype` is requested: VAE and vocoder get float32 instead of bfloat16.
 
-    Its 8 bits are an error of 1 in 256, to be heard as hiss: of the starter's sounds 19 dB below them, where float16
-    stays at 41 dB.
+    Its 8 bits of precision are an error of 1 in 256, which is audible as hiss: 19 dB below the starter's sounds, where
+    float16 stays 41 dB below.
     """
     return torch.float32 if part in PRECISE and dtype == torch.bfloat16 else dtype
 
 
 def without_bfloat16(part: Part) -> Part:
-    """The part itself, or a copy in float32 of one that somebody brought to bfloat16 after all (see `part_dtype`)."""
+    """The part itself, or a float32 copy if somebody converted it to bfloat16 after all (see `part_dtype`)."""
     if next(part.parameters()).dtype != torch.bfloat16:
         return part
     return nn.Module.float(copy.deepcopy(part))
 
 
 def in_range(part: Part, run: Callable[[Part], Tensor]) -> Tensor:
-    """`run(part)`, and once more in float32 if the part is in float16 and its numbers became too large for that.
+    """`run(part)`, repeated in float32 if the part is in float16 and its numbers overflowed.
 
-    float16 ends at 65504. VAE and vocoder are trained in float32, and nothing bounds what their convolutions add up
-    inside, so some weights (SDXL's VAE is the well-known case) pass that number on the way to ordinary results; then
-    infinities meet and the result is no number. These parts run once a sound and are small beside the U-Net, so
+    float16 ends at 65504. VAE and vocoder are trained in float32, and nothing bounds the sums inside their
+    convolutions, so with some weights (SDXL's VAE is the well-known case) they exceed that number on the way to
+    ordinary results, and infinities become NaN. These parts run once per sound and are small beside the U-Net, so
     float32 costs little. The part itself stays as it is, since it may belong to a host that manages memory.
     """
     made = run(part)
@@ -100,7 +101,7 @@ def in_range(part: Part, run: Callable[[Part], Tensor]) -> Tensor:
 def vocoded(vocoder: SpeechT5HifiGan, mel: Tensor) -> Tensor:
     """Log-mel [B, T, 64] -> waveform [B, T * hop], NaN where it overflowed.
 
-    The last step, tanh, makes 1 of infinity, so what comes before it is looked at.
+    The last operation, tanh, turns infinity into 1, so its input is checked instead.
     """
     loud: list[Tensor] = []
     with vocoder.conv_post.register_forward_hook(lambda module, inputs, output: loud.append(output.isfinite().all())):

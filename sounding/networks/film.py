@@ -1,4 +1,7 @@
-"""AudioLDM's U-Net as published, called as ours is: the condition goes into the time embedding (FiLM)."""
+"""AudioLDM's U-Net as published, with our call signature: the condition is added to the time embedding (FiLM).
+
+A module of its own because its class derives from one of diffusers', which `build` imports only when it is needed.
+"""
 
 from __future__ import annotations
 

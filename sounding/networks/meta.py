@@ -1,4 +1,4 @@
-"""Modules without memory for their weights, and single weights made to fit: what loading a checkpoint is made of."""
+"""Meta-device initialisation: modules built without memory for their parameters, to be filled with checked weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ M = TypeVar("M", bound=nn.Module)
 
 @contextmanager
 def meta_parameters() -> Iterator[None]:
-    """Modules built inside have parameters on the meta device, which take no memory, and real buffers.
+    """Modules built inside have their parameters on the meta device, where they take no memory, and real buffers.
 
-    `torch.device("meta")` would empty the buffers too (positions, filters), and not all of them are in a checkpoint.
-    What other threads build meanwhile is left alone.
+    `torch.device("meta")` would put buffers (positions, filters) there too, and not all of them are in a checkpoint.
+    Modules that other threads build meanwhile are not affected.
     """
     thread = threading.get_ident()
 
@@ -29,12 +29,12 @@ def meta_parameters() -> Iterator[None]:
             return None
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
-    # Layers register a parameter before they fill it, so that the memory it had was never touched.
+    # Layers register a parameter before they fill it, so its memory is never touched.
     with register_module_parameter_registration_hook(cast(Any, emptied)):  # its type leaves out the result
         yield
 
 
-# What draws, of torch and of `torch.nn.init`; the names are those of functions as modes see them.
+# Functions of torch and `torch.nn.init` that draw random numbers, by the names that modes see.
 DRAWING = {
     "bernoulli", "bernoulli_", "exponential_", "kaiming_uniform_", "multinomial", "normal", "normal_", "rand",
     "randint", "randn", "random_", "randperm", "uniform_",
@@ -42,9 +42,9 @@ DRAWING = {
 
 
 class PrivateGenerator(TorchFunctionMode):
-    """What this thread draws inside comes from a generator of its own: nobody else's random numbers move on.
+    """Random numbers drawn inside, in this thread, come from a private generator; the global one does not advance.
 
-    Building a module draws its first weights, also where a file's take their place at once. The numbers are those
+    Building a module draws initial weights even where a file's weights replace them at once. The numbers are those
     that `torch.manual_seed(seed)` would give.
     """
 
@@ -55,7 +55,7 @@ class PrivateGenerator(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Hand the generator to everything on the CPU that draws."""
+        """Pass the generator to every function on the CPU that draws."""
         kwargs = dict(kwargs or {})
         if getattr(func, "__name__", "") in DRAWING and kwargs.get("generator") is None:
             tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
@@ -65,7 +65,7 @@ class PrivateGenerator(TorchFunctionMode):
 
 
 def fitted(value: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight out of a file for the place of `expected`: in `dtype` if it is a floating-point one.
+    """A file's weight as a replacement of `expected`: in `dtype` if it is a floating-point one.
 
     Raises:
         ValueError: of another kind, or not finite; completes "the weight ...".
@@ -73,7 +73,7 @@ def fitted(value: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
     if not expected.is_floating_point():
         if value.dtype != expected.dtype:
             raise ValueError(f"has {value.dtype}, but {expected.dtype} is expected; export the file again")
-        return value.clone()  # so that a few whole numbers do not hold on to a whole file
+        return value.clone()  # so that a few integers do not keep a whole file mapped
     if not value.is_floating_point():
         raise ValueError(f"has {value.dtype}, but floating-point numbers are expected; export the file again")
     cast = value.to(dtype)
@@ -85,28 +85,30 @@ def fitted(value: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def finite(value: Tensor) -> bool:
-    """Whether all numbers are finite; the extremes say it without a tensor of answers as large as the weights."""
+    """Whether all numbers are finite, judged by the extremes: no boolean tensor as large as the weights is needed."""
     return value.numel() == 0 or value.is_meta or all(bool(torch.isfinite(end)) for end in torch.aminmax(value))
 
 
 def filled(make: Callable[[], M], weights: dict[str, Tensor]) -> M:
     """The module that `make` makes, with a file's float32 weights in it.
 
-    It is sketched on the meta device first: sizes that the file only claims to have take no memory.
+    It is built on the meta device first, so sizes that a configuration only claims take no memory.
 
     Raises:
         ValueError: names or shapes are not the module's, or numbers are not finite.
     """
     with torch.device("meta"):
-        sketch = make().state_dict()
-    if names := sketch.keys() ^ weights.keys():
+        skeleton = make().state_dict()
+    if names := skeleton.keys() ^ weights.keys():
         raise ValueError(f"{len(names)} tensors are missing or unknown, the first is {min(names)[:80]!r}")
-    for name, expected in sketch.items():
+    for name, expected in skeleton.items():
         if weights[name].shape != expected.shape:
             raise ValueError(
                 f"{name!r} has shape {tuple(weights[name].shape)}, but {tuple(expected.shape)} is expected"
             )
     with meta_parameters(), PrivateGenerator():
         module = make()
-    module.load_state_dict({name: fitted(weights[name], sketch[name], torch.float32) for name in sketch}, assign=True)
+    module.load_state_dict(
+        {name: fitted(weights[name], skeleton[name], torch.float32) for name in skeleton}, assign=True
+    )
     return module

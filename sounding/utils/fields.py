@@ -1,7 +1,7 @@
 """Dataclasses filled from files: unknown keys, wrong types and numbers out of their range get one sentence.
 
-A range stands beside its field, `layers: Annotated[int, Range(1, 16)] = 2`, and holds however the object is made:
-`Checked.__post_init__` looks at all fields, `from_dict` names them by their place in the file.
+A range is part of its field's type, `layers: Annotated[int, Range(1, 16)] = 2`, and is checked however the object is
+made: `Checked.__post_init__` checks all fields, `from_dict` names them by their place in the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_TEXT = 10_000  # characters of any text without a limit of its own
 
 
 class Constraint(Protocol):
-    """What a value of the right type must hold besides."""
+    """A condition on values of the right type."""
 
     def check(self, value: Any, name: str) -> None:
         """Raise a ValueError that names the field and what is expected."""
@@ -43,7 +43,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Length:
-    """So many items in a list or mapping."""
+    """A number of items in a list or mapping."""
 
     least: int
     most: int
@@ -56,7 +56,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Text:
-    """One line of at most so many printable characters."""
+    """One line of at most `most` printable characters."""
 
     most: int
 
@@ -69,7 +69,7 @@ class Text:
 
 
 class Checked:
-    """Base of dataclasses whose fields are checked, and brought to their types, whoever makes them."""
+    """Base of dataclasses whose fields are checked and converted to their types on construction."""
 
     def __post_init__(self) -> None:
         cls: type = type(self)
@@ -149,7 +149,7 @@ def typed(hint: Any, value: Any, name: str) -> Any:
 
 
 def _any_of(options: tuple[Any, ...], value: Any, name: str) -> Any:
-    """`value` as the first option that takes it; what the last one said otherwise, so that its sentence is kept."""
+    """`value` as the first option that accepts it; otherwise the last option's error."""
     said: ValueError | None = None
     for option in options:
         if option is type(None):
@@ -180,7 +180,7 @@ def _text(value: str, name: str) -> str:
 
 
 def parse_json(text: str, *, most: int = MOST_JSON) -> Any:
-    """JSON as other programs write it: no NaN or Infinity, no key twice, not endlessly deep or long.
+    """Standard JSON of bounded length: NaN, Infinity, repeated keys and extreme nesting are refused.
 
     Raises:
         ValueError: with what is wrong, to follow "... is not JSON".

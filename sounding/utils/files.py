@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one, and telling a full disk from other trouble."""
+"""Atomic writing, so that a crash never leaves half a file, and full disks told from other errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-# Half-written files and folders of them: of which machine, which process of it, whose number another may have had.
+# Names of half-written files and folders: machine, process id, a token of the process (ids are reused), a random part.
 OURS = re.compile(r"\.sounding-([0-9a-f]{8})-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}(\.\w{1,20})?")
 TOKEN = secrets.token_hex(4)  # of this process
 NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
@@ -35,8 +35,8 @@ class FullDiskError(OSError):
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path on the disk of `path`; it takes `path`'s place when the block ends without an error.
 
-    What `path` links to is replaced where it is, and keeps its permissions; a new file has those of any new file. What
-    killed writers left in the folder goes.
+    A link's target is replaced, and keeps its permissions; a new file has those of any new file. Leftovers of killed
+    writers in the folder are removed.
 
     Raises:
         FullDiskError: no room.
@@ -45,12 +45,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent)
-        # A folder of its own, since libraries put temporary files of theirs beside what they write.
+        # In a folder of its own, since libraries put their own temporary files beside what they write.
         folder = target.parent / hidden_name()
         folder.mkdir()
         try:
             temporary = folder / f"new{target.suffix if len(target.suffix.encode()) < 20 else ''}"
-            # The system itself applies the umask to a new file: asking for it would mean to change it for a moment.
+            # The system applies the umask to a new file; reading the umask would mean changing it for a moment.
             os.close(os.open(temporary, NEW, 0o666))
             mode = temporary.stat().st_mode & 0o777
             yield temporary
@@ -81,12 +81,12 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def hidden_name() -> str:
-    """A new name for what is being written; `remove_abandoned` knows it, with or without an ending."""
+    """A new name for a file being written, with or without an ending; `remove_abandoned` recognises it."""
     return f".sounding-{_machine()}-{os.getpid()}-{TOKEN}-{secrets.token_hex(4)}"
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete what writers left half-written in a folder that are no longer there; other processes' stays."""
+    """Delete half-written files of processes that no longer run; those of running ones stay."""
     with suppress(OSError):  # a folder that cannot be listed has no room for more anyway
         for entry in os.scandir(folder):
             found = OURS.fullmatch(entry.name)
@@ -100,7 +100,7 @@ def remove_abandoned(folder: Path) -> None:
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Where numbers of processes mean the same: the machine's name, and on Linux the container's numbering."""
+    """A hash of the scope of process ids: the machine's name and, on Linux, its pid namespace."""
     with suppress(OSError):
         return hashlib.sha256(f"{platform.node()} {os.stat('/proc/self/ns/pid').st_ino}".encode()).hexdigest()[:8]
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -108,8 +108,8 @@ def _machine() -> str:
 
 def _is_running(process: int, token: str) -> bool:
     if process == os.getpid():
-        return token == TOKEN  # another thread's, or of a process that had this number before
-    if os.name == "nt":  # where signal 0 would end the process
+        return token == TOKEN  # of another thread, or of an earlier process of the same id
+    if os.name == "nt":  # signal 0 would end the process there
         return True
     try:
         os.kill(process, 0)
@@ -121,10 +121,10 @@ def _is_running(process: int, token: str) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a full disk (or quota) is behind an error; libraries may raise their own while handling that."""
+    """Whether a full disk or quota caused an error, also where a library raised its own while handling that."""
     chain: list[BaseException] = [error]
     while (following := chain[-1].__cause__ or chain[-1].__context__) is not None and following not in chain:
         chain.append(following)
-    # safetensors has an error of its own, which says the number in words.
+    # safetensors raises an error of its own, with the number in its text.
     said = any("(os error 28)" in str(link) or "(os error 122)" in str(link) for link in chain)
     return said or any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)

@@ -1,4 +1,4 @@
-"""Imports of large libraries: one that is broken is named, with what it said, and never taken for a fault of a file."""
+"""Imports of large libraries: a broken one is named, with its own message, and never mistaken for a damaged file."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _HIDING = threading.RLock()
 
 
 class LibraryError(ImportError):
-    """An installed library that cannot be used; the message names it and what it said."""
+    """An installed library that cannot be used; the message names it and quotes its error."""
 
 
 @contextmanager
 def importing(library: str) -> Iterator[None]:
-    """Import statements of one library stand in here.
+    """A block for the import statements of one library.
 
         with importing("diffusers"):
             from diffusers import AutoencoderKL
 
-    transformers imports torchaudio wherever it is installed, though nothing here needs it, and many of transformers'
-    and diffusers' classes with it. torchaudio's builds follow torch's only later, so that one which does not fit torch
-    is common: it is taken for missing while these statements run.
+    transformers imports torchaudio wherever it is installed, and so do many classes of transformers and diffusers,
+    though nothing here needs it. Builds of torchaudio lag behind torch's, so one that does not fit the installed torch
+    is common: it is hidden while these statements run.
 
     Raises:
-        LibraryError: any error inside, whatever its kind: what lazy modules raise differs from library to library.
+        LibraryError: for any error inside, since lazy modules raise different kinds in different libraries.
     """
     try:
         with _without_broken_torchaudio(library), _on_the_cpu():
@@ -42,7 +42,7 @@ def importing(library: str) -> Iterator[None]:
 
 
 def library_error(library: str, error: BaseException) -> LibraryError:
-    """The sentence for a library that cannot be used, after the error at the bottom of `error`."""
+    """The error for a library that cannot be used, by the first error in the chain of `error`."""
     bottom = _bottom(error)
     said = " ".join(str(bottom).split())[:500] or type(bottom).__name__
     culprit = _culprit(bottom)
@@ -54,7 +54,7 @@ def library_error(library: str, error: BaseException) -> LibraryError:
 
 
 def missing_library(error: BaseException) -> ImportError | None:
-    """The import error that `error` came from, or None if none did: lazy modules raise other kinds over it."""
+    """The import error in the chain of `error`, or None; lazy modules raise other errors on top of it."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -66,7 +66,7 @@ def missing_library(error: BaseException) -> ImportError | None:
 
 
 def _bottom(error: BaseException) -> BaseException:
-    """Where a chain of errors began."""
+    """The first error in a chain."""
     seen = {id(error)}
     while (below := error.__cause__ or error.__context__) is not None and id(below) not in seen:
         seen.add(id(below))
@@ -82,12 +82,12 @@ def _culprit(error: BaseException) -> str | None:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         parts = Path(frame.filename).parts
         packages += [Path(parts[i + 1]).stem for i, part in enumerate(parts[:-1]) if part.endswith("-packages")]
-    # What was built for another torch fails inside of torch.
+    # A package built for another torch fails inside torch.
     return next((name for name in packages if name != "torch"), packages[0] if packages else None)
 
 
 def _on_the_cpu() -> AbstractContextManager[Any]:
-    """Libraries compute tables while they are imported, which fails where a model is being sketched on "meta"."""
+    """Libraries compute tables on import, which would fail while a model is being built on the meta device."""
     torch = sys.modules.get("torch")
     return nullcontext() if torch is None else torch.device("cpu")
 
@@ -101,7 +101,7 @@ def _without_broken_torchaudio(library: str) -> Iterator[None]:
             return
         _forget_torchaudio()
         before = sys.modules.get("torchaudio", ...)
-        sys.modules["torchaudio"] = None  # type: ignore[assignment]  # Python's way to say: there is no such module
+        sys.modules["torchaudio"] = None  # type: ignore[assignment]  # makes Python's import raise ModuleNotFoundError
         try:
             yield
         finally:
@@ -124,7 +124,7 @@ def _torchaudio_is_broken() -> bool:
 
 
 def _forget_torchaudio() -> None:
-    """transformers remembers which packages it found."""
+    """Clear what transformers remembers about installed packages."""
     found: Any = sys.modules.get("transformers.utils.import_utils")
     for name in ("is_torchaudio_available", "_is_package_available"):
         clear = getattr(getattr(found, name, None), "cache_clear", None)

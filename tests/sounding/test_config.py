@@ -140,7 +140,7 @@ def test_ranges_hold_however_a_section_is_made() -> None:
         ({"vae": {"channels": [8192] * 7}}, "vae would take about .* of parameters"),
         ({"query": {"hidden": 8192, "layers": 64}}, "query would take about .* of parameters"),
         ({"train_seconds": 120, "vae": {"channels": [1024, 1024, 1024]}}, "vae would take about .* bytes of memory"),
-        ({"audio": {"mel_bands": 256}, "vae": {"channels": [8]}}, r"unet would attend to \d+ places"),
+        ({"audio": {"mel_bands": 256}, "vae": {"channels": [8]}}, r"unet would attend to \d+ positions"),
         ({"audio": {"sample_rate": 192_000}}, "audio.hop is 160, but .* 250 frames per second"),
         ({"audio": {"f_max": 9000}}, "audio.f_min is 0 and f_max 9000 at 16000 Hz"),
         ({"vocoder": {"rates": [5, 4, 2, 2, 4]}}, "vocoder.rates multiply to 320, but audio.hop, 160,"),

@@ -129,7 +129,7 @@ def test_a_broken_library_is_named_by_the_command(library: str, tmp_path: Path, 
         str(tiny_checkpoint),
     ]
     arguments += ["--seconds", "0.2", "--steps", "1", "--device", "cpu"]
-    ran = run("from sounding.cli import app; import sys; app(sys.argv[1:])", *arguments, first=first)
+    ran = run("from sounding.cli.app import app; import sys; app(sys.argv[1:])", *arguments, first=first)
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr
     assert library in ran.stderr
@@ -143,7 +143,7 @@ def test_a_broken_sound_library_is_no_broken_sound(tmp_path: Path) -> None:
     first = put_stub(tmp_path, "soundfile", "raise OSError('cannot load library libsndfile.so')")
     sound = tmp_path / "sound.wav"
     sound.write_bytes(b"RIFF")
-    code = "import sys; from sounding.audio import read_audio; read_audio(sys.argv[1], 16000)"
+    code = "import sys; from sounding.audio.files import read_audio; read_audio(sys.argv[1], 16000)"
     ran = run(code, str(sound), first=first)
     assert "LibraryError: soundfile cannot be imported here (OSError: cannot load library libsndfile.so)" in ran.stderr
     assert "cannot be read as audio" not in ran.stderr

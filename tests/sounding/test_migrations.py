@@ -18,7 +18,16 @@ from sounding.model import SoundingModel
 GENERATION = {"steps": 30, "cfg": 5.0, "sampler": "dpm++", "backdrop": 0.65, "object": 0.55, "silent": 0.31,
               "clear": 0.41, "short": 0.11, "long": 0.51, "alike": 0.68, "apart": 0.5, "foreign": 0.8,
               "familiar": 0.95}  # fmt: skip
-PAIRED = GenerationConfig(30, 5.0, "dpm++", (0.65, 0.55), (0.31, 0.41), (0.11, 0.51), (0.68, 0.5), (0.8, 0.95))
+PAIRED = GenerationConfig(
+    steps=30,
+    cfg=5.0,
+    sampler="dpm++",
+    backdrop_cosine=(0.65, 0.55),
+    norm_ratio=(0.31, 0.41),
+    norm_ratio_beside_cosine=(0.11, 0.51),
+    patch_cosine=(0.68, 0.5),
+    name_cosine=(0.8, 0.95),
+)
 
 
 def old(config: SoundingConfig, **sections: dict[str, Any]) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def test_ringing_of_a_resize_is_let_through() -> None:
 
 @pytest.mark.parametrize("mask_size", [(20, 30), (40, 60), (200, 300)])
 def test_masks_that_are_turned_are_refused(mask_size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"mask is .* and the picture 20 x 30, so one of them is turned by 90 degrees"):
+    with pytest.raises(ValueError, match=r"mask is .* and the image 20 x 30, so one of them is turned by 90 degrees"):
         mask_to_grid(torch.ones(1, *mask_size), (30, 20), VIT)
 
 
