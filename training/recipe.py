@@ -18,6 +18,7 @@ from .engine.previews import Preview
 from .engine.settings import FilePath, LoopConfig
 from .engine.validation import ValidationSettings
 from .recipe_files import merge, parse_overrides, read_yaml
+from .recipe_migrations import migrated_recipe
 from .registry import TASKS
 
 __all__ = ["RECIPES", "Recipe", "merge", "parse_overrides", "read_recipe", "read_yaml"]
@@ -115,6 +116,7 @@ def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None =
         ValueError: naming the file and the key that is unknown, missing or of the wrong type.
     """
     data = merge(read_yaml(path), parse_overrides(overrides or []))
+    data = migrated_recipe(data) if cls is Recipe else data
     if isinstance(data.get("model"), dict):
         data["model"] = migrated(data["model"])
     try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .starter.tasks import EncodersTask, ReplayTask, SegmenterTask
+from .starter.grounded import StarterGroundedTask
+from .starter.segmenter import SegmenterTask
+from .starter.tasks import EncodersTask, ReplayTask
+from .starter.vocoder import StarterVocoderTask
 from .tasks.grounded import GroundedTask
 from .tasks.task import Task
 from .tasks.vae import VaeTask
@@ -12,5 +15,14 @@ from .tasks.vocoder import VocoderTask
 
 TASKS: dict[str, Task[Any]] = {
     task.name: task
-    for task in (GroundedTask(), VaeTask(), VocoderTask(), EncodersTask(), ReplayTask(), SegmenterTask())
+    for task in (
+        GroundedTask(),
+        VaeTask(),
+        VocoderTask(),
+        StarterGroundedTask(),
+        StarterVocoderTask(),
+        EncodersTask(),
+        ReplayTask(),
+        SegmenterTask(),
+    )
 }

@@ -1,4 +1,4 @@
-"""A small data set of stamps: three shapes, each with a tone of its own."""
+"""A small data set of stamps (three shapes, each with a tone of its own), and features of scenes of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+import sounding
 from sounding.audio.files import write_audio
+from training.data.features import FeatureSource
 from training.data.object_set import ObjectSet
+from training.data.scene_source import SceneSource
+from training.data.shard_writer import make_shards
 from training.starter import stamps
 
 from .video_material import ROWS, write_video
@@ -82,3 +86,14 @@ def audiocaps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f'{i},{video},{start},"{caption}"' for i, (video, start, caption) in enumerate(ROWS)]
     file.write_text("audiocap_id,youtube_id,start_time,caption\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="session")
+def features(stamps_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of a few scenes, as the tiny model sees and hears them."""
+    out = tmp_path_factory.mktemp("shards")
+    scenes = SceneSource(stamps_folder, scenes=6, split="train", seconds=1.28, size=160, captions=2)
+    make_shards(scenes, out / "scenes", shard_size=4)
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    make_shards(FeatureSource(out / "scenes", model), out / "features", shard_size=4)
+    return out / "features"

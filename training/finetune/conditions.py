@@ -17,27 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sounding.grounding import Grounding, shift_and_scale
 from sounding.model import SoundingModel
 
 from ..data.shards import Shards
 from ..engine.loader import Item
 from ..engine.objective import Objective
+from ..tasks.grounded import conditions_of, mask_weights
 
 NEAR = 0.3  # how near places count as the same, in usual distances from the mean
 KEPT = 15.0  # weight of known objects' conditions
 GAP = 1.0  # what places of new objects should be apart from all others, likewise
-
-
-def mask_weights(grounding: Grounding, coverage: Tensor) -> Tensor:
-    """As a mask's in generation: coverage [N, P] -> [N, P]."""
-    deviation, clamp = grounding.weight_std.float(), grounding.config.clamp_weights
-    return shift_and_scale(coverage.clamp(min=1e-6), deviation, clamp=clamp)
-
-
-def conditions_of(grounding: Grounding, weights: Tensor, patches: Tensor) -> Tensor:
-    """[N, D] of weights [N, P] over patches [N, P, L]."""
-    return grounding.gather(weights[:, None], patches)[:, 0].float()
 
 
 def heard_in(row: dict[str, Any]) -> list[int]:

@@ -18,7 +18,8 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from ..engine.loader import Item
-from ..tasks.grounded import GroundedItems, GroundedObjective, GroundedSettings, conditions
+from ..tasks.grounded import GroundedItems, conditions
+from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
 from .conditions import heard_in
 from .low_rank import change_by_low_rank, fold
 
@@ -30,7 +31,7 @@ class RehearsedItems(GroundedItems):
 
     fields = (*GroundedItems.fields, "labels", "sounding")
 
-    def __init__(self, folder: Path, model: SoundingModel, settings: GroundedSettings, new: int):
+    def __init__(self, folder: Path, model: SoundingModel, settings: GroundedFinetuningSettings, new: int):
         """Objects with numbers below `new` are new."""
         super().__init__(folder, model, settings)
         self.new = new
@@ -40,11 +41,16 @@ class RehearsedItems(GroundedItems):
         return {"known": min(heard_in(row)) >= self.new}
 
 
-class RehearsedObjective(GroundedObjective):
+class RehearsedObjective(GroundedFinetuningObjective):
     """Learns as `GroundedObjective` does from new items, and from known ones, `weight` times as much, to stay."""
 
     def __init__(
-        self, model: SoundingModel, settings: GroundedSettings, before: Before, weight: float = 1.0, rank: int = 0
+        self,
+        model: SoundingModel,
+        settings: GroundedFinetuningSettings,
+        before: Before,
+        weight: float = 1.0,
+        rank: int = 0,
     ):
         """`before` is what came: grounding has moved conditions since, also those of known objects. `rank` lets the
         U-Net change by that rank at most, until `install`; 0 leaves it free.

@@ -25,7 +25,7 @@ from ..dry_run import estimate_step
 from ..engine.settings import LoopConfig, Weight
 from ..engine.states import check_writable
 from ..recipe import RECIPES, read_recipe, to_yaml
-from ..tasks.grounded import GroundedSettings
+from ..tasks.grounded_finetuning import GroundedFinetuningSettings
 from .distillation import RehearsedObjective
 from .objects import OwnObject, read_objects
 from .rehearsal import as_objects, starter_objects, unpack
@@ -47,7 +47,7 @@ class FinetuneRecipe(Checked):
     scenes: Annotated[int, Range(1, 1_000_000)] = 1200
     kept: Weight = 3.0  # weight of known objects' sounds beside new ones'
     rank: Annotated[int, Range(0, 4096)] = 16  # of the U-Net's changes; 0 leaves it free
-    grounded: GroundedSettings = field(default_factory=GroundedSettings)
+    grounded: GroundedFinetuningSettings = field(default_factory=GroundedFinetuningSettings)
     known_heard: Annotated[int, Range(0, 10_000)] = 16  # known objects that the report listens to
 
     def to_yaml(self) -> str:

@@ -18,7 +18,7 @@ from sounding.model import SoundingModel
 
 from ..data.features import fingerprint, weights_fingerprint
 from ..data.shards import Shards
-from ..finetune.conditions import conditions_of, mask_weights
+from ..tasks.grounded import conditions_of, mask_weights
 
 BATCH = 64
 LEAST = 4.0  # patches of a backdrop that is counted

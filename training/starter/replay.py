@@ -24,8 +24,8 @@ from sounding.utils.fields import Checked, Range
 
 from ..engine.objective import Objective
 from ..engine.settings import FilePath, Share, Temperature, Weight
-from ..finetune.conditions import conditions_of, mask_weights
 from ..tasks.encoders import MOST_OBJECTS
+from ..tasks.grounded import conditions_of, mask_weights
 from .imagenet import class_table
 from .inversion import SIDE, blocks
 

@@ -17,7 +17,7 @@ from sounding.model import SoundingModel
 from ..data.object_set import ObjectSet
 from ..data.tensor_cache import TensorCache
 from ..engine.loader import Item
-from ..tasks.encoders import SceneItems
+from .encoders import SceneItems
 from .imagenet import class_table, known_classes, published_head
 from .inversion import Cells, Wanted, blocks, imagine
 from .replay import Last, RecallSettings

@@ -45,7 +45,7 @@ def stage_recipes(data: Path, out: Path, folder: Path = RECIPES / "starter") -> 
 def segmenter_recipe(data: Path, cutouts: Path, out: Path, folder: Path = RECIPES / "starter") -> Recipe:
     """The segmenter's recipe. It needs the encoders' stage alone, and no later one needs it."""
     moved = [f"out={out}", f"data.stamps={data}", f"start.all={out / 'encoders' / 'encoders.safetensors'}"]
-    moved += [f"segmenter.cutouts={cutouts}", f"segmenter.cache={out / 'click_scenes'}"]
+    moved += [f"starter_segmenter.cutouts={cutouts}", f"starter_segmenter.cache={out / 'click_scenes'}"]
     return read_recipe(folder / "segmenter.yaml", overrides=moved)
 
 
@@ -69,7 +69,7 @@ def train_starter(
             check_settings(recipe)
             log.info("%s is there", recipe.result)
         else:
-            if recipe.task == "grounded":
+            if recipe.task == "starter_grounded":
                 seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
                 count = SCENES * 4 // 3 if recipe.name == "matched" else SCENES  # the model card's 9000 and 12000
                 scenes = SceneSource(data, scenes=count, split="train", seconds=seconds, size=size, captions=2)

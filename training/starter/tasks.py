@@ -1,4 +1,4 @@
-"""Tasks that draw their items from the starter's stamps: encoders, class-feature replay, click segmenter."""
+"""Tasks that draw scenes of the starter's stamps: encoders and class-feature replay."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from sounding.model import SoundingModel
 from ..data.object_set import ObjectSet
 from ..data.settings import DataSettings
 from ..engine.loader import Items
-from ..tasks.encoders import EncodersObjective, EncodersSettings, SceneItems
-from ..tasks.segmenter import SegmenterItems, SegmenterObjective, SegmenterSettings
 from ..tasks.task import Built, Context, Task
-from .cutouts import read_cutouts, with_stamps
+from .encoders import SceneItems, StarterEncodersObjective, StarterEncodersSettings
 from .replay import RecallObjective, RecallSettings
 from .replay_scenes import RecallItems
 
@@ -54,17 +52,19 @@ class StampsTask(Task[S]):
         return ObjectSet(Path(data.stamps))
 
 
-class EncodersTask(StampsTask[EncodersSettings]):
+class EncodersTask(StampsTask[StarterEncodersSettings]):
     """Patch and query encoders against each other."""
 
-    name = "encoders"
-    settings = EncodersSettings
+    name = "starter_encoders"
+    settings = StarterEncodersSettings
 
-    def objective(self, model: SoundingModel, settings: EncodersSettings, context: Context) -> EncodersObjective:
+    def objective(
+        self, model: SoundingModel, settings: StarterEncodersSettings, context: Context
+    ) -> StarterEncodersObjective:
         """See `Task`."""
-        return EncodersObjective(model, settings, list(context.captions))
+        return StarterEncodersObjective(model, settings, list(context.captions))
 
-    def scenes(self, stamps: ObjectSet, model: SoundingModel, settings: EncodersSettings) -> SceneItems:
+    def scenes(self, stamps: ObjectSet, model: SoundingModel, settings: StarterEncodersSettings) -> SceneItems:
         """See `StampsTask`."""
         return SceneItems(stamps, model, backdrops=settings.remembers)
 
@@ -91,26 +91,3 @@ class ReplayTask(StampsTask[RecallSettings]):
     def quick(self, settings: RecallSettings) -> RecallSettings:
         """See `Task`."""
         return dataclasses.replace(settings, scenes=2, imagined=2, cache="")
-
-
-class SegmenterTask(Task[SegmenterSettings]):
-    """The click decoder, on scenes of the stamps and of further cut-outs."""
-
-    name = "segmenter"
-    settings = SegmenterSettings
-    locations = ("cutouts", "cache")
-
-    def objective(self, model: SoundingModel, settings: SegmenterSettings, context: Context) -> SegmenterObjective:
-        """See `Task`."""
-        return SegmenterObjective(model, settings)
-
-    def items(self, model: SoundingModel, settings: SegmenterSettings, data: DataSettings) -> SegmenterItems:
-        """See `Task`."""
-        if not data.stamps or not settings.cutouts:
-            raise ValueError("The segmenter's trainer draws scenes; give data.stamps and segmenter.cutouts.")
-        cutouts = read_cutouts(Path(settings.cutouts), held_out=False)
-        return SegmenterItems(with_stamps(cutouts, ObjectSet(Path(data.stamps))), model, settings)
-
-    def folders(self, settings: SegmenterSettings) -> tuple[str, ...]:
-        """See `Task`."""
-        return (settings.cutouts,)

@@ -1,10 +1,8 @@
-"""The click decoder: clicks simulated on scenes, cross-entropy and overlap, the patch tower left as it is."""
+"""The click decoder: simulated clicks, cross-entropy and overlap, on a frozen patch tower."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,29 +15,25 @@ from sounding.model import SoundingModel
 from sounding.segment.network import ClickNetwork, Clicks
 from sounding.utils.fields import Checked, Range
 
-from ..data.tensor_cache import TensorCache
 from ..engine.loader import Item
 from ..engine.objective import Objective
-from ..engine.settings import FilePath, Share, Weight
-from ..starter.click_scenes import ClickScene, click_scene
-from ..starter.cutouts import Cutouts
-from ..starter.transplant import seen_by
+from ..engine.settings import Share, Weight
 from .clicks import first_click, jittered_box, next_click
 
 
 @dataclass(frozen=True)
 class SegmenterSettings(Checked):
-    """`cutouts` is a folder of `training.starter.cutouts`. `cache` keeps scenes with the tower's maps: it is frozen.
+    """What the click decoder's trainer takes from a recipe.
 
-    `boxes` is the share of first prompts that are a box; a third of those have no click. `again` is the share of
-    batches in which no click follows on the first answer, but a second look that knows it roughly, as the segmenter
-    takes one at small objects.
+    Attributes:
+        rounds: clicks per step, each after the first where the answer is most wrong.
+        boxes: share of first prompts that are a box; a third of those have no click.
+        again: share of batches in which no click follows the first answer, but a second look that knows that answer
+            roughly, as the segmenter's zoom-in on small objects does.
+        rough_weight: of the loss of the coarse mask.
     """
 
-    cutouts: FilePath = ""
-    cache: FilePath = ""
-    scenes: Annotated[int, Range(1, 10_000_000)] = 4000
-    rounds: Annotated[int, Range(1, 64)] = 2  # clicks a step, each next one where the answer is most wrong
+    rounds: Annotated[int, Range(1, 64)] = 2
     boxes: Share = 0.15
     again: Share = 0.4
     rough_weight: Weight = 0.3
@@ -56,60 +50,21 @@ def build_network(model: SoundingModel) -> ClickNetwork:
     return model.segmenter
 
 
-class SegmenterItems:
-    """Scenes with one object to find in each, and the first prompt for it."""
-
-    def __init__(self, data: Cutouts, model: SoundingModel, settings: SegmenterSettings):
-        self.data, self.settings = data, settings
-        # A copy: the trainer moves its own to the device, while pictures are drawn on the CPU.
-        self.network, self.patches = build_network(model), copy.deepcopy(model.patches)
-        self.side = self.network.config.side
-        self.cache: TensorCache | None = None
-        if settings.cache:
-            drawn = f"{self.side} {len(data)} {len(data.photographs)} {model.config.patches}"
-            pictures = (np.asarray(picture) for picture in (*data.cutouts, *data.photographs))
-            self.cache = TensorCache(Path(settings.cache), drawn, seen_by(self.patches.state_dict()), pictures)
-
-    def __len__(self) -> int:
-        return self.settings.scenes
-
-    def item(self, index: int, rng: np.random.Generator) -> Item:
-        """picture [3, S, S] and mask [S, S] uint8, point [2] with its sign, box [4], a seed for the later clicks;
-        with a cache also the tower's maps, fp16.
-        """
-        tensors = self._scene(index)
-        masks = tensors.pop("masks")
-        mask = masks[int(rng.integers(len(masks)))]
-        seen = mask.numpy() > 127
-        click = first_click(seen, rng)
-        boxed = rng.random() < self.settings.boxes
-        box = jittered_box(seen, rng) if boxed else (0.0,) * 4
-        sign = 0 if boxed and rng.random() < 1 / 3 else 1
-        return {
-            "id": f"scene {index}",
-            **tensors,
-            "mask": mask,
-            "point": torch.tensor([click.x, click.y]),
-            "sign": torch.tensor(sign),
-            "box": torch.tensor(box),
-            "seed": torch.tensor(int(rng.integers(2**31))),
-        }
-
-    def _scene(self, index: int) -> dict[str, Tensor]:
-        if self.cache is None:
-            return _tensors(click_scene(self.data, index, self.side))
-        return self.cache.get(index, lambda: self._seen(index))
-
-    @torch.no_grad()
-    def _seen(self, index: int) -> dict[str, Tensor]:
-        tensors = _tensors(click_scene(self.data, index, self.side))
-        maps = self.network.levels(self.patches.tower, normal(tensors["picture"][None], self.patches))
-        return tensors | {f"map{i}": level[0].half().contiguous() for i, level in enumerate(maps)}
-
-
-def _tensors(scene: ClickScene) -> dict[str, Tensor]:
-    picture = torch.from_numpy(scene.picture.copy()).movedim(-1, 0).contiguous()
-    return {"picture": picture, "masks": torch.from_numpy(scene.masks)}
+def first_prompt(mask: Tensor, boxes: float, rng: np.random.Generator) -> Item:
+    """The first prompt for an object, of a mask [S, S] uint8: point [2] with its sign (0: none), box [4] (zeros: none),
+    and a seed for the clicks that follow. `boxes` is the share of prompts with a box.
+    """
+    seen = mask.numpy() > 127
+    click = first_click(seen, rng)
+    boxed = rng.random() < boxes
+    box = jittered_box(seen, rng) if boxed else (0.0,) * 4
+    sign = 0 if boxed and rng.random() < 1 / 3 else 1
+    return {
+        "point": torch.tensor([click.x, click.y]),
+        "sign": torch.tensor(sign),
+        "box": torch.tensor(box),
+        "seed": torch.tensor(int(rng.integers(2**31))),
+    }
 
 
 def normal(picture: Tensor, patches: PatchEncoder) -> Tensor:
@@ -152,7 +107,9 @@ class SegmenterObjective(Objective):
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of `SegmenterItems`; iou1, iou2, ... are after so many clicks."""
+        """Losses of pictures [B, 3, S, S] with their masks and prompts, see `first_prompt`; `map0` to `map3` may bring
+        the tower's maps. iou1, iou2, ... are the overlaps after so many clicks.
+        """
         pixels = normal(batch["picture"], self.patches).contiguous(memory_format=torch.channels_last)
         if "map0" in batch:
             maps = [batch[f"map{i}"].float().contiguous(memory_format=torch.channels_last) for i in range(4)]

@@ -21,7 +21,7 @@ from ..data.settings import DataSettings
 from ..data.sounds import Clips, find_clips
 from ..engine.loader import Item
 from ..engine.objective import Critic, Objective
-from ..engine.settings import Frames, Scale, Share, Weight
+from ..engine.settings import Frames, Scale, Weight
 from .discriminators import WaveformCritic
 from .task import Context, Task
 
@@ -30,21 +30,26 @@ QUIET = 0.005  # -46 dB
 
 @dataclass(frozen=True)
 class VocoderSettings(Checked):
-    """`restored` is the share of items whose mel went through the VAE, which the vocoder so learns to undo.
+    """What the vocoder's trainer takes from a recipe. With discriminators, mel 45 and stft 0 is the published loss.
 
-    `critic` scales the widths of the multi-period and multi-scale discriminators (0: none, 1: the published
-    ones). With them, mel 45 and stft 0 is the published loss.
+    Attributes:
+        frames: length of the crops, in mel frames.
+        mel: weight of the L1 of the log-mels.
+        stft: weight of the multi-resolution STFT distance.
+        resolutions: FFT sizes of that distance.
+        critic: scales the widths of the multi-period and multi-scale discriminators (0: none, 1: the published ones).
+        adversarial: weight of the generator's adversarial loss.
+        matching: weight of feature matching.
+        mel_mean, mel_std: of the log-mels, for a vocoder that normalises its input and starts from random weights.
     """
 
     frames: Frames = 48
     mel: Weight = 1.0
     stft: Weight = 1.0
     resolutions: Annotated[tuple[Annotated[int, Range(16, 65_536)], ...], Length(1, 16)] = (256, 512, 1024, 2048)
-    restored: Share = 0.0
     critic: Scale = 0.0
     adversarial: Weight = 1.0
     matching: Weight = 2.0
-    # For a vocoder that normalises its input and starts from scratch.
     mel_mean: Annotated[float, Range(-100, 100)] = -4.6
     mel_std: Annotated[float, Range(1e-3, 100)] = 2.2
 
@@ -69,10 +74,10 @@ def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 
 class VocoderItems:
-    """Crops of sounds, as waveforms [samples]; `restored` says whether the mel is to go through the VAE."""
+    """Crops of sounds, as waveforms [samples]."""
 
     def __init__(self, clips: Clips, model: SoundingModel, settings: VocoderSettings):
-        self.clips, self.restored = clips, settings.restored
+        self.clips = clips
         stride = model.config.vae.stride
         self.samples = settings.frames // stride * stride * model.config.audio.hop
         widest = max(settings.resolutions)
@@ -90,9 +95,8 @@ class VocoderItems:
         return self.clips.ids()
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        """waveform [samples] and restored."""
-        crop = self.clips.crop(index, self.samples, rng)
-        return {"waveform": crop, "restored": bool(rng.random() < self.restored)}
+        """waveform [samples]."""
+        return {"waveform": self.clips.crop(index, self.samples, rng)}
 
 
 class VocoderObjective(Objective):
@@ -110,19 +114,6 @@ class VocoderObjective(Objective):
         self.requires_grad_(True)
         self.to_mel = MelSpectrogram(model.config.audio)
         self.adversarial_weight, self.matching_weight = settings.adversarial, settings.matching
-        # Frozen and not learnt, so it is no child: neither state nor processes need to know of it.
-        self._vae = [model.vae] if settings.restored else []
-
-    @torch.no_grad()
-    def through_vae(self, mel: Tensor) -> Tensor:
-        """Mel [B, T, 64] as the VAE gives it back."""
-        (vae,), config = self._vae, self.config.vae
-        return config.log_mel(vae.decode(vae.encode(config.normal(mel)).latent_dist.mean).sample)
-
-    def place(self, device: torch.device) -> None:
-        """The VAE is no child, so nobody else moves it."""
-        for vae in self._vae:
-            vae.to(device)
 
     def checkpoint_gradients(self) -> None:
         """Of the generator, its residual blocks, which keep most."""
@@ -132,22 +123,22 @@ class VocoderObjective(Objective):
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""
         samples = self.settings.frames * self.config.audio.hop
-        restored = torch.zeros(1, dtype=torch.bool, device=device)
-        return {"waveform": torch.zeros(1, samples, device=device), "restored": restored}
+        return {"waveform": torch.zeros(1, samples, device=device)}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `VocoderItems`; mel is in nats of the log-mel."""
         real = batch["waveform"]
         mel = self.to_mel(real)  # [B, T, 64]
-        seen, rows = mel, batch["restored"]
-        if rows.any():
-            seen = mel.clone()
-            seen[rows] = self.through_vae(mel[rows])
-        made = self.generator(seen).float()[:, : real.shape[1]]  # some kernels end a few samples late
+        made = self.generator(self.input_mel(mel, batch)).float()
+        made = made[:, : real.shape[1]]  # some kernels end a few samples late
         mel_l1 = (self.to_mel(made) - mel).abs().mean()
         stft = stft_distance(made, real, self.settings.resolutions)
         losses = {"loss": self.settings.mel * mel_l1 + self.settings.stft * stft, "mel": mel_l1, "stft": stft}
         return losses | {"real": real, "made": made} if self.settings.critic else losses
+
+    def input_mel(self, mel: Tensor, batch: dict[str, Any]) -> Tensor:
+        """The log-mel [B, T, 64] that the generator gets for the true one."""
+        return mel
 
     def install(self, model: SoundingModel) -> None:
         """Give the model what was learnt, as plain weights."""

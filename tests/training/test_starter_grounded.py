@@ -1,0 +1,145 @@
+"""The starter's grounded training: blends, single objects, backgrounds, the encoders' attention, calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import sounding
+from sounding.config import SoundingConfig
+from sounding.grounding import Grounding
+from training.data.shards import Shards
+from training.starter.calibrate import calibrate
+from training.starter.grounded import StarterGroundedItems, StarterGroundedSettings, start_from_encoders
+
+
+def test_patches_can_be_mixed_with_anothers(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    plain, mixed = (StarterGroundedItems(features, model, StarterGroundedSettings(mix=mix)) for mix in (0.0, 0.5))
+    every = [plain.shards[index]["frames"][0].float() for index in range(len(plain))]
+    shares = []
+    for seed in range(20):
+        patches = mixed.item(0, np.random.default_rng(seed))["patches"]
+        toward = [
+            (((patches - every[0]) * (other - every[0])).sum() / (other - every[0]).square().sum())
+            for other in every[1:]
+        ]
+        fits = [
+            float((patches - every[0].lerp(other, float(t))).abs().max())
+            for t, other in zip(toward, every[1:], strict=True)
+        ]
+        best = int(np.argmin(fits))
+        assert fits[best] < 1e-4
+        shares.append(float(toward[best]))
+    assert 0 <= min(shares) < 0.2 < 0.35 < max(shares) <= 0.5
+    assert torch.equal(plain.item(0, np.random.default_rng(0))["patches"], every[0])
+
+
+def test_items_of_several_sounds_give_way_to_single_ones(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    rows = Shards(features, ("id", "sounding"))
+    single = {row["id"]: len(row["sounding"]) == 1 for row in (rows[index] for index in range(len(rows)))}
+    several = next(index for index in range(len(rows)) if not single[rows[index]["id"]])
+    never, half, always = (
+        StarterGroundedItems(features, model, StarterGroundedSettings(alone=alone)) for alone in (0.0, 0.5, 1.0)
+    )
+    draws = [np.random.default_rng(seed) for seed in range(60)]
+    assert {never.item(several, rng)["id"] for rng in draws} == {rows[several]["id"]}
+    assert all(single[always.item(several, rng)["id"]] for rng in draws)
+    assert np.mean([single[half.item(several, rng)["id"]] for rng in draws]) == pytest.approx(0.5, abs=0.2)
+    kept = next(index for index in range(len(rows)) if single[rows[index]["id"]])
+    assert always.item(kept, np.random.default_rng(0))["id"] == rows[kept]["id"]
+
+
+def test_a_backdrop_is_heard_with_any_items_sound(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    never, half, always = (
+        StarterGroundedItems(features, model, StarterGroundedSettings(backdrop=b)) for b in (0.0, 0.5, 1.0)
+    )
+    rows = [always.shards[index] for index in range(len(always))]
+    free, sounding_part = rows[1]["backdrop"].float(), rows[1]["coverage"].float().clamp(min=1e-6)
+    assert not torch.equal(free, sounding_part)
+    heard = set()
+    for seed in range(40):
+        item = always.item(1, np.random.default_rng(seed))
+        assert item["by_mask"]
+        torch.testing.assert_close(item["coverage"], free.clamp(min=1e-6))
+        distances = [float((item["latents"] - row["mean"].float()).square().sum()) for row in rows]
+        heard.add(int(np.argmin(distances)))
+    assert len(heard) > 3
+    drawn = [half.item(1, np.random.default_rng(seed)) for seed in range(200)]
+    assert np.mean([torch.equal(item["coverage"], sounding_part) for item in drawn]) == pytest.approx(0.5, abs=0.1)
+    assert all(torch.equal(never.item(1, np.random.default_rng(s))["coverage"], sounding_part) for s in range(9))
+
+
+def test_a_backdrop_is_asked_of_features_that_have_one(tiny_checkpoint: Path, features: Path) -> None:
+    items = StarterGroundedItems(
+        features, sounding.load(tiny_checkpoint, device="cpu"), StarterGroundedSettings(backdrop=1.0)
+    )
+    items.shards = Shards(features, items.fields, optional=("coverage",))  # as features were made before
+    with pytest.raises(ValueError, match="prepare the features again"):
+        items.item(0, np.random.default_rng(0))
+
+
+def test_attention_can_begin_as_the_encoders_only_if_it_is_of_their_form(tiny_config: SoundingConfig) -> None:
+    for change, said in (({"scoring": "additive"}, "additive scoring"), ({"key_width": 8}, "key_width 8")):
+        grounding = Grounding(dataclasses.replace(tiny_config.grounding, **change), 16, 25)
+        with pytest.raises(ValueError, match=f"16 numbers.*{said}"):
+            start_from_encoders(grounding)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 3.0])
+def test_grounding_starts_with_the_encoders_attention(tiny_config: SoundingConfig, sharpness: float) -> None:
+    grounding = Grounding(dataclasses.replace(tiny_config.grounding, positions=False), 16, 25)
+    start_from_encoders(grounding, sharpness)
+    query, patches = torch.randn(2, 16), torch.randn(2, 25, 16)
+    expected = torch.einsum("bl,bpl->bp", query, patches).mul(sharpness / 4.0).softmax(-1)
+    torch.testing.assert_close(grounding.attend(query, patches)[:, 0], expected)
+
+
+def test_a_model_from_before_gets_the_usual_length_of_its_conditions(
+    tiny_checkpoint: Path, features: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated.safetensors"
+    length = calibrate(tiny_checkpoint, features, out)
+    before, after = load_file(tiny_checkpoint), load_file(out)
+    added = {"grounding.condition_mean", "grounding.condition_length", "grounding.condition_backdrop"}
+    assert after.keys() - before.keys() == added
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+    old, new = sounding.load(tiny_checkpoint, device="cpu"), sounding.load(out, device="cpu")
+    shards = Shards(features, ("patches", "queries", "backdrop"))
+    conditions = torch.cat(
+        [
+            old.grounding.by_query(query[None].float(), row["patches"][:1].float()).tokens[:, 0].double()
+            for row in (shards[index] for index in range(len(shards)))
+            for query in row["queries"]
+        ]
+    )
+    lengths = (conditions - conditions.mean(dim=0)).norm(dim=-1)
+    assert float(new.grounding.condition_length) == pytest.approx(length) == pytest.approx(float(lengths.mean()), 0.02)
+    torch.testing.assert_close(new.grounding.condition_mean.double(), conditions.mean(dim=0), rtol=1e-4, atol=1e-6)
+    ways = []
+    for row in (shards[index] for index in range(len(shards))):
+        if float(row["backdrop"].float().sum()) > 4:
+            found = old.grounding.by_mask(row["backdrop"][None].float().clamp(min=1e-6), row["patches"][:1].float())
+            ways.append(found.tokens[0, 0].double() - conditions.mean(dim=0))
+    backdrop = new.grounding.condition_backdrop
+    assert backdrop is not None
+    torch.testing.assert_close(backdrop.double(), torch.stack(ways).mean(dim=0), rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="are not of"):
+        calibrate(_with_other_encoders(tiny_checkpoint, tmp_path), features, tmp_path / "none.safetensors")
+    assert not (tmp_path / "none.safetensors").exists()
+
+
+def _with_other_encoders(checkpoint: Path, folder: Path) -> Path:
+    model = sounding.load(checkpoint, device="cpu")
+    with torch.no_grad():
+        model.patches.tower.head.proj.weight.mul_(1.5)
+    model.save_pretrained(folder / "other.safetensors", dtype=torch.float32)
+    return folder / "other.safetensors"

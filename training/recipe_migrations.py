@@ -1,0 +1,88 @@
+"""Recipes that earlier versions wrote, brought to today's tasks and keys.
+
+Each function takes and returns plain data, and leaves alone what it does not know; the checks come after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Tasks that got another name, and their keys that did.
+RENAMED: dict[str, tuple[str, dict[str, str]]] = {
+    "recall": (
+        "class_feature_replay",
+        {"imagined": "inverted", "shown": "inverted_per_item", "recalled_weight": "replay_weight"},
+    ),
+    "encoders": (
+        "starter_encoders",
+        {
+            "kept_weight": "distillation_weight",
+            "known_weight": "classification_weight",
+            "recalled_weight": "replay_weight",
+        },
+    ),
+    "segmenter": ("starter_segmenter", {}),
+}
+# Settings that left a task for the starter's own, with the defaults that earlier versions wrote out.
+MOVED: dict[str, tuple[str, dict[str, Any]]] = {
+    "grounded": (
+        "starter_grounded",
+        {
+            "snr_floor": 0.0,
+            "snr_limit": 0.0,
+            "even_times": False,
+            "attention_start": 0.0,
+            "keep_attention": False,
+            "mix": 0.0,
+            "alone": 0.0,
+            "backdrop": 0.0,
+            "keep_grounding": False,
+        },
+    ),
+    "vocoder": ("starter_vocoder", {"restored": 0.0}),
+}
+KEYS = {"restored": "reconstructed"}  # of those
+# Blocks and keys of the recipe of `python -m training finetune`.
+FINETUNE = {
+    "names": "text_encoder",
+    "conditions": "grounding",
+    "sounds": "unet",
+    "grounded": "diffusion",
+    "kept": "distillation_weight",
+    "known_heard": "known_evaluated",
+}
+FINETUNE_DROPPED = ("attention_start", "mix", "alone", "backdrop")  # of `diffusion`, unless something else than 0
+
+
+def migrated_recipe(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's mapping. A block that asks for more than the paper's trainers know becomes one of the starter's."""
+    data = dict(data)
+    for old, (new, names) in RENAMED.items():
+        if isinstance(data.get(old), dict) and new not in data:
+            data[new] = _renamed(data.pop(old), names)
+        if data.get("task") == old:
+            data["task"] = new
+    for old, (new, defaults) in MOVED.items():
+        block = data.get(old)
+        if not isinstance(block, dict) or not block.keys() & defaults.keys():
+            continue
+        if all(block.get(key, default) == default for key, default in defaults.items()):
+            data[old] = {key: value for key, value in block.items() if key not in defaults}
+        elif new not in data:
+            data[new] = _renamed(data.pop(old), KEYS)
+            data["task"] = new if data.get("task") == old else data.get("task")
+    return data
+
+
+def migrated_finetuning(data: dict[str, Any]) -> dict[str, Any]:
+    """The mapping of a recipe of `python -m training finetune`."""
+    data = _renamed(data, FINETUNE)
+    block = data.get("diffusion")
+    if isinstance(block, dict):
+        data["diffusion"] = {key: value for key, value in block.items() if key not in FINETUNE_DROPPED or value}
+    return data
+
+
+def _renamed(block: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """New spellings win where both are there."""
+    return {names.get(key, key): value for key, value in block.items() if names.get(key) not in block}

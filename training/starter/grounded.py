@@ -1,0 +1,184 @@
+"""Grounded diffusion on scenes of cut-outs: starts from the encoders' own attention, and draws items for what users
+select: blends of images, single objects, backgrounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sounding.grounding import Grounding
+from sounding.model import SoundingModel
+from sounding.utils.fields import Range
+
+from ..data.settings import DataSettings
+from ..data.shard_folders import Folders
+from ..data.shards import Shards
+from ..engine.loader import Item
+from ..engine.settings import Share
+from ..tasks.grounded import GroundedItems, Selected
+from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
+from ..tasks.task import Context, Task
+
+
+@dataclass(frozen=True)
+class StarterGroundedSettings(GroundedFinetuningSettings):
+    """Settings of the starter's grounded stages.
+
+    Attributes:
+        attention_start: attention begins with the dot product that the encoders were trained with, so many times as
+            sharp, for encoders whose spaces are shared; 0 begins with random weights.
+        mix: up to this share of another item's patches is blended in (Zhang et al. 2018, of inputs alone): users'
+            images are never as clearly one thing or the other as scenes of cut-outs are.
+        alone: share of the items in which several objects sound that are replaced by an item in which one does: users
+            mostly select one object.
+        backdrop: share of items with the mask of what is no object and another item's sound, since a background tells
+            nothing about the sound.
+    """
+
+    attention_start: Annotated[float, Range(0, 1000)] = 0.0
+    mix: Share = 0.0
+    alone: Share = 0.0
+    backdrop: Share = 0.0
+
+
+class StarterGroundedItems(GroundedItems):
+    """`GroundedItems` with the starter's augmentations.
+
+    Raises:
+        ValueError: see `GroundedItems`; or the features lack backgrounds or single objects that the settings ask for.
+    """
+
+    optional = ("coverage", "backdrop")
+
+    def __init__(self, folder: Folders, model: SoundingModel, settings: StarterGroundedSettings):
+        super().__init__(folder, model, settings)
+        self.mix, self.backdrop = settings.mix, settings.backdrop
+        if settings.backdrop:
+            self._check_backdrops()
+        self.alone, self.sounding = settings.alone, _sounding(folder) if settings.alone else []
+        self.single = [index for index, count in enumerate(self.sounding) if count == 1]
+
+    def ids(self) -> Sequence[str]:
+        """See `NamedItems`.
+
+        Raises:
+            ValueError: items take patches or sounds of other clips.
+        """
+        if self.mix or self.alone or self.backdrop:
+            raise ValueError(
+                "validation.share holds clips out, but starter_grounded.mix, alone and backdrop take parts of others; "
+                "give validation.shards instead, or set those to 0."
+            )
+        return super().ids()
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """See `GroundedItems`."""
+        if self.alone and self.sounding[index] > 1 and rng.random() < self.alone:
+            index = self.single[int(rng.integers(len(self.single)))]
+        return super().item(index, rng)
+
+    def augment(self, selected: Selected, row: dict[str, Any], rng: np.random.Generator) -> None:
+        """See `GroundedItems`."""
+        if self.mix:
+            others = self.shards.only("frames")[int(rng.integers(len(self)))]["frames"]
+            other = others[int(rng.integers(len(others)))].float()
+            selected.patches = selected.patches.lerp(other, self.mix * float(rng.random()))
+        if self.backdrop and rng.random() < self.backdrop:
+            heard = self.shards.only("mean", "std")[int(rng.integers(len(self)))]
+            selected.mean, selected.std = heard["mean"], heard["std"]
+            selected.coverage, selected.by_mask, selected.on_target = self._backdrop(row), True, False
+
+    def _check_backdrops(self) -> None:
+        """Masks of backgrounds came with masks of objects, or not at all in features of an earlier version."""
+        if (self.shards.index.masked or 0) < len(self):
+            for index in range(len(self)):
+                self._backdrop(self.shards[index])
+        elif len(self):
+            self._backdrop(self.shards[0])
+
+    def _backdrop(self, row: dict[str, Any]) -> Tensor:
+        if "backdrop" not in row:
+            raise ValueError(
+                f"Item {row['id']} has no mask of what is no object, but starter_grounded.backdrop asks for it; "
+                "prepare the features again from shards with masks, or set it to 0."
+            )
+        return cast(Tensor, row["backdrop"])
+
+
+def _sounding(folder: Folders) -> list[int]:
+    """How many objects sound in each item.
+
+    Raises:
+        ValueError: in none of them one alone.
+    """
+    described = Shards(folder, ("sounding",))
+    counts = [len(described[index]["sounding"]) for index in range(len(described))]
+    if 1 not in counts:
+        raise ValueError(
+            f"starter_grounded.alone asks for items with one sounding object, but {folder} has none; set it to 0."
+        )
+    return counts
+
+
+class StarterGroundedObjective(GroundedFinetuningObjective):
+    """`GroundedFinetuningObjective` that may start from the encoders' attention."""
+
+    def __init__(self, model: SoundingModel, settings: StarterGroundedSettings):
+        super().__init__(model, settings)
+        if settings.attention_start:
+            start_from_encoders(self.grounding, settings.attention_start)
+
+
+@torch.no_grad()
+def start_from_encoders(grounding: Grounding, sharpness: float = 1.0) -> None:
+    """Start with the attention that the encoders were trained for: W_Q and W_K become multiples of the identity.
+
+    A contrastive loss that scored sentences against patches by the plain dot product over sqrt(L) has already
+    found where to look (section 3.3 treats the two as one), so grounding starts there instead of from random weights.
+    `sharpness` multiplies the scores. The running deviation of the weights is reset.
+
+    Raises:
+        ValueError: attention is of another form or width than the encoders' was.
+    """
+    config, width = grounding.config, grounding.to_query.in_features
+    if config.scoring != "dot" or not config.key_width == width == grounding.to_key.in_features:
+        raise ValueError(
+            f"starter_grounded.attention_start begins with the encoders' dot product of {width} numbers, but grounding "
+            f"has {config.scoring} scoring and key_width {config.key_width}; set starter_grounded.attention_start=0, "
+            f"or model.grounding.scoring=dot and model.grounding.key_width={width}."
+        )
+    for projection in (grounding.to_query, grounding.to_key):
+        nn.init.eye_(projection.weight)
+        projection.weight.mul_(sharpness**0.5)
+    grounding.weight_count.zero_()
+
+
+class StarterGroundedTask(Task[StarterGroundedSettings]):
+    """Features of scenes, made once by `python -m training prepare features`."""
+
+    name = "starter_grounded"
+    settings = StarterGroundedSettings
+
+    def objective(
+        self, model: SoundingModel, settings: StarterGroundedSettings, context: Context
+    ) -> StarterGroundedObjective:
+        """See `Task`."""
+        return StarterGroundedObjective(model, settings)
+
+    def items(
+        self, model: SoundingModel, settings: StarterGroundedSettings, data: DataSettings
+    ) -> StarterGroundedItems:
+        """See `Task`."""
+        if not data.shards:
+            raise ValueError("The grounded trainer reads features; make them with `python -m training prepare`.")
+        return StarterGroundedItems(data.shards, model, settings)
+
+    def learns_grounding(self, settings: StarterGroundedSettings) -> bool:
+        """See `Task`."""
+        return not settings.keep_grounding
