@@ -42,7 +42,8 @@ from training.finetune.run import finetune
 from training.finetune.scenes import OwnSource
 from training.finetune.text_encoder import NamesItems, NamesObjective, attention_divergence
 from training.recipe import RECIPES, read_recipe
-from training.tasks.grounded import GroundedObjective, GroundedSettings
+from training.tasks.grounded import GroundedObjective
+from training.tasks.grounded_finetuning import GroundedFinetuningSettings
 
 from .test_own_objects import disc, paint, sing, tone
 
@@ -320,7 +321,7 @@ def test_known_sounds_are_held_to_what_they_were_and_new_ones_learnt(tiny_config
     torch.manual_seed(6)
     model = SoundingModel(tiny_config).requires_grad_(False)
     nn.init.normal_(model.unet.conv_out.weight)
-    settings = GroundedSettings(keep_grounding=True)
+    settings = GroundedFinetuningSettings(keep_grounding=True)
     before = copy.deepcopy((model.grounding, model.unet))
     held, plain = RehearsedObjective(model, settings, before, 3.0).train(), GroundedObjective(model, settings).train()
     one = held.example(torch.device("cpu"))
@@ -382,7 +383,7 @@ def test_items_say_what_was_known(folder: Path, stamps_folder: Path, tiny_checkp
     make_shards(source, tmp_path / "scenes")
     model = sounding.load(tiny_checkpoint, device="cpu")
     make_shards(FeatureSource(tmp_path / "scenes", model), tmp_path / "features")
-    items = RehearsedItems(tmp_path / "features", model, GroundedSettings(), len(new))
+    items = RehearsedItems(tmp_path / "features", model, GroundedFinetuningSettings(), len(new))
     heard = Shards(tmp_path / "scenes", ("labels", "sounding"))
     told = [bool(items.item(i, np.random.default_rng(i))["known"]) for i in range(12)]
     for index, known in enumerate(told):

@@ -15,8 +15,8 @@ from sounding.encoders.patches import PatchEncoder
 from sounding.model import SoundingModel
 from training.engine.objective import Objective
 from training.engine.optimization import parameter_groups
-from training.starter.imagenet import Memory, Objects, known_classes, load_imagenet
-from training.tasks.encoders import EncodersObjective, EncodersSettings
+from training.starter.encoders import StarterEncodersObjective, StarterEncodersSettings
+from training.starter.imagenet import Objects, Retention, known_classes, load_imagenet
 
 CAPTIONS = ["a cow", "a white cow", "a saw", "a dog"]
 COFFEE = {504, 967, 968}  # coffee mug, espresso, cup
@@ -32,8 +32,8 @@ def patches() -> PatchEncoder:
 
 
 @pytest.fixture
-def memory(patches: PatchEncoder) -> Memory:
-    return Memory(patches.tower.trunk, 5, CAPTIONS).train()
+def memory(patches: PatchEncoder) -> Retention:
+    return Retention(patches.tower.trunk, 5, CAPTIONS).train()
 
 
 def photograph() -> Tensor:
@@ -42,7 +42,7 @@ def photograph() -> Tensor:
     return torch.from_numpy(data.coffee()[None] / np.float32(255))
 
 
-def losses(memory: Memory, tower: Any, labels: Tensor, **changes: Any) -> dict[str, Tensor]:
+def losses(memory: Retention, tower: Any, labels: Tensor, **changes: Any) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     features = torch.rand(2, 49, 1280, generator=generator)
     pooled = torch.rand(len(labels), 1280, generator=generator)
@@ -53,20 +53,20 @@ def losses(memory: Memory, tower: Any, labels: Tensor, **changes: Any) -> dict[s
 
 
 @torch.no_grad()
-def test_the_head_still_knows_a_cup_of_coffee(patches: PatchEncoder, memory: Memory) -> None:
+def test_the_head_still_knows_a_cup_of_coffee(patches: PatchEncoder, memory: Retention) -> None:
     features = patches.tower.trunk.forward_features(patches.preprocess(photograph()))
     guesses = memory.head(features.mean(dim=(2, 3))).topk(2).indices[0].tolist()
     assert set(guesses) <= COFFEE
 
 
-def test_a_tower_that_did_not_change_has_forgotten_nothing(patches: PatchEncoder, memory: Memory) -> None:
+def test_a_tower_that_did_not_change_has_forgotten_nothing(patches: PatchEncoder, memory: Retention) -> None:
     tower = patches.tower
-    assert losses(memory, tower, torch.tensor([0, 3]))["kept"].item() == pytest.approx(0, abs=1e-5)
+    assert losses(memory, tower, torch.tensor([0, 3]))["distillation"].item() == pytest.approx(0, abs=1e-5)
     last = tower.trunk.conv_head.weight
     before = last.detach().clone()
     with torch.no_grad():
         last.mul_(1.5)
-    changed = losses(memory, tower, torch.tensor([0, 3]))["kept"]
+    changed = losses(memory, tower, torch.tensor([0, 3]))["distillation"]
     changed.backward()
     assert changed.item() > 0.01
     assert float(last.grad.abs().sum()) > 0
@@ -76,7 +76,7 @@ def test_a_tower_that_did_not_change_has_forgotten_nothing(patches: PatchEncoder
     tower.zero_grad()
 
 
-def test_known_objects_are_asked_of_the_head_and_others_are_not(patches: PatchEncoder, memory: Memory) -> None:
+def test_known_objects_are_asked_of_the_head_and_others_are_not(patches: PatchEncoder, memory: Retention) -> None:
     generator = torch.Generator().manual_seed(2)
     pooled = torch.rand(3, 1280, generator=generator)
     labels = torch.tensor([0, 2, 3])
@@ -86,29 +86,29 @@ def test_known_objects_are_asked_of_the_head_and_others_are_not(patches: PatchEn
     assert len(dog) > 100
     chances = (pooled.double() @ memory.head.weight.double().T + memory.head.bias.double()).softmax(-1)
     expected = -(chances[0, cow].sum().log() + chances[2, dog].sum().log()) / 2
-    found = losses(memory, patches.tower, labels, pooled=pooled)["known"]
+    found = losses(memory, patches.tower, labels, pooled=pooled)["classification"]
     assert float(found) == pytest.approx(float(expected), rel=1e-4)
-    assert float(losses(memory, patches.tower, torch.tensor([2]))["known"]) == pytest.approx(0, abs=1e-5)
+    assert float(losses(memory, patches.tower, torch.tensor([2]))["classification"]) == pytest.approx(0, abs=1e-5)
 
 
-def test_imagined_objects_are_what_the_head_takes_them_for(patches: PatchEncoder, memory: Memory) -> None:
+def test_imagined_objects_are_what_the_head_takes_them_for(patches: PatchEncoder, memory: Retention) -> None:
     """Features around the tower's own mean, as they come; their class is the head's first guess, nearly always."""
     rows = torch.rand(400, 1280, generator=torch.Generator().manual_seed(3)).pow(4)
     memory._observe(rows[None])
     np.testing.assert_allclose(memory.mean, rows.mean(0), atol=1e-6)
     np.testing.assert_allclose(memory.covariance, np.cov(rows.T.numpy(), bias=True), atol=1e-5)
-    imagined: list[Tensor] = []
+    inverted: list[Tensor] = []
 
     def project(features: Tensor) -> Tensor:
-        imagined.append(features)
+        inverted.append(features)
         return features[:, :16]
 
     pooled = rows.view(20, 20, 1280).mean(dim=1)
     names = torch.randn(len(CAPTIONS), 16, generator=torch.Generator().manual_seed(4))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        _, right = memory._recall(project, 10 * pooled, names, generator)
-        moved = memory.head(imagined[0]) - memory.head(memory.mean)
+        _, right = memory._replay(project, 10 * pooled, names, generator)
+        moved = memory.head(inverted[0]) - memory.head(memory.mean)
     torch.testing.assert_close(right.sum(-1), torch.ones(len(right)))
     assert {tuple(row) for row in right.tolist()} == {(0.5, 0.5, 0, 0), (0, 0, 0, 1)}
     classes = memory.classes
@@ -127,22 +127,27 @@ def test_parameters_learn_at_their_share_of_the_rate() -> None:
     assert len(parameter_groups(nn.Linear(2, 2))) == 1
 
 
-def test_only_a_tower_with_a_past_can_remember(tiny_config: SoundingConfig) -> None:
+def test_only_a_tower_from_imagenet_can_be_held_to_it(tiny_config: SoundingConfig) -> None:
     model = SoundingModel(tiny_config)
-    with pytest.raises(ValueError, match="needs imagenet: true"):
-        EncodersObjective(model, EncodersSettings(kept_weight=1.0), CAPTIONS)
+    with pytest.raises(ValueError, match="need imagenet: true"):
+        StarterEncodersObjective(model, StarterEncodersSettings(distillation_weight=1.0), CAPTIONS)
 
 
 def test_encoders_learn_with_what_they_remember(tiny_config: SoundingConfig, patches: PatchEncoder) -> None:
     query = QueryConfig(tower="open_clip", width=16, layers=1, heads=1, hidden=8, context_length=16, tokenizer="")
     config = dataclasses.replace(tiny_config, patches=patches.config, query=query)
-    settings = EncodersSettings(
-        imagenet=True, frozen_blocks=5, tower_rate=0.1, kept_weight=1.0, known_weight=1.0, recalled_weight=0.3
+    settings = StarterEncodersSettings(
+        imagenet=True,
+        frozen_blocks=5,
+        tower_rate=0.1,
+        distillation_weight=1.0,
+        classification_weight=1.0,
+        replay_weight=0.3,
     )
-    objective = EncodersObjective(SoundingModel(config), settings, CAPTIONS).train()
+    objective = StarterEncodersObjective(SoundingModel(config), settings, CAPTIONS).train()
     batch = objective.example(torch.device("cpu"))
     found = objective(batch)
-    terms = {"attention": 1.0, "region": 1.0, "scene": 0.25, "kept": 1.0, "known": 1.0, "recalled": 0.3}
+    terms = {"attention": 1.0, "region": 1.0, "scene": 0.25, "distillation": 1.0, "classification": 1.0, "replay": 0.3}
     expected = sum(weight * found[name].item() for name, weight in terms.items())
     assert found["loss"].item() == pytest.approx(expected, rel=1e-5)
     found["loss"].backward()

@@ -1,4 +1,4 @@
-"""Imagined objects, and the last layers that learn them."""
+"""Class-feature replay: objects made by feature inversion, and the last layers that learn them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sounding.model import SoundingModel
 from training.data.object_set import ObjectSet
 from training.data.tensor_cache import TensorCache
 from training.engine.optimization import parameter_groups
+from training.starter.encoders import SceneItems
 from training.starter.imagenet import known_classes, load_imagenet, published_weights
-from training.starter.inversion import Cells, Wanted
-from training.starter.replay import Last, RecallObjective, RecallSettings
-from training.starter.replay_scenes import RecallItems, imagined
-from training.tasks.encoders import SceneItems
+from training.starter.inversion import CellStatistics, TargetClasses
+from training.starter.replay import LastLayers, ReplayObjective, ReplaySettings
+from training.starter.replay_scenes import ReplayItems, inverted_objects
 
 CAPTIONS = ["a cow", "a dog", "a saw"]
 LEARNT = {
@@ -64,18 +64,18 @@ def named(stamps_data: ObjectSet) -> ObjectSet:
 
 
 @pytest.fixture
-def items(model: SoundingModel, named: ObjectSet) -> RecallItems:
-    return RecallItems(named, model, RecallSettings(scenes=4, imagined=120, shown=12))
+def items(model: SoundingModel, named: ObjectSet) -> ReplayItems:
+    return ReplayItems(named, model, ReplaySettings(scenes=4, inverted=120, inverted_per_item=12))
 
 
-def batch_of(items: RecallItems, seed: int = 0) -> dict[str, Tensor]:
+def batch_of(items: ReplayItems, seed: int = 0) -> dict[str, Tensor]:
     rows = [items.item(index, np.random.default_rng([seed, index])) for index in range(len(items))]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "id"}
 
 
 def test_cells_are_counted_as_in_one_go() -> None:
     rows = torch.randn(3, 40, 6, generator=torch.Generator().manual_seed(1)).mul(2).add(1)
-    cells = Cells(6)
+    cells = CellStatistics(6)
     for part in rows:
         cells.observe(part[None])
     np.testing.assert_allclose(cells.mean, rows.flatten(0, 1).mean(0), atol=1e-5)
@@ -86,14 +86,14 @@ def test_cells_are_counted_as_in_one_go() -> None:
     assert float(shrunk[0, 1]) == pytest.approx(0.9 * within[0, 1], abs=1e-5)
 
 
-def test_what_is_imagined_is_seen_by_the_head_and_is_not_far_from_pictures(
-    model: SoundingModel, items: RecallItems
+def test_inverted_objects_are_seen_by_the_head_and_is_not_far_from_pictures(
+    model: SoundingModel, items: ReplayItems
 ) -> None:
     pictures = torch.cat([torch.stack([item[name] for item in items.items]) for name in ("cells", "backdrop")])
-    cells = Cells(pictures.shape[2])
+    cells = CellStatistics(pictures.shape[2])
     cells.observe(pictures)
-    last = Last(model.patches.tower)
-    made = imagined(last, pictures, cells, CAPTIONS, 200, seed=1)
+    last = LastLayers(model.patches.tower)
+    made = inverted_objects(last, pictures, cells, CAPTIONS, 200, seed=1)
     published = published_weights()
     cow, dogs, _ = known_classes(CAPTIONS)
 
@@ -118,17 +118,17 @@ def test_what_is_imagined_is_seen_by_the_head_and_is_not_far_from_pictures(
         return (away @ inverse * away).sum(dim=-1).sqrt()
 
     assert float(distance(made["made"]).median()) < 1.5 * float(distance(pictures).median())
-    again = imagined(last, pictures, cells, CAPTIONS, 200, seed=1)
+    again = inverted_objects(last, pictures, cells, CAPTIONS, 200, seed=1)
     assert torch.equal(again["made"], made["made"])
 
 
-def test_what_is_imagined_and_seen_is_kept(model: SoundingModel, named: ObjectSet, tmp_path: Path) -> None:
-    settings = RecallSettings(scenes=2, imagined=30, cache=str(tmp_path))
-    first = RecallItems(named, model, settings)
+def test_inverted_objects_and_scenes_are_cached(model: SoundingModel, named: ObjectSet, tmp_path: Path) -> None:
+    settings = ReplaySettings(scenes=2, inverted=30, cache=str(tmp_path))
+    first = ReplayItems(named, model, settings)
     files = sorted(tmp_path.rglob("*.safetensors"))
     assert len(files) == 3
     stamps = [file.stat().st_mtime_ns for file in files]
-    second = RecallItems(named, model, settings)
+    second = ReplayItems(named, model, settings)
     assert [file.stat().st_mtime_ns for file in files] == stamps
     one, other = (part.item(1, np.random.default_rng(3)) for part in (first, second))
     assert all(torch.equal(one[name], other[name]) for name in one if name != "id")
@@ -136,27 +136,27 @@ def test_what_is_imagined_and_seen_is_kept(model: SoundingModel, named: ObjectSe
 
 def test_mongrels_are_somewhat_of_both() -> None:
     logits = torch.tensor([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]])
-    wanted = Wanted(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.25, 0.5]))
+    wanted = TargetClasses(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.25, 0.5]))
     assert wanted.of(logits).tolist() == [2.0, 2.0]
 
 
-def test_the_last_layers_give_the_patches(model: SoundingModel, items: RecallItems, named: ObjectSet) -> None:
+def test_the_last_layers_give_the_patches(model: SoundingModel, items: ReplayItems, named: ObjectSet) -> None:
     picture = SceneItems(named, model, backdrops=True).item(2, np.random.default_rng(2))["picture"]
     with torch.no_grad():
-        found = Last(model.patches.tower)(batch_of(items)["cells"][2].float())
+        found = LastLayers(model.patches.tower)(batch_of(items)["cells"][2].float())
         expected = model.patches(picture[None])[0]
     torch.testing.assert_close(found, expected, atol=0.02 * float(expected.abs().max()), rtol=0)  # fp16 between
 
 
-def test_a_model_that_learnt_nothing_loses_nothing_that_it_has(model: SoundingModel, items: RecallItems) -> None:
-    objective = RecallObjective(model, RecallSettings(), CAPTIONS).train()
+def test_a_model_that_learnt_nothing_loses_nothing_that_it_has(model: SoundingModel, items: ReplayItems) -> None:
+    objective = ReplayObjective(model, ReplaySettings(), CAPTIONS).train()
     batch = batch_of(items)
     found = objective(batch)
     assert found["kept"].item() == 0
     assert found["other"].item() == pytest.approx(0, abs=1e-9)
     expected = sum(
         getattr(objective.settings, f"{name}_weight") * found[name].item()
-        for name in ("kept", "region", "recalled", "single", "other", "sound")
+        for name in ("kept", "region", "replay", "single", "other", "sound")
     )
     assert found["loss"].item() == pytest.approx(expected, rel=1e-5)
     found["loss"].backward()
@@ -165,8 +165,8 @@ def test_a_model_that_learnt_nothing_loses_nothing_that_it_has(model: SoundingMo
     assert {group["share"] for group in parameter_groups(objective)} == {0.2, 0.5, 1.0}
 
 
-def test_patches_that_are_kept_leave_conditions_alone_to_learn(model: SoundingModel, items: RecallItems) -> None:
-    objective = RecallObjective(model, RecallSettings(keep_patches=True), CAPTIONS).train()
+def test_patches_that_are_kept_leave_conditions_alone_to_learn(model: SoundingModel, items: ReplayItems) -> None:
+    objective = ReplayObjective(model, ReplaySettings(keep_patches=True), CAPTIONS).train()
     found = objective(batch_of(items))
     found["loss"].backward()
     learnt = {name for name, value in objective.named_parameters() if value.grad is not None}
@@ -174,8 +174,8 @@ def test_patches_that_are_kept_leave_conditions_alone_to_learn(model: SoundingMo
     assert found["kept"].item() == 0
 
 
-def test_usual_conditions_are_means_over_all_that_was_seen(model: SoundingModel, items: RecallItems) -> None:
-    objective = RecallObjective(model, RecallSettings(), CAPTIONS).train()
+def test_usual_conditions_are_means_over_all_that_was_seen(model: SoundingModel, items: ReplayItems) -> None:
+    objective = ReplayObjective(model, ReplaySettings(), CAPTIONS).train()
     batch = batch_of(items)
     objective(batch)
     objective(batch)
@@ -192,12 +192,12 @@ def test_usual_conditions_are_means_over_all_that_was_seen(model: SoundingModel,
     assert len(conditions) > 1
     for label, each in conditions.items():
         torch.testing.assert_close(objective.usual[label], torch.stack(each).mean(dim=0), atol=1e-5, rtol=1e-4)
-        assert int(objective.heard[label]) == 2 * len(each)
+        assert int(objective.counts[label]) == 2 * len(each)
 
 
-def test_imagined_objects_are_learnt(model: SoundingModel, items: RecallItems) -> None:
+def test_inverted_objects_are_learnt(model: SoundingModel, items: ReplayItems) -> None:
     torch.manual_seed(0)
-    objective = RecallObjective(model, RecallSettings(region_weight=0.0, kept_weight=0.1), CAPTIONS).train()
+    objective = ReplayObjective(model, ReplaySettings(region_weight=0.0, kept_weight=0.1), CAPTIONS).train()
     optimizer = torch.optim.Adam([value for value in objective.parameters() if value.requires_grad], 3e-3)
     losses = []
     for step in range(25):
@@ -205,19 +205,19 @@ def test_imagined_objects_are_learnt(model: SoundingModel, items: RecallItems) -
         optimizer.zero_grad()
         found["loss"].backward()
         optimizer.step()
-        losses.append(found["recalled"].item())
+        losses.append(found["replay"].item())
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    assert found["recalled1"].item() > 0.7
+    assert found["replay_top1"].item() > 0.7
 
 
-def test_only_a_tower_that_imagenets_head_fits_can_recall(tiny_config: SoundingConfig) -> None:
+def test_only_a_tower_that_imagenets_head_fits_can_be_replayed_to(tiny_config: SoundingConfig) -> None:
     with pytest.raises(ValueError, match="patch tower test_efficientnet, but one with tf_efficientnet_lite0"):
-        RecallObjective(SoundingModel(tiny_config), RecallSettings(), CAPTIONS)
+        ReplayObjective(SoundingModel(tiny_config), ReplaySettings(), CAPTIONS)
 
 
-def test_objects_that_imagenet_does_not_know_cannot_be_recalled(model: SoundingModel, stamps_data: ObjectSet) -> None:
+def test_objects_that_imagenet_does_not_know_cannot_be_replayed(model: SoundingModel, stamps_data: ObjectSet) -> None:
     with pytest.raises(ValueError, match="3 stamps are of nothing that ImageNet has a class for"):
-        RecallItems(stamps_data, model, RecallSettings(scenes=1, imagined=1))
+        ReplayItems(stamps_data, model, ReplaySettings(scenes=1, inverted=1))
 
 
 def test_kept_items_are_made_once(tmp_path: Path) -> None:
@@ -248,13 +248,13 @@ def test_kept_items_are_made_once(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_of_the_pictures_at_hand(model: SoundingModel, named: ObjectSet, tmp_path: Path) -> None:
-    """Other pictures by the same names, and more imagined objects, are not those of an earlier run in the folder."""
-    settings = RecallSettings(scenes=2, imagined=30, cache=str(tmp_path))
-    first = RecallItems(named, model, settings)
+    """Other pictures by the same names, and more inverted objects, are not those of an earlier run in the folder."""
+    settings = ReplaySettings(scenes=2, inverted=30, cache=str(tmp_path))
+    first = ReplayItems(named, model, settings)
     other = copy.copy(named)
     channels = [cutout.split() for cutout in named.cutouts]
     other.cutouts = [Image.merge("RGBA", (blue, green, red, alpha)) for red, green, blue, alpha in channels]
-    turned = RecallItems(other, model, settings)
+    turned = ReplayItems(other, model, settings)
     assert not torch.equal(first.items[0]["cells"], turned.items[0]["cells"])
-    more = RecallItems(named, model, dataclasses.replace(settings, imagined=40))
+    more = ReplayItems(named, model, dataclasses.replace(settings, inverted=40))
     assert [len(part["class"]) for part in more.made] == [40]

@@ -18,11 +18,6 @@ ALLOWED = {
     "finetune": {"tasks", "data", "engine", "the top"},
     "starter": {"tasks", "data", "engine", "the top", "finetune"},  # finetune: its evaluation with the starter's judge
 }
-# Still to be mended; nothing may join them.
-KNOWN = {
-    ("tasks", "finetune"),
-    ("tasks", "starter"),
-}
 
 
 def imports(room: str) -> dict[str, set[str]]:
@@ -50,13 +45,7 @@ def imports(room: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("room", ALLOWED)
 def test_arrows_point_one_way(room: str) -> None:
     for other, modules in imports(room).items():
-        if (room, other) not in KNOWN:
-            assert other in ALLOWED[room], f"{sorted(modules)} import from {other}"
-
-
-def test_the_exceptions_are_real() -> None:
-    for room, other in KNOWN:
-        assert other in imports(room), f"{room} no longer imports from {other}: take it off the list"
+        assert other in ALLOWED[room], f"{sorted(modules)} import from {other}"
 
 
 def test_every_room_is_known() -> None:

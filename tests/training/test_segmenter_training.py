@@ -22,8 +22,9 @@ from training.engine.settings import LoopConfig
 from training.starter.click_scenes import _frame, click_scene
 from training.starter.cutouts import Cutouts, collect, read_cutouts, with_stamps
 from training.starter.evaluate.segment import Case, measure, overlap, overlaps, photograph_cases, scene_cases
+from training.starter.segmenter import SegmenterItems, StarterSegmenterSettings
 from training.tasks.clicks import first_click, jittered_box, next_click
-from training.tasks.segmenter import SegmenterItems, SegmenterObjective, SegmenterSettings, _rough
+from training.tasks.segmenter import SegmenterObjective, SegmenterSettings, _rough
 
 
 def rectangle(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
@@ -162,8 +163,8 @@ def small_model(tiny_config) -> SoundingModel:
 
 
 def test_maps_from_the_cache_are_those_of_the_tower(objects, small_model, tmp_path) -> None:
-    plain = SegmenterItems(objects, small_model, SegmenterSettings(scenes=4))
-    cached = SegmenterItems(objects, small_model, SegmenterSettings(scenes=4, cache=str(tmp_path / "cache")))
+    plain = SegmenterItems(objects, small_model, StarterSegmenterSettings(scenes=4))
+    cached = SegmenterItems(objects, small_model, StarterSegmenterSettings(scenes=4, cache=str(tmp_path / "cache")))
     objective = SegmenterObjective(small_model, SegmenterSettings())
     losses = []
     for items in (plain, cached, cached):  # the second time they are read
@@ -177,7 +178,7 @@ def test_maps_from_the_cache_are_those_of_the_tower(objects, small_model, tmp_pa
 
 def test_the_decoder_learns_and_the_tower_stays(objects, small_model, tmp_path) -> None:
     before = {name: value.clone() for name, value in small_model.patches.state_dict().items()}
-    settings = SegmenterSettings(scenes=24, cache=str(tmp_path / "cache"), boxes=0.3)
+    settings = StarterSegmenterSettings(scenes=24, cache=str(tmp_path / "cache"), boxes=0.3)
     items, objective = SegmenterItems(objects, small_model, settings), SegmenterObjective(small_model, settings)
     batch = collate([items.item(i, np.random.default_rng(i)) for i in range(24)])
 

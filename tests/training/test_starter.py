@@ -38,9 +38,9 @@ def test_the_starters_stages_follow_each_other_to_one_checkpoint(
         if "loop" in recipe:
             recipe["loop"] |= {"steps": 3, "batch": 2, "log_every": 1, "warmup": 1}
         if file.stem == "encoders":
-            recipe["encoders"] = {"imagenet": False, "frozen_blocks": 0}
-        if file.stem == "recall":
-            recipe["recall"] = {"scenes": 2, "imagined": 4}
+            recipe["starter_encoders"] = {"imagenet": False, "frozen_blocks": 0}
+        if file.stem == "class_feature_replay":
+            recipe["class_feature_replay"] = {"scenes": 2, "inverted": 4}
         (tmp_path / "recipes").mkdir(exist_ok=True)
         (tmp_path / "recipes" / file.name).write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(starter, "SCENES", 4)
@@ -48,12 +48,12 @@ def test_the_starters_stages_follow_each_other_to_one_checkpoint(
     model = sounding.load(path, device="cpu")
     grounded = sounding.load(tmp_path / "out" / "grounded" / "grounded.safetensors", device="cpu")
     assert model.config.vae.scale == grounded.config.vae.scale != tiny_config.vae.scale
-    matched = sounding.load(tmp_path / "out" / "matched" / "matched.safetensors", device="cpu")
-    torch.testing.assert_close(model.unet.conv_in.weight, matched.unet.conv_in.weight, rtol=1e-3, atol=1e-3)
-    assert not torch.equal(matched.unet.conv_in.weight, grounded.unet.conv_in.weight)
+    finetuned = sounding.load(tmp_path / "out" / "unet_finetuning" / "unet_finetuning.safetensors", device="cpu")
+    torch.testing.assert_close(model.unet.conv_in.weight, finetuned.unet.conv_in.weight, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(finetuned.unet.conv_in.weight, grounded.unet.conv_in.weight)
     before, after = grounded.patches.tower.head.proj.weight, model.patches.tower.head.proj.weight
-    assert not torch.allclose(before, after, rtol=1e-3, atol=1e-3)  # recalled
+    assert not torch.allclose(before, after, rtol=1e-3, atol=1e-3)  # by class-feature replay
     assert model.config.grounding.backdrops
-    assert not matched.config.grounding.backdrops
+    assert not finetuned.config.grounding.backdrops
     assert "GPL" in read_header(path).metadata["modelspec.license"]
     assert read_header(path).dtypes["unet.conv_in.weight"] == "F16"

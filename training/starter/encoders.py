@@ -28,7 +28,7 @@ from ..data.scenes import (
 from ..engine.loader import Item
 from ..engine.settings import Weight
 from ..tasks.encoders import MOST_OBJECTS, EncodersObjective, EncodersSettings, Seen, gather, pool
-from .imagenet import Memory, Objects, load_imagenet, split
+from .imagenet import Objects, Retention, load_imagenet, split
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,27 @@ class StarterEncodersSettings(EncodersSettings):
         imagenet: the patch tower starts from published ImageNet weights.
         frozen_blocks: so many of the tower's blocks stay frozen.
         tower_rate: the learning rate of the tower's other blocks, of the rate of new layers.
-        kept_weight, known_weight, recalled_weight: of the losses of `imagenet.Memory`; all 0 for a tower that may
-            forget.
+        distillation_weight, classification_weight, replay_weight: of the losses of `imagenet.Retention`; all 0 for a
+            tower that may forget.
     """
 
     imagenet: bool = False
     frozen_blocks: Annotated[int, Range(0, 100)] = 3
     tower_rate: Weight = 1.0
-    kept_weight: Weight = 0.0
-    known_weight: Weight = 0.0
-    recalled_weight: Weight = 0.0
+    distillation_weight: Weight = 0.0
+    classification_weight: Weight = 0.0
+    replay_weight: Weight = 0.0
 
     @property
-    def remembers(self) -> bool:
+    def retains(self) -> bool:
         """Whether the tower is held to its ImageNet weights' answers."""
-        return max(self.kept_weight, self.known_weight, self.recalled_weight) > 0
+        return max(self.distillation_weight, self.classification_weight, self.replay_weight) > 0
 
 
 class SceneItems:
     """Scenes of stamps, each drawn anew: the set has no end, `count` only names an epoch.
 
-    `backdrops` gives with each what a tower that is held to what it knew is asked of (`EncodersSettings.remembers`).
+    `backdrops` gives with each what a tower that is held to what it knew is asked of (`EncodersSettings.retains`).
     """
 
     def __init__(self, stamps: ObjectSet, model: SoundingModel, count: int = 100_000, *, backdrops: bool = False):
@@ -117,15 +117,17 @@ class StarterEncodersObjective(EncodersObjective):
             for frozen in split(self.patches.tower.trunk, settings.frozen_blocks)[0]:
                 frozen.requires_grad_(False)
         self.rates = {"patches.tower.trunk.": settings.tower_rate}
-        self.weights |= {name: getattr(settings, f"{name}_weight") for name in ("kept", "known", "recalled")}
-        self.memory: Memory | None = None
-        if settings.remembers:
+        self.weights |= {
+            name: getattr(settings, f"{name}_weight") for name in ("distillation", "classification", "replay")
+        }
+        self.retention: Retention | None = None
+        if settings.retains:
             if not settings.imagenet or model.config.patches.tower != "timm" or isinstance(self.query, ClapAudioQuery):
                 raise ValueError(
                     "starter_encoders has weights of losses against forgetting, but these need imagenet: true, a timm "
-                    "tower and a query by text; set kept_weight, known_weight and recalled_weight to 0."
+                    "tower and a query by text; set distillation_weight, classification_weight and replay_weight to 0."
                 )
-            self.memory = Memory(self.patches.tower.trunk, settings.frozen_blocks, captions)
+            self.retention = Retention(self.patches.tower.trunk, settings.frozen_blocks, captions)
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """See `Objective`."""
@@ -138,16 +140,16 @@ class StarterEncodersObjective(EncodersObjective):
 
     def see(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """See `EncodersObjective`; the features are those before the projection where the tower is held to them."""
-        if self.memory is None:
+        if self.retention is None:
             return super().see(picture)
         features = gather(self.patches.features(self.patches.preprocess(picture)).float())
         return self.patches.tower.head(features).float(), features
 
     def more_losses(self, batch: dict[str, Any], features: Tensor, seen: Seen) -> dict[str, Tensor]:
-        """See `EncodersObjective`: the losses of `imagenet.Memory`."""
-        if self.memory is None:
+        """See `EncodersObjective`: the losses of `imagenet.Retention`."""
+        if self.retention is None:
             return {}
-        return self.memory.losses(
+        return self.retention.losses(
             self.patches.tower,
             Objects(features, pool(features, seen), seen.labels),
             seen.captions,

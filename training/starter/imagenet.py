@@ -1,9 +1,9 @@
-"""What the patch tower knew before it saw any stamp, and losses that let it keep that.
+"""ImageNet's weights for the patch tower, and losses that keep it from forgetting them.
 
 EfficientNet-Lite0 was trained on a million photographs; eighty cut-outs, seen again and again, make it forget them. Its
-own ImageNet head, which no checkpoint keeps, holds it back in three ways (`Memory.losses`): photographs without
-objects must still be told apart as before, cut-outs of an animal that ImageNet knows must still be that animal to the
-head, and features that the head would take for a class must be near the caption of our object of that name.
+own ImageNet head, which no checkpoint keeps, holds it back by three losses (`Retention.losses`): distillation on
+photographs without objects, classification of cut-outs whose class ImageNet has, and replay of class features, which
+must be near the caption of our object of that class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sounding.encoders.patches import PatchEncoder
 CLASSES_OF = Path(__file__).parent / "imagenet_classes.json"
 CLASSES = 1000
 SHRINK = 0.3  # of the covariance towards its diagonal
-RECALLED = 48  # imagined objects a step
+REPLAYED = 48  # inverted objects a step
 STRENGTH = (0.5, 2.0)  # how clearly they are what they are
 ELSE = 0.7  # how much of another object's features is mixed in
 MOMENTUM = 0.98
@@ -87,7 +87,7 @@ class Objects:
     labels: Tensor  # [N]
 
 
-class Memory(nn.Module):
+class Retention(nn.Module):
     """The tower as it came, from block `first` on, with its head; frozen.
 
     Args:
@@ -114,7 +114,7 @@ class Memory(nn.Module):
         self.register_buffer("seen", torch.tensor(0))
         self.eval()
 
-    def train(self, mode: bool = True) -> Memory:
+    def train(self, mode: bool = True) -> Retention:
         """Never: its batch normalisation answers as ImageNet's own statistics say."""
         return super().train(False)
 
@@ -135,31 +135,32 @@ class Memory(nn.Module):
             objects: of the batch.
             names: [objects, L], every object's caption.
             backdrops: [B, 3, S, S] normalised photographs without our objects.
-            temperature: of the imagined objects' softmax.
+            temperature: of the inverted objects' softmax.
             generator: draws those.
 
         Returns:
-            kept: KL divergence of the head's answers to each patch of `backdrops` from what they were (after Li &
-            Hoiem 2016); known: the head's cross-entropy of objects that it has classes for; recalled: cross-entropy
-            of imagined objects against the captions.
+            distillation: KL divergence of the head's answers to each patch of `backdrops` from what they were (after
+            Li & Hoiem 2016); classification: the head's cross-entropy of objects that it has classes for; replay:
+            cross-entropy of replayed class features against the captions.
         """
         lower, upper = split(tower.trunk, self.first)
         low = nn.Sequential(*lower)(backdrops)
         with torch.no_grad():
             was = self._answers(self.upper, low).log_softmax(-1)
         now = self._answers(upper, low).log_softmax(-1)
-        kept = functional.kl_div(now, was, reduction="batchmean", log_target=True)
+        distillation = functional.kl_div(now, was, reduction="batchmean", log_target=True)
 
         wanted = self.classes[objects.labels]
         has = wanted.any(dim=-1)
         answers = self.head(objects.pooled).log_softmax(-1)
         # Objects without classes have all of them here, of which the sum is 1 and the loss 0.
         answers = answers.masked_fill((wanted == 0) & has[:, None], -torch.inf)
-        known = -answers.logsumexp(-1).sum() / has.sum().clamp(min=1)
+        classification = -answers.logsumexp(-1).sum() / has.sum().clamp(min=1)
         with torch.autocast(names.device.type, enabled=False):  # a covariance wants all its digits
             self._observe(objects.features.detach())
-            similar, right = self._recall(tower.head, objects.pooled.detach(), names.float(), generator)
-        return {"kept": kept, "known": known, "recalled": functional.cross_entropy(similar / temperature, right)}
+            similar, right = self._replay(tower.head, objects.pooled.detach(), names.float(), generator)
+        replay = functional.cross_entropy(similar / temperature, right)
+        return {"distillation": distillation, "classification": classification, "replay": replay}
 
     def _answers(self, layers: Any, maps: Tensor) -> Tensor:
         """What the head says to every single patch: [B * P, 1000]."""
@@ -176,16 +177,16 @@ class Memory(nn.Module):
         self.covariance.lerp_((rows - mean).T @ (rows - mean) / len(rows), 1 - keep)
         self.seen.add_(1)
 
-    def _recall(
+    def _replay(
         self, project: nn.Module, pooled: Tensor, names: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Cosines [48, objects] of imagined objects with all captions, and which of those are right, as shares.
+        """Cosines [48, objects] of inverted objects with all captions, and which of those are right, as shares.
 
         Features of a class lie, about normally, along `covariance @ weights` from the mean (linear discriminants);
         how far, and what else is in the picture, is drawn.
         """
         device = pooled.device
-        draw = partial(torch.randint, size=(RECALLED,), generator=generator, device=device)
+        draw = partial(torch.randint, size=(REPLAYED,), generator=generator, device=device)
         objects = self.classes.any(dim=-1).nonzero()[:, 0]
         chosen = objects[draw(len(objects))]
         # One of the object's classes: a dog is any of ImageNet's hundred and more.
@@ -194,9 +195,9 @@ class Memory(nn.Module):
         along = (1 - SHRINK) * directions @ self.covariance + SHRINK * directions * self.covariance.diagonal()
         along = along * (pooled.std() / along.std().clamp(min=1e-8))
         low, high = STRENGTH
-        strength = low + (high - low) * torch.rand(RECALLED, 1, generator=generator, device=device)
+        strength = low + (high - low) * torch.rand(REPLAYED, 1, generator=generator, device=device)
         others = pooled[draw(len(pooled))] - self.mean
-        imagined = project(self.mean + strength * along + ELSE * others)
-        similar = functional.normalize(imagined.float(), dim=-1) @ functional.normalize(names, dim=-1).T
+        inverted = project(self.mean + strength * along + ELSE * others)
+        similar = functional.normalize(inverted.float(), dim=-1) @ functional.normalize(names, dim=-1).T
         right = self.classes[:, drawn].T  # objects that share the class are all right: cow, white cow and bull
         return similar, right / right.sum(dim=-1, keepdim=True)

@@ -1,8 +1,8 @@
-"""Photographs that nobody took: what the patch tower would hold of objects that ImageNet's head knows.
+"""Feature inversion: what the patch tower would hold of objects that ImageNet's head knows.
 
-The million photographs are not at hand, but the head that learnt from them is. Cells of real pictures are moved, along
-the directions in which cells of pictures differ, until the head takes them for a class: activation maximisation
-(Erhan et al. 2009) in the last feature map before the head, where one nonlinear layer is between.
+The million photographs are not at hand, but the head that learnt from them is. Cells of real images are moved, along
+the directions in which cells of images differ, until the head takes them for a class: activation maximisation (Erhan
+et al. 2009) in the last feature map before the head, with one nonlinear layer between.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-SIDE = 2  # imagined objects fill so many cells each way
+SIDE = 2  # inverted objects fill so many cells each way
 ASCENT = 25  # steps at most
 STRIDE = 0.35  # of a step, in standard deviations of cells along its direction
 MARGIN = (4.0, 20.0)  # where it stops: the class's logit above the mean of all; photographs of animals have 5 to 25
@@ -23,8 +23,8 @@ CONTEXT = 0.8  # how far the cells to begin with are from the mean one, of what 
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which classes are to be seen. A picture can be somewhat of a second one: mongrels are."""
+class TargetClasses:
+    """The classes to be seen in each object, which may be a mixture of two, as mongrels are."""
 
     first: Tensor  # [N] class numbers
     second: Tensor  # [N]
@@ -36,7 +36,7 @@ class Wanted:
         return one.lerp(other, self.share)
 
 
-class Cells(nn.Module):
+class CellStatistics(nn.Module):
     """Running mean and covariance of a feature map's cells [..., C]."""
 
     mean: Tensor  # [C]
@@ -51,7 +51,7 @@ class Cells(nn.Module):
 
     @torch.no_grad()
     def observe(self, cells: Tensor) -> None:
-        """All calls weigh alike."""
+        """Count cells; all calls have the same weight."""
         rows = cells.flatten(0, -2).float()
         self.seen += 1
         share = 1 / self.seen
@@ -60,7 +60,7 @@ class Cells(nn.Module):
         self.covariance += (away.T @ away / len(rows) - self.covariance) * share
 
     def shrunk(self) -> Tensor:
-        """[C, C], leaning to its diagonal."""
+        """The covariance [C, C], shrunk towards its diagonal."""
         return self.covariance.lerp(self.covariance.diagonal().diag(), SHRINK)
 
 
@@ -71,16 +71,21 @@ def blocks(count: int, grid: int, generator: torch.Generator, device: torch.devi
     return (top + within // SIDE) * grid + left + within % SIDE
 
 
-def imagine(
-    answer: Callable[[Tensor], Tensor], begin: Tensor, wanted: Wanted, cells: Cells, *, generator: torch.Generator
+def invert(
+    answer: Callable[[Tensor], Tensor],
+    begin: Tensor,
+    wanted: TargetClasses,
+    cells: CellStatistics,
+    *,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Cells of pictures in which the wanted classes are seen.
+    """Cells of images in which the head sees the target classes.
 
     Args:
         answer: cells [N, K, C] -> logits [N, classes] of all K together, differentiable.
-        begin: [N, K, C] cells of real pictures, K beside each other each.
+        begin: [N, K, C] cells of real images, K adjacent ones each.
         wanted: N of them.
-        cells: what is usual.
+        cells: statistics of the cells of real images.
 
     Returns:
         [N, K, C].

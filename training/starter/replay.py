@@ -1,10 +1,10 @@
-"""Photographs recalled: the last layers before a mask's sound learn the objects that ImageNet's head knows.
+"""Class-feature replay: the last layers before a mask's condition learn the classes that ImageNet's head knows.
 
-Scenes show one picture or two of an object, photographs show any: the dogs of ImageNet are of 118 breeds, the one of
-the scenes is of one. This stage comes after the grounded trainer's and changes the patch tower's last layer and
+Scenes show one or two images of an object, photographs show any: the dogs of ImageNet are of 118 breeds, the one of the
+scenes is of one. This stage follows the first grounded training and changes the patch tower's last layer and
 projection, and the grounding's value projection and MLP. Patches of scenes stay what they were, so that attention and
-U-Net need not learn anew; imagined objects (`imagine.py`) get the embedding that their caption has and the condition
-that the object has in scenes.
+U-Net need not be trained again; features found by inversion of ImageNet's head (`inversion.py`) get the embedding that
+their object's caption has and the condition that the object has in scenes.
 """
 
 from __future__ import annotations
@@ -29,31 +29,39 @@ from ..tasks.grounded import conditions_of, mask_weights
 from .imagenet import class_table
 from .inversion import SIDE, blocks
 
-LOSSES = ("kept", "region", "recalled", "single", "other", "sound")
-FLAT = 0.3  # most that an imagined object's cells are mixed with others
-DULL = (0.7, 1.2)  # how far they are from the mean cell, of what they were imagined
+LOSSES = ("kept", "region", "replay", "single", "other", "sound")
+BLEND = 0.3  # largest share of other cells that an inverted object's cells are mixed with
+CLARITY = (0.7, 1.2)  # range of the factor by which their distance from the mean cell changes
 
 
 @dataclass(frozen=True)
-class RecallSettings(Checked):
-    """`scenes` are drawn once, and so are the `imagined` objects; `cache` is a folder that keeps both. Each item of a
-    step has `shown` of the latter.
+class ReplaySettings(Checked):
+    """Settings of class-feature replay.
 
-    The weights: patches of scenes that stay as they were (`kept`), objects in scenes against their captions (`region`),
-    imagined ones against theirs (`recalled`); conditions of single objects brought to their object's usual one
-    (`single`), of any other selection kept (`other`), of imagined objects as of those in scenes (`sound`). `mix` blends
-    up to that share of another picture's patches in, as in `GroundedSettings`. `keep_patches` leaves patches as they
-    came, so that conditions alone learn, from patches that have found their places already.
+    Attributes:
+        scenes: how many are drawn, once.
+        inverted: how many objects are made by feature inversion, once.
+        inverted_per_item: so many of them come with each scene.
+        cache: a folder that keeps both; "" makes them anew in each run.
+        temperature: of the cross-entropies against captions.
+        kept_weight: of the change of scenes' patches.
+        region_weight: of the cross-entropy of objects in scenes against all captions.
+        replay_weight: of the cross-entropy of inverted objects against all captions.
+        single_weight: of the distance of single objects' conditions from their object's mean condition.
+        other_weight: of the change of any other selection's condition.
+        sound_weight: of the distance of inverted objects' conditions from those of the same object in scenes.
+        mix: up to this share of another image's patches is blended in, see `StarterGroundedSettings`.
+        keep_patches: patches stay as they are and conditions alone learn, once patches are settled.
     """
 
     scenes: Annotated[int, Range(1, 1_000_000)] = 3000
-    imagined: Annotated[int, Range(1, 10_000_000)] = 20_000
-    shown: Annotated[int, Range(1, 1024)] = 4
+    inverted: Annotated[int, Range(1, 10_000_000)] = 20_000
+    inverted_per_item: Annotated[int, Range(1, 1024)] = 4
     cache: FilePath = ""
     temperature: Temperature = 0.05
     kept_weight: Weight = 2.0
     region_weight: Weight = 1.0
-    recalled_weight: Weight = 1.0
+    replay_weight: Weight = 1.0
     single_weight: Weight = 1.0
     other_weight: Weight = 1.0
     sound_weight: Weight = 1.0
@@ -61,7 +69,7 @@ class RecallSettings(Checked):
     keep_patches: bool = False
 
 
-class Last(nn.Module):
+class LastLayers(nn.Module):
     """The patch tower's last layer and its projection: cells [..., C] -> patches [..., L]."""
 
     def __init__(self, tower: Any):
@@ -78,7 +86,7 @@ class Last(nn.Module):
         return cast(Tensor, self.head(self.features(cells)))
 
 
-class RecallObjective(Objective):
+class ReplayObjective(Objective):
     """Learns in place; `names` are the captions of all objects in the order of their labels.
 
     Raises:
@@ -86,12 +94,12 @@ class RecallObjective(Objective):
             has no `norm_matching`.
     """
 
-    classes: Tensor  # [1000, objects], 1 for the objects that are of a class of ImageNet
+    classes: Tensor  # [1000, objects], 1 for the objects that belong to a class of ImageNet
     asked: Tensor  # [objects, L] their captions, of unit length
     usual: Tensor  # [objects, D] mean condition of each object alone
-    heard: Tensor  # [objects] how many they are the mean of
+    counts: Tensor  # [objects] how many they are the mean of
 
-    def __init__(self, model: SoundingModel, settings: RecallSettings, names: list[str]):
+    def __init__(self, model: SoundingModel, settings: ReplaySettings, names: list[str]):
         super().__init__()
         config = model.config
         if (
@@ -100,12 +108,12 @@ class RecallObjective(Objective):
             or not config.grounding.norm_matching
         ):
             raise ValueError(
-                f"The recall trainer got a model with the patch tower {config.patches.model}, but one with "
+                f"The class-feature replay got a model with the patch tower {config.patches.model}, but one with "
                 "tf_efficientnet_lite0, a query by text and grounding.norm_matching is expected; leave this stage out."
             )
         self.settings, self.config = settings, config
         self.patches, self.grounding = model.patches, model.grounding
-        self.last = Last(self.patches.tower)
+        self.last = LastLayers(self.patches.tower)
         for part in (self.last.conv_head, self.last.head):
             part.requires_grad_(not settings.keep_patches)
         for part in (self.grounding.to_value, self.grounding.mlp):
@@ -119,10 +127,10 @@ class RecallObjective(Objective):
         for name, value in {"classes": class_table(names).T, "asked": asked}.items():
             self.register_buffer(name, value, persistent=False)
         self.register_buffer("usual", torch.zeros(len(names), config.grounding.condition_width))
-        self.register_buffer("heard", torch.zeros(len(names)))
+        self.register_buffer("counts", torch.zeros(len(names)))
 
-    def train(self, mode: bool = True) -> RecallObjective:
-        """Batch statistics stay as they are; the groundings give conditions as they are, at no usual length."""
+    def train(self, mode: bool = True) -> ReplayObjective:
+        """Batch statistics stay as they are; the groundings give conditions without norm matching."""
         super().train(mode)
         for part in (self.patches, self.old_last):
             part.eval()
@@ -141,13 +149,13 @@ class RecallObjective(Objective):
             "backdrop": seen,
             "grids": torch.ones(1, MOST_OBJECTS, cells, device=device),
             "labels": labels,
-            "made": torch.zeros(1, self.settings.shown, SIDE**2, width, device=device),
-            "class": torch.zeros(1, self.settings.shown, dtype=torch.long, device=device),
+            "made": torch.zeros(1, self.settings.inverted_per_item, SIDE**2, width, device=device),
+            "class": torch.zeros(1, self.settings.inverted_per_item, dtype=torch.long, device=device),
             "seed": torch.zeros(1, dtype=torch.long, device=device),
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of `RecallItems`; top1 and recalled1 are the shares of objects in scenes and of imagined ones whose
+        """Losses of `ReplayItems`; top1 and replay_top1 are the shares of objects in scenes and of inverted ones whose
         caption is nearest to them.
         """
         device = batch["cells"].device
@@ -165,9 +173,9 @@ class RecallObjective(Objective):
             pooled = torch.einsum("np,npl->nl", weights, now[owner])
             losses |= self._named("region", "top1", pooled, functional.one_hot(labels, len(self.asked)).float())
 
-            shown = self.last(self._dulled(batch["made"].flatten(0, 1).float(), cells, generator))  # [N, K, L]
+            shown = self.last(self._weakened(batch["made"].flatten(0, 1).float(), cells, generator))  # [N, K, L]
             right = self.classes[batch["class"].flatten()]  # objects of one class are all right: cow, white cow, bull
-            losses |= self._named("recalled", "recalled1", shown.mean(dim=1), right)
+            losses |= self._named("replay", "replay_top1", shown.mean(dim=1), right)
 
             shown, now = shown.detach(), now.detach()  # conditions do not bend the embeddings
             losses["single"] = self._single(now, was, owner, weights, labels, generator)
@@ -190,15 +198,15 @@ class RecallObjective(Objective):
         first = right.gather(1, similar.argmax(dim=-1, keepdim=True)).mean()
         return {loss: entropy, share: first.detach()}
 
-    def _dulled(self, made: Tensor, cells: Tensor, generator: torch.Generator) -> Tensor:
-        """Imagined cells [N, K, C] less clear, and mixed with cells of the pictures at hand."""
+    def _weakened(self, made: Tensor, cells: Tensor, generator: torch.Generator) -> Tensor:
+        """Inverted cells [N, K, C] at another distance from the mean cell, mixed with cells of the images at hand."""
         count, device = len(made), made.device
         draw = partial(torch.rand, generator=generator, device=device)
-        low, high = DULL
+        low, high = CLARITY
         mean = cells.mean(dim=(0, 1))
         made = mean + (low + (high - low) * draw(count, 1, 1)) * (made - mean)
         others = cells.flatten(0, 1)[torch.randint(cells[..., 0].numel(), (count,), generator=generator, device=device)]
-        return made.lerp(others[:, None], FLAT * draw(count, 1, 1))
+        return made.lerp(others[:, None], BLEND * draw(count, 1, 1))
 
     def _off(self, found: Tensor, wanted: Tensor) -> Tensor:
         """Mean squared distance of conditions [N, D], of their usual one from the mean."""
@@ -215,9 +223,9 @@ class RecallObjective(Objective):
     ) -> Tensor:
         with torch.no_grad():
             before = conditions_of(self.old_grounding, weights, was[owner])
-            self.heard.index_add_(0, labels, torch.ones_like(labels, dtype=self.heard.dtype))
+            self.counts.index_add_(0, labels, torch.ones_like(labels, dtype=self.counts.dtype))
             gone = torch.zeros_like(self.usual).index_add_(0, labels, before - self.usual[labels])
-            self.usual += gone / self.heard.clamp(min=1)[:, None]
+            self.usual += gone / self.counts.clamp(min=1)[:, None]
         others = now[torch.randint(len(now), (len(owner),), generator=generator, device=now.device)]
         share = self.settings.mix * torch.rand(len(owner), 1, 1, generator=generator, device=now.device)
         share = share * (torch.rand(share.shape, generator=generator, device=now.device) < 0.5)
@@ -237,7 +245,7 @@ class RecallObjective(Objective):
         return self._off(conditions_of(self.grounding, weights, now), before)
 
     def _sound(self, shown: Tensor, now: Tensor, right: Tensor, generator: torch.Generator) -> Tensor:
-        """Imagined patches [N, K, L] somewhere in a picture in which nothing else is selected."""
+        """Inverted patches [N, K, L] somewhere in an image in which nothing else is selected."""
         count, most = len(shown), now.shape[1]
         at = blocks(count, self.config.patches.grid, generator, now.device)
         drawn = torch.randint(len(now), (count,), generator=generator, device=now.device)
@@ -245,8 +253,8 @@ class RecallObjective(Objective):
         weights = torch.full((count, most), 1e-6, device=now.device).scatter(1, at, 1.0)
         weights = weights / weights.sum(dim=-1, keepdim=True)
         similar = functional.normalize(shown.mean(dim=1), dim=-1) @ self.asked.T / self.settings.temperature
-        equal = similar.masked_fill(right * self.heard == 0, -torch.inf)  # among equals the one that it is nearest to
-        known = (right * self.heard).any(dim=-1)
+        equal = similar.masked_fill(right * self.counts == 0, -torch.inf)  # among equals the one that it is nearest to
+        known = (right * self.counts).any(dim=-1)
         if not known.any():
             return torch.zeros((), device=now.device)
         wanted = equal[known].softmax(dim=-1) @ self._targets()

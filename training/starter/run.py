@@ -1,5 +1,5 @@
-"""The starter, all stages in order: VAE, encoders, grounding and U-Net, what photographs show, the U-Net and
-conditions once more each, vocoder twice, segmenter.
+"""The starter, all stages in order: VAE, encoders, grounding and U-Net, class-feature replay, U-Net fine-tuning,
+condition calibration, vocoder, vocoder fine-tuning, segmenter.
 
 A stage whose checkpoint is there is not run again, and one that was stopped goes on where it was.
 """
@@ -23,7 +23,16 @@ from .cutouts import read_cutouts
 from .transplant import put_segmenter
 
 log = logging.getLogger("training")
-STAGES = ("vae", "encoders", "grounded", "recall", "matched", "places", "vocoder", "restored")
+STAGES = (
+    "vae",
+    "encoders",
+    "grounded",
+    "class_feature_replay",
+    "unet_finetuning",
+    "condition_calibration",
+    "vocoder",
+    "vocoder_finetuning",
+)
 SCENES = 9000
 
 
@@ -32,10 +41,10 @@ def stage_recipes(data: Path, out: Path, folder: Path = RECIPES / "starter") -> 
     recipes: list[Recipe] = []
     for stage in STAGES:
         moved = [f"out={out}", f"data.stamps={data}"]
-        if stage in ("grounded", "matched"):
+        if stage in ("grounded", "unet_finetuning"):
             moved = [f"out={out}", f"data.shards={out / f'{stage}_features'}"]
-        if stage in ("recall", "places"):
-            moved.append(f"recall.cache={out / 'recall_scenes'}")
+        if stage in ("class_feature_replay", "condition_calibration"):
+            moved.append(f"class_feature_replay.cache={out / 'replay_scenes'}")
         if recipes:
             moved.append(f"start.all={recipes[-1].result}")
         recipes.append(read_recipe(folder / f"{stage}.yaml", overrides=moved))
@@ -71,16 +80,18 @@ def train_starter(
         else:
             if recipe.task == "starter_grounded":
                 seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
-                count = SCENES * 4 // 3 if recipe.name == "matched" else SCENES  # the model card's 9000 and 12000
+                count = (
+                    SCENES * 4 // 3 if recipe.name == "unet_finetuning" else SCENES
+                )  # the model card's 9000 and 12000
                 scenes = SceneSource(data, scenes=count, split="train", seconds=seconds, size=size, captions=2)
                 drawn = out / f"{recipe.name}_scenes"
                 make_shards(scenes, drawn, workers=workers)
                 model = SoundingModel.from_pretrained(recipe.start["all"])
                 make_shards(FeatureSource(drawn, model), Path(str(recipe.data.shards)))
             run(recipe)
-        if recipe.name == "places" and not read_header(recipe.result).config.grounding.backdrops:
-            matched = next(one for one in recipes if one.name == "matched")
-            calibrate(recipe.result, Path(str(matched.data.shards)), recipe.result)
+        if recipe.name == "condition_calibration" and not read_header(recipe.result).config.grounding.backdrops:
+            features = next(one for one in recipes if one.name == "unet_finetuning").data.shards
+            calibrate(recipe.result, Path(str(features)), recipe.result)
     if cutouts is not None:
         recipe = segmenter_recipe(data, cutouts, out, folder)
         put_segmenter(recipe.result if recipe.result.is_file() else run(recipe), recipes[-1].result)

@@ -15,8 +15,8 @@ from ..data.settings import DataSettings
 from ..engine.loader import Items
 from ..tasks.task import Built, Context, Task
 from .encoders import SceneItems, StarterEncodersObjective, StarterEncodersSettings
-from .replay import RecallObjective, RecallSettings
-from .replay_scenes import RecallItems
+from .replay import ReplayObjective, ReplaySettings
+from .replay_scenes import ReplayItems
 
 S = TypeVar("S")
 
@@ -66,28 +66,28 @@ class EncodersTask(StampsTask[StarterEncodersSettings]):
 
     def scenes(self, stamps: ObjectSet, model: SoundingModel, settings: StarterEncodersSettings) -> SceneItems:
         """See `StampsTask`."""
-        return SceneItems(stamps, model, backdrops=settings.remembers)
+        return SceneItems(stamps, model, backdrops=settings.retains)
 
 
-class ReplayTask(StampsTask[RecallSettings]):
+class ReplayTask(StampsTask[ReplaySettings]):
     """The last layers before a mask's condition, on scenes and replayed class features."""
 
-    name = "recall"
-    settings = RecallSettings
+    name = "class_feature_replay"
+    settings = ReplaySettings
     locations = ("cache",)
 
-    def objective(self, model: SoundingModel, settings: RecallSettings, context: Context) -> RecallObjective:
+    def objective(self, model: SoundingModel, settings: ReplaySettings, context: Context) -> ReplayObjective:
         """See `Task`."""
-        return RecallObjective(model, settings, list(context.captions))
+        return ReplayObjective(model, settings, list(context.captions))
 
-    def scenes(self, stamps: ObjectSet, model: SoundingModel, settings: RecallSettings) -> RecallItems:
+    def scenes(self, stamps: ObjectSet, model: SoundingModel, settings: ReplaySettings) -> ReplayItems:
         """See `StampsTask`."""
-        return RecallItems(stamps, model, settings)
+        return ReplayItems(stamps, model, settings)
 
-    def epoch(self, settings: RecallSettings, items: Items) -> int:
+    def epoch(self, settings: ReplaySettings, items: Items) -> int:
         """See `Task`."""
         return settings.scenes
 
-    def quick(self, settings: RecallSettings) -> RecallSettings:
+    def quick(self, settings: ReplaySettings) -> ReplaySettings:
         """See `Task`."""
-        return dataclasses.replace(settings, scenes=2, imagined=2, cache="")
+        return dataclasses.replace(settings, scenes=2, inverted=2, cache="")
