@@ -32,7 +32,7 @@ def build_accelerator(loop: LoopConfig) -> Accelerator:
         ValueError: see `check_environment`.
     """
     check_environment(loop)
-    # accelerate keeps one precision a process, but stages of different ones run after each other.
+    # accelerate keeps one precision per process, but stages of different ones run after each other.
     AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=loop.mixed_precision,

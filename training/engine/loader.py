@@ -1,7 +1,7 @@
-"""Which item every step sees, and reading items ahead of the step.
+"""The order of items, and loading them ahead of their step.
 
-Every draw of an item follows from the run's seed and the item's number in the run alone, never from the
-process that draws it: a resumed run, and one on more processes, sees the same items with the same noise.
+Whatever is random in an item follows from the run's seed and the item's number in the run alone, never from the process
+that draws it: a resumed run, and one on more processes, sees the same items with the same noise.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 Item = dict[str, Any]
-Place = tuple[int, int]  # (number of the item in the run, index in the training set)
-SPREAD = "spread"  # key of an item: where it lies in its step, see `spread_of`
+Draw = tuple[int, int]  # (number of the item in the run, index in the training set)
+SPREAD = "spread"  # key of an item: a number of 0 to 1, spread evenly over a step's batch, see `spread_of`
 
 
 class Items(Protocol):
@@ -48,20 +48,20 @@ def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 1, epoch]).permutation(count)
 
 
-def place_of(number: int, count: int, seed: int) -> Place:
-    """Where the run's item `number` lies in a set of `count`: every epoch is a permutation of its own."""
+def nth_draw(number: int, count: int, seed: int) -> Draw:
+    """The run's item `number` out of a set of `count`: every epoch is a permutation of its own."""
     return number, int(_shuffled(count, seed, number // count)[number % count])
 
 
 def spread_of(number: int, batch: int, seed: int) -> float:
-    """Where the run's item `number` lies in its step, 0 to 1: a step's items are evenly apart on that circle, turned by
-    one draw a step. Neither processes nor micro-batches change it.
+    """A low-discrepancy number of 0 to 1 for the run's item `number`: a step's items are evenly spaced, from an offset
+    that is drawn once per step. Neither processes nor micro-batches change it.
     """
-    step, place = divmod(number, batch)
-    return float((np.random.default_rng([seed, 2, step]).random() + place / batch) % 1.0)
+    step, position = divmod(number, batch)
+    return float((np.random.default_rng([seed, 2, step]).random() + position / batch) % 1.0)
 
 
-class Order(Sampler[list[Place]]):
+class Order(Sampler[list[Draw]]):
     """The batches of one process, from step `first` on: step `s` of the run has items `s * batch` to
     `(s + 1) * batch - 1`, split evenly over micro-batches and, within each, over processes.
 
@@ -95,22 +95,22 @@ class Order(Sampler[list[Place]]):
     def __len__(self) -> int:
         return (self.steps - self.first) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         share = self.batch // (self.accumulate * self.processes)
         for step in range(self.first, self.steps):
             for micro in range(self.accumulate):
                 start = step * self.batch + (micro * self.processes + self.rank) * share
-                yield [place_of(start + i, self.count, self.seed) for i in range(share)]
+                yield [nth_draw(start + i, self.count, self.seed) for i in range(share)]
 
 
-class _Drawn(Dataset[Item]):
-    """Items by place, each with its own random stream."""
+class _Draws(Dataset[Item]):
+    """Items by their number in the run, each with a random stream of its own."""
 
     def __init__(self, items: Items, seed: int, batch: int):
         self.items, self.seed, self.batch = items, seed, batch
 
-    def __getitem__(self, place: Place) -> Item:
-        number, index = place
+    def __getitem__(self, draw: Draw) -> Item:
+        number, index = draw
         item = self.items.item(index, np.random.default_rng([self.seed, 0, number]))
         spread = torch.tensor(spread_of(number, self.batch, self.seed), dtype=torch.float32)
         return {"id": str(index), SPREAD: spread, **item}
@@ -128,8 +128,8 @@ def collate(items: list[Item]) -> Item:
 def build_loader(items: Items, order: Order, *, workers: int = 0, pin: bool = False) -> DataLoader[Item]:
     """Batches in `order`, drawn by `workers` processes ahead of time."""
     return DataLoader(
-        _Drawn(items, order.seed, order.batch),
-        batch_sampler=order,  # type: ignore[arg-type]  # places instead of plain indices
+        _Draws(items, order.seed, order.batch),
+        batch_sampler=order,  # type: ignore[arg-type]  # draws instead of plain indices
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
@@ -140,8 +140,8 @@ def build_loader(items: Items, order: Order, *, workers: int = 0, pin: bool = Fa
 
 
 def settle_worker(_: int) -> None:
-    """Workers share the machine with each other; their own threads would only get in the way. SIGTERM reaches all
-    processes of a job: the first one ends its workers when its step is done.
+    """One thread per worker, since workers share the machine with each other. SIGTERM reaches all processes of a job,
+    and the main process ends its workers when its step is done.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Sounds that a model makes in the middle of its training, always of the same items with the same seeds."""
+"""Previews: sounds that a model makes during its training, always of the same items with the same seeds."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreviewItem(Checked):
-    """One sound: of what `mask` or `text` selects in the picture `image` (without both, of the whole picture), or
-    a copy of the recording `audio`. All but `text` are paths.
+    """One sound: of what `mask` or `text` selects in `image` (without both, of the whole image), or of the recording
+    `audio`, reconstructed. All but `text` are paths.
     """
 
     image: FilePath = ""
@@ -43,7 +43,7 @@ class PreviewItem(Checked):
             raise ValueError(f"A preview has image {self.image!r} and audio {self.audio!r}, but one is expected.")
         if (self.mask and self.text) or (self.audio and (self.mask or self.text)):
             raise ValueError(
-                f"A preview of {self.image or self.audio} has mask {self.mask!r} and text {self.text!r}, but a picture "
+                f"A preview of {self.image or self.audio} has mask {self.mask!r} and text {self.text!r}, but an image "
                 "takes one of them and a recording none; leave one out."
             )
 
@@ -80,7 +80,7 @@ def make_previews(model: SoundingModel, preview: Preview, *, vae: bool = True) -
     """The preview's sounds, made by `model.generate` with the items' own seeds.
 
     Recordings go through encode, decode and vocode, and their mels are the decoded ones, so that a VAE can be
-    judged by its pictures before there is a vocoder. With `vae=False` they go through the vocoder alone.
+    judged by its spectrograms before there is a vocoder. With `vae=False` they go through the vocoder alone.
     The model's modes (train, eval) are as before afterwards.
 
     Raises:
@@ -88,9 +88,9 @@ def make_previews(model: SoundingModel, preview: Preview, *, vae: bool = True) -
     """
     with _evaluating(model):
         return [
-            _copy(model, preview, item, _name(i, item), vae)
+            _reconstructed(model, preview, item, _name(i, item), vae)
             if item.audio
-            else _made(model, preview, item, _name(i, item))
+            else _generated(model, preview, item, _name(i, item))
             for i, item in enumerate(preview.items, start=1)
         ]
 
@@ -111,7 +111,7 @@ def check_previews(config: SoundingConfig, preview: Preview) -> None:
             read_mask(item.mask)
 
 
-def _made(model: SoundingModel, preview: Preview, item: PreviewItem, name: str) -> PreviewSound:
+def _generated(model: SoundingModel, preview: Preview, item: PreviewItem, name: str) -> PreviewSound:
     image = read_image(item.image)
     mask = None
     if not item.text:
@@ -130,7 +130,7 @@ def _made(model: SoundingModel, preview: Preview, item: PreviewItem, name: str) 
 
 
 @torch.inference_mode()
-def _copy(model: SoundingModel, preview: Preview, item: PreviewItem, name: str, vae: bool) -> PreviewSound:
+def _reconstructed(model: SoundingModel, preview: Preview, item: PreviewItem, name: str, vae: bool) -> PreviewSound:
     rate = model.config.audio.sample_rate
     recording = read_audio(item.audio, rate)
     samples = min(len(recording), round(preview.seconds * rate))
@@ -148,7 +148,7 @@ def _mel(model: SoundingModel, waveform: Tensor) -> Tensor:
 
 
 def _name(number: int, item: PreviewItem) -> str:
-    """`2-street-dog`: number, picture or recording, and what was selected, fit for a file's name."""
+    """`2-street-dog`: number, image or recording, and what was selected, as a file's name."""
     parts = [Path(item.image or item.audio).stem, Path(item.mask).stem if item.mask else item.text]
     words = (re.sub(r"[^\w.]+", "_", part).strip("_")[:40] for part in parts)
     return "-".join([str(number), *(word for word in words if word)])

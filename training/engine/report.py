@@ -44,8 +44,8 @@ class Report:
             ...
             report.step(step, {"loss": loss, "grad_norm": norm})
 
-    Nobody need tell it that a run goes on from a saved state: at the first step reported, what the files in `folder`
-    say of that step and later ones is cut off.
+    Nobody need tell it that a run goes on from a saved state: at the first step reported, what the files in
+    `folder` hold of that step and later ones is cut off.
 
     Args:
         folder: gets log.jsonl, previews/, and tensorboard/ where that tracker is asked for.
@@ -159,7 +159,7 @@ class Report:
             trackers = self._begin(step + 1)
             folder = self.folder / "previews" / f"step-{step:08d}"
             for sound in sounds:
-                # A model gone astray may make NaN; the run shall not stop because of its preview.
+                # A model gone astray may make NaN; the run must not stop because of its preview.
                 waveform, mel = sound.waveform.detach().nan_to_num(), sound.mel.detach().nan_to_num()
                 image = mel_image(mel[None])[0]
                 with self._or_lost(folder):
@@ -169,7 +169,7 @@ class Report:
             self._progress.say(step, f"previews in {folder}")
 
     def _begin(self, step: int) -> Trackers:
-        """Before the first report on `step`: cut off what the files say of it from a run that broke off."""
+        """Before the first report on `step`: cut off what the files hold of it from a run that broke off."""
         if self._trackers is None:
             self._first = step
             with self._or_lost(self.folder / "log.jsonl"):

@@ -85,7 +85,7 @@ class States:
 
 @contextmanager
 def plain_disk_errors(folder: Path) -> Iterator[None]:
-    """What the disk refuses while a run works in `folder` becomes an OSError that says what to do."""
+    """Turn errors of the disk while a run works in `folder` into an OSError of one sentence that says what to do."""
     try:
         yield
     except (OSError, SafetensorError) as error:

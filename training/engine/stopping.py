@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .states import States
 
-STATUS = 128 + signal.SIGTERM  # what a shell says of a process that SIGTERM ended
+STATUS = 128 + signal.SIGTERM  # a shell's exit status for a process that SIGTERM ended
 
 
 class Stopped(SystemExit):

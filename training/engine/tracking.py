@@ -45,7 +45,7 @@ class Trackers:
     Args:
         names: of `tracker_names`.
         folder: of the run; TensorBoard's files go into its `tensorboard/`.
-        step: what earlier files of TensorBoard say of it and later steps is hidden; they are not rewritten.
+        step: what earlier files of TensorBoard hold of it and later steps is hidden; the files are not rewritten.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, step: int):
