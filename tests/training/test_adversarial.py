@@ -14,7 +14,7 @@ from training.engine.settings import LoopConfig
 from training.engine.states import States
 from training.tasks.discriminators import LeastSquaresCritic
 
-from .toys import Numbers
+from .toys import Numbers, scaled
 
 
 class Loud(LeastSquaresCritic):
@@ -51,3 +51,17 @@ def test_a_critic_teaches_what_no_distance_does(tmp_path: Path) -> None:
     state = States(tmp_path / "states").latest()
     assert state is not None
     assert torch.equal(state["critic"]["module"]["scale"], critic.scale.detach())
+
+
+def test_a_loss_scale_is_one_for_both_and_changes_neither(tmp_path: Path) -> None:
+    """It doubles every three steps, between the steps of objective and critic if each of them moved it."""
+    loop = LoopConfig(batch=4, lr=0.02, steps=12, warmup=0, precision="fp32", betas=(0.5, 0.9))
+    found = []
+    for name, accelerator in (("plain", None), ("scaled", scaled())):
+        objective, critic = Made(), Loud()
+        train(objective, Numbers(), loop, tmp_path / name, critic=critic, accelerator=accelerator)
+        found.append((objective.level.detach(), critic.scale.detach()))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert accelerator is not None
+    assert accelerator.scaler.get_scale() == 2.0**12

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from sounding.model import SoundingModel
@@ -26,7 +25,7 @@ from training.tasks.grounded import GroundedObjective, GroundedSettings
 from training.tasks.vae import VaeObjective, VaeSettings
 from training.tasks.vocoder import VocoderObjective, VocoderSettings
 
-from .toys import LOOP, Line, Numbers, weights_of
+from .toys import LOOP, Line, Numbers, scaled, weights_of
 
 
 class Overflowing(Line):
@@ -50,13 +49,6 @@ class _Overflow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0] * math.inf
-
-
-def scaled() -> Accelerator:
-    """What float16 trains with: accelerate refuses it on a CPU, whose scaler works as a GPU's does."""
-    accelerator = build_accelerator(LOOP)
-    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=3)
-    return accelerator
 
 
 def test_a_loss_scale_changes_no_step(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
+from training.engine.environment import build_accelerator
 from training.engine.objective import Objective
 from training.engine.settings import LoopConfig
 from training.engine.validation import Subset, Validation, ValidationSettings, split
@@ -67,6 +69,13 @@ LOOP = LoopConfig(batch=4, lr=0.05, steps=12, warmup=2, precision="fp32", ema=0.
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def scaled() -> Accelerator:
+    """What float16 trains with: accelerate refuses it on a CPU, whose scaler works as a GPU's does."""
+    accelerator = build_accelerator(LOOP)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=3)
+    return accelerator
 
 
 SCRIPT = """
