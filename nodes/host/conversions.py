@@ -137,9 +137,10 @@ def latent_noise_mask(latent: dict[str, Any], rows: int) -> Tensor | None:
 
 def latent_batch_indices(latent: dict[str, Any], rows: int) -> Sequence[int]:
     """The items' indices in the batch that they were taken from, as core nodes note them: they keep their noise."""
-    places = latent.get("batch_index")
-    fine = isinstance(places, (list, tuple)) and len(places) == rows and len(latent["samples"]) == rows
-    return places if fine and all(isinstance(place, int) for place in places) else range(rows)
+    indices = latent.get("batch_index")
+    if not isinstance(indices, (list, tuple)) or not len(indices) == len(latent["samples"]) == rows:
+        return range(rows)
+    return indices if all(isinstance(index, int) for index in indices) else range(rows)
 
 
 def latent_seconds(latent: dict[str, Any], config: SoundingConfig) -> float | None:

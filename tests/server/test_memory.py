@@ -89,7 +89,7 @@ print("fine")
 """
 
 
-def test_parts_are_whole_when_used_and_gone_with_the_handle(comfyui, tiny_checkpoint):
+def test_parts_are_whole_when_used_and_gone_with_the_model(comfyui, tiny_checkpoint):
     ran = subprocess.run(
         [sys.executable, "-c", PROBE, str(ROOT), str(tiny_checkpoint)],
         cwd=comfyui,
