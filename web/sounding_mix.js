@@ -1,6 +1,6 @@
 // Entry: the node "Sounding Mix Tracks", which plays the mix and every track after a run.
 import { app } from "../../scripts/app.js";
-import { addStyle, element } from "./page/elements.js";
+import { element } from "./page/elements.js";
 import { MIX, SoundSet } from "./player/sound_cache.js";
 import { Player } from "./player/player.js";
 import { COLOURS } from "./click/state.js";
@@ -13,7 +13,6 @@ app.registerExtension({
   name: "Sounding.Mix",
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
-    addStyle();
     const status = element("div", { className: "sounding-click-status", role: "status" });
     status.textContent = "Run the workflow to hear the tracks and their mix here.";
     const fail = (text) => {

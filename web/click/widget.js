@@ -1,6 +1,6 @@
 // The node's widget: ties together the state under edit, the image, the masks, the canvas, the list and the sounds.
 import { app } from "../../../scripts/app.js";
-import { addStyle, element, keepEvents } from "../page/elements.js";
+import { addBaseStyle, addStyle, element, keepEvents } from "../page/elements.js";
 import { ImageCanvas } from "./canvas.js";
 import { Editor } from "./editor.js";
 import {
@@ -25,7 +25,8 @@ export class ClickWidget {
     this.node = node;
     this.reference = null; // the image that is shown: {name, subfolder, type, stamp, segmenter}
     this.image = null; // its element, loaded
-    addStyle();
+    addBaseStyle();
+    addStyle(new URL("./click.css", import.meta.url));
     this.editor = new Editor({
       onChange: () => this.changed(),
       onStep: (object) => this.#awaitMask(object),

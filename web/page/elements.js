@@ -54,14 +54,17 @@ export function setIcon(made, name, label) {
   made.replaceChildren(icon(name));
 }
 
-let styled = false;
+const styles = new Set();
 
-// Load the style sheet, once per page.
-export function addStyle() {
-  if (styled) return;
-  styled = true;
-  document.head.append(element("link", { rel: "stylesheet", href: new URL("./style.css", import.meta.url).href }));
+// Load a style sheet, once per page.
+export function addStyle(url) {
+  if (styles.has(url.href)) return;
+  styles.add(url.href);
+  document.head.append(element("link", { rel: "stylesheet", href: url.href }));
 }
+
+// What all of the pack's elements share, before any style of theirs.
+export const addBaseStyle = () => addStyle(new URL("./style.css", import.meta.url));
 
 // Keep clicks and keys in here from the graph. Its own commands (queue, save) still work; single keys and undo do not
 // reach it.

@@ -1,5 +1,5 @@
 // The player: one button per sound of a set, the spectrogram of the one that is shown, and where it is playing.
-import { button, element, setIcon } from "../page/elements.js";
+import { addBaseStyle, addStyle, button, element, setIcon } from "../page/elements.js";
 import { MIX } from "./sound_cache.js";
 import { Playback } from "./playback.js";
 import { drawSpectrogram } from "./spectrogram.js";
@@ -14,6 +14,8 @@ export class Player {
   // fail(text): tell the user.
   constructor({ gainOf, onChange, fail }) {
     Object.assign(this, { gainOf, onChange, fail });
+    addBaseStyle();
+    addStyle(new URL("./player.css", import.meta.url));
     this.playback = new Playback(() => this.#changed(), () => this.#playNext());
     this.chips = element("div", { className: "sounding-click-chips", role: "toolbar", ariaLabel: "Sounds" });
     this.again = button("play", "Play", () => this.#toggle());
