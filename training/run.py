@@ -19,7 +19,7 @@ from .engine.loop import train
 from .engine.previews import check_previews, make_previews
 from .engine.report import Report
 from .engine.states import plain_disk_errors
-from .engine.validation import Validation, split
+from .engine.validation import Validation, split, warn_of_overlap
 from .recipe import RANDOM, Recipe
 from .record import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
 from .registry import TASKS
@@ -70,6 +70,7 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
     elif recipe.validation.shards:
         other = dataclasses.replace(data, shards=recipe.validation.shards, stamps="")
         held_out = task.items(model, recipe.settings, other)
+        warn_of_overlap(built.items, held_out)
     count = task.epoch(recipe.settings, built.items)
     steps = recipe.loop.length(count)
     Order(count, batch=recipe.loop.batch, steps=steps, accumulate=recipe.loop.accumulate, processes=processes)

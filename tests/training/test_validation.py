@@ -17,7 +17,7 @@ from training.engine.environment import build_accelerator
 from training.engine.loop import train
 from training.engine.states import States
 from training.engine.stopping import Stopped
-from training.engine.validation import Validation, ValidationSettings, split
+from training.engine.validation import Validation, ValidationSettings, split, warn_of_overlap
 
 from .toys import ALONE, LAUNCH, LOOP, Line, NamedNumbers, Numbers, held_out, script, weights_of
 
@@ -69,6 +69,14 @@ def test_bad_splits_are_refused() -> None:
         ValidationSettings(share=0.1, shards="x")
     with pytest.raises(ValueError, match=r"validation\.every is set, but neither"):
         ValidationSettings(every=10)
+
+
+def test_items_on_both_sides_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_overlap(Many(["a", "b", "c"]), Many(["d"]))
+    warn_of_overlap(Numbers(), Many(["a"]))
+    assert not caplog.records
+    warn_of_overlap(Many(["a", "b", "c"]), Many(["c", "d", "b"]))
+    assert "2 items are in validation.shards and in the training set: b, c" in caplog.text
 
 
 def test_the_loss_is_the_mean_of_items_with_noise_of_their_own() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,6 +20,8 @@ from sounding.utils.fields import Checked, Length, Range
 from .loader import SPREAD, Item, Items, NamedItems, collate, settle_worker
 from .objective import Objective
 from .settings import FilePath, LoopConfig, Steps
+
+log = logging.getLogger("training")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,16 @@ def split(items: Items, share: float) -> tuple[Subset, Subset]:
             f"{len(ids)}, but some of both are expected; give another share."
         )
     return Subset(items, parts[0], ids), Subset(items, parts[1], ids)
+
+
+def warn_of_overlap(items: Items, held_out: Items) -> None:
+    """Warn where validation items are also trained on, as far as ids tell."""
+    if isinstance(items, NamedItems) and isinstance(held_out, NamedItems):
+        with suppress(ValueError):  # items that are made of each other's data have no ids
+            both = set(items.ids()) & set(held_out.ids())
+            if both:
+                names = ", ".join(sorted(both)[:5])
+                log.warning("%d items are in validation.shards and in the training set: %s", len(both), names)
 
 
 class Validation:
