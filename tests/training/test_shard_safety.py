@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from training.data import folder_lock, sample_decoding, tar_reader
-from training.data import shard_writer as making
+from training.data import folder_lock, sample_decoding, shard_writer, tar_reader
 from training.data.shard_folders import find_folders
 from training.data.shard_format import MOST_JSON, ShardIndex, encode_flac
 from training.data.shard_writer import make_shards
@@ -336,14 +335,14 @@ def test_samples_are_counted_at_the_end_and_on_a_rerun(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    make = making.write_shard
+    make = shard_writer.write_shard
 
     def losing(work: Any, number: int) -> None:
         make(work, number)
         if number == 2:
             (out / "shard-000001.json").unlink()
 
-    monkeypatch.setattr(making, "write_shard", losing)
+    monkeypatch.setattr(shard_writer, "write_shard", losing)
     with pytest.raises(OSError, match=r"1 of 3 shards in .*out went missing .* run the same command again"):
         make_shards(Drawn(), out, shard_size=4)
     assert not (out / "shards.json").exists()

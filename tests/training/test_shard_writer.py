@@ -59,7 +59,8 @@ def test_processes_have_one_thread_each(
 
 UNGUARDED = """
 from pathlib import Path
-from training.data.shard_writer import Source, make_shards
+from training.data.shard_writer import make_shards
+from training.data.source import Source
 
 class Heavy(Source):
     def __len__(self): return 4

@@ -1,4 +1,4 @@
-"""`python -m training prepare videos | pairs | stamps | features`: material into shards (`shard_format.py`).
+"""`python -m training prepare videos | pairs | stamps | masks | features`: material into shards (`shard_format.py`).
 
 Every command can be interrupted and run again: finished shards stay. What cannot be used is skipped, and listed
 in `shards.json` with its reason.
@@ -161,13 +161,47 @@ def features(
         from .process_group import launched
 
         with launched() as group:
-            if group.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
-                device = f"cuda:{group.local_rank}"
             # Made once and used for long, so in full precision.
-            loaded = load(model, device=device, dtype=torch.float32)
+            loaded = load(model, device=_device(device, group), dtype=torch.float32)
             if seconds is not None:
                 loaded.config = dataclasses.replace(loaded.config, train_seconds=seconds)
             _run(FeatureSource(raw, loaded, batch=batch, threads=threads), out, shard_size, 0, group)
+
+
+@app.command()
+def masks(
+    shards: Annotated[list[str], typer.Option(help="Folder of raw shards, or a pattern; several may be given.")],
+    out: OutOption,
+    sam: Annotated[
+        str, typer.Option(help="starter, sam_vit_b_01ec64.pth, or a folder of SAM 2 or SAM 3 as `sounding fetch` gets.")
+    ] = "starter",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    shard_size: ShardOption = 1000,
+) -> None:
+    """Raw shards with a segmenter's masks, for `grounding.mask_training`; samples that have masks keep theirs.
+
+    SAM 3 is asked for what the captions name, others at a grid of points. On several GPUs: as `features`.
+    """
+    with plain_errors("training"):
+        from sounding.segment import load_segmenter
+
+        from .masks import MaskSource
+        from .process_group import launched
+
+        with launched() as group:
+            segmenter = load_segmenter(sam, device=_device(device, group))
+            _run(MaskSource(shards, segmenter), out, shard_size, 0, group)
+
+
+def _device(asked: str, group: ProcessGroup) -> str:
+    """Where a process of a group computes: each on a GPU of its own, where there are some."""
+    import torch
+
+    if asked in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{group.local_rank}"
+    if asked == "auto":
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    return asked
 
 
 def _run(source: Source, out: Path, shard_size: int, workers: int, group: ProcessGroup | None = None) -> None:

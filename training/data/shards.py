@@ -111,12 +111,8 @@ class Shards(Dataset[dict[str, Any]]):
             IndexError: there is no such sample.
             ValueError: it lacks a field; a tar is missing, cut off or not the one of the index; a member is broken.
         """
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"Sample {number} was asked of {self.named}, which has {len(self)}; ask for one of them.")
-        number %= len(self)
-        place = bisect.bisect_right(self._ends, number)
+        number, place, members = self._find(number)
         shard = self.index.shards[place]
-        members = self._tars.members(place, number - (self._ends[place] - shard.samples))
         where = f"Sample {number} of {self.named} ({shard.name})"
         try:
             sample = self._decode(place, members)
@@ -126,6 +122,24 @@ class Shards(Dataset[dict[str, Any]]):
             if name not in sample:
                 raise ValueError(f"{where} has no {name!r}, which was asked for; ask for it as an optional field.")
         return sample
+
+    def members(self, number: int) -> dict[str, bytes]:
+        """All members of sample `number` as they lie in its tar, by the name of their field.
+
+        Raises:
+            IndexError, ValueError: as `shards[number]`.
+        """
+        _, place, members = self._find(number)
+        return {name: self._tars.read(place, *member) for name, member in members.items()}
+
+    def _find(self, number: int) -> tuple[int, int, dict[str, Member]]:
+        """Sample `number` counted from 0, the number of its tar, and its members there."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"Sample {number} was asked of {self.named}, which has {len(self)}; ask for one of them.")
+        number %= len(self)
+        place = bisect.bisect_right(self._ends, number)
+        row = number - (self._ends[place] - self.index.shards[place].samples)
+        return number, place, self._tars.members(place, row)
 
     def _decode(self, place: int, members: dict[str, Member]) -> dict[str, Any]:
         def content(name: str) -> bytes:
