@@ -259,4 +259,5 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "dtypes": sorted(set(header.dtypes.values())),
         "config": json.loads(json.dumps(dataclasses.asdict(header.config))),
         "modelspec": {k: v for k, v in header.metadata.items() if k.startswith("modelspec.")},
+        "training": {k: v for k, v in header.metadata.items() if k.startswith("training.")},
     }

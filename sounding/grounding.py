@@ -106,6 +106,9 @@ def between(values: Tensor, zero: float, one: float) -> Tensor:
     return ((values - zero) / (one - zero)).clamp(0, 1)
 
 
+Names = Sequence[tuple[str, float]]  # with the cosine of each, the nearest first
+
+
 @dataclass(frozen=True)
 class Condition:
     """What the U-Net attends to, the attention weights behind it, and how sure the model is of it.
@@ -119,13 +122,14 @@ class Condition:
     tokens: Tensor  # [B, N, D]
     weights: Tensor  # [B, P]
     sureness: Tensor  # [B] float, 0..1
+    nearest: tuple[Names, ...] = ()  # per row, the known names that its text is nearest to; none of other selections
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def to(self, device: torch.device | str) -> Condition:
         """The same on another device."""
-        return Condition(self.tokens.to(device), self.weights.to(device), self.sureness.to(device))
+        return Condition(self.tokens.to(device), self.weights.to(device), self.sureness.to(device), self.nearest)
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
@@ -134,6 +138,7 @@ class Condition:
             torch.cat([one.tokens for one in conditions]),
             torch.cat([one.weights for one in conditions]),
             torch.cat([one.sureness for one in conditions]),
+            tuple(names for one in conditions for names in one.nearest or [()] * len(one)),
         )
 
     def attention_map(self, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -18,7 +19,7 @@ from .encoders import patches as vision
 from .encoders.audio import ClapAudioQuery
 from .encoders.text import ClapQuery, OpenClipQuery, build_query_encoder, check_texts, listed
 from .encoders.vocabulary import Vocabulary, names_it
-from .grounding import Condition, Grounding, between
+from .grounding import Condition, Grounding, Names, between
 from .loading import Pretrained
 from .multidiffusion import WindowedDenoiser
 from .networks.build import build_unet, build_vae, build_vocoder
@@ -94,14 +95,15 @@ class Parts(Pretrained):
             patches, coverage = paired(patches, coverage, "masks")
             rows = one_by_one(patches, coverage)
             return Condition.cat([self.grounding.by_mask(cover, patch, clamp=clamp) for patch, cover in rows])
-        query = self._ask(text, sound)
-        patches, query = paired(patches, query.to(weight), "texts" if sound is None else "sounds")
+        asked = self._ask(text, sound)
+        patches, query = paired(patches, asked.to(weight), "texts" if sound is None else "sounds")
         rows = one_by_one(patches, query)
-        condition = Condition.cat([self.grounding.by_query(asked, patch) for patch, asked in rows])
+        condition = Condition.cat([self.grounding.by_query(one, patch) for patch, one in rows])
         if text is None:
             return condition
-        sureness = condition.sureness * self.familiarity(text).to(condition.sureness)
-        return replace(condition, sureness=sureness)
+        nearest = self._nearest(asked)
+        sureness = condition.sureness * self.familiarity(text, nearest).to(condition.sureness)
+        return replace(condition, sureness=sureness, nearest=tuple(nearest * (len(condition) // len(nearest))))
 
     @torch.inference_mode()
     def nearest_words(self, text: str | list[str], top: int = 3) -> list[list[tuple[str, float]]]:
@@ -113,16 +115,27 @@ class Parts(Pretrained):
         if not self.vocabulary.names or isinstance(self.query, ClapAudioQuery):
             return [[] for _ in texts]
         self.require("query")
-        return self.vocabulary.nearest(self.query, texts, top)
+        return self._nearest(self.query.encode(texts), top)
 
-    def familiarity(self, text: str | list[str]) -> Tensor:
+    def _nearest(self, queries: Tensor, top: int = 3) -> list[list[tuple[str, float]]]:
+        """See `nearest_words`, of texts that are embedded already: [texts, L]."""
+        if not self.vocabulary.names or isinstance(self.query, ClapAudioQuery):
+            return [[] for _ in queries]
+        return self.vocabulary.nearest(self.query, queries, top)
+
+    def familiarity(self, text: str | list[str], nearest: Sequence[Names] | None = None) -> Tensor:
         """How sure it is that the model knows the words of each text, by the nearest known name: [texts], 0..1.
 
         1 where the text has that name's noun among its words, and for all texts where the checkpoint lists no names.
+
+        Args:
+            text: one or several.
+            nearest: what `nearest_words` gives for them, where it is known already; it encodes the texts.
         """
-        nearest = [found[0] if found else ("", 1.0) for found in self.nearest_words(text, top=1)]
-        near = between(torch.tensor([cosine for _, cosine in nearest]), *self.config.generation.name_cosine)
-        named = [names_it(sentence, name) for sentence, (name, _) in zip(listed(text), nearest, strict=True)]
+        nearest = self.nearest_words(text, top=1) if nearest is None else nearest
+        first = [found[0] if found else ("", 1.0) for found in nearest]
+        near = between(torch.tensor([cosine for _, cosine in first]), *self.config.generation.name_cosine)
+        named = [names_it(sentence, name) for sentence, (name, _) in zip(listed(text), first, strict=True)]
         return near.where(~torch.tensor(named), 1.0)
 
     def _ask(self, text: str | list[str] | None, sound: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..utils.messages import printable
 from .options import GenerateOptions, check_demo, check_steps
 from .queue import queue
 from .terminal import JsonOption, plain_errors, progress, say, show, show_json
@@ -18,7 +19,7 @@ from .weights import convert, fetch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..model import SoundingModel
+    from ..model import Sound, SoundingModel
 
 app = typer.Typer(
     help="Select an object in a picture and hear it.",
@@ -50,9 +51,10 @@ def generate(
         float | None, typer.Option(help="Guidance scale, 1 is none; the checkpoint's own without it.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
-    scheduler: Annotated[
+    sampler: Annotated[
         str | None, typer.Option(help="ddim, dpm++ or 'dpm++ karras'; the checkpoint's own without it.")
     ] = None,
+    scheduler: Annotated[str | None, typer.Option(hidden=True, help="The former spelling of --sampler.")] = None,
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
     device: DeviceOption = "auto",
     attention_map: Annotated[Path | None, typer.Option(help="Picture of what was listened to.")] = None,
@@ -75,6 +77,7 @@ def generate(
 ) -> None:
     """Make the sound of what a mask or a text selects in a picture."""
     with plain_errors(as_json=as_json):
+        sampler = _one_spelling(sampler, scheduler)
         options = GenerateOptions(
             image=image,
             out=out,
@@ -84,7 +87,7 @@ def generate(
             steps=steps,
             cfg=cfg,
             seed=seed,
-            scheduler=scheduler,
+            sampler=sampler,
             batch=batch,
             device=device,
             attention_map=attention_map,
@@ -118,7 +121,7 @@ def generate(
                 cfg=cfg,
                 seed=seed,
                 batch=batch,
-                sampler=scheduler,
+                sampler=sampler,
                 level=level,
                 fade_out=fade_out,
                 window=window,
@@ -137,7 +140,7 @@ def generate(
             "sureness": sureness,
         }
         if text is not None:
-            nearest = loaded.nearest_words(text)[0]
+            nearest = sound.condition.nearest[0]
             report["nearest"] = [{"name": name, "cosine": round(cosine, 3)} for name, cosine in nearest]
         written = list(options.tracks)
         if len(options.masks) > 1:
@@ -150,7 +153,7 @@ def generate(
             written.append(attention_map)
             report["attention_map"] = str(attention_map)
         report["elapsed"] = round(time.monotonic() - started, 3)
-        for line in _doubts(sureness, text, loaded):
+        for line in _doubts(sound, text, loaded):
             say(line)
         if as_json:
             show_json(report)
@@ -159,12 +162,20 @@ def generate(
                 show(path)
 
 
-def _doubts(sureness: list[float], text: str | None, model: SoundingModel) -> list[str]:
+def _one_spelling(sampler: str | None, scheduler: str | None) -> str | None:
+    """The sampler, under whichever option it came."""
+    if sampler is not None and scheduler is not None:
+        raise ValueError("--sampler and --scheduler came, but they are one setting; leave --scheduler out.")
+    return scheduler if sampler is None else sampler
+
+
+def _doubts(sound: Sound, text: str | None, model: SoundingModel) -> list[str]:
     """A sentence for a text of unknown words, else one for each selection that the model is not sure of."""
     from ..grounding import SURE
 
-    if text is not None and float(model.familiarity(text)[0]) < SURE:
-        nearest = ", ".join(f"'{name}' ({cosine:.2f})" for name, cosine in model.nearest_words(text)[0])
+    sureness = sound.sureness.tolist()
+    if text is not None and float(model.familiarity(text, sound.condition.nearest)[0]) < SURE:
+        nearest = ", ".join(f"'{name}' ({cosine:.2f})" for name, cosine in sound.condition.nearest[0])
         known = len(model.config.vocabulary)
         return [
             f"sounding: '{text}' is not among the {known} known names, so the sound may not fit; nearest are {nearest}."
@@ -201,7 +212,7 @@ def info(
     file: Annotated[str, typer.Argument(help="'starter' or the path of a checkpoint.")] = "starter",
     as_json: JsonOption = False,
 ) -> None:
-    """Show a checkpoint's parts, sizes and configuration."""
+    """Show a checkpoint's parts, sizes, training and configuration."""
     with plain_errors(as_json=as_json):
         from ..checkpoint import describe, resolve
 
@@ -214,6 +225,8 @@ def info(
         for part, count in parts.items():
             show(f"  {part:<10} {count / 1e6:8.2f} M")
         show(f"  {'total':<10} {sum(parts.values()) / 1e6:8.2f} M")
+        for name, value in described["training"].items():
+            show(f"{name}: {printable(value, 500)}")
         for line in json.dumps(described["config"], indent=2).split("\n"):
             show(line)
 

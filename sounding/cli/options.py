@@ -32,7 +32,7 @@ class GenerateOptions:
     steps: int | None
     cfg: float | None
     seed: int
-    scheduler: str | None
+    sampler: str | None
     batch: int
     device: str
     attention_map: Path | None
@@ -60,8 +60,8 @@ class GenerateOptions:
             _fits("--steps", self.steps, 1, 9_999, "1 or more, and less than the checkpoint's steps of training,")
         if self.cfg is not None:
             _fits("--cfg", self.cfg, 0, 1000, "0 to 1000")
-        if self.scheduler is not None and self.scheduler not in SAMPLERS:
-            raise ValueError(f"--scheduler is {self.scheduler!r}, but one of {', '.join(SAMPLERS)} is expected.")
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            raise ValueError(f"--sampler is {self.sampler!r}, but one of {', '.join(SAMPLERS)} is expected.")
         item_seeds(self.seed, [])
         check_fade_out(self.fade_out)
         check_device(self.device)

@@ -24,15 +24,15 @@ class Vocabulary:
         self.names = tuple(names)
         self._known: Tensor | None = None  # [names, L]
 
-    def similarities(self, encoder: TextEncoder, texts: list[str]) -> Tensor:
-        """Cosines of texts with all names: [texts, names] on the CPU."""
+    def similarities(self, encoder: TextEncoder, queries: Tensor) -> Tensor:
+        """Cosines of embedded texts [texts, L] with all names: [texts, names] on the CPU."""
         if self._known is None:
-            self._known = _directions(encoder, list(self.names))
-        return _directions(encoder, texts) @ self._known.T
+            self._known = _directions(encoder.encode(list(self.names)))
+        return _directions(queries) @ self._known.T
 
-    def nearest(self, encoder: TextEncoder, texts: list[str], top: int) -> list[list[tuple[str, float]]]:
-        """The `top` names that each text is nearest to, the nearest first, with their cosines."""
-        found = self.similarities(encoder, texts).topk(min(top, len(self.names)))
+    def nearest(self, encoder: TextEncoder, queries: Tensor, top: int) -> list[list[tuple[str, float]]]:
+        """The `top` names that each embedded text is nearest to, the nearest first, with their cosines."""
+        found = self.similarities(encoder, queries).topk(min(top, len(self.names)))
         return [
             [(self.names[index], value) for index, value in zip(indices, values, strict=True)]
             for indices, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
@@ -45,5 +45,5 @@ def names_it(text: str, name: str) -> bool:
     return bool(nouns) and nouns[0] in re.findall(r"\w+", text.casefold())
 
 
-def _directions(encoder: TextEncoder, texts: list[str]) -> Tensor:
-    return functional.normalize(encoder.encode(texts).float(), dim=-1).cpu()
+def _directions(queries: Tensor) -> Tensor:
+    return functional.normalize(queries.float(), dim=-1).cpu()

@@ -160,7 +160,9 @@ def test_bad_input_gets_one_sentence(folder: Path, arguments: tuple[str, ...], s
         *((("--batch", value), "--batch is") for value in ("0", "-3", "65", "99999999999999999999")),
         *((("--seed", value), "2^64 - 1") for value in ("-1", str(2**64), "9" * 40)),
         *((("--fade-out", value), "fade_out is") for value in ("-1", "nan", "inf")),
+        *((("--sampler", value), "--sampler is") for value in ("euler", "", "DDIM", "\x1b[2J")),
         *((("--scheduler", value), "one of ddim") for value in ("euler", "", "DDIM", "\x1b[2J")),
+        (("--sampler", "ddim", "--scheduler", "ddim"), "they are one setting"),
         *(
             (("--device", value), "is expected")
             for value in ("foo", "", "cpu:x", "cuda:", "cuda:-1", "cuda:1:2", "meta", "\x1b[2J")
@@ -292,6 +294,23 @@ def test_names_that_steer_a_terminal_are_shown_and_written(folder: Path) -> None
     assert line.isascii()
 
 
+def test_the_former_spelling_of_the_sampler_goes_on_working(folder: Path) -> None:
+    mask = left(folder)
+    for option in ("--sampler", "--scheduler"):
+        done = sounding(folder, *mask, option, "ddim", "--out", str(folder / f"{option[2:]}.wav"))
+        assert done.exit_code == 0, done.output
+    assert (folder / "sampler.wav").read_bytes() == (folder / "scheduler.wav").read_bytes()
+    assert "--scheduler" not in CliRunner().invoke(app, ["generate", "--help"]).output
+
+
+def test_info_shows_what_training_wrote(folder: Path, tiny_model: SoundingModel) -> None:
+    path = folder / "trained.safetensors"
+    tiny_model.save_pretrained(path, record={"training.code": "abc", "training.recipe": "{}"})
+    described = json.loads(CliRunner().invoke(app, ["info", str(path), "--json"]).stdout)
+    assert described["training"] == {"training.code": "abc", "training.recipe": "{}"}
+    assert "training.code: abc" in CliRunner().invoke(app, ["info", str(path)]).stdout
+
+
 def test_info_shows_parts_and_configuration(folder: Path) -> None:
     result = CliRunner().invoke(app, ["info", str(folder / "tiny.safetensors"), "--json"])
     described = json.loads(result.stdout)
@@ -344,7 +363,9 @@ def test_pictures_show_low_notes_below_and_selections_bright() -> None:
     assert lit[:, 6].mean() > lit[:, 1].mean() + 0.2
 
 
-def test_unknown_words_are_answered_with_the_nearest_known_ones(folder: Path, tiny_model: SoundingModel) -> None:
+def test_unknown_words_are_answered_with_the_nearest_known_ones(
+    folder: Path, tiny_model: SoundingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = dataclasses.replace(tiny_model.config, vocabulary=("a dog", "a red cow", "a cat"))
     model = SoundingModel(config)
     model.load_state_dict(tiny_model.state_dict())
@@ -352,8 +373,14 @@ def test_unknown_words_are_answered_with_the_nearest_known_ones(folder: Path, ti
     model.config = dataclasses.replace(config, generation=generation)
     model.save_pretrained(folder / "tiny.safetensors")
     out = ("--out", str(folder / "a.wav"), "--json")
+    encoded: list[str] = []
+    encode = type(model.query).encode
+    monkeypatch.setattr(
+        type(model.query), "encode", lambda query, texts: [encoded.extend(texts), encode(query, texts)][1]
+    )
     unknown = sounding(folder, "--text", "a spaceship taking off", *out)
     assert unknown.exit_code == 0, unknown.output
+    assert encoded.count("a spaceship taking off") == 1
     assert "'a spaceship taking off' is not among the 3 known names" in unknown.stderr
     report = json.loads(unknown.stdout)
     assert report["sureness"][0] < 0.5
