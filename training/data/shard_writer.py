@@ -5,8 +5,9 @@ renamed into place, so that neither the number of processes nor an interruption 
 of a finished shard is kept in a small file beside it until `shards.json` takes all of it up. One run at a time
 works in a folder, which is locked; sources are told apart by their settings, not by a look into every file they read.
 
-Why not a library's writer: MosaicML streaming's and webdataset's write shards one after the other in one process,
-begin anew after an interruption, and end at the first sample that cannot be made; the tars themselves are webdataset's.
+Libraries' writers do less: webdataset's and MosaicML streaming's write shards one after the other in one process (the
+latter's in parallel only into folders that are merged later) and begin anew after an interruption. Each tar itself is
+written by webdataset.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
 """Reading shards: any sample of a folder, or of several, by its number; only the fields asked for are read and decoded.
 
 webdataset streams the same tars; random access is what makes a resumed training see the very samples that an
-unbroken one would have seen.
+unbroken one would have seen, and reading byte ranges what makes one frame of features cheap.
+
+MosaicML streaming and Hugging Face datasets have random access, too, but decode whole values of a sample (636 KB of
+features where one frame needs 184) and check no bounds of what a folder pretends. The index would stay beside them
+(what was skipped and why, licences, which encoders made the features), and they bring 53 and 8 further packages.
 """
 
 from __future__ import annotations

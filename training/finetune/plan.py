@@ -14,26 +14,31 @@ from typing import Annotated, Any
 
 import torch
 
+from sounding.audio.mel import normalize
 from sounding.checkpoint import read_header, resolve
 from sounding.model import load
 from sounding.utils.fields import Checked, Range
 from sounding.utils.files import write_atomic
 
 from ..data.object_set import ObjectSet
+from ..data.shard_format import INDEX
+from ..data.single_objects import read_single_objects
 from ..data.source import hash_json
+from ..data.waveforms import trim
 from ..dry_run import estimate_step
 from ..engine.settings import LoopConfig, Weight
 from ..engine.states import check_writable
 from ..recipe import RECIPES, read_recipe, to_yaml
 from ..tasks.grounded_finetuning import GroundedFinetuningSettings
 from .distillation import RehearsedObjective
-from .objects import OwnObject, read_objects
+from .objects import OwnObject, Picture, read_objects
 from .rehearsal import as_objects, starter_objects, unpack
 from .scenes import OwnSource
 
 log = logging.getLogger("training")
 STARTER, NONE = "starter", "none"
 PLAN = "plan.json"
+MOST_KNOWN = 200  # objects of a folder of shards
 Objects = list[OwnObject]
 
 
@@ -94,7 +99,7 @@ def known_objects(rehearse: Sequence[str], folder: Path) -> list[OwnObject]:
     """Objects to be kept, of all that `rehearse` names.
 
     Raises:
-        ValueError: a folder that is neither stamps nor a person's own, or without an object.
+        ValueError: a folder that is neither stamps, raw shards nor a person's own, or without an object.
     """
     known: list[OwnObject] = []
     for name in rehearse:
@@ -108,13 +113,34 @@ def known_objects(rehearse: Sequence[str], folder: Path) -> list[OwnObject]:
         if (place / "manifest.json").is_file():
             known += as_objects(ObjectSet(place))
             continue
-        own, _ = read_objects(place)
+        if (place / INDEX).is_file():
+            own = shard_objects(place)
+        else:
+            own, _ = read_objects(place)
         if not own:
             raise ValueError(
                 f"{place} has no objects, but a folder of what the model knows is expected; check --rehearse."
             )
         known += own
     return known
+
+
+def shard_objects(folder: Path) -> list[OwnObject]:
+    """Objects out of raw shards, those of samples in which one alone sounds.
+
+    Raises:
+        ValueError: features instead of raw shards, or a damaged sample.
+    """
+    return [
+        OwnObject(
+            one.id,
+            one.captions,
+            (Picture(one.image, cut=False, masked=one.masked),),
+            (trim(normalize(one.waveform)),),
+            one.licence,
+        )
+        for one in read_single_objects(folder, MOST_KNOWN)
+    ]
 
 
 def same_plan(
