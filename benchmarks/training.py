@@ -91,7 +91,7 @@ def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None
 def operations(model: SoundingModel, batch: int) -> int:
     """Operations of one step of grounding and U-Net, forward and backward."""
     objective = GroundedObjective(model, GroundedSettings())
-    return estimate(objective, lambda device: (objective.example(device),), batch=batch, steps=1, speed=1.0).flops
+    return estimate(objective, objective.example, batch=batch, steps=1, speed=1.0).flops
 
 
 def main(

@@ -78,7 +78,7 @@ def estimate_step(
         objective.checkpoint_gradients()
     return estimate(
         objective if critic is None else _Judged(objective, critic),
-        lambda device: (objective.example(device),),
+        objective.example,
         batch=loop.batch,
         steps=steps,
         mixed_precision=loop.mixed_precision,

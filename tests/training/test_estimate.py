@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,63 +11,61 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.engine.estimate import UTILISATION, estimate, measure_speed
-from training.engine.probe import probe_step
+from training.engine.estimate import UTILISATION, estimate, measure_speed, measure_step
 from training.tasks.discriminators import WaveformCritic
 
 CPU = torch.device("cpu")
 
 
-def test_a_linear_has_its_closed_form() -> None:
+class Summed(nn.Module):
+    """A module's result, summed, as the loss of a batch."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        made = self.module(batch["x"])
+        return made.sum() if isinstance(made, Tensor) else sum(each.sum() for each in made)
+
+
+def example(*shape: int) -> Callable[[torch.device], dict[str, Any]]:
+    return lambda device: {"x": torch.zeros(1, *shape, device=device)}
+
+
+def test_linear_layers_have_their_closed_form() -> None:
     module = nn.Sequential(nn.Linear(30, 50), nn.Linear(50, 7))
     module[0].requires_grad_(False)
     found = estimate(
-        module,
-        lambda device: torch.zeros(1, 30, device=device),
-        batch=12,
-        steps=100,
-        mixed_precision="no",
-        ema=True,
-        processes=3,
-        speed=1e9,
+        Summed(module), example(30), batch=12, steps=100, mixed_precision="no", ema=True, processes=3, speed=1e9
     )
-    assert [(part.name, part.learning, part.frozen) for part in found.parts] == [("0", 0, 1550), ("1", 357, 0)]
+    assert [(part.name, part.learning, part.frozen) for part in found.parts] == [("module", 357, 1550)]
     assert found.weights == 4 * (1550 + 357)
     assert (found.gradients, found.moments, found.average) == (2 * 4 * 357, 2 * 4 * 357, 4 * 357)
-    assert found.activations == 4 * 4 * 50  # the second layer's input, four items a process
-    assert found.copies == 0
+    assert found.activations == 4 * 4 * 50  # the second layer's input, four items per process
     assert found.flops == 12 * (2 * 30 * 50 + 2 * 50 * 7 + 2 * 50 * 7)  # two forward, the second's weights backward
     assert found.seconds_per_step == pytest.approx(found.flops / 3 / (1e9 * UTILISATION))
     assert found.hours == pytest.approx(100 * found.seconds_per_step / 3600)
     assert found.memory == 4 * 1907 + 5 * 4 * 357 + 800
-    assert found.measured_by == "fake tensors"
     assert all(parameter.grad is None and parameter.device == CPU for parameter in module.parameters())
 
 
-def test_a_convolution_has_its_closed_form() -> None:
+@pytest.mark.parametrize("items", [1, 3])
+def test_convolutions_have_their_closed_form(items: int) -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 1))
-    found = probe_step(module, lambda device: torch.zeros(1, 3, 16, 20, device=device), CPU, torch.float32)
+    saved, flops = measure_step(Summed(module), example(3, 16, 20), items, CPU, torch.float32)
     one, two = 2 * 8 * 10 * 8 * 3 * 25, 2 * 8 * 10 * 4 * 8
-    assert found.flops == 2 * one + 3 * two  # the first needs no gradient of its input
-    # The picture, and what ReLU gives: its own backward pass and the next layer's share it.
-    assert found.saved == 4 * (3 * 16 * 20 + 8 * 8 * 10)
+    assert flops == items * (2 * one + 3 * two)  # the first needs no gradient of its input
+    # The image, and what ReLU gives: its own backward pass and the next layer's share it.
+    assert saved == items * 4 * (3 * 16 * 20 + 8 * 8 * 10)
 
 
-def test_half_precision_counts_casts_once_and_activations_by_the_item() -> None:
-    module = nn.Sequential(nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 16))
-
-    def example(device: torch.device) -> Tensor:
-        return torch.zeros(1, 64, device=device)
-
-    found = probe_step(module, example, CPU, torch.bfloat16)
-    assert found.saved == 2 * (64 + 32 + 32)  # the input cast, GELU's input and its result
-    assert found.copies == 2 * 32 * 16  # the second layer's weights; the first's are not needed behind it
-    many = [
-        estimate(module, example, batch=batch, steps=1, mixed_precision="bf16", ema=0.0, speed=1.0) for batch in (1, 10)
-    ]
-    assert many[1].activations == 10 * many[0].activations
-    assert many[1].copies == many[0].copies
-    assert many[0].average == 0
+def test_half_precision_keeps_a_cast_of_the_weights_once() -> None:
+    module = Summed(nn.Sequential(nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 16)))
+    one, ten = (measure_step(module, example(64), items, CPU, torch.bfloat16)[0] for items in (1, 10))
+    per_item = 2 * (64 + 32 + 32)  # the input cast, GELU's input and its result
+    cast = 2 * 32 * 16  # the second layer's weights; no gradient of the first layer's input is wanted
+    assert (one, ten) == (per_item + cast, 10 * per_item + cast)
 
 
 class Looks(nn.Module):
@@ -77,23 +75,23 @@ class Looks(nn.Module):
         super().__init__()
         self.layer = nn.Linear(10, 10)
         self.norm = nn.BatchNorm1d(10)
+        self.look = True
 
-    def forward(self, x: Tensor, *, look: bool) -> dict[str, Any]:
-        if look and not torch.isfinite(x).all().item():
+    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.look and not torch.isfinite(batch["x"]).all().item():
             raise ValueError("not finite")
-        y = self.layer(x)
+        y = self.layer(batch["x"])
         return {"loss": self.norm(torch.cat([y, 2 * y])).square().sum(), "other": [y]}
 
 
 def test_a_step_that_looks_at_its_numbers_runs_for_real_with_the_same_result() -> None:
     module = Looks()
-    real, fake = (
-        probe_step(module, lambda device, look=look: {"x": torch.randn(1, 10), "look": look}, CPU, torch.float32)  # type: ignore[misc]
-        for look in (True, False)
-    )
-    assert (real.by, fake.by) == ("a real step", "fake tensors")
-    assert (real.saved, real.copies, real.flops) == (fake.saved, fake.copies, fake.flops)
-    assert real.flops == 2 * 2 * 10 * 10
+    real = measure_step(module, example(10), 1, CPU, torch.float32)
+    twice = measure_step(module, example(10), 2, CPU, torch.float32)
+    module.look = False
+    assert real == measure_step(module, example(10), 1, CPU, torch.float32)
+    assert twice == (2 * real[0], 2 * real[1])
+    assert real[1] == 2 * 2 * 10 * 10
     assert int(module.norm.num_batches_tracked) == 0  # a copy ran
 
 
@@ -107,22 +105,22 @@ def test_attention_counts_its_products() -> None:
             x = x * self.scale
             return nn.functional.scaled_dot_product_attention(x, x, x)
 
-    found = probe_step(Attention(), lambda device: torch.randn(1, 2, 16, 8), CPU, torch.float32)
+    _, flops = measure_step(Summed(Attention()), example(2, 16, 8), 1, CPU, torch.float32)
     product = 2 * 2 * 16 * 16 * 8  # two heads
-    assert found.flops == 2 * product + 5 * product  # the backward pass makes the scores once more
+    assert flops == 2 * product + 5 * product  # the backward pass makes the scores once more
 
 
-def test_weight_norms_are_weights_and_take_no_memory_an_item() -> None:
+def test_weight_norms_are_kept_once() -> None:
     critic = WaveformCritic(1 / 32).periods[1]
-    fake = probe_step(critic, lambda device: torch.randn(1, 1, 400, device=device), CPU, torch.float32)
+    one, three = (measure_step(Summed(critic), example(1, 400), items, CPU, torch.float32)[0] for items in (1, 3))
     layers = [module for module in critic.modules() if isinstance(module, nn.Conv2d)]
     effective = sum(4 * layer.weight.numel() for layer in layers)
     norms = sum(4 * layer.out_channels for layer in layers)  # kept by the weight norm's own backward pass
     maps = sum(4 * each.numel() for each in critic(torch.zeros(1, 1, 400))[:-1])
-    assert fake.by == "fake tensors"
-    assert fake.copies == effective + norms
     # Each map once, what leaky ReLU got to make it, and the folded sound.
-    assert fake.saved == 2 * maps + 4 * 402
+    per_item = 2 * maps + 4 * 402
+    assert one == per_item + effective + norms
+    assert three == 3 * per_item + effective + norms
 
 
 def test_shared_parameters_count_once_and_own_ones_have_a_line() -> None:
@@ -135,37 +133,29 @@ def test_shared_parameters_count_once_and_own_ones_have_a_line() -> None:
             self.three.weight = self.one.weight
             self.scale = nn.Parameter(torch.ones(3))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.three(self.one(x)) * self.scale.sum()
+        def forward(self, batch: dict[str, Any]) -> Tensor:
+            return (self.three(self.one(batch["x"])) * self.scale.sum()).sum()
 
-    found = estimate(Tied(), lambda device: torch.zeros(1, 4), batch=1, steps=1, speed=1.0)
+    found = estimate(Tied(), example(4), batch=1, steps=1, speed=1.0)
     assert [(part.name, part.learning) for part in found.parts] == [("one", 16), ("(its own)", 3)]
 
 
 def test_the_table_shows_every_figure() -> None:
-    from rich.console import Console
-
-    found = estimate(nn.Linear(1000, 500), lambda device: torch.zeros(1, 1000), batch=4, steps=3600, speed=1e6)
-    console = Console(file=io.StringIO(), width=120)
-    console.print(found.table())
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for text in (str(found), shown):
-        assert "0.50 M learn" in text
-        assert "1.91 MiB" in text  # weights
-        assert "0.008 GFLOP" in text
-        assert "22.9 s" in text  # 8e6 / 0.35e6
+    text = str(estimate(Summed(nn.Linear(1000, 500)), example(1000), batch=4, steps=3600, speed=1e6))
+    assert "0.50 M learn" in text
+    assert "1.91 MiB" in text  # weights
+    assert "0.008 GFLOP" in text
+    assert "22.9 s" in text  # 8e6 / 0.35e6
 
 
 def test_bad_arguments_are_named() -> None:
-    def example(device: torch.device) -> Tensor:
-        return torch.zeros(1, 2)
-
+    module = Summed(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"'half'.*no, bf16, fp16"):
-        estimate(nn.Linear(2, 2), example, batch=1, steps=1, mixed_precision="half", ema=False)
-    with pytest.raises(ValueError, match="Nothing learns"):
-        estimate(nn.Linear(2, 2).requires_grad_(False), example, batch=1, steps=1, ema=False)
+        estimate(module, example(2), batch=1, steps=1, mixed_precision="half")
     with pytest.raises(ValueError, match="batch 0"):
-        estimate(nn.Linear(2, 2), example, batch=0, steps=1, ema=False)
+        estimate(module, example(2), batch=0, steps=1)
+    with pytest.raises(ValueError, match="Nothing learns"):
+        estimate(module.requires_grad_(False), example(2), batch=1, steps=1)
 
 
 def test_speed_is_counted_operations_over_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,11 +250,14 @@ def test_a_dry_run_of_what_is_fine_tunings_describes_it() -> None:
 
 
 def test_activations_are_those_of_a_micro_batch_of_a_process() -> None:
-    module = torch.nn.Linear(8, 8)
+    class Summed(torch.nn.Linear):
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return super().forward(batch["x"]).sum()
 
-    def example(device: torch.device) -> torch.Tensor:
-        return torch.zeros(1, 8)
+    def example(device: torch.device) -> dict[str, torch.Tensor]:
+        return {"x": torch.zeros(1, 8, device=device)}
 
+    module = Summed(8, 8)
     whole = estimate(module, example, batch=24, steps=1, speed=1.0)
     parts = estimate(module, example, batch=24, steps=1, speed=1.0, processes=2, accumulate=3)
     assert 6 * parts.activations == whole.activations
