@@ -14,7 +14,7 @@ from ..weights import WeightsError
 from ..weights.reading import count, expect, read_folder, read_json, read_state, read_transformers, under
 from . import Converted
 
-# (width, layers, patch size, embedding width, picture size) -> open_clip's name of the model
+# (width, layers, patch size, embedding width, image size) -> open_clip's name of the model
 MODELS = {
     (768, 12, 32, 512, 224): "ViT-B-32",
     (768, 12, 16, 512, 224): "ViT-B-16",

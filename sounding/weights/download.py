@@ -1,7 +1,10 @@
 """Downloads of published weights: resumed by range, checked, never half a file under the final name.
 
-What a publisher states (SHA-256, size) is checked; where nothing is stated, the hub's own answer is taken at its word
-(SHA-256 of large files, Git's hash of small ones), and the file must at least be whole and of its kind.
+A publisher's SHA-256 and size are checked where they are known. Otherwise the checksum that the hub sends with a file
+is (SHA-256 of large files, Git's hash of small ones); without one, the file must at least be whole and of its kind.
+
+Written by hand, although huggingface_hub is installed: its newer releases delete the part of a file when a run ends
+early, it compares lengths rather than checksums after a transfer, and Meta's SAM files are not on the hub.
 
 Mirrors: `HF_ENDPOINT` takes the place of https://huggingface.co (as in huggingface_hub); `SOUNDING_MIRROR` stands
 before everything: with it, https://host/path is asked for as SOUNDING_MIRROR/host/path.
@@ -28,7 +31,7 @@ TEXTS = (".json", ".txt")
 
 @dataclass(frozen=True)
 class File:
-    """One file: where from, under what name in the folder, and its SHA-256 and size where they are known.
+    """One file: its address, its name in the folder, and its SHA-256 and size where they are known.
 
     `instead` is an address to try where the first does not exist (older uploads have .bin, newer .safetensors).
     """
@@ -46,7 +49,7 @@ class File:
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to fetch. `size` is about, in bytes."""
+    """One set of weights to fetch; `size` is approximate, in bytes."""
 
     name: str
     what: str
@@ -56,7 +59,7 @@ class Entry:
 
     @property
     def checked_by(self) -> str:
-        """How it is told that the right bytes came."""
+        """How the files are verified."""
         return "SHA-256" if all(file.sha256 for file in self.files) else "the hub's word and the format"
 
 

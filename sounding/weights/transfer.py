@@ -1,4 +1,4 @@
-"""One answer of a server, into the part that is there already: nothing is taken on trust."""
+"""One HTTP transfer, appended to the part of the file that is there already; no header is taken on trust."""
 
 from __future__ import annotations
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from sounding.audio.loudness import LOUDNESS, loudness
 from sounding.cli.app import app
@@ -23,27 +20,12 @@ from sounding.images.drawing import mel_image, overlay
 from sounding.images.files import read_image, read_mask
 from sounding.model import SoundingModel
 
+from .cli_runs import folder, left, refused, sounding
+
+__all__ = ["folder"]
+
+
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, tiny_checkpoint: Path) -> Path:
-    """A picture, two masks and a checkpoint, as files."""
-    picture = np.zeros((48, 64, 3), np.uint8)
-    picture[8:40, 4:28], picture[8:40, 36:60] = (200, 60, 20), (20, 60, 200)
-    Image.fromarray(picture).save(tmp_path / "picture.png")
-    for name, columns in {"left": slice(4, 28), "right": slice(36, 60)}.items():
-        mask = np.zeros((48, 64), np.uint8)
-        mask[8:40, columns] = 255
-        Image.fromarray(mask).resize((128, 96)).save(tmp_path / f"{name}.png")
-    shutil.copy(tiny_checkpoint, tmp_path / "tiny.safetensors")
-    return tmp_path
-
-
-def sounding(folder: Path, *arguments: str) -> Result:
-    common = ("--model", str(folder / "tiny.safetensors"), "--device", "cpu", "--steps", "2", "--seconds", "0.5")
-    picture = ("--image", str(folder / "picture.png"))
-    return CliRunner().invoke(app, ["generate", *picture, *common, *arguments])
 
 
 def test_one_mask_makes_one_sound_of_the_length(folder: Path) -> None:
@@ -125,125 +107,11 @@ def test_text_and_attention_map(folder: Path) -> None:
     assert Image.open(folder / "map.png").size == (64, 48)
 
 
-LONG = "x" * 252 + ".wav"
-MASK = ("--mask", "left.png")
-BOTH = (*MASK, "--mask", "right.png")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("--mask", "nothing.png"), "nothing.png"),
-        ((*MASK, "--text", "a dog"), "leave one of them out"),
-        (("--mask", "black.png"), "mask is empty"),
-        ((*MASK, "--model", "no.safetensors"), "no.safetensors is not a file"),
-        (("--text", " "), "a sentence is expected"),
-    ],
-)
-def test_bad_input_gets_one_sentence(folder: Path, arguments: tuple[str, ...], says: str) -> None:
-    Image.new("L", (64, 48)).save(folder / "black.png")
-    assert says in refused(folder, *arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("--out", "x.xyz"), ".wav, .flac or .ogg is expected"),
-        *(
-            (("--out", f"x.{ending}"), "is expected")
-            for ending in ("raw", "sd2", "wve", "mpc2k", "txt", "png", "WAVE", "")
-        ),
-        *((("--seconds", value), "positive length") for value in ("0", "-1", "nan", "inf", "-inf", "1e12", "600.1")),
-        *((("--window", value), "positive length") for value in ("0", "-3", "nan", "inf", "1e12")),
-        *((("--steps", value), "--steps is") for value in ("0", "-3", "1000", "99999999999999999999")),
-        *((("--cfg", value), "--cfg is") for value in ("nan", "inf", "-1", "1e30")),
-        *((("--batch", value), "--batch is") for value in ("0", "-3", "65", "99999999999999999999")),
-        *((("--seed", value), "2^64 - 1") for value in ("-1", str(2**64), "9" * 40)),
-        *((("--fade-out", value), "fade_out is") for value in ("-1", "nan", "inf")),
-        *((("--sampler", value), "--sampler is") for value in ("euler", "", "DDIM", "\x1b[2J")),
-        *((("--scheduler", value), "one of ddim") for value in ("euler", "", "DDIM", "\x1b[2J")),
-        (("--sampler", "ddim", "--scheduler", "ddim"), "they are one setting"),
-        *(
-            (("--device", value), "is expected")
-            for value in ("foo", "", "cpu:x", "cuda:", "cuda:-1", "cuda:1:2", "meta", "\x1b[2J")
-        ),
-        (("--device", "cuda:999"), "CUDA"),
-        ((*BOTH, "--batch", "2"), "--batch"),
-        ((*MASK, "--gain", "1"), "of two or more"),
-        (("--gain", "1"), "of two or more"),
-        ((*MASK, "--gain", "1", "--gain", "2"), "one per mask is expected"),
-        ((*BOTH, "--gain", "1"), "one per mask is expected"),
-        *(((*BOTH, "--gain", "1", "--gain", value), "--gain is") for value in ("nan", "inf", "1e9")),
-        (("--out", LONG), "at most 255"),
-        (("--out", "x" * 250 + ".wav", "--batch", "2"), "at most 255"),
-        (("--out", "file/x.wav"), "a folder is expected"),
-        (("--out", "file/deeper/x.wav"), "a folder is expected"),
-        (("--out", "gone/x.wav"), "a link to nothing"),
-        (("--out", "folder.wav"), "is a folder"),
-        (("--out", "pipe.wav"), "no regular file"),
-        (("--out", "/proc/x.wav"), "cannot be written to"),
-        (("--attention-map", "x.xyz"), "is expected"),
-        (("--attention-map", "file/x.png"), "a folder is expected"),
-        (("--attention-map", "folder.png"), "is a folder"),
-        (("--attention-map", "x" * 252 + ".png"), "at most 255"),
-        (("--attention-map", "/proc/x.png"), "cannot be written to"),
-        (("--attention-map", "picture.png"), "--image reads"),
-        ((*MASK, "--attention-map", "./left.png"), "--mask reads"),
-    ],
-)
-def test_bad_options_are_told_before_a_model_is_read(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
-) -> None:
-    def load(*_: object, **__: object) -> None:
-        raise AssertionError("the model was asked for")
-
-    (folder / "file").write_text("no folder")
-    (folder / "gone").symlink_to("nowhere")
-    for name in ("folder.wav", "folder.png"):
-        (folder / name).mkdir()
-    os.mkfifo(folder / "pipe.wav")
-    monkeypatch.setattr("sounding.model.SoundingModel.from_pretrained", load)
-    assert says in refused(folder, *arguments)
-
-
-def refused(folder: Path, *arguments: str) -> str:
-    """The one sentence of a command that must not leave anything; with --json the same as a line for programs."""
-    before = sorted(folder.rglob("*"))
-    with contextlib.chdir(folder):
-        result = sounding(folder, "--out", "x.wav", *arguments)
-        line = sounding(folder, "--out", "x.wav", *arguments, "--json")
-    assert result.exit_code == line.exit_code == 1, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith("sounding: ")
-    assert result.stderr.count("\n") == 1
-    assert "\x1b" not in result.output
-    assert result.stdout == ""
-    assert line.stdout.count("\n") == 1
-    assert set(json.loads(line.stdout)) == {"error"}
-    assert sorted(folder.rglob("*")) == before
-    return result.stderr
-
-
-def test_cuda_without_cuda_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert "sees no CUDA" in refused(folder, "--device", "cuda")
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    assert "sees no Apple GPU" in refused(folder, "--device", "mps")
-    result = CliRunner().invoke(app, ["demo", "--out", str(folder / "demo"), "--device", "cuda"])
-    assert result.exit_code == 1
-    assert "sees no CUDA" in result.stderr
-    assert not (folder / "demo").exists()
-
-
 @pytest.mark.parametrize("seed", ["0", str(2**64 - 1)])
 def test_all_seeds_work_for_all_of_a_batch(folder: Path, seed: str) -> None:
     result = sounding(folder, *left(folder), "--seed", seed, "--batch", "2", "--out", str(folder / "a.wav"), "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["seed"] == int(seed)
-
-
-def left(folder: Path) -> tuple[str, str]:
-    return "--mask", str(folder / "left.png")
 
 
 def test_long_names_and_new_folders_are_written(folder: Path) -> None:

@@ -1,0 +1,103 @@
+"""Bad options of the commands: one sentence each, before a model is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sounding.cli.app import app
+
+from .cli_runs import BOTH, LONG, MASK, folder, refused
+
+__all__ = ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--mask", "nothing.png"), "nothing.png"),
+        ((*MASK, "--text", "a dog"), "leave one of them out"),
+        (("--mask", "black.png"), "mask is empty"),
+        ((*MASK, "--model", "no.safetensors"), "no.safetensors is not a file"),
+        (("--text", " "), "a sentence is expected"),
+    ],
+)
+def test_bad_input_gets_one_sentence(folder: Path, arguments: tuple[str, ...], says: str) -> None:
+    Image.new("L", (64, 48)).save(folder / "black.png")
+    assert says in refused(folder, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--out", "x.xyz"), ".wav, .flac or .ogg is expected"),
+        *(
+            (("--out", f"x.{ending}"), "is expected")
+            for ending in ("raw", "sd2", "wve", "mpc2k", "txt", "png", "WAVE", "")
+        ),
+        *((("--seconds", value), "positive length") for value in ("0", "-1", "nan", "inf", "-inf", "1e12", "600.1")),
+        *((("--window", value), "positive length") for value in ("0", "-3", "nan", "inf", "1e12")),
+        *((("--steps", value), "--steps is") for value in ("0", "-3", "1000", "99999999999999999999")),
+        *((("--cfg", value), "--cfg is") for value in ("nan", "inf", "-1", "1e30")),
+        *((("--batch", value), "--batch is") for value in ("0", "-3", "65", "99999999999999999999")),
+        *((("--seed", value), "2^64 - 1") for value in ("-1", str(2**64), "9" * 40)),
+        *((("--fade-out", value), "fade_out is") for value in ("-1", "nan", "inf")),
+        *((("--sampler", value), "--sampler is") for value in ("euler", "", "DDIM", "\x1b[2J")),
+        *((("--scheduler", value), "one of ddim") for value in ("euler", "", "DDIM", "\x1b[2J")),
+        (("--sampler", "ddim", "--scheduler", "ddim"), "they are one setting"),
+        *(
+            (("--device", value), "is expected")
+            for value in ("foo", "", "cpu:x", "cuda:", "cuda:-1", "cuda:1:2", "meta", "\x1b[2J")
+        ),
+        (("--device", "cuda:999"), "CUDA"),
+        ((*BOTH, "--batch", "2"), "--batch"),
+        ((*MASK, "--gain", "1"), "of two or more"),
+        (("--gain", "1"), "of two or more"),
+        ((*MASK, "--gain", "1", "--gain", "2"), "one per mask is expected"),
+        ((*BOTH, "--gain", "1"), "one per mask is expected"),
+        *(((*BOTH, "--gain", "1", "--gain", value), "--gain is") for value in ("nan", "inf", "1e9")),
+        (("--out", LONG), "at most 255"),
+        (("--out", "x" * 250 + ".wav", "--batch", "2"), "at most 255"),
+        (("--out", "file/x.wav"), "a folder is expected"),
+        (("--out", "file/deeper/x.wav"), "a folder is expected"),
+        (("--out", "gone/x.wav"), "a link to nothing"),
+        (("--out", "folder.wav"), "is a folder"),
+        (("--out", "pipe.wav"), "no regular file"),
+        (("--out", "/proc/x.wav"), "cannot be written to"),
+        (("--attention-map", "x.xyz"), "is expected"),
+        (("--attention-map", "file/x.png"), "a folder is expected"),
+        (("--attention-map", "folder.png"), "is a folder"),
+        (("--attention-map", "x" * 252 + ".png"), "at most 255"),
+        (("--attention-map", "/proc/x.png"), "cannot be written to"),
+        (("--attention-map", "picture.png"), "--image reads"),
+        ((*MASK, "--attention-map", "./left.png"), "--mask reads"),
+    ],
+)
+def test_bad_options_are_told_before_a_model_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was asked for")
+
+    (folder / "file").write_text("no folder")
+    (folder / "gone").symlink_to("nowhere")
+    for name in ("folder.wav", "folder.png"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe.wav")
+    monkeypatch.setattr("sounding.model.SoundingModel.from_pretrained", load)
+    assert says in refused(folder, *arguments)
+
+
+def test_cuda_without_cuda_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "sees no CUDA" in refused(folder, "--device", "cuda")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert "sees no Apple GPU" in refused(folder, "--device", "mps")
+    result = CliRunner().invoke(app, ["demo", "--out", str(folder / "demo"), "--device", "cuda"])
+    assert result.exit_code == 1
+    assert "sees no CUDA" in result.stderr
+    assert not (folder / "demo").exists()
