@@ -51,6 +51,8 @@ def main() -> None:
         return
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module=r"pdoc\.")
+        # A dataclass's own __init__ repeats annotations of its base, whose names another module has.
+        warnings.filterwarnings("ignore", message=r"Error parsing type annotation .* for [\w.]+\.__init__")
         pdoc.pdoc(*public(), output_directory=asked.out)
 
 
