@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..model import Sound, SoundingModel
 
 app = typer.Typer(
-    help="Select an object in a picture and hear it.",
+    help="Select an object in an image and hear it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,13 +34,13 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 @app.command()
 def generate(
-    image: Annotated[Path, typer.Option(help="The picture.")],
+    image: Annotated[Path, typer.Option(help="The image.")],
     out: Annotated[Path, typer.Option(help="Sound file to write (.wav, .flac, .ogg).")],
     mask: Annotated[
         list[Path] | None,
         typer.Option(
             help="White where the object is. Several make several tracks and their mix. Without mask "
-            "and text the whole picture sounds."
+            "and text the whole image sounds."
         ),
     ] = None,
     text: Annotated[str | None, typer.Option(help="What to listen for, instead of a mask.")] = None,
@@ -57,7 +57,7 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(hidden=True, help="The former spelling of --sampler.")] = None,
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
     device: DeviceOption = "auto",
-    attention_map: Annotated[Path | None, typer.Option(help="Picture of what was listened to.")] = None,
+    attention_map: Annotated[Path | None, typer.Option(help="Image of what was listened to.")] = None,
     level: Annotated[
         bool, typer.Option(help="One loudness, no DC, no clicks at the ends; off gives the vocoder's own samples.")
     ] = True,
@@ -75,7 +75,7 @@ def generate(
     ] = 20.48,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the sound of what a mask or a text selects in a picture."""
+    """Make the sound of what a mask or a text selects in an image."""
     with plain_errors(as_json=as_json):
         sampler = _one_spelling(sampler, scheduler)
         options = GenerateOptions(
@@ -184,13 +184,13 @@ def _doubts(sound: Sound, text: str | None, model: SoundingModel) -> list[str]:
     what = "the text" if text is not None else "the selection"
     return [
         f"sounding: the model is not sure what {what if len(sureness) == 1 else f'mask {i + 1}'} shows (sureness "
-        f"{sureness[i]:.2f} of 1), so the sound may not fit; select one whole object, or try another picture."
+        f"{sureness[i]:.2f} of 1), so the sound may not fit; select one whole object, or try another image."
         for i in unsure
     ]
 
 
 def _same_size(masks: list[Tensor], picture: Tensor) -> Tensor:
-    """Masks of any sizes as one batch of the picture's size; a white one if there are none."""
+    """Masks of any sizes as one batch of the image's size; a white one if there are none."""
     import torch
 
     from ..encoders.patches import check_orientation
@@ -238,7 +238,7 @@ def demo(
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
 ) -> None:
-    """One picture, two objects, two sounds: pictures and .wav files to look at and hear."""
+    """One image, two objects, two sounds: images and .wav files to look at and hear."""
     with plain_errors():
         check_demo(out, device, seed)
         from ..model import load

@@ -1,4 +1,4 @@
-"""What `sounding demo` shows, and README's first screen: one picture, two masks, two sounds."""
+"""What `sounding demo` shows, and README's first screen: one image, two masks, two sounds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..images.drawing import label_font, mel_image, overlay
 from ..images.files import read_image, read_mask, write_image
 from ..model import SoundingModel
 
-SCENE = "yard"  # SCENE.png and SCENE_mask_OBJECT.png in the folder of the example pictures
+SCENE = "yard"  # SCENE.png and SCENE_mask_OBJECT.png in the folder of the example images
 OBJECTS = ("dog", "rooster")
 SECONDS = 5.0
-LEFT, TITLE = 400, 26  # pixels: the picture's height beside the rows, a title's
+LEFT, TITLE = 400, 26  # pixels: the image's height beside the rows, a title's
 
 
 def demo_images() -> Path:
-    """Folder with the demo's picture and masks, in a checkout or in an installed package.
+    """Folder with the demo's image and masks, in a checkout or in an installed package.
 
     Raises:
         FileNotFoundError: they are in neither.
@@ -30,11 +30,11 @@ def demo_images() -> Path:
     for folder in (package.parent / "example_workflows" / "input", package / "demo_images"):
         if (folder / f"{SCENE}.png").is_file():
             return folder
-    raise FileNotFoundError(f"The demo's pictures are missing from {package.parent}; reinstall the pack.")
+    raise FileNotFoundError(f"The demo's images are missing from {package.parent}; reinstall the pack.")
 
 
 def write_demo(model: SoundingModel, out: Path, *, seed: int = 0, on_step: OnStep | None = None) -> Path:
-    """Write picture, masks, attention maps, mel pictures and sounds to `out`; returns the overview's path.
+    """Write image, masks, attention maps, mel images and sounds to `out`; returns the overview's path.
 
     The sound follows the mask; the attention map shows where the object's name alone would have looked.
     """
@@ -87,7 +87,7 @@ def scale_to(picture: Tensor, height: int) -> Tensor:
 
 
 def frame_row(pictures: list[Tensor], height: int = 256, gap: int = 8) -> Tensor:
-    """Pictures [H, W, 3] beside each other at one height, framed in white."""
+    """Images [H, W, 3] beside each other at one height, framed in white."""
     framed = [
         torch.nn.functional.pad(scale_to(picture, height), (0, 0, gap, gap, gap, gap), value=1.0)
         for picture in pictures

@@ -22,7 +22,7 @@ def numbered(path: Path, number: int) -> Path:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What `sounding generate` was asked for, as far as it is not about the picture."""
+    """What `sounding generate` was asked for, as far as it is not about the image."""
 
     image: Path
     out: Path

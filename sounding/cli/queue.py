@@ -24,7 +24,7 @@ def queue(
     image: Annotated[
         list[str] | None,
         typer.Option(
-            help="Picture for the LoadImage nodes: FILE, or NODE=FILE to name the node (number or title). Without "
+            help="Image for the LoadImage nodes: FILE, or NODE=FILE to name the node (number or title). Without "
             "NODE one for each, in the graph's order."
         ),
     ] = None,
@@ -32,7 +32,7 @@ def queue(
         list[str] | None,
         typer.Option(
             help="The same for the LoadImageMask nodes; white selects. A graph without such nodes gets it as the "
-            "picture's transparency."
+            "image's transparency."
         ),
     ] = None,
     values: Annotated[
@@ -41,9 +41,7 @@ def queue(
     ] = None,
     server: Annotated[str, typer.Option(help="Address of ComfyUI.")] = "http://127.0.0.1:8188",
     out: Annotated[Path, typer.Option(help="Folder for the sounds.")] = Path("sounds"),
-    everything: Annotated[
-        bool, typer.Option("--all", help="Bring previews, pictures and all other files too.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Bring previews, images and all other files too.")] = False,
     timeout: Annotated[
         float, typer.Option(help="Seconds for everything: sending, running, fetching.", min=1.0)
     ] = 600.0,

@@ -42,7 +42,7 @@ def plain_errors(program: str = "sounding", as_json: bool = False) -> Iterator[N
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal of few characters shows the others as \u2026 and the like
             stream.reconfigure(errors="backslashreplace")
-    # Pillow's word on pictures that `picture_files` refuses in a sentence of its own.
+    # Pillow's word on images that `images.opening` refuses in a sentence of its own.
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     try:
         yield

@@ -1,4 +1,4 @@
-"""A ComfyUI graph in its API form: reading it, and putting pictures and values into it.
+"""A ComfyUI graph in its API form: reading it, and putting images and values into it.
 
 The API form is what `POST /prompt` takes: node id -> {"class_type", "inputs", "_meta": {"title"}}. An input is a
 value, or a link [node id, output number].
@@ -172,21 +172,21 @@ def assign_files(graph: Graph, readers: Mapping[str, str], given: Sequence[str],
 
 
 def fill(graph: Graph, images: Sequence[str], masks: Sequence[str], upload: Upload) -> None:
-    """Upload pictures and masks and name them in the graph, after `assign_files`.
+    """Upload images and masks and name them in the graph, after `assign_files`.
 
-    A graph without any LoadImageMask takes its mask from its picture's transparency: there a single picture and a
+    A graph without any LoadImageMask takes its mask from its image's transparency: there a single image and a
     single mask become one file, with the mask as the mask editor saves it.
 
     Raises:
         GraphError: see `assign_files`.
-        ValueError: a file that is no picture.
+        ValueError: a file that is no image.
     """
     pictures = assign_files(graph, IMAGES, images, "--image")
     if masks and not any(node["class_type"] in MASKS for node in graph.values()):
         if len(masks) != 1 or len(pictures) != 1 or not Path(masks[0]).is_file():
             raise GraphError(
                 "--mask: the graph has no LoadImageMask node; give one --image with one --mask FILE, to put the mask "
-                "into the picture's transparency, or a graph with such nodes."
+                "into the image's transparency, or a graph with such nodes."
             )
         ((node, picture),) = pictures.items()
         if not any([node, 1] == value for what in graph.values() for value in what["inputs"].values()):
@@ -210,7 +210,7 @@ def fill(graph: Graph, images: Sequence[str], masks: Sequence[str], upload: Uplo
 
 
 def painted(picture: Path, mask: Path) -> bytes:
-    """A PNG of the picture with the selection cut out of its opacity, as ComfyUI's mask editor saves it."""
+    """A PNG of the image with the selection cut out of its opacity, as ComfyUI's mask editor saves it."""
     from PIL import ImageChops
 
     image = open_image(picture).convert("RGB")
@@ -231,7 +231,7 @@ def _is_node(node: Any) -> bool:
 def _reads_file(node: dict[str, Any], readers: Mapping[str, str]) -> bool:
     """Whether a node reads a file, rather than nothing or what another node gives."""
     name = readers.get(node["class_type"])
-    # A picture that is connected to SoundingClick takes precedence over its file.
+    # An image that is connected to SoundingClick takes precedence over its file.
     return isinstance(node["inputs"].get(name), str) and not isinstance(node["inputs"].get("image"), list)
 
 

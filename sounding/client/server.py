@@ -22,7 +22,7 @@ from .graph import Graph
 
 FILE_SECONDS = 3600.0  # for one file, sent or fetched
 CANCEL_SECONDS = 10.0  # for telling the server to stop, when all other time is up
-UPLOADS = "sounding"  # folder for pictures in the server's input folder
+UPLOADS = "sounding"  # folder for images in the server's input folder
 
 
 class ComfyServer(Connection):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from .answers import parse
 
-MESSAGE_BYTES = 16 << 20  # previews of pictures come this way too
+MESSAGE_BYTES = 16 << 20  # previews of images come this way too
 CONNECT_SECONDS = 5.0
 
 

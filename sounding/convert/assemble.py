@@ -25,8 +25,8 @@ from .hifigan import read_hifigan
 
 Conditioning = Literal["attention", "film"]
 UNTRAINED = (
-    "The grounding is new: train it (python -m training) before the model listens to pictures, masks or texts about "
-    "pictures."
+    "The grounding is new: train it (python -m training) before the model listens to images, masks or texts about "
+    "images."
 )
 EMPTY_SENTENCE = (0, 2)  # <s></s> in RoBERTa's vocabulary: AudioLDM's unconditional condition
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-ROWS = 256  # converted at once, so that no second copy of a whole picture is made
+ROWS = 256  # converted at once, so that no second copy of a whole image is made
 BITS, SIGN = 258, 339  # TIFF's
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded picture, the right way up, in the mode of its file; `white` is the value of white in that mode."""
+    """A decoded image, the right way up, in the mode of its file; `white` is the value of white in that mode."""
 
     image: Image
     white: float
@@ -44,7 +44,7 @@ class DecodedImage:
             yield slice(top, end), DecodedImage(self.image.crop((0, top, width, end)), self.white, self.unsigned)
 
     def values(self) -> np.ndarray:
-        """[H, W] of a deep picture, as they are in the file."""
+        """[H, W] of a deep image, as they are in the file."""
         import numpy as np
 
         values = np.asarray(self.image)
@@ -63,7 +63,7 @@ class DecodedImage:
         return self._scaled() if self.deep else _divided(_plain(self.image).convert("L"))
 
     def alpha(self) -> np.ndarray | None:
-        """Opacity [H, W] float32 0..1; None of a picture that has none."""
+        """Opacity [H, W] float32 0..1; None of an image that has none."""
         import numpy as np
 
         if not self.image.has_transparency_data and self.image.mode not in ("La", "RGBa"):
@@ -81,14 +81,14 @@ class DecodedImage:
 
 
 def decode_image(source: Source, name: str | None = None) -> DecodedImage:
-    """The first frame of a picture.
+    """The first frame of an image.
 
     Args:
         source: a file's path, or an open binary file.
         name: for messages, instead of the path.
 
     Raises:
-        ValueError: it cannot be read as a picture, is of a format that is not read, or too large (`TooLarge`).
+        ValueError: it cannot be read as an image, is of a format that is not read, or too large (`TooLarge`).
     """
     import PIL.Image
 
@@ -112,7 +112,7 @@ def decode_image(source: Source, name: str | None = None) -> DecodedImage:
 
 
 def read_pixels(source: Source, *, white_behind: bool = True) -> np.ndarray:
-    """A picture as [H, W, 3] float32 0..1, laid on white where it is transparent, or with its transparency left out.
+    """An image as [H, W, 3] float32 0..1, laid on white where it is transparent, or with its transparency left out.
 
     Raises:
         ValueError: see `decode_image`.
@@ -131,7 +131,7 @@ def read_pixels(source: Source, *, white_behind: bool = True) -> np.ndarray:
 
 
 def read_selection(source: Source) -> np.ndarray:
-    """A mask as [H, W] float32 0..1: white selects; a picture with transparency selects what is opaque.
+    """A mask as [H, W] float32 0..1: white selects; an image with transparency selects what is opaque.
 
     Raises:
         ValueError: see `decode_image`.
@@ -153,7 +153,7 @@ def read_selection(source: Source) -> np.ndarray:
 
 
 def open_image(source: Source, name: str | None = None) -> Image:
-    """A picture in 8 bits, as Pillow's "L", "RGB" or, if it has transparency, "RGBA".
+    """An image in 8 bits, as Pillow's "L", "RGB" or, if it has transparency, "RGBA".
 
     Raises:
         ValueError: see `decode_image`.
@@ -171,7 +171,7 @@ def open_image(source: Source, name: str | None = None) -> Image:
 
 
 def open_mask(source: Source, name: str | None = None) -> Image:
-    """A mask in greys of 8 bits ("L"): white selects; a picture with transparency selects what is opaque.
+    """A mask in greys of 8 bits ("L"): white selects; an image with transparency selects what is opaque.
 
     Raises:
         ValueError: see `decode_image`.

@@ -24,7 +24,7 @@ def colour(values: Tensor) -> Tensor:
 
 
 def mel_image(mel: Tensor, *, height: int = 256, floor: float = -11.0, ceiling: float = 2.0) -> Tensor:
-    """Log-mel [B, T, bands] -> pictures [B, height, W, 3] 0..1: time to the right, low notes at the bottom."""
+    """Log-mel [B, T, bands] -> images [B, height, W, 3] 0..1: time to the right, low notes at the bottom."""
     image = ((mel.detach().float().cpu() - floor) / (ceiling - floor)).clamp(0, 1).transpose(1, 2).flip(1)
     scale = height / image.shape[1]
     width = max(1, round(image.shape[2] * scale / 2))
@@ -33,9 +33,9 @@ def mel_image(mel: Tensor, *, height: int = 256, floor: float = -11.0, ceiling: 
 
 
 def overlay(image: Tensor, values: Tensor, *, strength: float = 0.65) -> Tensor:
-    """Lay a map or mask [B, h, w] 0..1 over pictures [B, H, W, 3]: the higher, the more it glows.
+    """Lay a map or mask [B, h, w] 0..1 over images [B, H, W, 3]: the higher, the more it glows.
 
-    One picture serves any number of maps.
+    One image serves any number of maps.
     """
     image = image.detach().float().cpu()
     full = torch.nn.functional.interpolate(

@@ -34,19 +34,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """A picture file as [1, H, W, 3] float 0..1; transparent parts are laid on white. See `picture_files`.
+    """An image file as [1, H, W, 3] float 0..1; transparent parts are laid on white. See `decoding`.
 
     Raises:
-        ValueError: the file cannot be read as a picture, or is too large.
+        ValueError: the file cannot be read as an image, or is too large.
     """
     return torch.from_numpy(read_pixels(path))[None]
 
 
 def read_mask(path: str | os.PathLike[str]) -> Tensor:
-    """A mask file as [1, H, W] float 0..1: white selects; a picture with transparency selects what is opaque.
+    """A mask file as [1, H, W] float 0..1: white selects; an image with transparency selects what is opaque.
 
     Raises:
-        ValueError: the file cannot be read as a picture, or is too large.
+        ValueError: the file cannot be read as an image, or is too large.
     """
     return torch.from_numpy(read_selection(path))[None]
 
@@ -61,7 +61,7 @@ def image_format(path: str | os.PathLike[str]) -> str:
     if ending not in WRITTEN:
         raise ValueError(
             f"{Path(path).name} ends in {ending or 'nothing'}, but one of {', '.join(WRITTEN)} is expected of a "
-            "picture; give it one of these endings."
+            "image; give it one of these endings."
         )
     return WRITTEN[ending]
 

@@ -17,8 +17,8 @@ from ..utils.messages import printable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What Pillow decodes by itself, from the file alone. Others start programs (EPS), read further files, hold pictures of
-# another size than their header says (ICO), or are no pictures.
+# What Pillow decodes by itself, from the file alone. Others start programs (EPS), read further files, hold images of
+# another size than their header says (ICO), or are no images.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "TGA", "QOI")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 29  # a little more than `MAX_PIXELS` of four channels of 16 bits
@@ -28,13 +28,13 @@ Source = str | os.PathLike[str] | IO[bytes]
 
 
 class TooLarge(ValueError):
-    """A picture of more than `MAX_PIXELS` or `MAX_BYTES`."""
+    """An image of more than `MAX_PIXELS` or `MAX_BYTES`."""
 
 
 def shown(source: Source) -> str:
     """A path as it can be printed, on one line, whatever bytes its name is made of."""
     if not isinstance(source, (str, os.PathLike)):
-        return "The picture"
+        return "The image"
     return printable(os.fspath(source)[-400:])
 
 
@@ -53,7 +53,7 @@ def upright(image: Image) -> Image:
     }
     try:
         way = ways.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # there are as many kinds as ways to break it, and the picture itself is whole
+    except Exception:  # there are as many kinds as ways to break it, and the image itself is whole
         way = None
     if way is None:
         return image.copy()
@@ -62,7 +62,7 @@ def upright(image: Image) -> Image:
 
 @contextmanager
 def reading_errors(called: str) -> Iterator[None]:
-    """Say what is wrong with a picture in one sentence."""
+    """Say what is wrong with an image in one sentence."""
     import PIL
     import PIL.Image
 
@@ -78,15 +78,15 @@ def reading_errors(called: str) -> Iterator[None]:
         ) from None
     except PIL.UnidentifiedImageError:
         raise ValueError(
-            f"{called} cannot be read as a picture (its format is unknown, or its beginning is broken); give a PNG, "
+            f"{called} cannot be read as an image (its format is unknown, or its beginning is broken); give a PNG, "
             "JPEG or WebP."
         ) from None
     except MemoryError:
         raise ValueError(
-            f"{called} cannot be read as a picture (there is too little memory); make it smaller."
+            f"{called} cannot be read as an image (there is too little memory); make it smaller."
         ) from None
     except Exception as error:  # decoders raise almost every kind for broken files
-        raise ValueError(f"{called} cannot be read as a picture ({_line(error)}); give a PNG, JPEG or WebP.") from None
+        raise ValueError(f"{called} cannot be read as an image ({_line(error)}); give a PNG, JPEG or WebP.") from None
 
 
 def open_bounded(path: str | os.PathLike[str], called: str) -> IO[bytes]:
@@ -99,7 +99,7 @@ def open_bounded(path: str | os.PathLike[str], called: str) -> IO[bytes]:
             return open(path, "rb")
     except (OSError, ValueError) as error:  # a NUL or a lone surrogate in a name is a ValueError
         why = (error.strerror if isinstance(error, OSError) else None) or _line(error)
-        raise ValueError(f"{called} cannot be read as a picture ({why}); give a PNG, JPEG or WebP.") from None
+        raise ValueError(f"{called} cannot be read as an image ({why}); give a PNG, JPEG or WebP.") from None
     raise TooLarge(f"{called} has {found.st_size:,} bytes, but at most {MAX_BYTES:,} are expected; make it smaller.")
 
 

@@ -27,7 +27,7 @@ def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def cell_means(pixels: Tensor, cells: int) -> Tensor:
-    """[B, C, h, w] -> [B, C, cells, cells] on its device: the mean of each cell of an even grid over the picture."""
+    """[B, C, h, w] -> [B, C, cells, cells] on its device: the mean of each cell of an even grid over the image."""
     return functional.adaptive_avg_pool2d(_there(pixels), cells).to(pixels.device)
 
 

@@ -1,4 +1,4 @@
-"""Click, box or words to a mask: a picture is prepared once, then every prompt costs the decoder alone.
+"""Click, box or words to a mask: an image is prepared once, then every prompt costs the decoder alone.
 
     segmenter, cache = load_segmenter("starter"), Cache()
     found = segmenter.segment(cache.prepare(segmenter, image), Prompt(positive=((120, 80),)))

@@ -1,4 +1,4 @@
-"""What all segmenters share: a picture is prepared once, then every prompt costs the decoder alone."""
+"""What all segmenters share: an image is prepared once, then every prompt costs the decoder alone."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .prompt import Prompt
 CACHE_COUNT, CACHE_BYTES = 8, 512 * 2**20
 
 
-Frame = tuple[int, int, int, int]  # left, top, right and bottom of a part of a picture, in pixels
+Frame = tuple[int, int, int, int]  # left, top, right and bottom of a part of an image, in pixels
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as one segmenter embeds it. Its tensors are on the CPU: no device's memory is held by them.
+    """An image as one segmenter embeds it. Its tensors are on the CPU: no device's memory is held by them.
 
     `zoomed` are the last few parts of it that the segmenter zoomed in on, embedded likewise.
     """
 
-    size: tuple[int, int]  # height and width of the picture, in pixels
+    size: tuple[int, int]  # height and width of the image, in pixels
     tensors: dict[str, Tensor]
     zoomed: dict[Frame, Prepared] = field(default_factory=dict)
 
@@ -44,8 +44,8 @@ class Prepared:
 class Segmentation:
     """One object, on the CPU."""
 
-    mask: Tensor  # [H, W] 0..1 at the picture's size, the sigmoid of the logits
-    logits: Tensor  # [H, W] as the model gives them, resized to the picture
+    mask: Tensor  # [H, W] 0..1 at the image's size, the sigmoid of the logits
+    logits: Tensor  # [H, W] as the model gives them, resized to the image
     score: float  # how good the model believes the mask to be, 0..1
 
     @classmethod
@@ -70,19 +70,19 @@ class Segmenter(Protocol):
 
     @property
     def memory(self) -> int:
-        """Bytes that preparing a picture takes beside the weights, where these are: a generous bound."""
+        """Bytes that preparing an image takes beside the weights, where these are: a generous bound."""
         ...
 
     def prepare(self, image: Tensor) -> Prepared:
-        """Embed a picture [H, W, 3] or [1, H, W, 3], 0..1, once.
+        """Embed an image [H, W, 3] or [1, H, W, 3], 0..1, once.
 
         Raises:
-            ValueError: not one picture.
+            ValueError: not one image.
         """
         ...
 
     def segment(self, prepared: Prepared, prompt: Prompt) -> Segmentation:
-        """The object that a prompt selects in a picture that this very segmenter prepared.
+        """The object that a prompt selects in an image that this very segmenter prepared.
 
         Raises:
             ValueError: a prompt that this segmenter cannot use; see `Prompt.check`.
@@ -91,14 +91,14 @@ class Segmenter(Protocol):
 
 
 def one_image(image: Tensor) -> Tensor:
-    """A picture [1, H, W, 3] float 0..1.
+    """An image [1, H, W, 3] float 0..1.
 
     Raises:
-        ValueError: not a picture, or several.
+        ValueError: not an image, or several.
     """
     image = check_image(image)
     if len(image) != 1:
-        raise ValueError(f"There are {len(image)} pictures, but one is expected; segment them one by one.")
+        raise ValueError(f"There are {len(image)} images, but one is expected; segment them one by one.")
     return image.clamp(0, 1)
 
 
@@ -108,7 +108,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 class Cache:
-    """The pictures last prepared, by content: the same pixels are embedded once, whatever tensor they come in.
+    """The images last prepared, by content: the same pixels are embedded once, whatever tensor they come in.
 
     Bounded by count and by bytes; the least lately used go first. May be shared by threads and segmenters, and
     keeps no segmenter alive.
@@ -131,7 +131,7 @@ class Cache:
             return sum(prepared.nbytes for prepared in self._kept.values())
 
     def prepare(self, segmenter: Segmenter, image: Tensor) -> Prepared:
-        """`segmenter.prepare(image)`, or what it gave for the same picture before."""
+        """`segmenter.prepare(image)`, or what it gave for the same image before."""
         image = one_image(image)
         digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
         digest.update(image.cpu().contiguous().numpy().data.cast("B"))

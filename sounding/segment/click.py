@@ -13,10 +13,10 @@ from .network import STRIDES, ClickNetwork, Clicks, Embedding
 from .prompt import Prompt
 from .zoom import LEAST, zoom_frame
 
-STEP = STRIDES[-1]  # sides of the network's picture are multiples of it
+STEP = STRIDES[-1]  # sides of the network's image are multiples of it
 PASSES = 6  # clicks that are taken one after the other; further ones come together with the last
-MOST_CROPS = 8  # of a picture that stay embedded
-OUTSIDE = -4.0  # at most, what a part of the picture does not show: 2 % that it is the object
+MOST_CROPS = 8  # of an image that stay embedded
+OUTSIDE = -4.0  # at most, what a part of the image does not show: 2 % that it is the object
 PICTURE = "picture"
 EMBEDDED = ("coarse", "middle", "fine", "keys", "raw_keys")
 
@@ -44,7 +44,7 @@ class ClickSegmenter:
     @torch.inference_mode()
     @spins_adaptively
     def prepare(self, image: Tensor) -> Prepared:
-        """See `Segmenter.prepare`. The picture itself is kept too, as sharp as `segment` can use it."""
+        """See `Segmenter.prepare`. The image itself is kept too, as sharp as `segment` can use it."""
         image = one_image(image)
         height, width = image.shape[1:3]
         pixels = image.movedim(-1, 1)
@@ -55,7 +55,7 @@ class ClickSegmenter:
     @torch.inference_mode()
     @spins_adaptively
     def segment(self, prepared: Prepared, prompt: Prompt) -> Segmentation:
-        """See `Segmenter.segment`: the object on the whole picture, then in its part of it, if that is small.
+        """See `Segmenter.segment`: the object on the whole image, then in its part of it, if that is small.
 
         The score is how little the mask depends on its threshold, as SAM's stability.
         """
@@ -83,7 +83,7 @@ class ClickSegmenter:
         return {name: getattr(embedding, name).cpu() for name in EMBEDDED}
 
     def _zoomed_in(self, prepared: Prepared, frame: Frame) -> Prepared:
-        """A part of a picture, embedded once."""
+        """A part of an image, embedded once."""
         known = prepared.zoomed.get(frame)
         if known is None:
             sharp = prepared.tensors[PICTURE]
@@ -119,7 +119,7 @@ class ClickSegmenter:
 
 
 def within(prompt: Prompt, frame: Frame) -> Prompt:
-    """A prompt in the pixels of a part of the picture that holds all that it selects; negative points elsewhere go."""
+    """A prompt in the pixels of a part of the image that holds all that it selects; negative points elsewhere go."""
     x0, y0, x1, y1 = frame
     positive, negative = (
         tuple((x - x0, y - y0) for x, y in points if x0 <= x <= x1 and y0 <= y <= y1)
@@ -130,7 +130,7 @@ def within(prompt: Prompt, frame: Frame) -> Prompt:
 
 
 def network_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Height and width that a picture of `size` is brought to: its longer side to `side`, multiples of 32."""
+    """Height and width that an image of `size` is brought to: its longer side to `side`, multiples of 32."""
     height, width = (max(STEP, round(extent * side / max(size) / STEP) * STEP) for extent in size)
     return height, width
 

@@ -1,6 +1,6 @@
 """The click decoder in the box: clicks, a box and the last answer over the patch tower's feature maps.
 
-A picture is embedded once (the tower and a neck over its levels); each click then costs the decoder alone. As in
+An image is embedded once (the tower and a neck over its levels); each click then costs the decoder alone. As in
 RITM (Sofiiuk et al. 2021) clicks are drawn as discs and the last answer is an input. What a click means is also
 told by how alike every place is to the clicked ones, in the tower's own features and in learned ones.
 """
@@ -27,7 +27,7 @@ SIMILAR_MAPS = 4  # two kinds of features, for and against
 
 @dataclass(frozen=True)
 class Clicks:
-    """Prompts of a batch, in pixels of the network's picture."""
+    """Prompts of a batch, in pixels of the network's image."""
 
     points: Tensor  # [B, K, 2] x, y
     signs: Tensor  # [B, K] 1 for, -1 against, 0 none
@@ -36,7 +36,7 @@ class Clicks:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a picture is decoded from; sizes are 1/16, 1/8 and 1/4 of the network's picture."""
+    """What an image is decoded from; sizes are 1/16, 1/8 and 1/4 of the network's image."""
 
     coarse: Tensor  # [B, widths[0], h/16, w/16]
     middle: Tensor  # [B, widths[1], h/8, w/8]
@@ -61,13 +61,13 @@ def tower_channels(config: PatchConfig) -> tuple[list[int], list[int]]:
         if all(stride in places for stride in STRIDES):
             return [places[s] for s in STRIDES], [levels[places[s]]["num_chs"] for s in STRIDES]
     raise ValueError(
-        f"The patch tower is {config.model!r}, which has no feature maps at 1/4 to 1/32 of the picture, but the "
+        f"The patch tower is {config.model!r}, which has no feature maps at 1/4 to 1/32 of the image, but the "
         "segmenter needs them; leave segmenter out of the configuration."
     )
 
 
 class ClickNetwork(nn.Module):
-    """`embed` once a picture, `decode` once a click."""
+    """`embed` once per image, `decode` once a click."""
 
     def __init__(self, config: SegmenterConfig, patches: PatchConfig):
         super().__init__()
@@ -103,7 +103,7 @@ class ClickNetwork(nn.Module):
         return cast("list[Tensor]", maps)
 
     def embed(self, levels: list[Tensor], pixels: Tensor) -> Embedding:
-        """The tower's maps and the normalised picture [B, 3, h, w] -> what clicks are decoded from."""
+        """The tower's maps and the normalised image [B, 3, h, w] -> what clicks are decoded from."""
         dtype = self.from32.weight.dtype
         x4, x8, x16, x32 = (level.to(dtype) for level in levels)
         coarse = self.from16(x16) + _resized(self.from32(x32), x16)
@@ -117,7 +117,7 @@ class ClickNetwork(nn.Module):
         """Logits [B, h, w], and a rough form [B, h/8, w/8] of them that training also looks at.
 
         Args:
-            embedding: of B pictures.
+            embedding: of B images.
             clicks: of the same.
             last: logits [B, h, w] of the answer before the last click.
         """

@@ -59,7 +59,7 @@ def read_points(
         most: points in a list.
 
     Raises:
-        ValueError: anything else, or coordinates that no picture has.
+        ValueError: anything else, or coordinates that no image has.
     """
     found: tuple[list[Point], list[Point]] = ([], [])
     for data, name, inside in ((positive, names[0], True), (negative, names[1], False)):

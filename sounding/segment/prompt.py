@@ -9,7 +9,7 @@ from .points import MAX_POINTS, Box, Point, parse, read_box, read_points
 
 @dataclass(frozen=True)
 class Prompt:
-    """A selection of one object, all in pixels of the picture; its kinds may be combined."""
+    """A selection of one object, all in pixels of the image; its kinds may be combined."""
 
     positive: tuple[Point, ...] = ()  # (x, y)
     negative: tuple[Point, ...] = ()
@@ -34,15 +34,15 @@ class Prompt:
         return cls(on, off, read_box(parse(box, "box")), text.strip())
 
     def check(self, size: tuple[int, int], name: str, *, words: bool = False) -> None:
-        """Whether a segmenter can use it on a picture of `size` (height, width).
+        """Whether a segmenter can use it on an image of `size` (height, width).
 
         Args:
-            size: of the picture.
+            size: of the image.
             name: the segmenter's, for the message.
             words: whether it understands text.
 
         Raises:
-            ValueError: it says nothing, lies outside of the picture, or is text for a segmenter without words.
+            ValueError: it says nothing, lies outside of the image, or is text for a segmenter without words.
         """
         height, width = size
         if self.text and not words:
@@ -60,13 +60,13 @@ class Prompt:
         for x, y in (*self.positive, *self.negative):
             if not (0 <= x <= width and 0 <= y <= height):
                 raise ValueError(
-                    f"The point ({x:g}, {y:g}) is outside of the picture, which has {width} x {height} pixels; give "
-                    "pixels of this very picture."
+                    f"The point ({x:g}, {y:g}) is outside of the image, which has {width} x {height} pixels; give "
+                    "pixels of this very image."
                 )
         if self.box is not None:
             x0, y0, x1, y1 = self.box
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
                 raise ValueError(
-                    f"The box {x0:g}, {y0:g}, {x1:g}, {y1:g} does not lie in the picture of {width} x {height} pixels "
+                    f"The box {x0:g}, {y0:g}, {x1:g}, {y1:g} does not lie in the image of {width} x {height} pixels "
                     "with its corners in order; give x0, y0, x1, y1."
                 )

@@ -31,7 +31,7 @@ class Sam1Segmenter:
 
     @property
     def memory(self) -> int:
-        """See `Segmenter.memory`. Attention in all of the picture decides: its weights, as large again with positions,
+        """See `Segmenter.memory`. Attention in all of the image decides: its weights, as large again with positions,
         and their softmax.
         """
         encoder: Any = self.module.image_encoder

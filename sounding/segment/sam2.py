@@ -56,12 +56,12 @@ class Sam2Segmenter:
 
 
 def embed(model: Any, pixels: Tensor) -> dict[str, Tensor]:
-    """A picture's maps of all levels."""
+    """An image's maps of all levels."""
     return {f"level{i}": level.cpu() for i, level in enumerate(model.get_image_embeddings(pixels))}
 
 
 def select(model: Any, processor: Any, prepared: Prepared, prompt: Prompt) -> Segmentation:
-    """Ask the decoder about an embedded picture."""
+    """Ask the decoder about an embedded image."""
     device = device_of(model)
     points = [[list(point) for point in (*prompt.positive, *prompt.negative)]]
     labels = [[1] * len(prompt.positive) + [0] * len(prompt.negative)]

@@ -1,6 +1,6 @@
 """SAM 3 (Carion et al. 2025) from transformers folders: its tracker takes points and boxes, its detector words.
 
-Meta's folder (model type "sam3_video") has both over one backbone, which then runs once a picture. Folders of the
+Meta's folder (model type "sam3_video") has both over one backbone, which then runs once per image. Folders of the
 detector ("sam3") or the tracker ("sam3_tracker") alone serve their own kind of prompt.
 """
 
@@ -73,7 +73,7 @@ class Sam3Segmenter:
         """See `Segmenter.segment`.
 
         Raises:
-            ValueError: also if the words name nothing in the picture, or the folder lacks that kind of prompt.
+            ValueError: also if the words name nothing in the image, or the folder lacks that kind of prompt.
         """
         prompt.check(prepared.size, self.name, words=self.detector is not None)
         if prompt.text:
@@ -107,7 +107,7 @@ class Sam3Segmenter:
             best = float(scores.max())
             where = " at the points" if prompt.positive or prompt.negative else ""
             raise ValueError(
-                f"{self.name} found no {prompt.text!r}{where} in the picture (the best scored {best:.2f}, "
+                f"{self.name} found no {prompt.text!r}{where} in the image (the best scored {best:.2f}, "
                 f"{FOUND} is expected); try other words, or click."
             )
         return Segmentation.of(masks[kept].amax(dim=0), float(scores[kept].max()))

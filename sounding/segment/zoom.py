@@ -1,6 +1,6 @@
-"""Where the click decoder looks a second time: of small objects it sees their part of the picture enlarged.
+"""Where the click decoder looks a second time: of small objects it sees their part of the image enlarged.
 
-As in RITM (Sofiiuk et al. 2021, "zoom-in"), the answer on the whole picture says which part that is.
+As in RITM (Sofiiuk et al. 2021, "zoom-in"), the answer on the whole image says which part that is.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from .base import Frame
 from .prompt import Box, Prompt
 
 MARGIN = 1.6  # width of a part, in sizes of the object
-LEAST = 0.3  # of the picture's longer side; parts below that no longer show what the object is
-MOST = 0.75  # of the picture's longer side; parts beyond that show hardly more than the whole does
+LEAST = 0.3  # of the image's longer side; parts below that no longer show what the object is
+MOST = 0.75  # of the image's longer side; parts beyond that show hardly more than the whole does
 SNAP = 16  # steps along the longer side, so that the part mostly stays the same from click to click
 CELLS = 80  # along the longer side, of what is looked at for connection
 
 
 def zoom_frame(logits: Tensor, prompt: Prompt, size: tuple[int, int]) -> Frame | None:
-    """The part of a picture of `size` (height, width) to look at, or None where the whole shows the object large.
+    """The part of an image of `size` (height, width) to look at, or None where the whole shows the object large.
 
     Args:
-        logits: [h, w] answer on the whole picture, at any resolution.
+        logits: [h, w] answer on the whole image, at any resolution.
         prompt: that it answers.
     """
     found = prompt.box or _clicked_bounds(logits, prompt, size)
@@ -35,7 +35,7 @@ def zoom_frame(logits: Tensor, prompt: Prompt, size: tuple[int, int]) -> Frame |
     right, bottom = (max(box[side] for box in bounds) for side in (2, 3))
     longer = max(size)
     side = max(MARGIN * (right - left), MARGIN * (bottom - top), LEAST * longer)
-    if side > MOST * longer or longer < SNAP:  # or a picture of a few pixels
+    if side > MOST * longer or longer < SNAP:  # or an image of a few pixels
         return None
     step = longer / SNAP
     side = math.ceil(side / step) * step
@@ -52,7 +52,7 @@ def _placed(middle: float, side: float, step: float, extent: int) -> tuple[int, 
 
 
 def _clicked_bounds(logits: Tensor, prompt: Prompt, size: tuple[int, int]) -> Box | None:
-    """Bounds, in the picture's pixels, of what the answer selects and hangs together with a click on the object."""
+    """Bounds, in the image's pixels, of what the answer selects and hangs together with a click on the object."""
     height, width = size
     rows, columns = (max(1, round(CELLS * extent / max(size))) for extent in size)
     selected = cell_peaks(logits[None], (rows, columns))[0] > 0  # a thin neck connects too

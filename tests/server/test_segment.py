@@ -109,7 +109,7 @@ def test_a_click_is_heard(server, sam_file, tiny_graph):
     [
         ({"mask": {"positive_coords": "60, 90"}}, "which is not JSON"),
         ({"mask": {"positive_coords": ""}}, "no point on the object"),
-        ({"mask": {"positive_coords": "[[6000, 9]]"}}, "outside of the picture"),
+        ({"mask": {"positive_coords": "[[6000, 9]]"}}, "outside of the image"),
         ({"mask": {"box": "[1, 2, 3]"}}, "one box is expected"),
         ({"mask": {"text": "a cow"}}, "understands points and boxes only; use SAM 3"),
         ({"sam": {"segmenter_name": "sams/upscaler.pth"}}, "a Segment Anything model in models/sams"),

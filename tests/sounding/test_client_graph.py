@@ -149,7 +149,7 @@ def test_a_click_node_reads_a_picture_unless_one_is_connected(files: Path) -> No
         (["5=scene.png"], [], "reads no such file"),
         (["2=scene.png"], [], "reads no such file"),
         (["1=scene.png", "The scene=left.png"], [], "two files came for node 1 (The scene)"),
-        (["text.png"], [], "cannot be read as a picture"),
+        (["text.png"], [], "cannot be read as an image"),
         ([], ["LoadImageMask=left.png"], "may be any of"),
     ],
 )
@@ -162,7 +162,7 @@ def test_what_cannot_be_filled_is_told(
 
 def test_nothing_is_sent_before_everything_is_looked_at(graph: Graph, files: Path) -> None:
     uploads = Uploads()
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
+    with pytest.raises(ValueError, match="cannot be read as an image"):
         fill(graph, ["scene.png"], ["left.png", "text.png"], uploads)
     assert uploads.files == {}
 

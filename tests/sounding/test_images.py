@@ -210,7 +210,7 @@ def test_broken_pictures_of_every_format_are_one_sentence() -> None:
             except ValueError as error:
                 refused += 1
                 assert "\n" not in str(error)  # noqa: PT017
-                assert "The picture" in str(error)  # noqa: PT017
+                assert "The image" in str(error)  # noqa: PT017
     assert refused > 100
 
 
@@ -239,7 +239,7 @@ def test_other_formats_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     PLAIN.save(tmp_path / "b.png", "ICO")
     for name in ("a.png", "b.png"):
-        with pytest.raises(ValueError, match=r"cannot be read as a picture .*give a PNG, JPEG or WebP"):
+        with pytest.raises(ValueError, match=r"cannot be read as an image .*give a PNG, JPEG or WebP"):
             read_image(tmp_path / name)
 
 
@@ -250,7 +250,7 @@ def test_names_that_lead_to_no_ordinary_file_are_one_sentence(tmp_path: Path) ->
         file.truncate(1 << 40)  # takes no room
     names = ["a\0b.png", "a\udcff\n\x1b[31m.png", "x" * 300, "none.png", "fifo.png", "loop.png", "", "huge.png"]
     for name in [*names, "/dev/zero"]:
-        with pytest.raises(ValueError, match=r"cannot be read as a picture \(|has 1,099,511,627,776 bytes") as error:
+        with pytest.raises(ValueError, match=r"cannot be read as an image \(|has 1,099,511,627,776 bytes") as error:
             read_mask(str(tmp_path / name) if name else str(tmp_path))
         str(error.value).encode()
         assert str(error.value).isprintable()

@@ -216,7 +216,7 @@ def test_sam3_answers_words_as_transformers(sam3_folder, picture, box, monkeypat
     assert ((found.mask > 0.5) == union).float().mean() > 0.97
 
     monkeypatch.setattr(sam3, "FOUND", 2.0)
-    with pytest.raises(ValueError, match="found no 'a dog' in the picture"):
+    with pytest.raises(ValueError, match="found no 'a dog' in the image"):
         segmenter.segment(prepared, Prompt(text="a dog"))
 
 

@@ -74,10 +74,10 @@ def test_other_strings_are_named(strings, words) -> None:
     [
         (Prompt(), "no point on the object and no box"),
         (Prompt(negative=((1.0, 1.0),)), "no point on the object"),
-        (Prompt(((41.0, 5.0),)), "(41, 5) is outside of the picture, which has 40 x 30"),
+        (Prompt(((41.0, 5.0),)), "(41, 5) is outside of the image, which has 40 x 30"),
         (Prompt(((5.0, 5.0),), ((-1.0, 5.0),)), "(-1, 5) is outside"),
-        (Prompt(box=(5.0, 5.0, 41.0, 20.0)), "box 5, 5, 41, 20 does not lie in the picture of 40 x 30"),
-        (Prompt(box=(5.0, 5.0, 5.0, 20.0)), "does not lie in the picture"),
+        (Prompt(box=(5.0, 5.0, 41.0, 20.0)), "box 5, 5, 41, 20 does not lie in the image of 40 x 30"),
+        (Prompt(box=(5.0, 5.0, 5.0, 20.0)), "does not lie in the image"),
         (Prompt(((1.0, 1.0),) * 257), "257 points, but at most 256"),
         (Prompt(text="a dog"), "tiny got the text 'a dog', but understands points and boxes only; use SAM 3"),
     ],
@@ -152,5 +152,5 @@ def test_the_cache_keeps_no_segmenter_and_forgets_with_it() -> None:
 
 
 def test_several_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="There are 2 pictures, but one is expected"):
+    with pytest.raises(ValueError, match="There are 2 images, but one is expected"):
         Cache().prepare(Counting(), torch.zeros(2, 4, 4, 3))

@@ -139,7 +139,7 @@ def test_every_bad_file_gets_one_sentence_and_the_rest_goes_on(tmp_path: Path) -
     begin = [
         "alone has no recording",
         "broken has no picture",
-        "broken.png cannot be read as a picture",
+        "broken.png cannot be read as an image",
         "good_mask.png selects nothing",
         "hidden has no picture",
         "hidden.png is transparent all over",

@@ -298,7 +298,7 @@ def test_pairs_become_shards(pair_folder: Path, tmp_path: Path) -> None:
     reasons = {skipped.id: skipped.why for skipped in ShardIndex.read(out).skipped}
     assert reasons.keys() == {"alone", "quiet", "unreadable"}
     assert "alone has a picture but no sound" in reasons["alone"]
-    assert "cannot be read as a picture" in reasons["unreadable"]
+    assert "cannot be read as an image" in reasons["unreadable"]
 
 
 def test_empty_folders_are_named(tmp_path: Path) -> None:
