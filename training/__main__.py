@@ -45,9 +45,10 @@ def run(
 ) -> None:
     """Train what RECIPE says and write the checkpoint; a run that was stopped goes on."""
     from .recipe import Recipe, read_recipe, read_yaml
+    from .recipe_migrations import migrated_finetuning
 
     with plain_errors("training"):
-        if read_yaml(recipe).keys() >= {"names", "conditions", "sounds"}:
+        if migrated_finetuning(read_yaml(recipe)).keys() >= {"text_encoder", "grounding", "unet"}:
             _describe_finetune(recipe, overrides or [], dry_run)
             return
         resolved: Recipe = read_recipe(recipe, overrides=overrides or [])

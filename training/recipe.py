@@ -116,7 +116,7 @@ def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None =
         ValueError: naming the file and the key that is unknown, missing or of the wrong type.
     """
     data = merge(read_yaml(path), parse_overrides(overrides or []))
-    data = migrated_recipe(data) if cls is Recipe else data
+    data = migrated_recipe(data) if cls is Recipe else getattr(cls, "migrated", dict)(data)
     if isinstance(data.get("model"), dict):
         data["model"] = migrated(data["model"])
     try:

@@ -33,19 +33,19 @@ from training.data.shards import Shards
 from training.engine.loop import train
 from training.engine.settings import LoopConfig
 from training.finetune import rehearsal as known_data
-from training.finetune.conditions import ConditionsObjective
-from training.finetune.distillation import RehearsedItems, RehearsedObjective
+from training.finetune.distillation import DistillationItems, DistillationObjective
+from training.finetune.grounding import GroundingAdaptationObjective
 from training.finetune.low_rank import LowRank, change_by_low_rank, fold
 from training.finetune.objects import read_objects
 from training.finetune.plan import FinetuneRecipe, known_objects
 from training.finetune.run import finetune
-from training.finetune.scenes import OwnSource
-from training.finetune.text_encoder import NamesItems, NamesObjective, attention_divergence
+from training.finetune.scenes import ObjectSceneSource
+from training.finetune.text_encoder import TextEncoderItems, TextEncoderObjective, attention_divergence
 from training.recipe import RECIPES, read_recipe
 from training.tasks.grounded import GroundedObjective
 from training.tasks.grounded_finetuning import GroundedFinetuningSettings
 
-from .test_own_objects import disc, paint, sing, tone
+from .test_objects import disc, paint, sing, tone
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short(steps: int = 6, **changes: Any) -> FinetuneRecipe:
     loop = LoopConfig(steps=steps, batch=4, lr=2e-3, warmup=2, log_every=2, save_steps=1, keep=1, precision="fp32")
     settings: dict[str, Any] = {
-        "names": loop,
-        "conditions": loop,
-        "sounds": dataclasses.replace(loop, ema=0.9),
+        "text_encoder": loop,
+        "grounding": loop,
+        "unet": dataclasses.replace(loop, ema=0.9),
         "scenes": 12,
-        "known_heard": 2,
+        "known_evaluated": 2,
     }
     return FinetuneRecipe(**settings | changes)
 
@@ -90,16 +90,16 @@ def short(steps: int = 6, **changes: Any) -> FinetuneRecipe:
 @pytest.fixture(scope="module")
 def taught(folder: Path, stamps_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("taught") / "mine.safetensors"
-    loop = dataclasses.replace(short().sounds, steps=60, log_every=10)
+    loop = dataclasses.replace(short().unet, steps=60, log_every=10)
     report = finetune(
-        folder, str(tiny_checkpoint), out, rehearse=[str(stamps_folder)], recipe=short(sounds=loop, scenes=24)
+        folder, str(tiny_checkpoint), out, rehearse=[str(stamps_folder)], recipe=short(unet=loop, scenes=24)
     )
     assert report.checkpoint == str(out)
     return out
 
 
 def test_it_learns_and_leaves_the_rest_as_it_was(taught: Path, tiny_checkpoint: Path) -> None:
-    logged = [json.loads(line) for line in (taught.parent / "mine-run/sounds/log.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (taught.parent / "mine-run/unet/log.jsonl").read_text().splitlines()]
     assert logged[-1]["loss"] < 0.95 * logged[0]["loss"]
     before, after = load_file(tiny_checkpoint), load_file(taught)
     assert before.keys() == after.keys()
@@ -140,7 +140,7 @@ def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(
         return out
 
     whole = load_file(go("whole"))
-    for stage, step in ((NamesObjective, 3), (ConditionsObjective, 2), (GroundedObjective, 4)):
+    for stage, step in ((TextEncoderObjective, 3), (GroundingAdaptationObjective, 2), (GroundedObjective, 4)):
         forward, calls = stage.forward, [0]
 
         def stopping(self: Any, batch: Any, forward: Any = forward, calls: Any = calls, step: int = step) -> Any:
@@ -195,7 +195,7 @@ def test_nothing_to_learn_is_one_sentence(tmp_path: Path, tiny_checkpoint: Path)
 def test_a_checkpoint_says_what_it_was_taught_by(taught: Path) -> None:
     metadata = read_header(taught).metadata
     settings = yaml.safe_load(metadata["training.recipe"])
-    assert (settings["scenes"], settings["sounds"]["steps"]) == (24, 60)
+    assert (settings["scenes"], settings["unet"]["steps"]) == (24, 60)
     assert all(metadata[key] for key in ("training.code", "training.data", "training.start"))
 
 
@@ -279,11 +279,11 @@ def test_names_are_learnt_and_known_sentences_keep_their_meaning(
     model = SoundingModel(dataclasses.replace(tiny_config, query=query)).requires_grad_(False)
     objects, _ = read_objects(folder)
     kept = known_objects([str(stamps_folder)], tmp_path)
-    make_shards(OwnSource(objects, kept, count=24, seconds=1.28, size=160), tmp_path / "scenes")
+    make_shards(ObjectSceneSource(objects, kept, count=24, seconds=1.28, size=160), tmp_path / "scenes")
     sentences = [thing.captions[0] for thing in kept]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     asked = model.query.encode(sentences)
-    items = NamesItems(tmp_path / "scenes", model, sentences, count=20)
+    items = TextEncoderItems(tmp_path / "scenes", model, sentences, count=20)
     assert len(items) == 20
     item = items.item(0, np.random.default_rng(0))
     assert item["patches"].shape == (25, 16)
@@ -296,7 +296,7 @@ def test_names_are_learnt_and_known_sentences_keep_their_meaning(
         places, caption = torch.randint(0, 5, (25,)), list(number)[int(torch.randint(len(number), ()))]
         items.rows.append((looks[places], (places == number[caption]).float(), [caption]))
     loop = LoopConfig(steps=150, batch=8, lr=1e-2, warmup=5, log_every=25, precision="fp32")
-    train(NamesObjective(model, sentences), items, loop, tmp_path / "run")
+    train(TextEncoderObjective(model, sentences), items, loop, tmp_path / "run")
     logged = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert logged[-1]["attention"] < 0.9 * logged[0]["attention"]
     assert logged[-1]["moved"] < 0.2
@@ -323,7 +323,10 @@ def test_known_sounds_are_held_to_what_they_were_and_new_ones_learnt(tiny_config
     nn.init.normal_(model.unet.conv_out.weight)
     settings = GroundedFinetuningSettings(keep_grounding=True)
     before = copy.deepcopy((model.grounding, model.unet))
-    held, plain = RehearsedObjective(model, settings, before, 3.0).train(), GroundedObjective(model, settings).train()
+    held, plain = (
+        DistillationObjective(model, settings, before, 3.0).train(),
+        GroundedObjective(model, settings).train(),
+    )
     one = held.example(torch.device("cpu"))
     batch = {name: value.repeat_interleave(2, dim=0) for name, value in one.items()}
     batch |= {name: torch.randn_like(batch[name]) for name in ("latents", "noise", "patches", "query")}
@@ -379,11 +382,11 @@ def test_changes_of_low_rank_are_what_learns_and_fold_into_the_weights(tiny_mode
 
 def test_items_say_what_was_known(folder: Path, stamps_folder: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     new, _ = read_objects(folder)
-    source = OwnSource(new, known_objects([str(stamps_folder)], tmp_path), count=12, seconds=1.28, size=160)
+    source = ObjectSceneSource(new, known_objects([str(stamps_folder)], tmp_path), count=12, seconds=1.28, size=160)
     make_shards(source, tmp_path / "scenes")
     model = sounding.load(tiny_checkpoint, device="cpu")
     make_shards(FeatureSource(tmp_path / "scenes", model), tmp_path / "features")
-    items = RehearsedItems(tmp_path / "features", model, GroundedFinetuningSettings(), len(new))
+    items = DistillationItems(tmp_path / "features", model, GroundedFinetuningSettings(), len(new))
     heard = Shards(tmp_path / "scenes", ("labels", "sounding"))
     told = [bool(items.item(i, np.random.default_rng(i))["known"]) for i in range(12)]
     for index, known in enumerate(told):
@@ -394,4 +397,4 @@ def test_items_say_what_was_known(folder: Path, stamps_folder: Path, tiny_checkp
 
 def test_its_recipe_reads() -> None:
     recipe = read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
-    assert min(recipe.names.steps, recipe.sounds.steps) > 0
+    assert min(recipe.text_encoder.steps, recipe.unet.steps) > 0

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from training.recipe import Recipe, read_recipe
+from training.finetune.plan import FinetuneRecipe
+from training.recipe import RECIPES, Recipe, read_recipe
 from training.starter.encoders import StarterEncodersSettings
 from training.starter.grounded import StarterGroundedSettings
 from training.starter.replay import ReplaySettings
@@ -71,3 +72,18 @@ def test_unknown_keys_are_still_refused(tmp_path: Path) -> None:
         old(tmp_path, "recall", imagines=7)
     with pytest.raises(ValueError, match="mixes"):
         old(tmp_path, "grounded", mixes=0.4)
+
+
+def test_old_finetuning_recipes_read_as_what_they_were(tmp_path: Path) -> None:
+    now = yaml.safe_load((RECIPES / "finetune.yaml").read_text(encoding="utf-8"))
+    names = {"text_encoder": "names", "grounding": "conditions", "unet": "sounds", "diffusion": "grounded"}
+    names |= {"distillation_weight": "kept"}
+    before = {names.get(key, key): value for key, value in now.items()} | {"known_heard": 5}
+    before["grounded"] = GROUNDED | now["diffusion"]  # as earlier versions wrote it out
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(before))
+    expected = read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe, ["known_evaluated=5"])
+    assert read_recipe(tmp_path / "old.yaml", FinetuneRecipe) == expected
+    before["grounded"] |= {"mix": 0.4}
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(before))
+    with pytest.raises(ValueError, match=r"diffusion\.mix"):
+        read_recipe(tmp_path / "old.yaml", FinetuneRecipe)

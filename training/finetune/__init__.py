@@ -1,1 +1,1 @@
-"""A person's own objects, taught to a trained model."""
+"""Fine-tuning: a user's own objects, taught to a trained model."""

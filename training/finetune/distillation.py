@@ -1,9 +1,9 @@
-"""New sounds beside known ones: of known objects the U-Net goes on to predict what it predicted before, also where
-grounding has moved conditions a little to make room for new ones.
+"""The U-Net learns new sounds, and on rehearsal items it is distilled from the model that it was.
 
-A recording says what is right only through noise, and steps towards it, right on average, carry the known sounds away.
-What the model predicted itself from the same latents is free of that noise and, as long as nothing is forgotten, asks
-for no change ("Learning without Forgetting", Li & Hoiem 2016, for a diffusion model).
+The noise that a rehearsal item's loss would predict is a random draw, and steps towards it, right on average, change
+the sounds that the model knows. The former model's own prediction from the same latents is free of that randomness and
+asks for no change as long as nothing is forgotten ("Learning without Forgetting", Li & Hoiem 2016, for a diffusion
+model), also where grounding has moved conditions a little to make room for new ones.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sounding.model import SoundingModel
 from ..engine.loader import Item
 from ..tasks.grounded import GroundedItems, conditions
 from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
-from .conditions import heard_in
+from .grounding import sounding_labels
 from .low_rank import change_by_low_rank, fold
 
-Before = tuple[Grounding, Any]  # and the U-Net
+Before = tuple[Grounding, Any]  # the former grounding and U-Net
 
 
-class RehearsedItems(GroundedItems):
-    """Items of `GroundedItems`, each with whether all that sounds in it was known before."""
+class DistillationItems(GroundedItems):
+    """Items of `GroundedItems`, each with whether it is a rehearsal item: one without a new object that sounds."""
 
     fields = (*GroundedItems.fields, "labels", "sounding")
 
@@ -38,11 +38,11 @@ class RehearsedItems(GroundedItems):
 
     def more(self, row: dict[str, Any]) -> Item:
         """known."""
-        return {"known": min(heard_in(row)) >= self.new}
+        return {"known": min(sounding_labels(row)) >= self.new}
 
 
-class RehearsedObjective(GroundedFinetuningObjective):
-    """Learns as `GroundedObjective` does from new items, and from known ones, `weight` times as much, to stay."""
+class DistillationObjective(GroundedFinetuningObjective):
+    """`GroundedFinetuningObjective` on new items, distillation with `weight` on rehearsal items."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class RehearsedObjective(GroundedFinetuningObjective):
         weight: float = 1.0,
         rank: int = 0,
     ):
-        """`before` is what came: grounding has moved conditions since, also those of known objects. `rank` lets the
-        U-Net change by that rank at most, until `install`; 0 leaves it free.
+        """`before` is the model before fine-tuning. `rank` limits the U-Net's changes to that rank, until `install`; 0
+        trains all its weights.
         """
         super().__init__(model, settings)
         if rank:
@@ -61,17 +61,17 @@ class RehearsedObjective(GroundedFinetuningObjective):
         self.known_weight = weight
         for part in before:
             part.requires_grad_(False).eval()
-        # Never learns and is the same in every run, so it is no child: neither state nor optimiser need to know of it.
+        # Frozen and the same in every run, so no child module: neither states nor the optimiser need it.
         self._before = before
 
     def place(self, device: torch.device) -> None:
-        """What came is no child, so nobody else moves it."""
+        """Move the former model, which is no child module."""
         super().place(device)
         for part in self._before:
             part.to(device)
 
     def install(self, model: SoundingModel) -> None:
-        """Plain weights again: once, at the end, for nothing learns after it."""
+        """Fold low-rank changes into plain weights; once, after the last step."""
         fold(model.unet)
 
     def example(self, device: torch.device) -> dict[str, Any]:

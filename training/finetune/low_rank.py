@@ -1,6 +1,5 @@
-"""Changes of low rank ("LoRA", Hu et al. 2022): weights stay as they came, and what is added is a product of two narrow
-matrices. A seventh of the numbers learns, so that less of what is mere noise in a few steps on a few recordings, and
-would carry every weight somewhere, stays.
+"""Low-rank adaptation ("LoRA", Hu et al. 2022): weights stay frozen, and the product of two narrow matrices is added.
+A seventh of the parameters learns, so that the noise of a few steps on a few recordings changes the model less.
 
 The weights themselves are added to, not the layers' outputs as in peft: on CPUs narrow convolutions beside the wide
 ones take longer than the weights' gradients do.

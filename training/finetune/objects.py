@@ -1,4 +1,4 @@
-"""A person's own pictures and recordings: which files are one object's, and what is wrong with the rest.
+"""A user's own images and recordings: which files belong to one object, and what is wrong with the rest.
 
     cat.jpg, cat.wav                        the object "cat"
     cat_1.jpg, cat_2.jpg, cat_1.wav         the same object: every picture goes with every recording
@@ -51,7 +51,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class OwnObject:
+class TaughtObject:
     """One object: what it is called, looks like and sounds like; recordings are [samples] at 16 kHz, peak 0.5."""
 
     name: str
@@ -71,7 +71,7 @@ class _Files:
     texts: list[str] = field(default_factory=list)
 
 
-def read_objects(folder: Path, licence: str = "") -> tuple[list[OwnObject], list[str]]:
+def read_objects(folder: Path, licence: str = "") -> tuple[list[TaughtObject], list[str]]:
     """The objects in `folder`, by name, and one sentence for everything that cannot be used.
 
     Args:
@@ -107,7 +107,7 @@ def read_objects(folder: Path, licence: str = "") -> tuple[list[OwnObject], list
             )
         elif pictures and recordings:
             stated = _licence(media, (files.pictures + files.sounds)[0], problems)
-            objects.append(OwnObject(name, captions, tuple(pictures), tuple(recordings), stated or licence))
+            objects.append(TaughtObject(name, captions, tuple(pictures), tuple(recordings), stated or licence))
         elif files.pictures or files.sounds:
             lack, file_name = ("recording", f"{name}.wav") if pictures else ("picture", f"{name}.jpg")
             problems.append(f"{name} has no {lack} that can be used, so it is left out; add {file_name}.")

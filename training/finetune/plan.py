@@ -29,31 +29,45 @@ from ..dry_run import estimate_step
 from ..engine.settings import LoopConfig, Weight
 from ..engine.states import check_writable
 from ..recipe import RECIPES, read_recipe, to_yaml
+from ..recipe_migrations import migrated_finetuning
 from ..tasks.grounded_finetuning import GroundedFinetuningSettings
-from .distillation import RehearsedObjective
-from .objects import OwnObject, Picture, read_objects
+from .distillation import DistillationObjective
+from .objects import TaughtObject, Picture, read_objects
 from .rehearsal import as_objects, starter_objects, unpack
-from .scenes import OwnSource
+from .scenes import ObjectSceneSource
 
 log = logging.getLogger("training")
 STARTER, NONE = "starter", "none"
 PLAN = "plan.json"
 MOST_KNOWN = 200  # objects of a folder of shards
-Objects = list[OwnObject]
+Objects = list[TaughtObject]
 
 
 @dataclass(frozen=True)
 class FinetuneRecipe(Checked):
-    """Settings of `finetune`; a loop of 0 steps leaves its part as it is."""
+    """Settings of `finetune`.
 
-    names: LoopConfig
-    conditions: LoopConfig
-    sounds: LoopConfig
+    Attributes:
+        text_encoder: the loop that teaches the text encoder the new captions; 0 steps leave it as it is.
+        grounding: the loop that gives new objects conditions of their own, likewise.
+        unet: the loop that teaches the U-Net the new sounds, likewise.
+        scenes: samples that are made of the objects.
+        distillation_weight: of rehearsal items, against new objects' items.
+        rank: of the U-Net's low-rank changes; 0 trains all its weights.
+        diffusion: settings of the U-Net's loss.
+        known_evaluated: so many rehearsal objects are generated for the report.
+    """
+
+    text_encoder: LoopConfig
+    grounding: LoopConfig
+    unet: LoopConfig
     scenes: Annotated[int, Range(1, 1_000_000)] = 1200
-    kept: Weight = 3.0  # weight of known objects' sounds beside new ones'
-    rank: Annotated[int, Range(0, 4096)] = 16  # of the U-Net's changes; 0 leaves it free
-    grounded: GroundedFinetuningSettings = field(default_factory=GroundedFinetuningSettings)
-    known_heard: Annotated[int, Range(0, 10_000)] = 16  # known objects that the report listens to
+    distillation_weight: Weight = 3.0
+    rank: Annotated[int, Range(0, 4096)] = 16
+    diffusion: GroundedFinetuningSettings = field(default_factory=GroundedFinetuningSettings)
+    known_evaluated: Annotated[int, Range(0, 10_000)] = 16
+
+    migrated = staticmethod(migrated_finetuning)
 
     def to_yaml(self) -> str:
         """With every default written out; reads back as the same."""
@@ -95,13 +109,13 @@ def prepare(
     return new, known, problems
 
 
-def known_objects(rehearse: Sequence[str], folder: Path) -> list[OwnObject]:
+def known_objects(rehearse: Sequence[str], folder: Path) -> list[TaughtObject]:
     """Objects to be kept, of all that `rehearse` names.
 
     Raises:
         ValueError: a folder that is neither stamps, raw shards nor a person's own, or without an object.
     """
-    known: list[OwnObject] = []
+    known: list[TaughtObject] = []
     for name in rehearse:
         if name == NONE:
             continue
@@ -125,14 +139,14 @@ def known_objects(rehearse: Sequence[str], folder: Path) -> list[OwnObject]:
     return known
 
 
-def shard_objects(folder: Path) -> list[OwnObject]:
+def shard_objects(folder: Path) -> list[TaughtObject]:
     """Objects out of raw shards, those of samples in which one alone sounds.
 
     Raises:
         ValueError: features instead of raw shards, or a damaged sample.
     """
     return [
-        OwnObject(
+        TaughtObject(
             one.id,
             one.captions,
             (Picture(one.image, cut=False, masked=one.masked),),
@@ -147,13 +161,13 @@ def same_plan(
     folder: Path,
     base: str,
     recipe: FinetuneRecipe,
-    new: Sequence[OwnObject],
-    known: Sequence[OwnObject],
+    new: Sequence[TaughtObject],
+    known: Sequence[TaughtObject],
     *,
     keep: bool = True,
 ) -> dict[str, Any]:
     """A run that goes on has to be the one that was begun. Gives what it was begun with."""
-    things = OwnSource(new, known, count=1, seconds=1.0, size=32).settings()
+    things = ObjectSceneSource(new, known, count=1, seconds=1.0, size=32).settings()
     plan: dict[str, Any] = {
         "from": read_header(resolve(base)).metadata.get("modelspec.hash_sha256", base),
         "settings": hash_json([dataclasses.asdict(recipe)]),
@@ -202,9 +216,9 @@ def estimated(base: str, recipe: FinetuneRecipe) -> str:
     """What the longest part would take, the U-Net's training."""
     model = load(base, device="cpu", dtype=torch.float32).requires_grad_(False)
     before = copy.deepcopy((model.grounding, model.unet))
-    sounds = RehearsedObjective(model, recipe.grounded, before, recipe.kept, recipe.rank)
-    found = estimate_step(sounds, recipe.sounds, steps=max(1, recipe.sounds.steps))
+    objective = DistillationObjective(model, recipe.diffusion, before, recipe.distillation_weight, recipe.rank)
+    found = estimate_step(objective, recipe.unet, steps=max(1, recipe.unet.steps))
     return (
-        f"{found}\nThis is of the sounds; {recipe.scenes} pictures with their sounds, {recipe.names.steps} steps of "
-        f"names and {recipe.conditions.steps} of conditions come before."
+        f"{found}\nThis is of the U-Net; {recipe.scenes} samples, {recipe.text_encoder.steps} steps of the text "
+        f"encoder and {recipe.grounding.steps} of grounding come before."
     )

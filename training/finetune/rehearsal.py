@@ -1,4 +1,4 @@
-"""What the starter was taught, small enough to lie beside it: for teaching it more without its forgetting.
+"""Rehearsal objects: a small copy of what the starter was trained on, so that it can be taught more without forgetting.
 
     python -m training.finetune.rehearsal --data data/stamps --out models/starter-objects.zip
 
@@ -23,7 +23,7 @@ from sounding.utils.files import FullDiskError, replacing, write_atomic
 
 from ..data.object_set import ObjectSet, read_manifest
 from ..data.shard_format import SAMPLE_RATE
-from .objects import OwnObject, Picture
+from .objects import Picture, TaughtObject
 
 FILE = "starter-objects.zip"  # beside the starter
 SIDE = 160  # of pictures; in scenes they have 64 to 270
@@ -104,10 +104,10 @@ def starter_objects() -> Path:
     return path
 
 
-def as_objects(stamps: ObjectSet) -> list[OwnObject]:
+def as_objects(stamps: ObjectSet) -> list[TaughtObject]:
     """An object set as objects of one picture and one recording."""
     return [
-        OwnObject(stamp.name, (stamp.caption,), (Picture(cutout, cut=True, masked=True),), (sound,), stamp.licence)
+        TaughtObject(stamp.name, (stamp.caption,), (Picture(cutout, cut=True, masked=True),), (sound,), stamp.licence)
         for stamp, cutout, sound in zip(stamps.entries, stamps.cutouts, stamps.recordings, strict=True)
     ]
 

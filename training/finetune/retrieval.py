@@ -1,8 +1,8 @@
-"""Is what a model makes of an object nearest to the object's own recordings? By log-mel statistics, without a judge.
+"""Mel retrieval: is a generated sound nearest to its object's own recordings? No trained classifier is needed.
 
-A sound is what its level-free log-mel is like in each band: mean, deviation and mean change from frame to frame,
-each in units of its deviation over all recordings. That tells most recordings apart (`Ear.recordings` says how
-many); it is no judge of quality, and of near twins it may name the other.
+A sound is described by statistics of its level-free log-mel in each band: mean, deviation and mean change from frame to
+frame, each in units of its deviation over all recordings. That tells most recordings apart (`MelRetrieval.recordings`
+says how many); it says nothing about quality, and may confuse objects that sound almost alike.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from sounding.model import SoundingModel
 from ..data.scenes import as_tensors, make_scene
 from ..data.shard_format import SAMPLE_RATE
 from ..data.waveforms import fill
-from .objects import OwnObject
+from .objects import TaughtObject
 from .scenes import Cast
 
 CUTS = 6  # of every recording
 
 
-class Ear:
-    """Knows the recordings of `objects`; sounds are [B, samples] at 16 kHz."""
+class MelRetrieval:
+    """Ranks `objects` by how near their recordings are to sounds [B, samples] at 16 kHz."""
 
-    def __init__(self, objects: Sequence[OwnObject], seconds: float):
+    def __init__(self, objects: Sequence[TaughtObject], seconds: float):
         self.to_mel = MelSpectrogram(AudioConfig())
         self.samples = round(seconds * SAMPLE_RATE)
         self.objects = objects
@@ -50,7 +50,7 @@ class Ear:
         ranks = [rank for i, thing in enumerate(self.objects) for rank in self.ranks(self._cuts(thing, 1), i)]
         return sum(rank == 1 for rank in ranks) / len(ranks)
 
-    def _cuts(self, thing: OwnObject, stream: int) -> Tensor:
+    def _cuts(self, thing: TaughtObject, stream: int) -> Tensor:
         rng = np.random.default_rng([stream, 41])
         return torch.stack([fill(sound, self.samples, rng) for sound in thing.recordings for _ in range(CUTS)])
 
@@ -62,13 +62,13 @@ class Ear:
 
 
 def sound_of(model: SoundingModel, latents: Tensor, seconds: float) -> Tensor:
-    """What latents sound like to ears and judges: [B, samples] at 16 kHz on the CPU, of `seconds`, not leveled."""
+    """The sound of latents for evaluation: [B, samples] at 16 kHz on the CPU, of `seconds`, not leveled."""
     waveform = model.vocode(model.decode(latents), seconds)[:, 0].cpu()
     return resample(waveform, model.config.audio.sample_rate, SAMPLE_RATE)
 
 
 @dataclass(frozen=True)
-class Heard:
+class Retrieved:
     """The sounds [each, samples] that a model made of one object, and the object's rank in each."""
 
     name: str
@@ -76,9 +76,15 @@ class Heard:
     sounds: Tensor
 
 
-def listen(
-    model: SoundingModel, ear: Ear, numbers: Sequence[int], *, each: int = 2, steps: int = 10, cfg: float | None = None
-) -> list[Heard]:
+def generate_and_rank(
+    model: SoundingModel,
+    retrieval: MelRetrieval,
+    numbers: Sequence[int],
+    *,
+    each: int = 2,
+    steps: int = 10,
+    cfg: float | None = None,
+) -> list[Retrieved]:
     """Sounds of objects in pictures that training did not show: in scenes beside another object, or, of a photograph
     without an outline, of the whole. Always the same pictures and seeds.
     """
@@ -86,7 +92,7 @@ def listen(
     for number in numbers:
         for turn in range(each):
             rng = np.random.default_rng([43, number, turn])
-            cast = Cast(ear.objects, rng)
+            cast = Cast(retrieval.objects, rng)
             picture = cast.pictures[number]
             if picture.masked:
                 others = [i for i in range(len(cast)) if i != number]
@@ -97,7 +103,7 @@ def listen(
                 masks = torch.ones(1, *image.shape[1:3])
             size = (image.shape[1], image.shape[2])
             conditions.append(model.ground(model.see(image), mask=masks[:1], image_size=size))
-    seconds = ear.samples / SAMPLE_RATE
+    seconds = retrieval.samples / SAMPLE_RATE
     made: list[Tensor] = []
     for start in range(0, len(conditions), 8):
         part = conditions[start : start + 8]
@@ -107,6 +113,6 @@ def listen(
         made.append(sound_of(model, latents, seconds))
     sounds = torch.cat(made).unflatten(0, (len(numbers), each))
     return [
-        Heard(ear.objects[number].name, ear.ranks(own, number), own)
+        Retrieved(retrieval.objects[number].name, retrieval.ranks(own, number), own)
         for number, own in zip(numbers, sounds, strict=True)
     ]

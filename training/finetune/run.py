@@ -1,8 +1,8 @@
-"""`python -m training finetune`: a trained model is taught a person's own objects and keeps those that it knows.
+"""`python -m training finetune`: a trained model is taught a user's own objects and keeps those that it knows.
 
-Every sample is, turn by turn, of a new or of a known object. The query tower learns the new names, grounding to
-tell the new objects from all others, the U-Net the new sounds; patch tower, VAE and vocoder stay as they are. All of it
-can be interrupted: the same command goes on.
+Samples alternate between new objects and rehearsal objects. The text encoder learns the new captions, grounding to tell
+the new objects from all others, the U-Net the new sounds; patch tower, VAE and vocoder stay frozen. A run that was
+interrupted goes on with the same command.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from ..engine.loop import train
 from ..engine.states import check_writable, plain_disk_errors
 from ..recipe import RECIPES, read_recipe
 from ..record import header, weights_fingerprint
-from .conditions import ConditionsItems, ConditionsObjective
-from .distillation import RehearsedItems, RehearsedObjective
-from .objects import OwnObject
+from .distillation import DistillationItems, DistillationObjective
+from .grounding import GroundingAdaptationItems, GroundingAdaptationObjective
+from .objects import TaughtObject
 from .plan import FinetuneRecipe, Objects, known_objects, prepare, same_plan
 from .report import Report
-from .retrieval import Ear, Heard, listen
-from .scenes import OwnSource
-from .text_encoder import NamesItems, NamesObjective
+from .retrieval import MelRetrieval, Retrieved, generate_and_rank
+from .scenes import ObjectSceneSource
+from .text_encoder import TextEncoderItems, TextEncoderObjective
 
 __all__ = ["FinetuneRecipe", "finetune", "known_objects", "learn"]
 
 log = logging.getLogger("training")
-STAGES = ("names", "conditions", "sounds")
+STAGES = ("text_encoder", "grounding", "unet")
 
 
 def finetune(
@@ -101,29 +101,32 @@ def _teach(
     began: float,
 ) -> Report:
     log.info("%d new objects: %s; %d known ones are kept", len(new), ", ".join(o.name for o in new), len(known))
-    accelerator = build_accelerator(recipe.sounds)
+    accelerator = build_accelerator(recipe.unet)
     model = load(base, device=accelerator.device, dtype=torch.float32)
-    log.info("1 of 4: listening to what it makes of them now")
-    ear = Ear([*new, *known], model.config.train_seconds)
+    log.info("1 of 4: sounds as they are now")
+    retrieval = MelRetrieval([*new, *known], model.config.train_seconds)
     numbers = list(range(len(new)))
-    old = [len(new) + i * len(known) // recipe.known_heard for i in range(min(recipe.known_heard, len(known)))]
-    before = _kept(folder / "before.json", lambda: {h.name: h.ranks for h in listen(model, ear, numbers)})
+    old = [len(new) + i * len(known) // recipe.known_evaluated for i in range(min(recipe.known_evaluated, len(known)))]
+    before = _kept(
+        folder / "before.json", lambda: {h.name: h.ranks for h in generate_and_rank(model, retrieval, numbers)}
+    )
     known_before = _kept(
-        folder / "known-before.json", lambda: {h.name: h.ranks for h in listen(model, ear, old, each=1)}
+        folder / "known-before.json",
+        lambda: {h.name: h.ranks for h in generate_and_rank(model, retrieval, old, each=1)},
     )
     learn(model, new, known, recipe, folder)
-    heard = listen(model, ear, numbers)
+    heard = generate_and_rank(model, retrieval, numbers)
     _write_sounds(heard, folder / "sounds")
     stated = " AND ".join(sorted({thing.licence or "not stated" for thing in new}))
     result = Report(
         checkpoint=str(out),
         minutes=round((time.monotonic() - began) / 60, 2),
         among=len(new) + len(known),
-        recordings_nearest=round(ear.recordings(), 3),
+        recordings_nearest=round(retrieval.recordings(), 3),
         before=before,
         after={h.name: h.ranks for h in heard},
         known_before=known_before,
-        known_after={h.name: h.ranks for h in listen(model, ear, old, each=1)},
+        known_after={h.name: h.ranks for h in generate_and_rank(model, retrieval, old, each=1)},
         problems=problems,
         licence=f"{read_header(resolve(base)).metadata.get('modelspec.license', '')} AND own material: {stated}",
     )
@@ -144,35 +147,42 @@ def _teach(
 
 def learn(
     model: SoundingModel,
-    new: Sequence[OwnObject],
-    known: Sequence[OwnObject],
+    new: Sequence[TaughtObject],
+    known: Sequence[TaughtObject],
     recipe: FinetuneRecipe,
     folder: Path,
 ) -> None:
     """All stages in place, each from where an earlier call stopped."""
     config, before = model.config, copy.deepcopy((model.grounding, model.unet))
     log.info("2 of 4: %d pictures with their sounds", recipe.scenes)
-    source = OwnSource(new, known, count=recipe.scenes, seconds=config.train_seconds, size=config.patches.image_size)
+    source = ObjectSceneSource(
+        new, known, count=recipe.scenes, seconds=config.train_seconds, size=config.patches.image_size
+    )
     _make(source, folder / "scenes")
-    if recipe.names.steps and isinstance(model.query, OpenClipQuery):
-        log.info("3 of 4: names")
+    if recipe.text_encoder.steps and isinstance(model.query, OpenClipQuery):
+        log.info("3 of 4: text encoder")
         sentences = [form.format(c) for thing in known for c in thing.captions for form in dict.fromkeys(TEMPLATES)]
-        named = NamesItems(folder / "scenes", model, sentences, count=512)
-        train(NamesObjective(model, sentences), named, recipe.names, folder / "names")
+        named = TextEncoderItems(folder / "scenes", model, sentences, count=512)
+        train(TextEncoderObjective(model, sentences), named, recipe.text_encoder, folder / "text_encoder")
         model.requires_grad_(False)
-    log.info("4 of 4: sounds")
+    log.info("4 of 4: grounding and U-Net")
     _make(FeatureSource(folder / "scenes", model), folder / "features")
-    grounded = recipe.grounded
-    if recipe.conditions.steps and config.grounding.norm_matching:
-        conditions = ConditionsItems(folder / "features", len(new))
-        train(ConditionsObjective(model, conditions, len(new)), conditions, recipe.conditions, folder / "conditions")
+    diffusion = recipe.diffusion
+    if recipe.grounding.steps and config.grounding.norm_matching:
+        conditions = GroundingAdaptationItems(folder / "features", len(new))
+        train(
+            GroundingAdaptationObjective(model, conditions, len(new)),
+            conditions,
+            recipe.grounding,
+            folder / "grounding",
+        )
         model.requires_grad_(False)
     else:  # nobody gave the new objects conditions of their own, so they come with the sounds
-        grounded = dataclasses.replace(grounded, keep_grounding=False)
-    if recipe.sounds.steps:
-        sounds = RehearsedObjective(model, grounded, before, recipe.kept, recipe.rank)
-        items = RehearsedItems(folder / "features", model, grounded, len(new))
-        train(sounds, items, recipe.sounds, folder / "sounds")
+        diffusion = dataclasses.replace(diffusion, keep_grounding=False)
+    if recipe.unet.steps:
+        sounds = DistillationObjective(model, diffusion, before, recipe.distillation_weight, recipe.rank)
+        items = DistillationItems(folder / "features", model, diffusion, len(new))
+        train(sounds, items, recipe.unet, folder / "unet")
         sounds.install(model)
         model.requires_grad_(False)
 
@@ -198,7 +208,7 @@ def _kept(file: Path, work: Any) -> dict[str, list[int]]:
     return found
 
 
-def _write_sounds(heard: Sequence[Heard], folder: Path) -> None:
+def _write_sounds(heard: Sequence[Retrieved], folder: Path) -> None:
     for one in heard:
         for turn, sound in enumerate(one.sounds, start=1):
             write_audio(folder / f"{one.name}-{turn}.wav", sound, SAMPLE_RATE)

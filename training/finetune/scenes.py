@@ -1,4 +1,4 @@
-"""Training samples of a person's own objects, and of those that the model knows already, in equal numbers.
+"""Training samples of new objects and of rehearsal objects, in equal numbers.
 
 An object with an outline is pasted into scenes as the starter's cut-outs are (`scenes.py`), or stays where it was
 photographed. One without an outline is shown whole, cropped and lit anew, or its whole rectangle is pasted. New and
@@ -19,7 +19,7 @@ from ..data.object_set import ObjectEntry, ObjectSet
 from ..data.scenes import Scene, make_scene, scene_caption, scene_sound
 from ..data.shard_format import SAMPLE_RATE, Sample
 from ..data.source import Source, hash_json
-from .objects import OwnObject, Picture
+from .objects import Picture, TaughtObject
 
 ALONE = 0.75  # share of samples in which one object sounds, whatever else is seen
 WHOLE = 0.5  # share of samples of pictures with a background that show it
@@ -29,7 +29,7 @@ COUNTS = (0.35, 0.35, 0.2, 0.1)  # of 0 to 3 other objects in a scene
 class Cast(ObjectSet):
     """One picture, recording and caption of every object: what scenes are made of. Chosen by `rng`, or the first."""
 
-    def __init__(self, objects: Sequence[OwnObject], rng: np.random.Generator | None = None):
+    def __init__(self, objects: Sequence[TaughtObject], rng: np.random.Generator | None = None):
         def pick(count: int) -> int:
             return 0 if rng is None else int(rng.integers(count))
 
@@ -43,7 +43,7 @@ class Cast(ObjectSet):
         ]
 
 
-class OwnSource(Source):
+class ObjectSceneSource(Source):
     """Sample `i` is of new object `i // 2` (turn by turn) for even `i`, of known object `i // 2` for odd `i`.
 
     Args:
@@ -58,8 +58,8 @@ class OwnSource(Source):
 
     def __init__(
         self,
-        new: Sequence[OwnObject],
-        known: Sequence[OwnObject],
+        new: Sequence[TaughtObject],
+        known: Sequence[TaughtObject],
         *,
         count: int,
         seconds: float,

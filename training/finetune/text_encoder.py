@@ -1,7 +1,7 @@
-"""New objects' names for a model that is asked by sentences: the query tower learns where to look for them.
+"""Text-encoder adaptation: captions of new objects get embeddings whose attention is on these objects.
 
-Patch tower and attention stay as they are, so a sentence's embedding is all that has to be found (equation 4). What
-sentences about known objects ask for is held to what it was, so that those are understood as before.
+Patch tower and attention stay frozen, so a caption's embedding is all that has to be found (equation 4). Embeddings of
+sentences about rehearsal objects are held to what they were.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..engine.loader import Item
 from ..engine.objective import Objective
 
 
-class NamesItems:
+class TextEncoderItems:
     """Raw samples (picture, masks, captions) as patches, coverage and a caption; the first `count` of a folder."""
 
     def __init__(self, folder: Path, model: SoundingModel, known: Sequence[str], count: int):
@@ -54,8 +54,8 @@ class NamesItems:
         }
 
 
-class NamesObjective(Objective):
-    """Learns the model's query tower in place: attention where the named objects are, known sentences as before."""
+class TextEncoderObjective(Objective):
+    """Learns the model's text encoder in place: attention on the named objects, known sentences as before."""
 
     before: Tensor  # [S, L], what known sentences were encoded as
 
@@ -67,10 +67,10 @@ class NamesObjective(Objective):
             before = self.query.encode(self.known) if known else torch.zeros(0, model.config.query.width)
         self.register_buffer("before", before.float(), persistent=False)
         self.requires_grad_(True)
-        self._grounding = [model.grounding]  # frozen, so no child: neither state nor optimiser need to know of it
+        self._grounding = [model.grounding]  # frozen, so no child module
 
     def place(self, device: torch.device) -> None:
-        """The attention is no child, so nobody else moves it."""
+        """Move the grounding, which is no child module."""
         self._grounding[0].to(device)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:

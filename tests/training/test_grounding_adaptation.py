@@ -21,9 +21,9 @@ from training.data.shard_writer import make_shards
 from training.engine.loader import collate
 from training.engine.loop import train
 from training.engine.settings import LoopConfig
-from training.finetune.conditions import ConditionsItems, ConditionsObjective
+from training.finetune.grounding import GroundingAdaptationItems, GroundingAdaptationObjective
 from training.finetune.rehearsal import as_objects
-from training.finetune.scenes import OwnSource
+from training.finetune.scenes import ObjectSceneSource
 
 NEW = 2
 
@@ -38,17 +38,19 @@ def model(tiny_config: SoundingConfig) -> SoundingModel:
 
 
 @pytest.fixture(scope="module")
-def items(model: SoundingModel, stamps_data: ObjectSet, tmp_path_factory: pytest.TempPathFactory) -> ConditionsItems:
+def items(
+    model: SoundingModel, stamps_data: ObjectSet, tmp_path_factory: pytest.TempPathFactory
+) -> GroundingAdaptationItems:
     root = tmp_path_factory.mktemp("conditions")
     objects = as_objects(stamps_data)
     size = model.config.patches.image_size
-    scenes = OwnSource(objects[:NEW], objects[NEW:], count=48, seconds=model.config.train_seconds, size=size)
+    scenes = ObjectSceneSource(objects[:NEW], objects[NEW:], count=48, seconds=model.config.train_seconds, size=size)
     make_shards(scenes, root / "raw")
     make_shards(FeatureSource(root / "raw", model), root / "features")
-    return ConditionsItems(root / "features", NEW)
+    return GroundingAdaptationItems(root / "features", NEW)
 
 
-def by_masks(grounding: Grounding, items: ConditionsItems) -> tuple[Tensor, Tensor]:
+def by_masks(grounding: Grounding, items: GroundingAdaptationItems) -> tuple[Tensor, Tensor]:
     """Conditions of all items at no usual length, and their labels."""
     grounding.train()
     found = []
@@ -58,7 +60,7 @@ def by_masks(grounding: Grounding, items: ConditionsItems) -> tuple[Tensor, Tens
     return torch.stack(found), torch.tensor([row["label"] for row in items.rows])
 
 
-def test_items_are_of_one_object_or_of_known_ones(items: ConditionsItems) -> None:
+def test_items_are_of_one_object_or_of_known_ones(items: GroundingAdaptationItems) -> None:
     labels = {row["label"] for row in items.rows}
     assert labels >= {0, 1, 2}
     assert len(items) < 48  # a mix with a new object is nobody's
@@ -68,10 +70,10 @@ def test_items_are_of_one_object_or_of_known_ones(items: ConditionsItems) -> Non
 
 
 def test_places_begin_where_conditions_are_and_at_the_usual_length(
-    model: SoundingModel, items: ConditionsItems
+    model: SoundingModel, items: GroundingAdaptationItems
 ) -> None:
     found, labels = by_masks(model.grounding, items)
-    objective = ConditionsObjective(model, items, NEW)
+    objective = GroundingAdaptationObjective(model, items, NEW)
     places = torch.cat([objective.places.detach(), objective.known])
     for label in (0, 1, 2):
         mean = found[labels == label].mean(dim=0)
@@ -80,24 +82,24 @@ def test_places_begin_where_conditions_are_and_at_the_usual_length(
     model.requires_grad_(False)
 
 
-def test_no_place_is_where_backdrops_are(model: SoundingModel, items: ConditionsItems) -> None:
+def test_no_place_is_where_backdrops_are(model: SoundingModel, items: GroundingAdaptationItems) -> None:
     found, labels = by_masks(model.grounding, items)
     first, second = (found[labels == label].mean(dim=0) for label in (0, 1))
     alike = first + 0.3 * second  # which the first seems to be
     grounding = dataclasses.replace(model.config.grounding, backdrops=True)
     other = SoundingModel(dataclasses.replace(model.config, grounding=grounding)).requires_grad_(False)
     other.load_state_dict(model.state_dict() | {"grounding.condition_backdrop": 0.3 * alike})
-    objective = ConditionsObjective(other, items, NEW)
+    objective = GroundingAdaptationObjective(other, items, NEW)
     torch.testing.assert_close(objective.known[-1], 0.4 * functional.normalize(alike, dim=0))
     places = objective.places.detach()
     assert float((places @ alike).max()) < 1e-3
     torch.testing.assert_close(places.norm(dim=-1), torch.full((NEW,), 0.4))
-    assert len(objective.known) == len(ConditionsObjective(model, items, NEW).known) + 1
+    assert len(objective.known) == len(GroundingAdaptationObjective(model, items, NEW).known) + 1
     model.requires_grad_(False)
 
 
-def test_nothing_is_lost_before_the_first_step(model: SoundingModel, items: ConditionsItems) -> None:
-    objective = ConditionsObjective(model, items, NEW).train()
+def test_nothing_is_lost_before_the_first_step(model: SoundingModel, items: GroundingAdaptationItems) -> None:
+    objective = GroundingAdaptationObjective(model, items, NEW).train()
     batch = collate([items.item(i, np.random.default_rng(i)) for i in range(16)])
     found = objective(batch)
     assert found["kept"].item() == pytest.approx(0, abs=1e-10)
@@ -115,7 +117,7 @@ def test_nothing_is_lost_before_the_first_step(model: SoundingModel, items: Cond
 
 
 def test_new_objects_move_apart_and_known_ones_stay(
-    model: SoundingModel, items: ConditionsItems, tmp_path: Path
+    model: SoundingModel, items: GroundingAdaptationItems, tmp_path: Path
 ) -> None:
     items = copy.deepcopy(items)  # the random tower sees little; let it see which object is where
     drawn = torch.Generator().manual_seed(5)
@@ -124,7 +126,7 @@ def test_new_objects_move_apart_and_known_ones_stay(
         noise = 0.5 * torch.randn(25, 16, generator=drawn)
         row["patches"] = noise + row["coverage"][:, None] * (looks[row["label"]] + 2 * looks[2])
     before, labels = by_masks(model.grounding, items)
-    objective = ConditionsObjective(model, items, NEW)
+    objective = GroundingAdaptationObjective(model, items, NEW)
     loop = LoopConfig(steps=200, batch=16, lr=3e-3, warmup=5, precision="fp32", log_every=50)
     train(objective, items, loop, tmp_path)
     after, _ = by_masks(model.grounding, items)

@@ -1,6 +1,6 @@
 """Did a model learn a person's own objects, and does it still know the others? The judge of `recognise.py` answers.
 
-    python -m training.starter.evaluate.own --data my-sounds --models starter my.safetensors
+    python -m training.starter.evaluate.finetuned --data my-sounds --models starter my.safetensors
 
 reports for each model, by a classifier that heard only real recordings, of the stamps and of `--data`:
 
@@ -27,7 +27,7 @@ from sounding.model import SoundingModel, load
 from sounding.utils.files import write_atomic
 
 from ...data.object_set import ObjectSet
-from ...finetune.objects import OwnObject, Picture, read_objects, read_pictures
+from ...finetune.objects import Picture, TaughtObject, read_objects, read_pictures
 from ...finetune.rehearsal import as_objects
 from ...finetune.retrieval import sound_of
 from ...finetune.scenes import Cast
@@ -63,8 +63,8 @@ def whole(model: SoundingModel, picture: Picture, seeds: list[int], settings: ar
 def evaluate(
     model: SoundingModel,
     judge: Judge,
-    old: Sequence[OwnObject],
-    new: Sequence[OwnObject],
+    old: Sequence[TaughtObject],
+    new: Sequence[TaughtObject],
     test: dict[str, list[Picture]],
     settings: argparse.Namespace,
 ) -> dict[str, object]:

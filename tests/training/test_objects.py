@@ -19,9 +19,9 @@ from sounding.audio.files import write_audio
 from training.data.object_set import ObjectSet
 from training.data.waveforms import fill
 from training.finetune import rehearsal as known
-from training.finetune.objects import OwnObject, Picture, named, read_objects, read_pictures
-from training.finetune.retrieval import Ear
-from training.finetune.scenes import Cast, OwnSource, whole_scene
+from training.finetune.objects import Picture, TaughtObject, named, read_objects, read_pictures
+from training.finetune.retrieval import MelRetrieval
+from training.finetune.scenes import Cast, ObjectSceneSource, whole_scene
 
 from .conftest import TONES
 
@@ -163,24 +163,26 @@ def test_every_bad_file_gets_one_sentence_and_the_rest_goes_on(tmp_path: Path) -
 
 
 @pytest.fixture
-def own(stamps_data: ObjectSet) -> list[OwnObject]:
+def own(stamps_data: ObjectSet) -> list[TaughtObject]:
     """Three known objects (drawn and sung by the tests) after two new ones: a photograph and a cut-out."""
     photograph = Image.new("RGBA", (80, 60), (10, 20, 240, 255))
     green = Image.new("RGBA", (40, 40), (0, 250, 0, 255))
     green.putalpha(disc(40))
     return [
-        OwnObject("sea", ("the sea",), (Picture(photograph, cut=False, masked=False),), (tone(0.5, 3000),), "CC0-1.0"),
-        OwnObject(
+        TaughtObject(
+            "sea", ("the sea",), (Picture(photograph, cut=False, masked=False),), (tone(0.5, 3000),), "CC0-1.0"
+        ),
+        TaughtObject(
             "leaf", ("a leaf",), (Picture(green, cut=True, masked=True),), (tone(0.5, 110), tone(3, 120)), "private"
         ),
         *known.as_objects(stamps_data),
     ]
 
 
-def test_samples_are_of_new_and_known_objects_by_turns(own: list[OwnObject]) -> None:
-    source = OwnSource(own[:2], own[2:], count=48, seconds=1.28, size=96)
+def test_samples_are_of_new_and_known_objects_by_turns(own: list[TaughtObject]) -> None:
+    source = ObjectSceneSource(own[:2], own[2:], count=48, seconds=1.28, size=96)
     assert [source.object_of(i) for i in range(8)] == [0, 2, 1, 3, 0, 4, 1, 2]
-    assert [OwnSource(own[:2], [], count=4, seconds=1, size=96).object_of(i) for i in range(4)] == [0, 1, 0, 1]
+    assert [ObjectSceneSource(own[:2], [], count=4, seconds=1, size=96).object_of(i) for i in range(4)] == [0, 1, 0, 1]
     samples = [source.make(i) for i in range(48)]
     assert all(
         sample.labels is not None and sample.labels[0] == source.object_of(i) for i, sample in enumerate(samples)
@@ -203,8 +205,8 @@ def test_samples_are_of_new_and_known_objects_by_turns(own: list[OwnObject]) -> 
     np.testing.assert_array_equal(again.waveform, samples[7].waveform)
 
 
-def test_photographs_without_an_outline_are_also_shown_whole(own: list[OwnObject]) -> None:
-    source = OwnSource(own[:1], own[2:], count=60, seconds=1.28, size=96)
+def test_photographs_without_an_outline_are_also_shown_whole(own: list[TaughtObject]) -> None:
+    source = ObjectSceneSource(own[:1], own[2:], count=60, seconds=1.28, size=96)
     masks = [source.make(i).masks[0] for i in range(0, 60, 2)]
     whole = sum((mask == 255).all() for mask in masks)
     assert 5 < whole < 25
@@ -225,9 +227,9 @@ def test_a_part_of_a_photograph_keeps_its_object() -> None:
         assert scene.labels == (3,)
 
 
-def test_settings_name_the_material(own: list[OwnObject]) -> None:
-    def inputs(objects: list[OwnObject]) -> object:
-        return OwnSource(objects[:2], objects[2:], count=4, seconds=1, size=96).settings()["inputs"]
+def test_settings_name_the_material(own: list[TaughtObject]) -> None:
+    def inputs(objects: list[TaughtObject]) -> object:
+        return ObjectSceneSource(objects[:2], objects[2:], count=4, seconds=1, size=96).settings()["inputs"]
 
     louder = dataclasses.replace(own[0], recordings=(2 * own[0].recordings[0],))
     assert inputs(own) == inputs(list(own))
@@ -241,7 +243,7 @@ def test_known_objects_travel_in_a_small_file(stamps_folder: Path, stamps_data: 
     small = ObjectSet(tmp_path / "there")
     assert [stamp.caption for stamp in small.entries] == [stamp.caption for stamp in stamps_data.entries]
     assert [stamp.licence for stamp in small.entries] == [stamp.licence for stamp in stamps_data.entries]
-    ear = Ear(known.as_objects(stamps_data), 0.5)
+    ear = MelRetrieval(known.as_objects(stamps_data), 0.5)
     for number, (cutout, sound) in enumerate(zip(small.cutouts, small.recordings, strict=True)):
         whole = stamps_data.cutouts[number]
         assert abs(cutout.width / cutout.height - whole.width / whole.height) < 0.1
@@ -308,7 +310,7 @@ def test_the_file_in_the_box_is_small_and_licensed(tmp_path: Path) -> None:
 
 def test_the_ear_knows_recordings_apart(stamps_data: ObjectSet) -> None:
     objects = known.as_objects(stamps_data)
-    ear = Ear(objects, 1.0)
+    ear = MelRetrieval(objects, 1.0)
     assert ear.recordings() == 1.0
     for number, thing in enumerate(objects):
         sound = fill(thing.recordings[0], 16_000, np.random.default_rng(7))[None]

@@ -1,9 +1,9 @@
-"""New objects' conditions, before their sounds: as clear as those that the model knows, and apart from them.
+"""Grounding is adapted to new objects before the U-Net learns their sounds.
 
-The patch tower sees something in a new object, but what comes of it lies near the mean condition or on that of an
-object that looks alike, and the U-Net would have to tell them apart before grounding does. So grounding's value
-projection and MLP learn first, by themselves, within seconds: each new object gets a place of its own, at the usual
-distance from the mean, and known objects keep theirs.
+The patch tower sees something in a new object, but its condition lies near the mean condition or on that of an object
+that looks alike, and the U-Net would have to tell them apart before grounding does. So grounding's value projection and
+MLP are trained first, alone, within seconds: each new object gets a condition of its own at the usual distance from the
+mean, and rehearsal objects keep theirs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ..engine.loader import Item
 from ..engine.objective import Objective
 from ..tasks.grounded import conditions_of, mask_weights
 
-NEAR = 0.3  # how near places count as the same, in usual distances from the mean
-KEPT = 15.0  # weight of known objects' conditions
-GAP = 1.0  # what places of new objects should be apart from all others, likewise
+NEAR = 0.3  # distance within which two conditions count as the same, in usual distances from the mean
+KEPT = 15.0  # weight of the change of rehearsal objects' conditions
+GAP = 1.0  # least distance of new objects' conditions from all others, likewise
 
 
-def heard_in(row: dict[str, Any]) -> list[int]:
-    """Numbers of the objects that sound in a row of shards with labels and sounding."""
+def sounding_labels(row: dict[str, Any]) -> list[int]:
+    """Labels of the objects that sound in a row of shards with labels and sounding."""
     return [int(row["labels"][place]) for place in row["sounding"]]
 
 
-class ConditionsItems:
+class GroundingAdaptationItems:
     """Features of scenes, with the one object that sounds in each."""
 
     def __init__(self, folder: Path, new: int):
@@ -43,7 +43,7 @@ class ConditionsItems:
         self.rows: list[dict[str, Any]] = []
         for index in range(len(shards)):
             row = shards[index]
-            heard = heard_in(row)
+            heard = sounding_labels(row)
             if len(heard) == 1 or min(heard) >= new:  # mixes with new objects are left to the U-Net's training
                 label = heard[0] if len(heard) == 1 else -1
                 kept = {name: row[name].float() for name in ("queries", "coverage")}
@@ -59,14 +59,14 @@ class ConditionsItems:
         return {**{name: row[name] for name in ("id", "patches", "coverage", "label")}, "query": query}
 
 
-class ConditionsObjective(Objective):
-    """Learns the value projection and the MLP of the model's grounding in place; it needs `norm_matching`, which keeps
-    the usual distance.
+class GroundingAdaptationObjective(Objective):
+    """Learns the value projection and the MLP of the model's grounding in place; it needs a grounding with
+    `norm_matching`, whose statistics hold the usual distance.
     """
 
-    known: Tensor  # [objects - new, D] places of known objects, and one more of backdrops where grounding knows them
+    known: Tensor  # [objects - new, D] conditions of rehearsal objects, and one of backgrounds where there is one
 
-    def __init__(self, model: SoundingModel, items: ConditionsItems, new: int):
+    def __init__(self, model: SoundingModel, items: GroundingAdaptationItems, new: int):
         super().__init__()
         self.new = new
         self.grounding = model.grounding
@@ -77,14 +77,16 @@ class ConditionsObjective(Objective):
         self.places = nn.Parameter(self._beside(places[:new], backdrop))
         self.register_buffer("known", torch.cat([places[new:], backdrop]))
 
-    def train(self, mode: bool = True) -> ConditionsObjective:
-        """Conditions are taken as the MLP gives them, at no usual length."""
+    def train(self, mode: bool = True) -> GroundingAdaptationObjective:
+        """Conditions are those of the MLP, without norm matching."""
         super().train(mode)
         self.before.train()
         return self
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of `ConditionsItems`; nearest is the share of new objects that are nearest to their own place."""
+        """Losses of `GroundingAdaptationItems`; nearest is the share of new objects whose condition is nearest to their
+        own target.
+        """
         labels = batch["label"]
         fresh = (labels >= 0) & (labels < self.new)
         losses: dict[str, Tensor] = {}
@@ -111,14 +113,14 @@ class ConditionsObjective(Objective):
         return self.before.condition_length.float().clamp(min=1e-6)
 
     def _backdrop(self) -> Tensor:
-        """[1, D] or [0, D]: where a new object would be if it were taken for a backdrop."""
+        """[1, D] or [0, D]: the condition of backgrounds, where grounding has one."""
         backdrop = self.before.condition_backdrop
         if backdrop is None:
             return self.before.condition_mean.new_zeros(0, len(self.before.condition_mean))
         return self._at_length(self.before.condition_mean.float() + backdrop.float()[None])
 
     def _beside(self, places: Tensor, others: Tensor) -> Tensor:
-        """Places [N, D] with nothing left of the directions of `others`, at the usual distance."""
+        """Conditions [N, D] without their components along `others`, at the usual distance."""
         mean = self.before.condition_mean.float()
         for other in functional.normalize(others - mean, dim=-1):
             shared = ((places - mean) @ other).clamp(min=0)
@@ -136,8 +138,8 @@ class ConditionsObjective(Objective):
         return self.before.attend(batch["query"], batch["patches"]).mean(dim=1)
 
     @torch.no_grad()
-    def _places(self, items: ConditionsItems) -> Tensor:
-        """[objects, D]: where every object's conditions lie now, on average, at the usual distance."""
+    def _places(self, items: GroundingAdaptationItems) -> Tensor:
+        """[objects, D]: the mean of every object's conditions now, at the usual distance."""
         self.before.train()
         rows = [row for row in items.rows if row["label"] >= 0]
         device = self.before.null.device
