@@ -15,6 +15,7 @@ import typer
 from sounding.cli.terminal import plain_errors
 
 from .data.prepare import app as prepare_app
+from .starter.cli import app as starter_app
 
 app = typer.Typer(
     help="Train and prepare data for Sounding Objects.",
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(prepare_app, name="prepare")
+app.add_typer(starter_app, name="starter")
 
 
 @app.callback()
@@ -118,19 +120,6 @@ def debug_data(
         check_writable(out)
         make_debug_data(out)
         typer.echo(f"{out}: base.safetensors, pairs, videos, videos.csv, classes.csv")
-
-
-@app.command()
-def starter(
-    data: Annotated[Path, typer.Option(help="Made by `python -m training.starter.stamps`.")] = Path("data/stamps"),
-    cutouts: Annotated[Path, typer.Option(help="Made by `python -m training.starter.cutouts`.")] = Path("data/cutouts"),
-    out: Annotated[Path, typer.Option(help="Folder of the stages.")] = Path("runs/starter"),
-) -> None:
-    """Train the model in the box, all stages in order; what is done is not done again."""
-    from .starter.run import train_starter
-
-    with plain_errors("training"):
-        typer.echo(train_starter(data, out, cutouts=cutouts))
 
 
 @app.command()

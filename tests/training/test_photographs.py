@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from training.starter.evaluate.judge import Judge
 from training.starter.evaluate.photographs import (
     PHOTOGRAPHS,
     Photograph,
+    PhotographSettings,
     best_ranks,
     chance,
     draw_sheet,
@@ -32,7 +32,9 @@ from training.starter.evaluate.photographs import (
 )
 
 INDEX = json.loads((PHOTOGRAPHS / "index.json").read_text(encoding="utf-8"))
-SETTINGS = Namespace(by=["mask", "text", "whole"], seeds=2, seconds=0.64, steps=2, cfg=2.0, scheduler="dpm++", batch=4)
+SETTINGS = PhotographSettings(
+    by=("mask", "text", "whole"), seeds=2, seconds=0.64, steps=2, cfg=2.0, sampler="dpm++", batch=4
+)
 
 
 def photograph(labels: tuple[int, ...]) -> Photograph:

@@ -6,18 +6,18 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from training.__main__ import app
 from training.data import scenes
 from training.data.object_set import ObjectSet
 from training.data.waveforms import fill, mix, trim
-from training.finetune import rehearsal as known
-from training.starter import cutouts, stamps
+from training.starter import stamps
 from training.starter.stamps import find_stamps
 
 from .conftest import TONES
@@ -33,22 +33,18 @@ def test_manifest_has_what_a_reader_needs(stamps_data: ObjectSet) -> None:
 def test_missing_package_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="apt-get install tuxpaint-stamps-default"):
         find_stamps(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"python -m training\.starter\.stamps"):
+    with pytest.raises(FileNotFoundError, match="python -m training starter stamps"):
         ObjectSet(tmp_path)
 
 
-@pytest.mark.parametrize("module", [cutouts, known, stamps])
-def test_commands_without_their_data_end_in_a_sentence(
-    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = "--data" if module is known else "--source"
-    monkeypatch.setattr("sys.argv", [module.__name__, given, str(tmp_path / "none"), "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as ended:
-        module.main()
-    assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "none" in said
+@pytest.mark.parametrize("command", ["cutouts", "objects", "stamps"])
+def test_commands_without_their_data_end_in_a_sentence(command: str, tmp_path: Path) -> None:
+    given = "--data" if command == "objects" else "--source"
+    arguments = ["starter", command, given, str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == 1
+    assert ended.stderr.count("\n") == 1
+    assert "none" in ended.stderr
 
 
 def test_trim_keeps_the_sound_and_drops_the_silence() -> None:

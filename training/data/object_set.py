@@ -1,7 +1,7 @@
 """Objects with a cut-out image and a recording each: what scenes are pasted together from.
 
 The folder of such a set holds `manifest.json`, which lists every object with its files, and those files.
-`python -m training.starter.stamps` writes one.
+`python -m training starter stamps` writes one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_manifest(folder: Path) -> list[ObjectEntry]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise FileNotFoundError(
-            f"{manifest} is missing; make it with `python -m training.starter.stamps --out {folder}`."
+            f"{manifest} is missing; make it with `python -m training starter stamps --out {folder}`."
         )
     try:
         rows = read_json(manifest, MOST_MANIFEST)

@@ -118,7 +118,7 @@ def pairs(
 @app.command()
 def stamps(
     out: OutOption,
-    data: Annotated[Path, typer.Option(help="Made by `python -m training.starter.stamps`.")] = Path("data/stamps"),
+    data: Annotated[Path, typer.Option(help="Made by `python -m training starter stamps`.")] = Path("data/stamps"),
     scenes: Annotated[int, typer.Option(help="How many.")] = 5000,
     split: Annotated[SplitName, typer.Option(help="Scenes of the two are never the same.")] = SplitName.train,
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 2.56,

@@ -39,7 +39,7 @@ class SceneSource(Source):
             )
         manifest = data / MANIFEST
         if not manifest.is_file():
-            raise ValueError(f"{manifest} is missing; make it with `python -m training.starter.stamps --out {data}`.")
+            raise ValueError(f"{manifest} is missing; make it with `python -m training starter stamps --out {data}`.")
         self.data, self.scenes, self.seconds, self.size, self.captions = data, scenes, seconds, size, captions
         self.split = split
         self._inputs = content_digest(data)

@@ -1,6 +1,6 @@
 """Rehearsal objects: a small copy of what the starter was trained on, so that it can be taught more without forgetting.
 
-    python -m training.finetune.rehearsal --data data/stamps --out models/starter-objects.zip
+    python -m training starter objects --data data/stamps --out models/starter-objects.zip
 
 writes a zip of a stamps folder (`stamps.py`) with smaller pictures (WebP) and the first seconds of the recordings
 (Ogg Vorbis). It depends on the data alone, not on a checkpoint. Licences are those of the data, in the manifest.
@@ -8,7 +8,6 @@ writes a zip of a stamps folder (`stamps.py`) with smaller pictures (WebP) and t
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import zipfile
@@ -110,20 +109,3 @@ def as_objects(stamps: ObjectSet) -> list[TaughtObject]:
         TaughtObject(stamp.name, (stamp.caption,), (Picture(cutout, cut=True, masked=True),), (sound,), stamp.licence)
         for stamp, cutout, sound in zip(stamps.entries, stamps.cutouts, stamps.recordings, strict=True)
     ]
-
-
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
-    parser.add_argument("--out", type=Path, default=Path("models") / FILE)
-    arguments = parser.parse_args()
-    try:
-        size = pack(arguments.data, arguments.out)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    print(f"{arguments.out}: {size / 1e6:.2f} MB")
-
-
-if __name__ == "__main__":
-    main()

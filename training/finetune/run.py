@@ -69,7 +69,7 @@ def finetune(
         base: "starter" or a checkpoint.
         out: a new .safetensors file.
         rehearse: what the model knows and is to keep: "starter" (what came with it), folders made by
-            `python -m training.starter.stamps`, folders of raw shards that it was trained on, or folders like `data`
+            `python -m training starter stamps`, folders of raw shards that it was trained on, or folders like `data`
             that it was taught earlier; ("none",) for nothing. May be left out for the starter itself.
         licence: of the material in `data` where no licence.txt says it.
         recipe: settings, without it training/recipes/finetune.yaml.

@@ -4,7 +4,7 @@ The stamps that sound (`training.starter.stamps`) are some 80; `tuxpaint-stamps-
 with an alpha channel. `mate-backgrounds` and `lomiri-wallpapers-16.04` have photographs of landscapes and leaves.
 Get each package with `apt-get download NAME && dpkg -x NAME_*.deb FOLDER`, all into one folder, then
 
-    python -m training.starter.cutouts --source FOLDER --out data/cutouts
+    python -m training starter cutouts --source FOLDER --out data/cutouts
 
 writes `object/NAME.png`, `background/NAME.jpg` and `manifest.json`, which marks a part as held out: neither those
 objects nor those backgrounds are ever trained on.
@@ -12,7 +12,6 @@ objects nor those backgrounds are ever trained on.
 
 from __future__ import annotations
 
-import argparse
 import json
 import zlib
 from dataclasses import asdict, dataclass
@@ -73,7 +72,7 @@ def read_cutouts(folder: Path, *, held_out: bool) -> Cutouts:
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         raise FileNotFoundError(
-            f"{manifest} is missing; make it with `python -m training.starter.cutouts --out {folder}`."
+            f"{manifest} is missing; make it with `python -m training starter cutouts --out {folder}`."
         )
     try:
         rows: list[Cutout] = [from_dict(Cutout, row) for row in read_json(manifest, MOST_MANIFEST)]
@@ -128,22 +127,3 @@ def collect(source: Path, out: Path) -> list[Cutout]:
         rows.append(Cutout(path.stem, "background", file, held_out, path.name, licence))
     write_atomic(out / "manifest.json", json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
-
-
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, default=Path("/"), help="where the packages are installed or unpacked")
-    parser.add_argument("--out", type=Path, default=Path("data/cutouts"))
-    arguments = parser.parse_args()
-    try:
-        rows = collect(arguments.source, arguments.out)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    for kind in ("object", "background"):
-        held_out = [row.held_out for row in rows if row.kind == kind]
-        print(f"{len(held_out)} {kind}s, {sum(held_out)} of them held out")
-
-
-if __name__ == "__main__":
-    main()

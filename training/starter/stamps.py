@@ -3,7 +3,7 @@
 Get the package with `apt-get install tuxpaint-stamps-default`, or without root:
 `apt-get download tuxpaint-stamps-default && dpkg -x tuxpaint-stamps-default_*.deb FOLDER`.
 
-    python -m training.starter.stamps --source FOLDER --out data/stamps
+    python -m training starter stamps --source FOLDER --out data/stamps
 
 writes `image/NAME.png` (RGB with alpha), `mask/NAME.png` (the alpha channel), `audio/NAME.wav` (16 kHz mono,
 silence at the ends trimmed) and `manifest.json`.
@@ -11,7 +11,6 @@ silence at the ends trimmed) and `manifest.json`.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -110,21 +109,3 @@ def build(source: Path, out: Path) -> list[ObjectEntry]:
         )
     write_atomic(out / "manifest.json", json.dumps([asdict(stamp) for stamp in stamps], indent=1).encode())
     return stamps
-
-
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, default=Path("/"), help="where the package is installed or unpacked")
-    parser.add_argument("--out", type=Path, default=Path("data/stamps"))
-    arguments = parser.parse_args()
-    try:
-        stamps = build(arguments.source, arguments.out)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    seconds = sum(stamp.seconds for stamp in stamps)
-    print(f"{len(stamps)} objects, {seconds:.0f} s of recordings, in {arguments.out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Did a model learn a person's own objects, and does it still know the others? The judge of `recognise.py` answers.
 
-    python -m training.starter.evaluate.finetuned --data my-sounds --models starter my.safetensors
+    python -m training starter evaluate finetuned my.safetensors --data my-sounds
 
 reports for each model, by a classifier that heard only real recordings, of the stamps and of `--data`:
 
@@ -12,11 +12,11 @@ pairs: scenes of a new and an old object; how often the judge ranks the masked o
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,20 @@ log = logging.getLogger("training")
 Scenes = list[Chosen]
 
 
+@dataclass(frozen=True)
+class FinetunedSettings:
+    """How sounds are made, and how many; None is the checkpoint's own."""
+
+    per_new: int = 5  # sounds per new object
+    per_old: int = 2
+    pairs: int = 48
+    seconds: float = 2.56
+    steps: int | None = 15
+    cfg: float | None = None
+    sampler: str | None = None
+    batch: int = 16
+
+
 def scenes_of(objects: Sequence[int], among: int, each: int, stream: int) -> Scenes:
     """`each` held-out scenes of every object, alone or with up to three others, as `recognise.py` draws them."""
     scenes: Scenes = []
@@ -50,13 +64,13 @@ def scenes_of(objects: Sequence[int], among: int, each: int, stream: int) -> Sce
 
 
 @torch.inference_mode()
-def whole(model: SoundingModel, picture: Picture, seeds: list[int], settings: argparse.Namespace) -> Tensor:
+def whole(model: SoundingModel, picture: Picture, seeds: list[int], settings: FinetunedSettings) -> Tensor:
     """Sounds [seeds, samples] of a photograph by its own outline or, without one, by all of it."""
     image = torch.from_numpy(np.asarray(picture.image.convert("RGB")) / np.float32(255))[None]
     mask = torch.from_numpy(np.asarray(picture.image.getchannel("A")) / np.float32(255))[None]
     condition = model.ground(model.see(image), mask=mask, image_size=(image.shape[1], image.shape[2]))
     noise = model.noise(settings.seconds, seeds)
-    latents = model.sample(condition, noise, steps=settings.steps, cfg=settings.cfg, sampler=settings.scheduler)
+    latents = model.sample(condition, noise, steps=settings.steps, cfg=settings.cfg, sampler=settings.sampler)
     return sound_of(model, latents, settings.seconds)
 
 
@@ -66,14 +80,13 @@ def evaluate(
     old: Sequence[TaughtObject],
     new: Sequence[TaughtObject],
     test: dict[str, list[Picture]],
-    settings: argparse.Namespace,
+    settings: FinetunedSettings,
 ) -> dict[str, object]:
     """All figures of one model; classes are the old objects and then the new ones."""
     cast, count = Cast([*old, *new]), len(old) + len(new)
     fresh = range(len(old), count)
     figures: dict[str, object] = {}
-    given = vars(settings)
-    how = Settings(**{field.name: given[field.name] for field in dataclasses.fields(Settings) if field.name in given})
+    how = Settings(settings.seconds, settings.steps, settings.cfg, settings.sampler, batch=settings.batch)
 
     def report(name: str, sounds: Tensor, labels: Sequence[int]) -> None:
         figures[name] = vars(score(judge(sounds), torch.tensor(list(labels))))
@@ -112,36 +125,34 @@ def evaluate(
     return figures
 
 
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder that was learnt")
-    parser.add_argument("--test", type=Path, help="pictures of those objects that were not in it")
-    parser.add_argument("--models", nargs="+", default=["starter"], help="'starter' or checkpoints")
-    parser.add_argument("--stamps", type=Path, default=Path("data/stamps"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/evaluate-own"), help="where the judge is kept")
-    parser.add_argument("--per-new", type=int, default=5, help="sounds a new object")
-    parser.add_argument("--per-old", type=int, default=2, help="sounds an old object")
-    parser.add_argument("--pairs", type=int, default=48)
-    parser.add_argument("--seconds", type=float, default=2.56)
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--cfg", type=float)
-    parser.add_argument("--scheduler")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
-    settings = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    old, (new, _) = as_objects(ObjectSet(settings.stamps)), read_objects(settings.data)
-    judge = open_judge(Cast([*old, *new]), settings.folder)
-    test = read_pictures(settings.test) if settings.test else {}
+def compare(
+    models: Sequence[str],
+    data: Path,
+    stamps: Path,
+    folder: Path,
+    settings: FinetunedSettings,
+    *,
+    test: Path | None = None,
+    out: Path | None = None,
+) -> dict[str, object]:
+    """The figures of every model.
+
+    Args:
+        models: "starter" or checkpoints.
+        data: the folder of objects that was learnt.
+        stamps: the starter's objects.
+        folder: where the judge is kept.
+        settings: see there.
+        test: images of the new objects that no training saw.
+        out: gets the figures as JSON, after each model.
+    """
+    old, (new, _) = as_objects(ObjectSet(stamps)), read_objects(data)
+    judge = open_judge(Cast([*old, *new]), folder)
+    shown = read_pictures(test) if test else {}
     figures: dict[str, object] = {"objects": {"new": len(new), "old": len(old)}}
-    for name in settings.models:
+    for name in models:
         log.info("%s", name)
-        figures[name] = evaluate(load(name), judge, old, new, test, settings)
-        if settings.out:
-            write_atomic(settings.out, json.dumps(figures, indent=1).encode())
-    print(json.dumps(figures, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+        figures[name] = evaluate(load(name), judge, old, new, shown, settings)
+        if out:
+            write_atomic(out, json.dumps(figures, indent=1).encode())
+    return figures

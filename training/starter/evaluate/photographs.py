@@ -1,25 +1,24 @@
 """Photographs that come from elsewhere: does the right object sound, and if not, which part fails?
 
-    python -m training.starter.evaluate.photographs --model starter
+    python -m training starter evaluate photographs --model starter
 
 The photographs of `tests/photographs` take part in no training, but the starter's development looked at their figures
 again and again, so of the starter they are development figures. For each of them the model generates from the object's
-mask (with `--by` from its caption, or from the whole picture) and a classifier that heard only real recordings ranks
-all objects. Beside it stands what the encoders alone make of the photograph: which object's caption is nearest to the
-masked patches. `--by` without a value asks the encoders alone, in seconds.
+mask (with `--by text` from its caption, with `--by whole` from the whole image) and a classifier that heard only real
+recordings ranks all objects. Beside it stands what the encoders alone make of the photograph: which object's caption is
+nearest to the masked patches. `--encoders-only` asks the encoders alone, in seconds.
 
 A photograph's `labels` are all objects that count as right: several where the data set has several of a kind.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,17 +29,18 @@ from torch.nn import functional
 from sounding.encoders.audio import ClapAudioQuery
 from sounding.encoders.patches import mask_to_grid
 from sounding.grounding import Condition
-from sounding.model import SoundingModel, load
-from sounding.utils.files import replacing, write_atomic
+from sounding.images.decoding import open_image, open_mask
+from sounding.model import SoundingModel
 
 from ...data.object_set import ObjectSet
 from ...finetune.retrieval import sound_of
-from .judge import Judge, open_judge, ranks_of
+from .judge import Judge, ranks_of
 
 log = logging.getLogger("training")
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "tests/photographs"
-WAYS = ("mask", "text", "whole")
+Way = Literal["mask", "text", "whole"]
+WAYS: tuple[Way, ...] = ("mask", "text", "whole")
 THUMBNAIL, LINE = 220, 13  # pixels of the contact sheet
 
 
@@ -55,6 +55,19 @@ class Photograph:
     click: tuple[int, int]  # x, y inside the object
 
 
+@dataclass(frozen=True)
+class PhotographSettings:
+    """How sounds are made, by what selects the object, and how many per photograph; None is the checkpoint's own."""
+
+    by: tuple[Way, ...] = ("mask", "text")
+    seeds: int = 3
+    seconds: float = 2.56
+    steps: int | None = None
+    cfg: float | None = None
+    sampler: str | None = None
+    batch: int = 16
+
+
 def read_photographs(folder: Path, names: list[str]) -> list[Photograph]:
     """The photographs that `folder/index.json` lists; `names` are the data set's objects in the order of their labels.
 
@@ -67,8 +80,8 @@ def read_photographs(folder: Path, names: list[str]) -> list[Photograph]:
         unknown = [label for label in entry["labels"] if label not in names]
         if unknown:
             raise ValueError(f"{entry['file']} counts for {unknown[0]!r}, but the data set has no such object.")
-        image = np.asarray(Image.open(folder / entry["file"]).convert("RGB")) / np.float32(255)
-        mask = np.asarray(Image.open(folder / entry["mask"]).convert("L")) / np.float32(255)
+        image = np.asarray(open_image(folder / entry["file"]).convert("RGB")) / np.float32(255)
+        mask = np.asarray(open_mask(folder / entry["mask"])) / np.float32(255)
         if mask.shape != image.shape[:2] or not mask.any():
             width, height = image.shape[1::-1]
             raise ValueError(f"{entry['mask']} is {mask.shape[::-1]}, but {width} x {height}, not empty, is expected.")
@@ -122,7 +135,7 @@ def name_patches(model: SoundingModel, photographs: list[Photograph], captions: 
 
 @torch.inference_mode()
 def make_sounds(
-    model: SoundingModel, photographs: list[Photograph], captions: list[str], settings: argparse.Namespace, *, by: str
+    model: SoundingModel, photographs: list[Photograph], captions: list[str], settings: PhotographSettings, *, by: str
 ) -> Tensor:
     """`settings.seeds` sounds a photograph, one after the other: [N * seeds, samples] at 16 kHz."""
     conditions, seeds = [], []
@@ -145,7 +158,7 @@ def make_sounds(
             model.noise(settings.seconds, seeds[first : first + settings.batch]),
             steps=settings.steps,
             cfg=settings.cfg,
-            sampler=settings.scheduler,
+            sampler=settings.sampler,
         )
         sounds.append(sound_of(model, latents, settings.seconds))
     return torch.cat(sounds)
@@ -178,7 +191,7 @@ def evaluate(
     data: ObjectSet,
     photographs: list[Photograph],
     judge: Judge | None,
-    settings: argparse.Namespace,
+    settings: PhotographSettings,
 ) -> dict[str, Any]:
     """All figures as one dictionary: chance, the encoders' own answer, and the judge's for each of `settings.by`."""
     names, captions = [stamp.name for stamp in data.entries], [stamp.caption for stamp in data.entries]
@@ -229,37 +242,3 @@ def draw_sheet(photographs: list[Photograph], figures: dict[str, Any], columns: 
                 pen.text((x + 6, below + (line + 1) * LINE), ", ".join(guesses), fill="black")
             below += 3 * LINE
     return sheet
-
-
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="starter", help="'starter' or a checkpoint")
-    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/evaluate"), help="where the judge is kept")
-    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS)
-    parser.add_argument("--by", nargs="*", choices=WAYS, default=["mask", "text"], help="what selects the object")
-    parser.add_argument("--seeds", type=int, default=3, help="sounds a photograph")
-    parser.add_argument("--seconds", type=float, default=2.56)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--cfg", type=float)
-    parser.add_argument("--scheduler")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
-    parser.add_argument("--sheet", type=Path, help="write photographs, masks and guesses there as a picture")
-    settings = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    data = ObjectSet(settings.data)
-    judge = open_judge(data, settings.folder) if settings.by else None
-    photographs = read_photographs(settings.photographs, [stamp.name for stamp in data.entries])
-    figures = evaluate(load(settings.model), data, photographs, judge, settings)
-    if settings.out:
-        write_atomic(settings.out, json.dumps(figures, indent=1).encode())
-    if settings.sheet:
-        with replacing(settings.sheet) as path:
-            draw_sheet(photographs, figures).save(path, "PNG")
-    print(table(figures))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Is the right sound made for the right object? A judge trained on real recordings alone answers.
 
-    python -m training.starter.evaluate.recognise --model starter
+    python -m training starter evaluate recognise --model starter
 
 reports, over all objects of the data set and beside chance:
 
@@ -9,7 +9,7 @@ reports, over all objects of the data set and beside chance:
 (c) masked: generated from the object's mask in held-out scenes
 (d) pairs: in held-out scenes of two objects, how often the judge ranks the masked object above the other
 (e) background: generated from a mask of everything but the objects; how often that is taken for one of them
-(f) lengths: (c) at other lengths, judged in windows of 2.56 s (with --lengths 2.5 5 10 20)
+(f) lengths: (c) at other lengths, judged in windows of 2.56 s (with --lengths 2.5 --lengths 5)
 (g) checks: clicks, DC, clipping, silence and level of (c), as the vocoder gives them and leveled
 (h) demo: the rank (from 1) of each object of `sounding demo`, where the data set knows them
 (t) text: as (c), but grounded by the object's caption
@@ -19,9 +19,6 @@ The same checkpoint and settings give the same figures.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
 import logging
 import tempfile
 from collections import Counter
@@ -35,15 +32,13 @@ from torch import Tensor
 from sounding.audio.files import read_audio
 from sounding.audio.loudness import level
 from sounding.cli.demo import OBJECTS, write_demo
-from sounding.cost import WINDOW_SECONDS
-from sounding.model import SoundingModel, load
-from sounding.utils.files import write_atomic
+from sounding.model import SoundingModel
 
 from ...data.object_set import ObjectSet
 from ...data.shard_format import SAMPLE_RATE
 from .audio_quality import CHECKS, check_sound
 from .classifier import real_crops
-from .judge import Judge, open_judge, ranks_of, score
+from .judge import Judge, ranks_of, score
 from .lengths import judged, score_length
 from .sounds import Settings, copies, every_label, generated, held_out_pairs, held_out_scenes
 
@@ -156,50 +151,3 @@ def evaluate(
     if "demo" in parts and set(OBJECTS) <= {stamp.name for stamp in data.entries}:
         note("demo", demo_figures(model, data, judge))
     return figures
-
-
-def add_arguments(parser: argparse.ArgumentParser, *, per_object: int = 3, steps: int | None = None) -> None:
-    """What the commands of this package share."""
-    parser.add_argument("--model", default="starter", help="'starter' or a checkpoint")
-    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/evaluate"), help="where the judge is kept")
-    parser.add_argument("--per-object", type=int, default=per_object, help="sounds an object")
-    parser.add_argument("--seconds", type=float, default=2.56)
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--cfg", type=float)
-    parser.add_argument("--scheduler")
-    parser.add_argument("--clamp", choices=["default", "on", "off"], default="default", help="negative weights, see"
-                        " grounding.match_moments")  # fmt: skip
-    parser.add_argument("--batch", type=int, default=16)
-
-
-def read_settings(arguments: argparse.Namespace) -> Settings:
-    """The settings that a command line of `add_arguments` asks for."""
-    named = vars(arguments) | {"clamp": {"default": None, "on": True, "off": False}[arguments.clamp]}
-    if "lengths" in named:
-        named["lengths"] = tuple(named["lengths"])
-    return Settings(**{field.name: named[field.name] for field in dataclasses.fields(Settings) if field.name in named})
-
-
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    parser.add_argument("--pairs", type=int, default=150)
-    parser.add_argument("--lengths", type=float, nargs="*", default=[], help="seconds, for (f)")
-    parser.add_argument("--window", type=float, default=WINDOW_SECONDS, help="seconds, see SoundingModel.sample")
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="measure these only")
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    data = ObjectSet(arguments.data)
-    judge = open_judge(data, arguments.folder)
-    figures = evaluate(load(arguments.model), data, judge, read_settings(arguments), tuple(arguments.parts))
-    text = json.dumps(figures, indent=1)
-    if arguments.out:
-        write_atomic(arguments.out, text.encode())
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

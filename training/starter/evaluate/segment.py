@@ -1,6 +1,6 @@
 """How well do clicks find objects? Overlap (IoU) with the true mask after one and after two clicks.
 
-    python -m training.starter.evaluate.segment --cutouts data/cutouts --photographs tests/photographs
+    python -m training starter evaluate segment --cutouts data/cutouts --photographs tests/photographs
 
 on held-out scenes of the stamps before photographs, on scenes of objects and backgrounds that no training saw, and on
 real photographs with masks. The first click lies deepest inside the object, the second deepest inside the largest
@@ -10,7 +10,6 @@ photographs the first click is where a person put it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
@@ -23,8 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sounding.images.decoding import open_image, open_mask
 from sounding.segment import Prompt, Segmenter, load_segmenter
-from sounding.utils.files import write_atomic
 
 from ...data.object_set import ObjectSet
 from ...data.scenes import HasCutouts, background_photographs, make_scene, part_of, scene_rng
@@ -75,8 +74,8 @@ def photograph_cases(folder: Path) -> Iterator[Case]:
     if not index.is_file():
         raise FileNotFoundError(f"{index} is missing; name a folder of photographs with their masks.")
     for row in json.loads(index.read_text(encoding="utf-8")):
-        image = Image.open(folder / row["file"]).convert("RGB")
-        white = Image.open(folder / row["mask"]).convert("L").resize(image.size, Image.Resampling.BILINEAR)
+        image = open_image(folder / row["file"]).convert("RGB")
+        white = open_mask(folder / row["mask"]).resize(image.size, Image.Resampling.BILINEAR)
         picture = torch.from_numpy(np.asarray(image) / np.float32(255))[None]
         click = Click(row["click"][0] + 0.5, row["click"][1] + 0.5, True) if "click" in row else None
         yield Case(Path(row["mask"]).stem, picture, np.asarray(white) > 127, click)
@@ -124,40 +123,41 @@ def measure(segmenter: Segmenter, cases: Iterable[Case], *, random: bool = False
     return figures
 
 
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--segmenter", default="starter", help="'starter', a checkpoint, or a SAM file or folder")
-    parser.add_argument("--data", type=Path, default=Path("data/stamps"))
-    parser.add_argument("--cutouts", type=Path, help="of training.starter.cutouts: also measure on unseen objects")
-    parser.add_argument("--photographs", type=Path, help="folder with an index.json of photographs, masks and clicks")
-    parser.add_argument("--objects", type=int, default=200, help="of scenes")
-    parser.add_argument("--clicks", choices=["deepest", "random"], default="deepest")
-    parser.add_argument("--grabcut", action="store_true", help="also GrabCut, alone and after the segmenter")
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
-    settings = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    first = load_segmenter(settings.segmenter)
-    segmenters = [first, *([GrabCutSegmenter(), GrabCutSegmenter(first)] if settings.grabcut else [])]
+def evaluate(
+    segmenter: str,
+    data: Path,
+    *,
+    cutouts: Path | None = None,
+    photographs: Path | None = None,
+    objects: int = 200,
+    random: bool = False,
+    grabcut: bool = False,
+) -> dict[str, object]:
+    """Figures of `measure` for each segmenter and each set of cases.
+
+    Args:
+        segmenter: "starter", a checkpoint, or a SAM file or folder.
+        data: the stamps, for held-out scenes.
+        cutouts: of `training.starter.cutouts`; also measures on objects that no training saw.
+        photographs: a folder with an index.json of photographs, masks and clicks.
+        objects: of scenes.
+        random: draws the clicks instead of placing them deepest inside.
+        grabcut: also measures GrabCut, alone and after the segmenter.
+    """
+    first = load_segmenter(segmenter)
+    segmenters = [first, *([GrabCutSegmenter(), GrabCutSegmenter(first)] if grabcut else [])]
     sets: dict[str, list[Case]] = {
-        "held-out scenes": list(scene_cases(ObjectSet(settings.data), background_photographs(), settings.objects))
+        "held-out scenes": list(scene_cases(ObjectSet(data), background_photographs(), objects))
     }
-    if settings.cutouts:
-        unseen = read_cutouts(settings.cutouts, held_out=True)
-        sets["unseen objects"] = list(scene_cases(unseen, unseen.photographs, settings.objects))
-    if settings.photographs:
-        sets["photographs"] = list(photograph_cases(settings.photographs))
+    if cutouts:
+        unseen = read_cutouts(cutouts, held_out=True)
+        sets["unseen objects"] = list(scene_cases(unseen, unseen.photographs, objects))
+    if photographs:
+        sets["photographs"] = list(photograph_cases(photographs))
     figures: dict[str, object] = {}
-    for segmenter in segmenters:
+    for each in segmenters:
         for name, cases in sets.items():
-            found = measure(segmenter, cases, random=settings.clicks == "random")
-            figures[f"{segmenter.name}: {name}"] = found
-            log.info("%s, %s: %s", segmenter.name, name, {key: value for key, value in found.items() if key != "each"})
-    text = json.dumps(figures, indent=1)
-    if settings.out:
-        write_atomic(settings.out, text.encode())
-    print(text)
-
-
-if __name__ == "__main__":
-    main()
+            found = measure(each, cases, random=random)
+            figures[f"{each.name}: {name}"] = found
+            log.info("%s, %s: %s", each.name, name, {key: value for key, value in found.items() if key != "each"})
+    return figures

@@ -1,6 +1,6 @@
 """A contact sheet of everything a model knows: picture, real sound, generated sound, and what the judge made of it.
 
-    python -m training.starter.evaluate.sheet --model starter --out docs/starter.md
+    python -m training starter evaluate sheet --model starter --out docs/starter.md
 
 writes the page and its pictures (`starter-1.jpg`, ...) beside it. Nothing is left out: objects are shown from the best
 recognised to the worst.
@@ -8,7 +8,6 @@ recognised to the worst.
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 from dataclasses import dataclass
@@ -23,15 +22,14 @@ from sounding.audio.loudness import level
 from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig
 from sounding.images.drawing import label_font, mel_image
-from sounding.model import SoundingModel, load
+from sounding.model import SoundingModel
 from sounding.utils.files import write_atomic
 
 from ...data.object_set import ObjectSet
 from ...data.scenes import as_tensors, make_scene, scene_rng
 from ...data.shard_format import SAMPLE_RATE
 from .classifier import real_crops
-from .judge import Judge, open_judge, ranks_of
-from .recognise import add_arguments, read_settings
+from .judge import Judge, ranks_of
 from .sounds import Chosen, Settings, generated, held_out_scenes
 
 log = logging.getLogger("training")
@@ -207,24 +205,3 @@ def _cut(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | Ima
     while text and pen.textlength(text + "...", font=font) > room:
         text = text[:-1]
     return text.rstrip() + "..." if len(text) > 8 else ""
-
-
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("docs/starter.md"))
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    data = ObjectSet(arguments.data)
-    settings = read_settings(arguments)
-    command = f"python -m training.starter.evaluate.sheet --model {arguments.model} --per-object {settings.per_object}"
-    given = {"--steps": settings.steps, "--cfg": settings.cfg, "--out": arguments.out.name}
-    command += "".join(f" {option} {value}" for option, value in given.items() if value is not None)
-    judge = open_judge(data, arguments.folder)
-    for path in write_sheet(load(arguments.model), data, judge, settings, arguments.out, command=command):
-        log.info("%s, %d bytes", path, path.stat().st_size)
-
-
-if __name__ == "__main__":
-    main()

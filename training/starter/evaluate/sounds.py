@@ -29,7 +29,7 @@ class Settings:
     seconds: float = 2.56
     steps: int | None = None
     cfg: float | None = None
-    scheduler: str | None = None
+    sampler: str | None = None
     clamp: bool | None = None
     window: float = WINDOW_SECONDS
     batch: int = 16
@@ -97,7 +97,7 @@ def generated(
             model.noise(seconds, [index for index, _ in group]),
             steps=settings.steps,
             cfg=settings.cfg,
-            sampler=settings.scheduler,
+            sampler=settings.sampler,
             window=settings.window,
         )
         sounds.append(sound_of(model, latents, seconds))
