@@ -32,7 +32,7 @@ from ..recipe import RECIPES, read_recipe, to_yaml
 from ..recipe_migrations import migrated_finetuning
 from ..tasks.grounded_finetuning import GroundedFinetuningSettings
 from .distillation import DistillationObjective
-from .objects import TaughtObject, Picture, read_objects
+from .objects import Picture, TaughtObject, read_objects
 from .rehearsal import as_objects, starter_objects, unpack
 from .scenes import ObjectSceneSource
 
