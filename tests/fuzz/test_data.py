@@ -59,7 +59,7 @@ def test_pictures(rounds: int, folder: Path) -> None:
         path.write_bytes(damaged(draw, good[name]))
         return lambda: draw.choice((read_image, read_mask))(path)
 
-    try_inputs("pictures", 3 * rounds, folder, make)
+    try_inputs("images", 3 * rounds, folder, make)
 
 
 def test_sounds(rounds: int, folder: Path) -> None:
@@ -181,7 +181,7 @@ class Drawn(Source):
             source="the test",
             seconds=0.25,
             waveform=rng.standard_normal(4000, dtype=np.float32) * 0.1,
-            pictures=rng.integers(0, 256, (2, 20, 24, 3), dtype=np.uint8),
+            images=rng.integers(0, 256, (2, 20, 24, 3), dtype=np.uint8),
             masks=tuple(rng.integers(0, 256, (2, 20, 24), dtype=np.uint8)),
         )
 
@@ -203,7 +203,7 @@ def test_shards(rounds: int, folder: Path) -> None:
             (made / name).write_bytes(damaged(draw, contents[name]))
 
         def read() -> None:
-            shards = Shards(made, ("id", "captions", "waveform", "pictures"), ("masks",))
+            shards = Shards(made, ("id", "captions", "waveform", "images"), ("masks",))
             for number in range(min(len(shards), 5)):
                 sample = shards[number]
                 assert torch.is_tensor(sample["waveform"])

@@ -59,7 +59,7 @@ class Mixed(Source):
             labels=(5, 6, 7) if masked else None,
             sounding=(0, 2) if position == 4 else None,
             waveform=rng.uniform(-0.2, 0.3, (20_480, 12_000, 30_000)[position % 3]),  # the model trains on 20480
-            pictures=tuple(rng.integers(0, 256, (1 + position % 2, height, width, 3), dtype=np.uint8)),
+            images=tuple(rng.integers(0, 256, (1 + position % 2, height, width, 3), dtype=np.uint8)),
             masks=tuple(rng.integers(0, 256, (3, height, width), dtype=np.uint8)) if masked else (),
         )
 
@@ -80,14 +80,14 @@ def test_features_are_what_the_model_makes(
     assert result.exit_code == 0, result.output
     fields = ("id", "captions", "patches", "queries", "mean", "std")
     found = Shards(out, fields, optional=("coverage", "backdrop", "labels", "sounding"))
-    raw = Shards(mixed, ("id", "captions", "waveform", "pictures"), optional=("masks", "sounding"))
+    raw = Shards(mixed, ("id", "captions", "waveform", "images"), optional=("masks", "sounding"))
     assert found.index.model == features.fingerprint(tiny_model)
     assert found.index.kind == "features"
     assert [shard.samples for shard in found.index.shards] == [4, 3]
     close = {"atol": 2e-3, "rtol": 2e-3}
     for sample, given in zip(found, raw, strict=True):
         assert sample["id"] == given["id"]
-        picture = given["pictures"] / 255
+        picture = given["images"] / 255
         torch.testing.assert_close(sample["patches"].float(), tiny_model.see(picture), **close)
         sound = given["waveform"][:20_480]
         sound = sound - sound.mean()
@@ -261,7 +261,7 @@ def test_one_sample_that_the_model_cannot_take_does_not_end_a_run(
 def test_a_model_that_is_asked_by_sound_gets_its_queries_from_sounds(tiny_config: SoundingConfig, mixed: Path) -> None:
     query = QueryConfig(tower="clap_audio", width=16, hidden=8, heads=1, depths=(1, 1, 1, 1), tokenizer="")
     model = SoundingModel(dataclasses.replace(tiny_config, query=query))
-    rows = Shards(mixed, ("captions", "waveform", "pictures"))
+    rows = Shards(mixed, ("captions", "waveform", "images"))
     made = features.encode_batch(model, [rows[0], rows[1]])
     expected = model.query.encode(rows[1]["waveform"][None], 16_000)  # type: ignore[call-arg, arg-type]
     assert made[1]["queries"].shape == (1, 16)

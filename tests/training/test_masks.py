@@ -55,7 +55,7 @@ class Scenes(Source):
             labels=(4,),
             sounding=(0,) if position == 1 else None,
             waveform=np.random.default_rng(position).uniform(-0.3, 0.3, 20_480),
-            pictures=tuple(frames),
+            images=tuple(frames),
             masks=(given,) if position == 1 else (),
         )
 

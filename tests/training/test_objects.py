@@ -198,10 +198,10 @@ def test_samples_are_of_new_and_known_objects_by_turns(own: list[TaughtObject]) 
         assert min(range(5), key=lambda i: abs(pitches[i] - loudest)) == sample.labels[0]
     leaves = [sample for sample in samples if sample.labels[0] == 1]
     for sample in leaves:  # the mask lies on what is green
-        picture, mask = sample.pictures[0].astype(float), sample.masks[0] > 200
+        picture, mask = sample.images[0].astype(float), sample.masks[0] > 200
         assert (picture[mask][:, 1] > picture[mask][:, 0] + 60).mean() > 0.9
     again = source.make(7)
-    np.testing.assert_array_equal(again.pictures[0], samples[7].pictures[0])
+    np.testing.assert_array_equal(again.images[0], samples[7].images[0])
     np.testing.assert_array_equal(again.waveform, samples[7].waveform)
 
 

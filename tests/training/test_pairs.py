@@ -229,7 +229,7 @@ def test_sixteen_bits_are_grey_in_pairs_and_own_objects(tmp_path: Path) -> None:
     Image.fromarray(ramp).save(tmp_path / "dog_mask.tif")
     sing(tmp_path / "dog.wav")
     sample = PairSource(tmp_path, seconds=1, size=240, licence="").make(0)
-    assert sample.pictures[0].mean() / 255 == pytest.approx(0.5, abs=0.005)
+    assert sample.images[0].mean() / 255 == pytest.approx(0.5, abs=0.005)
     assert sample.masks[0].mean() / 255 == pytest.approx(0.5, abs=0.005)
     (thing,), problems = read_objects(tmp_path)
     assert problems == []
@@ -282,7 +282,7 @@ def test_pairs_become_shards(pair_folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*command, "--workers", "0"])
     assert result.exit_code == 0, result.output
     assert "2 samples in 1 shards" in result.output
-    fields = ("id", "captions", "licence", "seconds", "waveform", "pictures")
+    fields = ("id", "captions", "licence", "seconds", "waveform", "images")
     dog, lion = list(Shards(out, fields, optional=("masks", "sounding")))
     assert (dog["id"], dog["captions"], dog["licence"]) == ("dog", [], "CC0")
     assert "masks" not in dog
@@ -290,7 +290,7 @@ def test_pairs_become_shards(pair_folder: Path, tmp_path: Path) -> None:
     assert lion["captions"] == ["a lion roars", "ein Löwe brüllt"]
     assert lion["seconds"] == pytest.approx(6 * 0.4)
     assert tone_of(lion["waveform"].numpy()) == pytest.approx(440, abs=1)
-    assert lion["pictures"].shape == (1, 32, 48, 3)
+    assert lion["images"].shape == (1, 32, 48, 3)
     assert lion["masks"].shape == (2, 32, 48)
     assert lion["sounding"] == [0, 1]
     assert lion["masks"][0, :15, :23].min() > 240

@@ -56,7 +56,7 @@ def test_scenes_become_shards(stamps: Path, tmp_path: Path, monkeypatch: pytest.
         captions = [scenes.scene_caption(data, scene, rng) for _ in range(2)]
         expected.append((scene, captions, scenes.scene_sound(data, scene, 16_000, rng)))
     assert result.exit_code == 0, result.output
-    shards = Shards(out, ("captions", "labels", "sounding", "seconds", "waveform", "pictures", "masks"))
+    shards = Shards(out, ("captions", "labels", "sounding", "seconds", "waveform", "images", "masks"))
     assert len(shards) == 6
     for number, (scene, captions, sound) in enumerate(expected):
         sample = shards[number]
@@ -65,7 +65,7 @@ def test_scenes_become_shards(stamps: Path, tmp_path: Path, monkeypatch: pytest.
         assert np.array_equal(sample["masks"], scene.masks)
         torch.testing.assert_close(sample["waveform"], sound, atol=1 / 32768, rtol=0)
         Image.fromarray(scene.image).save(tmp_path / "scene.jpg", quality=95)
-        assert np.array_equal(sample["pictures"], np.asarray(Image.open(tmp_path / "scene.jpg"))[None])
+        assert np.array_equal(sample["images"], np.asarray(Image.open(tmp_path / "scene.jpg"))[None])
     assert ShardIndex.read(out).licences == {"GPL-2.0-or-later": 6}
 
 

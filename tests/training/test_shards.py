@@ -24,7 +24,7 @@ from training.data.shard_writer import make_shards
 from training.data.shards import Shards
 from training.data.source import Source
 
-EVERYTHING = ("id", "captions", "licence", "source", "seconds", "waveform", "pictures")
+EVERYTHING = ("id", "captions", "licence", "source", "seconds", "waveform", "images")
 FEATURES = ("patches", "queries", "mean", "std")
 
 
@@ -60,7 +60,7 @@ class Drawn(Source):
             labels=(3, 1, 4) if position % 2 else None,
             sounding=(0, 2) if position % 2 else None,
             waveform=None if self.features else rng.uniform(-1.1, 1.1, 4000),
-            pictures=() if self.features else tuple(rng.integers(0, 256, (11, 40, 50, 3), dtype=np.uint8)),
+            images=() if self.features else tuple(rng.integers(0, 256, (11, 40, 50, 3), dtype=np.uint8)),
             masks=() if self.features else tuple(masks),
             features={name: rng.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}
             if self.features
@@ -100,7 +100,7 @@ def test_random_access_gives_what_webdataset_streams(folder: Path) -> None:
         assert rate == 16_000
         assert np.array_equal(sample["waveform"].numpy(), waveform / np.float32(32768))
         pictures = [np.asarray(Image.open(io.BytesIO(files[f"{i}.jpg"]))) for i in range(11)]
-        assert np.array_equal(sample["pictures"].numpy(), np.stack(pictures))
+        assert np.array_equal(sample["images"].numpy(), np.stack(pictures))
         assert ("masks" in sample) == ("mask.0.png" in files)
         if "masks" in sample:
             masks = [np.asarray(Image.open(io.BytesIO(files[f"mask.{i}.png"]))) for i in range(3)]
@@ -185,7 +185,7 @@ def test_a_frame_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_pickles_threads_and_few_open_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar_reader, "OPEN_FILES", 1)
-    shards = Shards(folder, ("id", "pictures"))
+    shards = Shards(folder, ("id", "images"))
     order = [int(i) for i in np.random.default_rng(0).integers(0, 9, 60)]
     expected = [shards[i] for i in order]
     assert len(shards._tars._files) == 1
@@ -201,7 +201,7 @@ def test_only_asked_fields_are_decoded(folder: Path, tmp_path: Path) -> None:
     flac = streamed(folder)[0]["flac"]
     assert data.count(flac) == 1
     tar.write_bytes(data.replace(flac, bytes(len(flac))))
-    fields = ("id", "pictures")
+    fields = ("id", "images")
     assert same(Shards(broken, fields)[0], Shards(folder, fields)[0])
     assert Shards(broken, ("id",))[0].keys() == {"id"}
     with pytest.raises(ValueError, match=r"Sample 0 of .*shard-000000\.tar.* is damaged"):

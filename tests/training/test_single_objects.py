@@ -52,7 +52,7 @@ class Clips(Source):
             labels=labels,
             sounding=sounding,
             waveform=level * np.sin(np.arange(16_000) / 5),
-            pictures=tuple(np.full((2, 40, 60, 3), 10 * position, np.uint8)),
+            images=tuple(np.full((2, 40, 60, 3), 10 * position, np.uint8)),
             masks=tuple(masks),
         )
 

@@ -139,7 +139,7 @@ def test_turned_pictures_are_upright(tmp_path: Path) -> None:
 
 def test_audiocaps_becomes_shards(audiocaps: Path, videos: Path, tmp_path: Path) -> None:
     index = make_shards(video_source(audiocaps, videos), tmp_path, shard_size=4)
-    shards = Shards(tmp_path, ("id", "captions", "licence", "source", "seconds", "waveform", "pictures"))
+    shards = Shards(tmp_path, ("id", "captions", "licence", "source", "seconds", "waveform", "images"))
     assert [shards[i]["id"] for i in range(len(shards))] == ["whole-mp4_2", "-whole_webm_1", "cut_2"]
     assert shards[0]["captions"] == ["a tone, then a higher one", "three tones"]
     assert shards[0]["source"] == "https://youtu.be/whole-mp4?t=2"
@@ -147,11 +147,11 @@ def test_audiocaps_becomes_shards(audiocaps: Path, videos: Path, tmp_path: Path)
     for number, first in enumerate((2, 1, 0)):
         sample = shards[number]
         assert sample["seconds"] == 3.0
-        assert sample["pictures"].shape == (3, 32, 43, 3)
+        assert sample["images"].shape == (3, 32, 43, 3)
         for second in range(3):
             piece = sample["waveform"][second * 16_000 + 1600 : (second + 1) * 16_000 - 1600].numpy()
             assert tone_of(piece) == pytest.approx(TONES[first + second], abs=2)
-            colour = sample["pictures"][second].float().mean(dim=(0, 1))
+            colour = sample["images"][second].float().mean(dim=(0, 1))
             np.testing.assert_allclose(colour, COLOURS[first + second], atol=14)
     reasons = {skipped.id: skipped.why for skipped in index.skipped}
     assert reasons.keys() == {"missing_0", "broken_0", "mute_0", "blind_0", "silent_0", "half_0", "whole-mp4_5"}

@@ -121,12 +121,12 @@ def posterior(model: SoundingModel, waveforms: list[Tensor]) -> tuple[Tensor, Te
 
 @torch.inference_mode()
 def encode_batch(model: SoundingModel, samples: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-    """Features of samples with the fields captions, waveform, pictures and, where they have them, masks and
+    """Features of samples with the fields captions, waveform, images and, where they have them, masks and
     sounding: patches [F, P, L], queries [C, L], mean and std [8, T/4, 16], and with masks coverage [P] by all
     that sounds and backdrop [P], what no object covers; float16 on the CPU.
     """
     mean, std = posterior(model, [sample["waveform"] for sample in samples])
-    pixels = [model.patches.preprocess(sample["pictures"] / 255.0) for sample in samples]  # each [F, 3, S, S]
+    pixels = [model.patches.preprocess(sample["images"] / 255.0) for sample in samples]  # each [F, 3, S, S]
     patches = model.patches.encode_pixels(torch.cat(pixels)).split([len(frames) for frames in pixels])
     found = []
     for i, query in enumerate(_queries(model, samples)):
@@ -135,7 +135,7 @@ def encode_batch(model: SoundingModel, samples: list[dict[str, Any]]) -> list[di
             sounding = samples[i].get("sounding") or range(len(masks))
             shown = masks / 255.0
             both = torch.stack([shown[list(sounding)].amax(dim=0), 1 - shown.amax(dim=0)])
-            size = (samples[i]["pictures"].shape[1], samples[i]["pictures"].shape[2])
+            size = (samples[i]["images"].shape[1], samples[i]["images"].shape[2])
             features["coverage"], features["backdrop"] = mask_to_grid(both, size, model.config.patches)
         found.append({name: value.half().cpu().contiguous() for name, value in features.items()})
     return found
@@ -166,7 +166,7 @@ class FeatureSource(Source):
     def __init__(self, raw: Folders, model: SoundingModel, *, batch: int = 16, threads: int = 2):
         if batch < 1 or threads < 1:
             raise ValueError(f"batch {batch} and {threads} threads came, but 1 or more of both are expected.")
-        fields = ("id", "captions", "licence", "source", "seconds", "waveform", "pictures")
+        fields = ("id", "captions", "licence", "source", "seconds", "waveform", "images")
         self.raw = Shards(raw, fields, optional=("labels", "sounding", "masks"))
         self.network, self.batch, self.threads = model, batch, threads
         weights = weights_fingerprint(model)

@@ -67,7 +67,7 @@ class MaskSource(Source):
 
     def __init__(self, raw: Folders, segmenter: Segmenter):
         self.raw = Shards(raw, ("id", "captions", "licence", "source", "seconds"), optional=("labels", "sounding"))
-        self.images = self.raw.only("pictures")
+        self.images = self.raw.only("images")
         self.segmenter, self.by_words = segmenter, _takes_words(segmenter)
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class MaskSource(Source):
         if any(name.startswith("mask.") for name in copied):
             labels, sounding = (tuple(row[name]) if name in row else None for name in ("labels", "sounding"))
             return MaskedSample(**described, captions=captions, labels=labels, sounding=sounding, copied=copied)
-        images = self.images[position]["pictures"]
+        images = self.images[position]["images"]
         middle = len(images) // 2
         frames = {name for name in copied if name.endswith(".jpg")}
         copied = {name: data for name, data in copied.items() if name not in frames} | {

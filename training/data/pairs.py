@@ -147,7 +147,7 @@ class PairSource(Source):
             seconds=round(len(waveform) / SAMPLE_RATE, 3),
             sounding=tuple(range(len(masks))) if masks else None,
             waveform=waveform,
-            pictures=(picture,),
+            images=(picture,),
             masks=masks,
         )
 

@@ -89,6 +89,6 @@ class SceneSource(Source):
             labels=scene.labels,
             sounding=scene.sounding,
             waveform=waveform,
-            pictures=(scene.image,),
+            images=(scene.image,),
             masks=tuple(scene.masks),
         )

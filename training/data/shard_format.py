@@ -4,8 +4,8 @@ A sample KEY has the members (webdataset's `base_plus_ext` grouping: everything 
 
     KEY.json                {id, captions, licence, source, seconds, labels?, sounding?}
     KEY.flac                mono, 16 kHz, 16 bit
-    KEY.0.jpg, KEY.1.jpg    pictures, one or several frames, quality 95
-    KEY.mask.0.png          8 bit, one an object
+    KEY.0.jpg, KEY.1.jpg    images, one or several frames, quality 95
+    KEY.mask.0.png          8 bit, one per object
     KEY.safetensors         features
 
 and nothing in it is ever pickled. `shards.py` reads them, `shard_file.py` writes one tar, `shard_writer.py` a folder.
@@ -151,7 +151,7 @@ class ShardIndex:
 class Sample:
     """One sample before it is written; what is None is left out.
 
-    `masks` belong to the first picture. `labels` are the classes of the masks' objects (without masks: of the
+    `masks` belong to the first image. `labels` are the classes of the masks' objects (without masks: of the
     clip), `sounding` the positions in `masks` of those that can be heard.
     """
 
@@ -163,7 +163,7 @@ class Sample:
     labels: tuple[int, ...] | None = None
     sounding: tuple[int, ...] | None = None
     waveform: np.ndarray | None = None  # [samples] float, -1..1
-    pictures: tuple[np.ndarray, ...] = ()  # each [H, W, 3] uint8
+    images: tuple[np.ndarray, ...] = ()  # each [H, W, 3] uint8
     masks: tuple[np.ndarray, ...] = ()  # each [H, W] uint8
     features: dict[str, np.ndarray] | None = None
 
@@ -172,10 +172,10 @@ class Sample:
         files = {"json": self._description()}
         if self.waveform is not None:
             files["flac"] = encode_flac(self.waveform)
-        for number, picture in enumerate(self.pictures):
-            files[f"{number}.jpg"] = _encode_picture(picture, "JPEG", quality=JPEG_QUALITY)
+        for number, image in enumerate(self.images):
+            files[f"{number}.jpg"] = _encode_image(image, "JPEG", quality=JPEG_QUALITY)
         for number, mask in enumerate(self.masks):
-            files[f"mask.{number}.png"] = _encode_picture(mask, "PNG")
+            files[f"mask.{number}.png"] = _encode_image(mask, "PNG")
         if self.features is not None:
             from safetensors.numpy import save
 
@@ -238,7 +238,7 @@ def encode_flac(waveform: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _encode_picture(pixels: np.ndarray, kind: str, **options: int) -> bytes:
+def _encode_image(pixels: np.ndarray, kind: str, **options: int) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -26,7 +26,7 @@ from .tar_reader import Member, TarReader
 from .tensor_layout import LENGTH, StoredTensor, header_size, read_layout
 
 DESCRIBED = ("id", "captions", "licence", "source", "seconds", "labels", "sounding")
-RAW = ("waveform", "pictures", "masks")
+RAW = ("waveform", "images", "masks")
 FRAMES = "frames"
 FEATURES = ("patches", FRAMES, "queries", "coverage", "backdrop", "mean", "std")
 FIELDS = (*DESCRIBED, *RAW, *FEATURES)
@@ -52,7 +52,7 @@ class Shards(Dataset[dict[str, Any]]):
     """The samples of folders of shards, `shards[i]` folder by folder in the order they were prepared in.
 
     Fields: id, captions, licence, source, seconds, labels, sounding as they were described; waveform [samples]
-    float32 at 16 kHz; pictures [F, H, W, 3] uint8; masks [k, H, W] uint8; and of features patches [F, P, L], or the
+    float32 at 16 kHz; images [F, H, W, 3] uint8; masks [k, H, W] uint8; and of features patches [F, P, L], or the
     same as frames, of which each is read when it is asked for (`Frames`), queries [C, L], coverage and backdrop [P]
     (share of each patch under the sounding objects' masks, and under none), mean and std [8, T/4, 16] (the VAE's
     posterior times the latents' scale), all float16.
@@ -155,7 +155,7 @@ class Shards(Dataset[dict[str, Any]]):
             sample.update({name: described[name] for name in DESCRIBED if name in self._asked & described.keys()})
         if "flac" in members and "waveform" in self._asked:
             sample["waveform"] = decode_flac(content("flac"))
-        for field, start, ending, mode in (("pictures", "", ".jpg", "RGB"), ("masks", "mask.", ".png", "L")):
+        for field, start, ending, mode in (("images", "", ".jpg", "RGB"), ("masks", "mask.", ".png", "L")):
             names = [name for name in members if name.endswith(ending) and field in self._asked]
             if names:
                 names.sort(key=lambda name: int(name.removeprefix(start).removesuffix(ending)))

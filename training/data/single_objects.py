@@ -42,7 +42,7 @@ def read_single_objects(folder: Path, most: int) -> Iterator[SingleObject]:
         ValueError: no folder of raw shards, or a damaged sample.
     """
     described = Shards(folder, ("id", "captions", "licence"), optional=("labels", "sounding"))
-    whole = Shards(folder, ("waveform", "pictures"), optional=("masks",))
+    whole = Shards(folder, ("waveform", "images"), optional=("masks",))
     fitting = [number for number in range(len(described)) if _may_fit(described[number])]
     found = 0
     for number in _evenly(fitting, 2 * most):
@@ -54,7 +54,7 @@ def read_single_objects(folder: Path, most: int) -> Iterator[SingleObject]:
         known = "labels" in row if masks is None else len(sounding) == 1 and sounding[0] < len(masks)
         if not known or float(content["waveform"].abs().max()) < SILENCE:
             continue
-        images = content["pictures"]
+        images = content["images"]
         image = Image.fromarray(images[0 if masks is not None else len(images) // 2].numpy()).convert("RGBA")
         if masks is not None:
             mask = masks[sounding[0]].numpy()

@@ -119,7 +119,7 @@ class VideoSource(Source):
             seconds=round(length, 3),
             labels=clip.labels,
             waveform=waveform,
-            pictures=tuple(pictures),
+            images=tuple(pictures),
         )
 
 

@@ -115,7 +115,7 @@ class ObjectSceneSource(Source):
             labels=scene.labels,
             sounding=scene.sounding,
             waveform=scene_sound(cast, scene, samples, rng).numpy(),
-            pictures=(scene.image,),
+            images=(scene.image,),
             masks=tuple(scene.masks),
         )
 

@@ -29,14 +29,14 @@ class TextEncoderItems:
 
     def __init__(self, folder: Path, model: SoundingModel, known: Sequence[str], count: int):
         self.known = list(known)
-        shards = Shards(folder, ("captions", "pictures", "masks", "sounding"))
+        shards = Shards(folder, ("captions", "images", "masks", "sounding"))
         self.rows: list[tuple[Tensor, Tensor, list[str]]] = []
         for start in range(0, min(count, len(shards)), 32):
             samples = [shards[i] for i in range(start, min(start + 32, count, len(shards)))]
-            patches = model.see(torch.cat([sample["pictures"] for sample in samples]) / 255).cpu()
+            patches = model.see(torch.cat([sample["images"] for sample in samples]) / 255).cpu()
             for seen, sample in zip(patches, samples, strict=True):
                 masks = (sample["masks"][list(sample["sounding"])] / 255).amax(dim=0, keepdim=True)
-                size = (sample["pictures"].shape[1], sample["pictures"].shape[2])
+                size = (sample["images"].shape[1], sample["images"].shape[2])
                 # Inference tensors cannot take part in a backward pass.
                 self.rows.append((seen.clone(), mask_to_grid(masks, size, model.config.patches)[0], sample["captions"]))
 
