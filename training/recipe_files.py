@@ -2,6 +2,10 @@
 
 A file may name another one (`extends: base.yaml`, relative to itself) and give its differences alone: mappings are
 merged, everything else is replaced. The command line does the same with `key.key=value`.
+
+OmegaConf would take over the two short functions that merge (`merge`, `parse_overrides`: 30 lines) and read YAML
+without these bounds; its structured configurations know neither ranges nor unions nor tuples. The checks of values are
+`sounding.utils.fields`, which checkpoints need without any training library.
 """
 
 from __future__ import annotations
