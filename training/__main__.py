@@ -1,4 +1,4 @@
-"""`python -m training run | prepare | finetune | starter`: training from a terminal.
+"""`python -m training prepare | run | finetune | starter`: training from a terminal.
 
 Several processes or machines: `accelerate launch -m training run RECIPE`.
 """
@@ -15,7 +15,7 @@ import typer
 from sounding.cli.terminal import plain_errors
 
 from .data.prepare import app as prepare_app
-from .starter.cli import app as starter_app
+from .starter import cli as starter
 
 app = typer.Typer(
     help="Train and prepare data for Sounding Objects.",
@@ -24,7 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(prepare_app, name="prepare")
-app.add_typer(starter_app, name="starter")
+app.add_typer(starter.app, name="starter")
+for moved, command in (  # where earlier versions had them
+    ("calibrate", starter.calibrate),
+    ("put-segmenter", starter.put_segmenter),
+    ("take-segmenter", starter.take_segmenter),
+):
+    app.command(moved, hidden=True)(command)
 
 
 @app.callback()
@@ -120,47 +126,6 @@ def debug_data(
         check_writable(out)
         make_debug_data(out)
         typer.echo(f"{out}: base.safetensors, pairs, videos, videos.csv, classes.csv")
-
-
-@app.command()
-def calibrate(
-    checkpoint: Annotated[Path, typer.Argument(help="Trained without grounding.norm_matching, or before backdrops.")],
-    features: Annotated[Path, typer.Option(help="Made with it by `python -m training prepare features`.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")] = None,
-) -> None:
-    """Measure how far conditions lie from their mean, so that unclear objects are brought out to there."""
-    from .starter.calibrate import calibrate as measure
-
-    with plain_errors("training"):
-        length = measure(checkpoint, features, out or checkpoint)
-        typer.echo(f"{out or checkpoint}: the usual length is {length:.3f}")
-
-
-@app.command("put-segmenter")
-def put_segmenter(
-    source: Annotated[Path, typer.Argument(help="A checkpoint with a segmenter, or a segmenter alone.")],
-    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that gets it.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")] = None,
-) -> None:
-    """Put the segmenter of SOURCE into CHECKPOINT, which has the same patch tower; all else stays as it is."""
-    from .starter.transplant import put_segmenter as put
-
-    with plain_errors("training"):
-        put(source, checkpoint, out)
-        typer.echo(out or checkpoint)
-
-
-@app.command("take-segmenter")
-def take_segmenter(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint with a segmenter.")],
-    out: Annotated[Path, typer.Argument(help="File for the segmenter alone.")],
-) -> None:
-    """Write the segmenter of CHECKPOINT to a file of its own, for `put-segmenter`."""
-    from .starter.transplant import take_segmenter as take
-
-    with plain_errors("training"):
-        take(checkpoint, out)
-        typer.echo(out)
 
 
 @app.command()

@@ -161,7 +161,7 @@ def _check_fit(recipe: Recipe, config: SoundingConfig, taken: dict[str, tuple[st
         name = taken["grounding"][0]
         raise ValueError(
             f"model.grounding.norm_matching is true in the recipe, but {name} was trained without it and this run "
-            f"does not measure it; run `python -m training calibrate {name}` first, or leave it out."
+            f"does not measure it; run `python -m training starter calibrate {name}` first, or leave it out."
         )
     heard = config.query.tower == "clap_audio"
     if heard != (config.grounding.query == "audio"):

@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional
+from typer.testing import CliRunner
 
 from sounding.encoders.text import OpenClipQuery
 from sounding.model import SoundingModel
+from training.__main__ import app
 from training.data.object_set import ObjectSet
 from training.starter.evaluate.classifier import Classifier
 from training.starter.evaluate.judge import Judge
@@ -125,6 +127,23 @@ def test_evaluation_of_a_small_model(folder: Path, stamps_data: ObjectSet, tiny_
     assert isinstance(tiny_model.query, OpenClipQuery)
     expected = torch.cosine_similarity(pooled[None], tiny_model.query.encode(captions))
     torch.testing.assert_close(name_patches(tiny_model, photographs, captions)[0], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_command_measures_the_encoders_alone(
+    folder: Path, stamps_folder: Path, stamps_data: ObjectSet, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ["starter", "evaluate", "photographs", "--model", str(tiny_checkpoint), "--data", str(stamps_folder)]
+    command += ["--photographs", str(folder), "--encoders-only", "--out", str(tmp_path / "figures.json")]
+    result = CliRunner().invoke(app, [*command, "--sheet", str(tmp_path / "sheet.png")])
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    shown = read_photographs(folder, [stamp.name for stamp in stamps_data.entries])
+    captions = [stamp.caption for stamp in stamps_data.entries]
+    scores = name_patches(SoundingModel.from_pretrained(tiny_checkpoint), shown, captions)
+    assert figures["encoders"]["top1"] == float((best_ranks(scores, shown) < 1).float().mean())
+    assert figures.keys() == {"chance", "encoders"}
+    assert result.stdout == table(figures) + "\n"
+    assert Image.open(tmp_path / "sheet.png").format == "PNG"
 
 
 def test_wrong_sets_are_refused(folder: Path, stamps_data: ObjectSet) -> None:

@@ -25,7 +25,7 @@ from training.data.shards import Shards
 
 @pytest.fixture(scope="module")
 def stamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of three shapes with three tones, as `training.starter.stamps` writes it."""
+    """A set of three shapes with three tones, as `python -m training starter stamps` writes it."""
     folder = tmp_path_factory.mktemp("stamps")
     rows = []
     for label, (name, tone) in enumerate({"disc": 220.0, "square": 660.0, "bar": 1760.0}.items()):

@@ -155,7 +155,7 @@ def test_ctrl_c_stops_all_processes_and_keeps_what_is_finished(videos: Path, tmp
     file, out = tmp_path / "list.csv", tmp_path / "out"
     rows = "".join(f"whole-mp4,{i / 100},number {i}\n" for i in range(200))
     file.write_text("youtube_id,start_time,caption\n" + rows)
-    command = [sys.executable, "-m", "training.data.prepare", "videos", "--csv", str(file), "--videos", str(videos)]
+    command = [sys.executable, "-m", "training", "prepare", "videos", "--csv", str(file), "--videos", str(videos)]
     command += ["--out", str(out), "--seconds", "3", "--size", "64", "--frames", "8", "--workers", "2"]
     command += ["--shard-size", "10"]
     process = subprocess.Popen(

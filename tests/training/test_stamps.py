@@ -37,9 +37,9 @@ def test_missing_package_says_how_to_get_it(tmp_path: Path) -> None:
         ObjectSet(tmp_path)
 
 
-@pytest.mark.parametrize("command", ["cutouts", "objects", "stamps"])
+@pytest.mark.parametrize("command", ["cutouts", "rehearsal-items", "stamps"])
 def test_commands_without_their_data_end_in_a_sentence(command: str, tmp_path: Path) -> None:
-    given = "--data" if command == "objects" else "--source"
+    given = "--data" if command == "rehearsal-items" else "--source"
     arguments = ["starter", command, given, str(tmp_path / "none"), "--out", str(tmp_path / "out")]
     ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == 1

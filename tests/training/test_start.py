@@ -92,7 +92,7 @@ def test_statistics_of_conditions_begin_anew_where_a_recipe_adds_them(
     model = begin(recipe_of("grounded", config, tmp_path, start=start))
     assert model.config.grounding.norm_matching
     assert int(model.grounding.weight_count) == 0
-    with pytest.raises(ValueError, match="training calibrate"):
+    with pytest.raises(ValueError, match="training starter calibrate"):
         begin(recipe_of("vae", config, tmp_path, start=start))
 
 

@@ -264,7 +264,3 @@ def _bar(total: int) -> Iterator[OnProgress]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total, skipped=0)
         yield lambda done, skipped: bar.update(task, completed=done, skipped=skipped)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,6 +1,6 @@
 """Rehearsal objects: a small copy of what the starter was trained on, so that it can be taught more without forgetting.
 
-    python -m training starter objects --data data/stamps --out models/starter-objects.zip
+    python -m training starter rehearsal-items --data data/stamps --out models/starter-objects.zip
 
 writes a zip of a stamps folder (`stamps.py`) with smaller pictures (WebP) and the first seconds of the recordings
 (Ogg Vorbis). It depends on the data alone, not on a checkpoint. Licences are those of the data, in the manifest.

@@ -1,6 +1,6 @@
 """Cut-outs of anything and photographs to put behind them, all from Debian packages, for the segmenter.
 
-The stamps that sound (`training.starter.stamps`) are some 80; `tuxpaint-stamps-default` has five times as many things
+The stamps that sound (`stamps.py`) are some 80; `tuxpaint-stamps-default` has five times as many things
 with an alpha channel. `mate-backgrounds` and `lomiri-wallpapers-16.04` have photographs of landscapes and leaves.
 Get each package with `apt-get download NAME && dpkg -x NAME_*.deb FOLDER`, all into one folder, then
 

@@ -64,10 +64,10 @@ def train_starter(
     """Train all stages and return the checkpoint with all of them.
 
     Args:
-        data: of `training.starter.stamps`.
-        out: gets a folder a stage.
+        data: of `python -m training starter stamps`.
+        out: gets a folder per stage.
         folder: of the recipes.
-        cutouts: of `training.starter.cutouts`; without it there is no segmenter.
+        cutouts: of `python -m training starter cutouts`; without it there is no segmenter.
         workers: processes that draw the scenes.
     """
     if cutouts is not None:

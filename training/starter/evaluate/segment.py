@@ -138,7 +138,7 @@ def evaluate(
     Args:
         segmenter: "starter", a checkpoint, or a SAM file or folder.
         data: the stamps, for held-out scenes.
-        cutouts: of `training.starter.cutouts`; also measures on objects that no training saw.
+        cutouts: of `python -m training starter cutouts`; also measures on objects that no training saw.
         photographs: a folder with an index.json of photographs, masks and clicks.
         objects: of scenes.
         random: draws the clicks instead of placing them deepest inside.

@@ -157,7 +157,7 @@ def page(entries: list[Entry], pictures: list[str], command: str, seconds: float
         *(f"![Objects, real and generated sounds, sheet {i}]({name})" for i, name in enumerate(pictures, 1)),
         "",
         f"`{command}` makes this page from a checkpoint. Scenes, seeds and sounds are those of",
-        "`training.starter.evaluate.recognise`, part (c); the sounds are leveled.",
+        "`python -m training starter evaluate recognise`, part (c); the sounds are leveled.",
         "",
         "## Ranks",
         "",

@@ -1,0 +1,125 @@
+"""`python -m training`: one command, whose options are checked before long work."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import training
+from sounding.checkpoint import read_header
+from training.__main__ import app
+from training.starter.evaluate import cli as evaluate
+from training.starter.evaluate.photographs import WAYS
+from training.starter.evaluate.recognise import PARTS
+from training.starter.evaluate.sounds import Settings
+
+ROOT = Path(training.__file__).parent
+MOVED = ("calibrate", "put-segmenter", "take-segmenter")
+
+
+def listed(command: Any, *names: str) -> Iterator[tuple[str, ...]]:
+    """Names of a command and of all commands below it."""
+    yield names
+    for name, below in getattr(command, "commands", {}).items():
+        yield from listed(below, *names, name)
+
+
+COMMANDS = list(listed(typer.main.get_command(app)))
+
+
+def test_there_is_no_second_way_in() -> None:
+    for path in ROOT.rglob("*.py"):
+        if path == ROOT / "__main__.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        assert "argparse" not in imported, path
+        assert not [node for node in tree.body if isinstance(node, ast.If) and "__name__" in ast.unparse(node)], path
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_every_command_has_help(names: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*names, "--help"])
+    assert result.exit_code == 0
+    assert f"Usage: root {' '.join(names)}".strip() in result.stdout.replace("\n", " ")
+
+
+def test_a_group_alone_shows_its_help() -> None:
+    for names in (["starter"], ["starter", "evaluate"], ["prepare"], []):
+        result = CliRunner().invoke(app, names)
+        assert "Usage:" in result.stdout + result.stderr
+        assert "--help" in result.stdout + result.stderr
+
+
+def test_commands_that_moved_are_still_understood_but_not_shown() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    for name in MOVED:
+        assert ("starter", name) in COMMANDS
+        assert (name,) in COMMANDS
+        assert name not in shown
+
+
+@pytest.mark.parametrize("before", [[], ["starter"]], ids=["at the top", "of the starter"])
+def test_a_segmenter_is_asked_of_a_checkpoint_that_has_none(
+    before: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, [*before, "take-segmenter", str(tiny_checkpoint), str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "has no segmenter" in result.stderr
+    assert read_header(tiny_checkpoint).config.segmenter is None
+
+
+def test_choices_are_those_of_the_measurements() -> None:
+    assert tuple(part.value for part in evaluate.Part) == PARTS
+    assert tuple(way.value for way in evaluate.Way) == WAYS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["recognise", "--sampler", "euler"], "--sampler is 'euler', but one of ddim"),
+        (["sheet", "--sampler", "euler"], "--sampler is 'euler', but one of ddim"),
+        (["photographs", "--encoders-only", "--by", "text"], "--encoders-only makes no sound, but --by text"),
+        (["recognise"], "training starter stamps"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else None,
+)
+def test_wrong_options_are_told_before_any_work(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["starter", "evaluate", *arguments])
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_options_of_recognise_become_its_settings(
+    stamps_folder: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def measure(model: Any, data: Any, judge: Any, settings: Settings, parts: tuple[str, ...]) -> dict[str, Any]:
+        given.update(name=model.config.name, objects=len(data), settings=settings, parts=parts)
+        return {"masked": 1}
+
+    monkeypatch.setattr("training.starter.evaluate.judge.open_judge", lambda data, folder: None)
+    monkeypatch.setattr("training.starter.evaluate.recognise.evaluate", measure)
+    command = ["starter", "evaluate", "recognise", "--model", str(tiny_checkpoint), "--data", str(stamps_folder)]
+    command += ["--parts", "lengths", "--parts", "text", "--lengths", "2.5", "--lengths", "5", "--per-object", "2"]
+    command += ["--steps", "15", "--cfg", "7", "--scheduler", "ddim", "--no-clamp", "--pairs", "4", "--window", "8"]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "new" / "figures.json")])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads((tmp_path / "new" / "figures.json").read_text()) == {"masked": 1}
+    assert (given["objects"], given["parts"]) == (3, ("lengths", "text"))
+    assert given["settings"] == Settings(
+        steps=15, cfg=7.0, sampler="ddim", clamp=False, window=8.0, per_object=2, pairs=4, lengths=(2.5, 5.0)
+    )
+    assert given["name"] == read_header(tiny_checkpoint).config.name

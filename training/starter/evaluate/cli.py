@@ -1,0 +1,297 @@
+"""`python -m training starter evaluate ...`: measurements of a model, from a terminal.
+
+Models are judged by a classifier of real recordings, which is trained into `--folder` the first time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sounding.cli.terminal import plain_errors
+
+log = logging.getLogger("training")
+app = typer.Typer(
+    help="Measure the model in the box, or a model that was taught more objects.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Part(str, Enum):
+    """What `recognise` measures."""
+
+    real = "real"
+    masked = "masked"
+    text = "text"
+    pairs = "pairs"
+    background = "background"
+    lengths = "lengths"
+    checks = "checks"
+    demo = "demo"
+
+
+class Way(str, Enum):
+    """What selects the object of a photograph."""
+
+    mask = "mask"
+    text = "text"
+    whole = "whole"
+
+
+class ClickOrder(str, Enum):
+    """Where simulated clicks lie."""
+
+    deepest = "deepest"
+    random = "random"
+
+
+ModelOption = Annotated[str, typer.Option(help="'starter' or a checkpoint.")]
+DataOption = Annotated[Path, typer.Option(help="Made by `python -m training starter stamps`.")]
+JudgeOption = Annotated[Path, typer.Option(help="Folder that the judge is kept in.")]
+SecondsOption = Annotated[float, typer.Option(help="Length of each sound.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps; without it the checkpoint's own.")]
+CfgOption = Annotated[float | None, typer.Option(help="Guidance scale; without it the checkpoint's own.")]
+SamplerOption = Annotated[
+    str | None, typer.Option("--sampler", "--scheduler", help="Without it the checkpoint's own sampler.")
+]
+ClampOption = Annotated[
+    bool | None, typer.Option("--clamp/--no-clamp", help="Negative weights; without either as the checkpoint says.")
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Sounds per batch.")]
+PerObjectOption = Annotated[int, typer.Option(min=1, help="Sounds per object.")]
+JsonOption = Annotated[Path | None, typer.Option("--out", help="JSON file for the figures.")]
+
+
+@app.command()
+def recognise(
+    model: ModelOption = "starter",
+    data: DataOption = Path("data/stamps"),
+    folder: JudgeOption = Path("runs/evaluate"),
+    parts: Annotated[list[Part] | None, typer.Option(help="Measure this part alone; several may be given.")] = None,
+    per_object: PerObjectOption = 3,
+    pairs: Annotated[int, typer.Option(min=0, help="Scenes of two objects.")] = 150,
+    lengths: Annotated[
+        list[float] | None, typer.Option(help="Seconds, for part lengths; several may be given.")
+    ] = None,
+    window: Annotated[float | None, typer.Option(help="Seconds per window of longer sounds.")] = None,
+    seconds: SecondsOption = 2.56,
+    steps: StepsOption = None,
+    cfg: CfgOption = None,
+    sampler: SamplerOption = None,
+    clamp: ClampOption = None,
+    batch: BatchOption = 16,
+    out: JsonOption = None,
+) -> None:
+    """Is the right sound made for the right object of held-out scenes? Figures by part, beside chance.
+
+    The same checkpoint and settings give the same figures.
+    """
+    with plain_errors("training"):
+        from sounding.cost import WINDOW_SECONDS
+        from sounding.model import load
+
+        from ...data.object_set import ObjectSet
+        from .judge import open_judge
+        from .recognise import PARTS, evaluate
+        from .sounds import Settings
+
+        _check_sampler(sampler)
+        settings = Settings(
+            seconds=seconds,
+            steps=steps,
+            cfg=cfg,
+            sampler=sampler,
+            clamp=clamp,
+            batch=batch,
+            per_object=per_object,
+            pairs=pairs,
+            lengths=tuple(lengths or ()),
+            window=WINDOW_SECONDS if window is None else window,
+        )
+        _check_out(out)
+        objects = ObjectSet(data)
+        judge = open_judge(objects, folder)
+        measured = tuple(part.value for part in parts) if parts else PARTS
+        _report(evaluate(load(model), objects, judge, settings, measured), out)
+
+
+@app.command()
+def photographs(
+    model: ModelOption = "starter",
+    data: DataOption = Path("data/stamps"),
+    folder: JudgeOption = Path("runs/evaluate"),
+    photographs: Annotated[
+        Path | None, typer.Option(help="Folder with an index.json; without it tests/photographs.")
+    ] = None,
+    by: Annotated[
+        list[Way] | None, typer.Option(help="What selects the object; without it by mask and by text.")
+    ] = None,
+    encoders_only: Annotated[
+        bool, typer.Option("--encoders-only", help="Measure the encoders, which takes seconds; no sound is made.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Sounds per photograph.")] = 3,
+    seconds: SecondsOption = 2.56,
+    steps: StepsOption = None,
+    cfg: CfgOption = None,
+    sampler: SamplerOption = None,
+    batch: BatchOption = 16,
+    out: JsonOption = None,
+    sheet: Annotated[Path | None, typer.Option(help="PNG file of photographs, masks and guesses.")] = None,
+) -> None:
+    """Does the right object of photographs from elsewhere sound, and if not, which part fails?"""
+    with plain_errors("training"):
+        from sounding.model import load
+        from sounding.utils.files import replacing
+
+        from ...data.object_set import ObjectSet
+        from .judge import open_judge
+        from .photographs import PHOTOGRAPHS, WAYS, PhotographSettings, draw_sheet, evaluate, read_photographs, table
+
+        if encoders_only and by:
+            raise ValueError(f"--encoders-only makes no sound, but --by {by[0].value} asks for one; give one of them.")
+        asked = () if encoders_only else tuple(way.value for way in by or (Way.mask, Way.text))
+        ways = tuple(way for way in WAYS if way in asked)
+        _check_sampler(sampler)
+        settings = PhotographSettings(ways, seeds, seconds, steps, cfg, sampler, batch)
+        _check_out(out, sheet)
+        objects = ObjectSet(data)
+        shown = read_photographs(photographs or PHOTOGRAPHS, [entry.name for entry in objects.entries])
+        judge = open_judge(objects, folder) if ways else None
+        figures = evaluate(load(model), objects, shown, judge, settings)
+        _write(figures, out)
+        if sheet:
+            with replacing(sheet) as path:
+                draw_sheet(shown, figures).save(path, "PNG")
+        typer.echo(table(figures))
+
+
+@app.command()
+def segment(
+    segmenter: Annotated[str, typer.Option(help="'starter', a checkpoint, or a SAM file or folder.")] = "starter",
+    data: DataOption = Path("data/stamps"),
+    cutouts: Annotated[
+        Path | None, typer.Option(help="Of `python -m training starter cutouts`: measure on unseen objects, too.")
+    ] = None,
+    photographs: Annotated[
+        Path | None, typer.Option(help="Folder with an index.json: measure on its photographs, too.")
+    ] = None,
+    objects: Annotated[int, typer.Option(min=1, help="Objects of drawn scenes, one per scene.")] = 200,
+    clicks: Annotated[ClickOrder, typer.Option(help="Where clicks lie inside the object.")] = ClickOrder.deepest,
+    grabcut: Annotated[
+        bool, typer.Option("--grabcut", help="Measure GrabCut, too, alone and after the segmenter.")
+    ] = False,
+    out: JsonOption = None,
+) -> None:
+    """How well do one and two clicks find objects? Overlap (IoU) with the true masks."""
+    with plain_errors("training"):
+        from .segment import evaluate
+
+        _check_out(out)
+        random = clicks is ClickOrder.random
+        sets: dict[str, Any] = {"cutouts": cutouts, "photographs": photographs, "objects": objects}
+        _report(evaluate(segmenter, data, **sets, random=random, grabcut=grabcut), out)
+
+
+@app.command()
+def finetuned(
+    models: Annotated[list[str], typer.Argument(help="Checkpoints, or 'starter'.")],
+    data: Annotated[Path, typer.Option(help="Folder of images and sounds that was learned.")],
+    test: Annotated[Path | None, typer.Option(help="Images of the same objects that are not in it.")] = None,
+    stamps: DataOption = Path("data/stamps"),
+    folder: JudgeOption = Path("runs/evaluate-own"),
+    per_new: Annotated[int, typer.Option(min=1, help="Sounds per new object.")] = 5,
+    per_old: Annotated[int, typer.Option(min=1, help="Sounds per known object.")] = 2,
+    pairs: Annotated[int, typer.Option(min=1, help="Scenes of a new and a known object.")] = 48,
+    seconds: SecondsOption = 2.56,
+    steps: StepsOption = 15,
+    cfg: CfgOption = None,
+    sampler: SamplerOption = None,
+    batch: BatchOption = 16,
+    out: JsonOption = None,
+) -> None:
+    """Did models learn a user's own objects, and do they still know the others?"""
+    with plain_errors("training"):
+        from .finetuned import FinetunedSettings, compare
+
+        _check_sampler(sampler)
+        _check_out(out)
+        settings = FinetunedSettings(per_new, per_old, pairs, seconds, steps, cfg, sampler, batch)
+        typer.echo(json.dumps(compare(models, data, stamps, folder, settings, test=test, out=out), indent=1))
+
+
+@app.command()
+def sheet(
+    model: ModelOption = "starter",
+    data: DataOption = Path("data/stamps"),
+    folder: JudgeOption = Path("runs/evaluate"),
+    per_object: PerObjectOption = 3,
+    seconds: SecondsOption = 2.56,
+    steps: StepsOption = None,
+    cfg: CfgOption = None,
+    sampler: SamplerOption = None,
+    clamp: ClampOption = None,
+    batch: BatchOption = 16,
+    out: Annotated[Path, typer.Option(help="The page; its images lie beside it.")] = Path("docs/starter.md"),
+) -> None:
+    """A page with every object that a model knows: image, real and generated sound, and the judge's answer."""
+    with plain_errors("training"):
+        from sounding.model import load
+
+        from ...data.object_set import ObjectSet
+        from .judge import open_judge
+        from .sheet import write_sheet
+        from .sounds import Settings
+
+        _check_sampler(sampler)
+        settings = Settings(
+            seconds=seconds, steps=steps, cfg=cfg, sampler=sampler, clamp=clamp, batch=batch, per_object=per_object
+        )
+        _check_out(out)
+        command = f"python -m training starter evaluate sheet --model {model} --per-object {per_object}"
+        given = {"--steps": steps, "--cfg": None if cfg is None else f"{cfg:g}", "--out": out.name}
+        command += "".join(f" {option} {value}" for option, value in given.items() if value is not None)
+        objects = ObjectSet(data)
+        judge = open_judge(objects, folder)
+        for path in write_sheet(load(model), objects, judge, settings, out, command=command):
+            log.info("%s, %d bytes", path, path.stat().st_size)
+
+
+def _check_sampler(sampler: str | None) -> None:
+    """Whether there is such a sampler, which should be known before a judge is trained.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from sounding.config import SAMPLERS
+
+    if sampler is not None and sampler not in SAMPLERS:
+        raise ValueError(f"--sampler is {sampler!r}, but one of {', '.join(SAMPLERS)} is expected.")
+
+
+def _check_out(*files: Path | None) -> None:
+    """Whether results can be written, which should be known before hours of work."""
+    from ...engine.states import check_writable
+
+    for file in files:
+        if file is not None:
+            check_writable(file.parent)
+
+
+def _write(figures: dict[str, Any], out: Path | None) -> None:
+    from sounding.utils.files import write_atomic
+
+    if out:
+        write_atomic(out, json.dumps(figures, indent=1).encode())
+
+
+def _report(figures: dict[str, Any], out: Path | None) -> None:
+    """Figures as JSON, to a file if one is named, and to the screen."""
+    _write(figures, out)
+    typer.echo(json.dumps(figures, indent=1))
