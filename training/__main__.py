@@ -93,13 +93,14 @@ def _describe_finetune(recipe: Path, overrides: list[str], dry_run: bool) -> Non
     typer.echo("`python -m training finetune ... --dry-run` looks at your own files, too.")
 
 
+@app.command("begin", hidden=True)  # as earlier versions called it
 @app.command()
-def begin(
+def initialize(
     recipe: Annotated[Path, typer.Argument(help="YAML file; see training/recipes.")],
     out: Annotated[Path, typer.Option(help="A .safetensors file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for `run`.")] = None,
 ) -> None:
-    """Write the model that a run of RECIPE begins with, to make features with."""
+    """Write the model that a run of RECIPE starts from, to make features with it."""
     from .recipe import Recipe, read_recipe
 
     with plain_errors("training"):
@@ -107,10 +108,11 @@ def begin(
         import torch
 
         from .engine.states import plain_disk_errors
-        from .start import begin as start
+        from .initialization import initialize as start_model
 
         with plain_disk_errors(out.parent):
-            start(resolved).save_pretrained(out, dtype=torch.float32, title=resolved.name, licence=resolved.licence)
+            model = start_model(resolved)
+            model.save_pretrained(out, dtype=torch.float32, title=resolved.name, licence=resolved.licence)
         typer.echo(out)
 
 

@@ -14,8 +14,8 @@ from .engine.estimate import Estimate, estimate
 from .engine.objective import Critic, Objective
 from .engine.settings import LoopConfig
 from .engine.states import check_writable
+from .provenance import is_finished
 from .recipe import Recipe
-from .record import is_finished
 from .registry import TASKS
 from .run import fresh_parts, prepare
 from .tasks.discriminators import adversarial_loss, critic_loss, feature_matching

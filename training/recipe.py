@@ -39,8 +39,8 @@ class Recipe:
         loop: how long and how fast.
         dtype: of the weights in the checkpoint.
         start: where weights come from before the first step: a checkpoint for "all" parts or for single ones ("vae",
-            "vocoder", ...). Such a part brings its own sizes, see `training.start`. A part that is "random", or not
-            mentioned at all, starts anew.
+            "vocoder", ...). Such a part brings its own sizes, see `training.initialization`. A part that is "random",
+            or not mentioned at all, starts from random weights.
         settings: the task's own; in a file they stand under the task's name. None means the task's defaults.
     """
 

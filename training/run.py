@@ -20,10 +20,10 @@ from .engine.previews import check_previews, make_previews
 from .engine.report import Report
 from .engine.states import plain_disk_errors
 from .engine.validation import Validation, split, warn_of_overlap
+from .initialization import initialize
+from .provenance import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
 from .recipe import RANDOM, Recipe
-from .record import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
 from .registry import TASKS
-from .start import begin
 from .tasks.task import Built
 
 log = logging.getLogger("training")
@@ -40,7 +40,7 @@ class Ready:
     held_out: Items | None
     steps: int
     effective: Recipe  # with the model as it is, parts from checkpoints in it
-    made_of: dict[str, str]  # fingerprints of data and first weights, see `record`
+    made_of: dict[str, str]  # fingerprints of data and first weights, see `provenance`
 
 
 def fresh_parts(recipe: Recipe) -> frozenset[str]:
@@ -52,12 +52,12 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
     """All that a run does before its first step but writing; `quick` leaves out what takes minutes, see `Task.quick`.
 
     Raises:
-        ValueError, OSError: whatever would end the run then: see `begin` and `Task.items`; a batch that cannot be
+        ValueError, OSError: whatever would end the run then: see `initialize` and `Task.items`; a batch that cannot be
             split, a preview that cannot be made.
     """
     check_environment(recipe.loop)
     task, data = TASKS[recipe.task], recipe.data
-    model = begin(recipe)
+    model = initialize(recipe)
     effective = dataclasses.replace(recipe, model=model.config)
     if bool(data.shards) == bool(data.stamps):
         raise ValueError("data has both or neither of shards and stamps, but one is expected; name a folder.")

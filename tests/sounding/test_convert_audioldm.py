@@ -18,8 +18,8 @@ from sounding.checkpoint import read_header
 from sounding.convert.assemble import convert
 from sounding.convert.audioldm import read_audioldm
 from sounding.weights import WeightsError
+from training.initialization import initialize
 from training.recipe import RECIPES, read_recipe
-from training.run import begin
 from training.tasks.grounded import GroundedObjective
 
 from .published_weights import FILM, audioldm_pipeline, bare_package, ldm_checkpoint, ldm_unet_name, tiny_clip
@@ -331,7 +331,7 @@ def test_the_papers_recipe_begins_with_what_was_converted(
         RECIPES / "paper.yaml",
         overrides=[f"start.all={out}", f"model.grounding.condition_width={FILM}", "model.train_seconds=0.64"],
     )
-    model = begin(recipe)
+    model = initialize(recipe)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     objective = GroundedObjective(model, recipe.settings)
     batch = objective.example(torch.device("cpu"))

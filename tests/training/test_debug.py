@@ -69,9 +69,11 @@ def test_the_papers_whole_path_as_the_docs_say(tmp_path: Path, monkeypatch: pyte
     assert "training.recipe" in read_header(Path("runs/debug/debug.safetensors")).metadata
 
     # The rest of the page's commands on the same data: one that begins as the recipe says, and Python.
-    result = CliRunner().invoke(training_app, ["begin", "training/recipes/debug.yaml", "--out", "begin.safetensors"])
+    result = CliRunner().invoke(
+        training_app, ["initialize", "training/recipes/debug.yaml", "--out", "start.safetensors"]
+    )
     assert result.exit_code == 0, result.output
-    assert sounding.load("begin.safetensors", device="cpu").config.grounding.condition_width == 16
+    assert sounding.load("start.safetensors", device="cpu").config.grounding.condition_width == 16
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(snippet, {})

@@ -16,7 +16,8 @@ from sounding.config import QueryConfig, SoundingConfig
 from training.data.object_set import ObjectSet
 from training.data.settings import DataSettings
 from training.engine.loader import Order, build_loader
-from training.run import begin, run
+from training.initialization import initialize
+from training.run import run
 from training.starter.encoders import SceneItems, StarterEncodersObjective, StarterEncodersSettings
 from training.tasks.encoders import attention_loss, contrastive_loss
 
@@ -33,7 +34,7 @@ def test_encoders_learn_where_the_named_object_is(
     run(recipe)
     logged = losses_of(recipe)
     assert logged[-1]["loss"] < 0.85 * logged[0]["loss"]
-    model = begin(recipe)
+    model = initialize(recipe)
     objective = StarterEncodersObjective(model, recipe.settings, [stamp.caption for stamp in stamps_data.entries])
     batch = next(iter(build_loader(SceneItems(stamps_data, model), Order(50, batch=4, steps=1))))
     assert batch["grids"].shape == (4, 4, 25)

@@ -24,8 +24,8 @@ from training.data.settings import DataSettings
 from training.engine.estimate import estimate
 from training.engine.settings import LoopConfig
 from training.engine.states import plain_disk_errors
+from training.provenance import CODE, DATA, RECIPE, START, code_version, data_fingerprint, header
 from training.recipe import RECIPES, Recipe, read_recipe
-from training.record import CODE, DATA, RECIPE, START, code_version, data_fingerprint, header
 from training.run import run
 from training.tasks.vae import VaeItems, VaeSettings
 

@@ -17,8 +17,9 @@ from sounding.model import SoundingModel
 from training.data.object_set import ObjectSet
 from training.data.settings import DataSettings
 from training.data.sounds import ObjectClips
+from training.initialization import initialize
 from training.registry import TASKS
-from training.run import begin, fresh_parts, run
+from training.run import fresh_parts, run
 from training.starter.vocoder import StarterVocoderSettings
 from training.tasks.vae import VaeSettings
 from training.tasks.vocoder import stft_distance
@@ -57,7 +58,7 @@ def test_vocoder_learns(
     )
     if critic:
         recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=20))
-    before = begin(recipe).vocoder.state_dict()
+    before = initialize(recipe).vocoder.state_dict()
     model = sounding.load(run(recipe), device="cpu")
     logged = losses_of(recipe)
     if critic:
@@ -71,7 +72,7 @@ def test_a_vocoders_export_sounds_as_it_did_in_training(
     tiny_config: SoundingConfig, tiny_model: SoundingModel, stamps_folder: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_of("vocoder", tiny_config, tmp_path, data=DataSettings(stamps=str(stamps_folder)))
-    model = begin(recipe)
+    model = initialize(recipe)
     objective = TASKS["vocoder"].build(model, recipe.settings, recipe.data, fresh_parts(recipe)).objective
     mel = torch.randn(1, 24, 64)
     objective.install(model)

@@ -36,8 +36,8 @@ from ..data.source import Source, hash_json
 from ..engine.environment import build_accelerator
 from ..engine.loop import train
 from ..engine.states import check_writable, plain_disk_errors
+from ..provenance import header, weights_fingerprint
 from ..recipe import RECIPES, read_recipe
-from ..record import header, weights_fingerprint
 from .distillation import DistillationItems, DistillationObjective
 from .grounding import GroundingAdaptationItems, GroundingAdaptationObjective
 from .objects import TaughtObject

@@ -15,8 +15,8 @@ from sounding.model import SoundingModel
 from ..data.features import FeatureSource
 from ..data.scene_source import SceneSource
 from ..data.shard_writer import make_shards
+from ..provenance import check_settings
 from ..recipe import RECIPES, Recipe, read_recipe
-from ..record import check_settings
 from ..run import run
 from .calibrate import calibrate
 from .cutouts import read_cutouts

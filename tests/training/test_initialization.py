@@ -14,8 +14,8 @@ import torch
 import sounding
 from sounding.config import SoundingConfig
 from sounding.model import SoundingModel
+from training.initialization import initialize
 from training.recipe import RECIPES, WRITTEN, Recipe, read_recipe
-from training.run import begin
 
 from .helpers import recipe_of
 
@@ -26,14 +26,14 @@ def test_parts_come_from_where_start_says(tiny_config: SoundingConfig, tiny_chec
     other.save_pretrained(tmp_path / "other.safetensors", dtype=torch.float32)
     start = {"all": str(tiny_checkpoint), "vae": str(tmp_path / "other.safetensors"), "unet": "random"}
     recipe = recipe_of("grounded", tiny_config, tmp_path, start=start)
-    model = begin(dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, seed=6)))
+    model = initialize(dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, seed=6)))
     given = sounding.load(tiny_checkpoint, device="cpu")
     assert torch.equal(model.vae.state_dict()["encoder.conv_in.weight"], other.vae.encoder.conv_in.weight)
     assert model.config.vae.scale == 0.5
     assert torch.equal(model.vocoder.state_dict()["conv_pre.weight"], given.vocoder.state_dict()["conv_pre.weight"])
     assert not torch.equal(model.unet.conv_in.weight, given.unet.conv_in.weight)
     with pytest.raises(ValueError, match="start has 'voice'"):
-        begin(recipe_of("grounded", tiny_config, tmp_path, start={"voice": "random"}))
+        initialize(recipe_of("grounded", tiny_config, tmp_path, start={"voice": "random"}))
 
 
 def written(recipe: Recipe, *keys: str) -> Recipe:
@@ -55,7 +55,7 @@ def test_a_recipe_decides_how_parts_are_used_and_a_checkpoint_what_they_are(
     SoundingModel(theirs).save_pretrained(tmp_path / "file.safetensors", dtype=torch.float32)
     start = {"all": str(tmp_path / "file.safetensors")}
     silent = written(recipe_of("grounded", SoundingConfig(), tmp_path, start=start))
-    assert dataclasses.replace(begin(silent).config, name="tiny") == theirs
+    assert dataclasses.replace(initialize(silent).config, name="tiny") == theirs
     assert "recipe" not in caplog.text
 
     changes: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ def test_a_recipe_decides_how_parts_are_used_and_a_checkpoint_what_they_are(
     )
     keys = [f"{part}.{key}" for part, values in changes.items() for key in values]
     with caplog.at_level(logging.WARNING):
-        found = begin(written(recipe_of("grounded", mine, tmp_path, start=start), "train_seconds", *keys)).config
+        found = initialize(written(recipe_of("grounded", mine, tmp_path, start=start), "train_seconds", *keys)).config
     assert (found.grounding.mask_training, found.grounding.clamp_weights) == (0.0, False)
     assert (found.patches.geometry, found.diffusion.prediction, found.train_seconds) == ("crop", "epsilon", 0.64)
     assert (found.grounding.mlp_width, found.vae.scale) == (theirs.grounding.mlp_width, theirs.vae.scale)
@@ -89,11 +89,11 @@ def test_statistics_of_conditions_begin_anew_where_a_recipe_adds_them(
     grounding = dataclasses.replace(tiny_config.grounding, norm_matching=True)
     config = dataclasses.replace(tiny_config, grounding=grounding)
     start = {"all": str(tiny_checkpoint)}
-    model = begin(recipe_of("grounded", config, tmp_path, start=start))
+    model = initialize(recipe_of("grounded", config, tmp_path, start=start))
     assert model.config.grounding.norm_matching
     assert int(model.grounding.weight_count) == 0
     with pytest.raises(ValueError, match="training starter calibrate"):
-        begin(recipe_of("vae", config, tmp_path, start=start))
+        initialize(recipe_of("vae", config, tmp_path, start=start))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_parts_that_do_not_fit_are_named_in_one_sentence(
     def build() -> None:
         parts = {part: dataclasses.replace(getattr(tiny_config, part), **values) for part, values in change.items()}
         config = dataclasses.replace(tiny_config, **parts)
-        begin(recipe_of("grounded", config, tmp_path, start={"all": str(tiny_checkpoint)} | start))
+        initialize(recipe_of("grounded", config, tmp_path, start={"all": str(tiny_checkpoint)} | start))
 
     with pytest.raises(ValueError, match=message) as raised:
         build()
@@ -134,9 +134,9 @@ def test_parts_of_two_checkpoints_that_do_not_fit_name_both(
     SoundingModel(dataclasses.replace(tiny_config, grounding=grounding)).save_pretrained(tmp_path / "b.safetensors")
     start = {"all": str(tiny_checkpoint), "grounding": str(tmp_path / "b.safetensors")}
     with pytest.raises(ValueError, match=r"tiny\.safetensors.*condition_width 16.*8 in .*b\.safetensors, where start"):
-        begin(recipe_of("grounded", tiny_config, tmp_path, start=start))
+        initialize(recipe_of("grounded", tiny_config, tmp_path, start=start))
 
 
 def test_the_papers_recipe_does_not_fit_the_starter_and_says_why() -> None:
     with pytest.raises(ValueError, match=r"start\.all is starter.*grounding\.condition_width 256.*512 in the recipe"):
-        begin(read_recipe(RECIPES / "paper.yaml", overrides=["start.all=starter"]))
+        initialize(read_recipe(RECIPES / "paper.yaml", overrides=["start.all=starter"]))

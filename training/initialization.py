@@ -29,7 +29,7 @@ TAKES = {
 FRESH = ("condition_mean", "condition_length")  # statistics that `grounding.norm_matching` adds
 
 
-def begin(recipe: Recipe) -> SoundingModel:
+def initialize(recipe: Recipe) -> SoundingModel:
     """The model before the first step.
 
     A part from a checkpoint brings the settings that belong to its weights. What a recipe says of how it is used
@@ -66,7 +66,7 @@ def settle(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> Soun
     """The configuration of a model of which some parts come from checkpoints: part -> (its name, its configuration).
 
     Raises:
-        ValueError: see `begin`.
+        ValueError: see `initialize`.
     """
     said, mine = recipe.says, recipe.model
     _same_audio(recipe, taken)
@@ -177,7 +177,7 @@ def _fill(model: SoundingModel, part: str, other: SoundingModel, came: str) -> N
     module = getattr(model, part)
     weights, wanted = getattr(other, part).state_dict(), module.state_dict()
     if isinstance(module, Grounding):
-        if module.config.norm_matching and not other.config.grounding.norm_matching:  # its statistics begin anew
+        if module.config.norm_matching and not other.config.grounding.norm_matching:  # its statistics start anew
             weights = weights | {name: wanted[name] for name in FRESH}
             weights["weight_count"] = torch.zeros_like(weights["weight_count"])
         elif not module.config.norm_matching:
