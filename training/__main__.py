@@ -35,7 +35,8 @@ for moved, command in (  # where earlier versions had them
 
 @app.callback()
 def main() -> None:
-    """Log lines with the time, as long runs want them."""
+    """Train models for Sounding Objects, and prepare the data."""
+    # Log lines with the time, as long runs want them.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -45,13 +46,13 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; see training/recipes.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as loop.lr=1e-4.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved recipe and estimates, and check all that a run would.")
+        bool, typer.Option("--dry-run", help="Check all that a run would, and print the whole recipe and estimates.")
     ] = False,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="That the dry run counts with; without it, those of `accelerate launch`.")
+        int | None, typer.Option(min=1, help="Number that the dry run assumes; without it that of `accelerate launch`.")
     ] = None,
 ) -> None:
-    """Train what RECIPE says and write the checkpoint; a run that was stopped goes on."""
+    """Train by RECIPE and write the checkpoint; a run that was stopped is continued."""
     from .recipe import Recipe, read_recipe, read_yaml
     from .recipe_migrations import migrated_finetuning
 
@@ -78,7 +79,7 @@ def run(
 
 
 def _describe_finetune(recipe: Path, overrides: list[str], dry_run: bool) -> None:
-    """Settings of another command, which are described all the same."""
+    """Describe a recipe of `finetune`, which is another command's."""
     from .finetune.plan import STARTER, FinetuneRecipe, estimated
     from .recipe import read_recipe
 
@@ -120,7 +121,7 @@ def initialize(
 def debug_data(
     out: Annotated[Path, typer.Option(help="Folder for videos, pairs and a tiny model.")] = Path("data/debug"),
 ) -> None:
-    """Make up a little data and a tiny model, to try the whole path of training/recipes/debug.yaml with."""
+    """Make synthetic data and a tiny model, to try training/recipes/debug.yaml with."""
     with plain_errors("training"):
         from .data.debug import make_debug_data
         from .engine.states import check_writable
@@ -137,13 +138,17 @@ def finetune(
     base: Annotated[str, typer.Option("--from", help="'starter' or a checkpoint.")] = "starter",
     rehearse: Annotated[
         list[str] | None,
-        typer.Option(help="What it is to keep: starter, a stamps folder, a folder it was taught earlier, or none."),
+        typer.Option(
+            help="What it must not forget: starter, a stamps folder, a folder it was taught earlier, or none."
+        ),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Of your pictures and recordings; kept in the file.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Settings other than training/recipes/finetune.yaml.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at all files and say what it would take.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all files, and print what training would take.")
+    ] = False,
 ) -> None:
-    """Teach a model the objects of your own pictures and recordings; a run that was stopped goes on."""
+    """Teach a model the objects of your own pictures and recordings; a run that was stopped is continued."""
     import sys
 
     with plain_errors("training"):

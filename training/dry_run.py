@@ -1,4 +1,4 @@
-"""`python -m training run RECIPE --dry-run`: what a run would look at before its first step, and what it would take."""
+"""`python -m training run RECIPE --dry-run`: the checks of a run before its first step, and estimates."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class _Judged(nn.Module):
 
 
 def dry_run(recipe: Recipe, *, processes: int = 1) -> tuple[str, list[str]]:
-    """What a run would take, and what would end it before its first step, a sentence each.
+    """Estimates of a run as text, and one sentence for each problem that would end it before its first step.
 
-    Where files are missing, the estimate is of the recipe's own sizes, or left out where those do not fit.
+    Where files are missing, the estimate is of the recipe's own sizes, or left out where those do not fit together.
     """
     problems: list[str] = []
     steps = recipe.loop.steps
@@ -89,7 +89,7 @@ def estimate_step(
 
 
 def _alone(recipe: Recipe) -> tuple[Objective, Critic | None]:
-    """What would learn if all parts had the sizes that the recipe says."""
+    """Objective and critic of a model of the recipe's own sizes, without any file."""
     task, model = TASKS[recipe.task], SoundingModel(recipe.model).requires_grad_(False)
     context = Context(task.captions(recipe.data), fresh_parts(recipe))
     return task.objective(model, recipe.settings, context), task.critic(recipe.settings)

@@ -1,4 +1,4 @@
-"""The model before the first step: parts of checkpoints with their sizes, others anew, settings as recipes say."""
+"""The model before the first step: parts from checkpoints keep their sizes, others have the recipe's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sounding.model import SoundingModel
 
 from .recipe import RANDOM, Recipe
 from .registry import TASKS
-from .starter.transplant import seen_by
+from .tasks.segmenter import backbone_tensors
 
 log = logging.getLogger("training")
 
-# How a part is used and trained, which a recipe may change; all else of its settings belongs to its weights.
+# Settings of a part that say how it is used or trained; a recipe may change them. All others belong to its weights.
 BEHAVIOUR = {"patches": ("geometry",), "grounding": ("mask_training", "clamp_weights", "norm_matching")}
-# What a part's weights take of the others' settings.
-TAKES = {
+# Settings of other parts that the shapes of a part's weights depend on.
+DEPENDS_ON = {
     "grounding": ("patches.width", "patches.grid", "query.width"),
     "unet": ("vae.latent_channels", "grounding.condition_width"),
     "segmenter": ("patches.tower", "patches.model"),
@@ -32,9 +32,9 @@ FRESH = ("condition_mean", "condition_length")  # statistics that `grounding.nor
 def initialize(recipe: Recipe) -> SoundingModel:
     """The model before the first step.
 
-    A part from a checkpoint brings the settings that belong to its weights. What a recipe says of how it is used
-    (`BEHAVIOUR`, the length of clips, the diffusion) holds; what it does not say is the checkpoint's. Where recipe and
-    checkpoint differ, a warning says which of the two was taken.
+    A part from a checkpoint brings the settings that belong to its weights. How it is used (`BEHAVIOUR`, the length of
+    clips, the diffusion) is taken from the recipe where the recipe sets it, otherwise from the checkpoint. Where recipe
+    and checkpoint differ, a warning says which of the two was taken.
 
     Raises:
         ValueError: an unknown part, a checkpoint of other audio settings, or parts that do not fit each other.
@@ -48,9 +48,9 @@ def initialize(recipe: Recipe) -> SoundingModel:
     given = {name: SoundingModel.from_pretrained(name) for name in dict.fromkeys(sources.values()) if name != RANDOM}
     taken = {part: name for part, name in sources.items() if name != RANDOM}
     whole = given.get(taken.get(SEGMENTER, ""))
-    if whole is not None and not _sees_alike(whole, given.get(taken.get("patches", ""))):
+    if whole is not None and not _same_backbone(whole, given.get(taken.get("patches", ""))):
         del taken[SEGMENTER]  # it has none, or one for another patch tower
-    config = settle(recipe, {part: (name, given[name].config) for part, name in taken.items()})
+    config = resolve_config(recipe, {part: (name, given[name].config) for part, name in taken.items()})
     torch.manual_seed(recipe.loop.seed)
     try:
         model = SoundingModel(config)
@@ -62,21 +62,21 @@ def initialize(recipe: Recipe) -> SoundingModel:
     return model.requires_grad_(False)
 
 
-def settle(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> SoundingConfig:
+def resolve_config(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> SoundingConfig:
     """The configuration of a model of which some parts come from checkpoints: part -> (its name, its configuration).
 
     Raises:
         ValueError: see `initialize`.
     """
-    said, mine = recipe.says, recipe.model
+    explicit, mine = recipe.explicit, recipe.model
     _same_audio(recipe, taken)
     values: dict[str, Any] = {"name": recipe.name}
     if taken:
         values["audio"] = next(iter(taken.values()))[1].audio
     for part, (name, theirs) in taken.items():
         settings = getattr(theirs, part)
-        if getattr(mine, part) is not None:  # a recipe need not speak of a segmenter
-            settings = _settled(part, settings, getattr(mine, part), said, BEHAVIOUR.get(part, ()), name)
+        if getattr(mine, part) is not None:  # recipes without a segmenter have None
+            settings = _resolve_part(part, settings, getattr(mine, part), explicit, BEHAVIOUR.get(part, ()), name)
         values[part] = settings
     for item in dataclasses.fields(SoundingConfig):
         owner = "query" if item.name == "vocabulary" else "unet"  # what was trained with it, where no part is meant
@@ -86,11 +86,11 @@ def settle(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> Soun
         old, new = getattr(theirs, item.name), getattr(mine, item.name)
         if dataclasses.is_dataclass(old) and dataclasses.is_dataclass(new):
             keys = tuple(field.name for field in dataclasses.fields(old))
-            values[item.name] = _settled(item.name, old, new, said, keys, name)
-        elif item.name not in said:
+            values[item.name] = _resolve_part(item.name, old, new, explicit, keys, name)
+        elif item.name not in explicit:
             values[item.name] = old
         elif old != new:
-            _say_conflict(item.name, new, old, name, recipes=True)
+            _warn_of_conflict(item.name, new, old, name, recipes=True)
     try:
         config = dataclasses.replace(mine, **values)
     except ValueError as error:
@@ -99,33 +99,35 @@ def settle(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> Soun
     return config
 
 
-def _settled(part: str, theirs: Any, mine: Any, said: frozenset[str], behaviour: tuple[str, ...], name: str) -> Any:
-    """A part's settings: the checkpoint's, but for behaviour of which the recipe speaks."""
+def _resolve_part(
+    part: str, theirs: Any, mine: Any, explicit: frozenset[str], behaviour: tuple[str, ...], name: str
+) -> Any:
+    """A part's settings: the checkpoint's, except for behaviour that the recipe sets."""
     changes = {}
     for field in dataclasses.fields(theirs):
         key, old, new = f"{part}.{field.name}", getattr(theirs, field.name), getattr(mine, field.name)
-        if key not in said or old == new:
+        if key not in explicit or old == new:
             continue
-        _say_conflict(key, new, old, name, recipes=field.name in behaviour)
+        _warn_of_conflict(key, new, old, name, recipes=field.name in behaviour)
         if field.name in behaviour:
             changes[field.name] = new
     return dataclasses.replace(theirs, **changes)
 
 
-def _say_conflict(key: str, mine: object, theirs: object, name: str, *, recipes: bool) -> None:
+def _warn_of_conflict(key: str, mine: object, theirs: object, name: str, *, recipes: bool) -> None:
     which = "the recipe's is taken" if recipes else "the checkpoint's is taken, for it belongs to the weights"
     log.warning("model.%s is %r in the recipe and %r in %s; %s.", key, mine, theirs, name, which)
 
 
 def _same_audio(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> None:
-    """All checkpoints, and the recipe if it speaks of it, hear and make the same kind of sound."""
+    """Refuse audio settings that differ between checkpoints, or between a checkpoint and what the recipe sets."""
     first: tuple[str, SoundingConfig] | None = None
     for name, theirs in taken.values():
         first = first or (name, theirs)
         for field in dataclasses.fields(theirs.audio):
             key, value = f"audio.{field.name}", getattr(theirs.audio, field.name)
             mine, other = getattr(recipe.model.audio, field.name), getattr(first[1].audio, field.name)
-            if key in recipe.says and mine != value:
+            if key in recipe.explicit and mine != value:
                 raise ValueError(
                     f"{name} has other audio settings than the recipe: model.{key} is {value!r} there and {mine!r} "
                     f"here; set model.{key}={value}, or start from another checkpoint."
@@ -138,9 +140,9 @@ def _same_audio(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) ->
 
 
 def _check_fit(recipe: Recipe, config: SoundingConfig, taken: dict[str, tuple[str, SoundingConfig]]) -> None:
-    """Parts from checkpoints sit among parts of the widths that they were made for."""
+    """Refuse parts from checkpoints that were made for other widths than their neighbours have here."""
     for part, (name, theirs) in taken.items():
-        for key in TAKES.get(part, ()):
+        for key in DEPENDS_ON.get(part, ()):
             owner, setting = key.split(".")
             old, new = (getattr(getattr(whole, owner), setting) for whole in (theirs, config))
             if old == new:
@@ -173,7 +175,7 @@ def _check_fit(recipe: Recipe, config: SoundingConfig, taken: dict[str, tuple[st
 
 
 def _fill(model: SoundingModel, part: str, other: SoundingModel, came: str) -> None:
-    """Give a part of `model` the weights of `other`'s."""
+    """Copy the weights of a part of `other` to `model`; `came` names the source in errors."""
     module = getattr(model, part)
     weights, wanted = getattr(other, part).state_dict(), module.state_dict()
     if isinstance(module, Grounding):
@@ -193,13 +195,13 @@ def _fill(model: SoundingModel, part: str, other: SoundingModel, came: str) -> N
 
 
 def _key(recipe: Recipe, part: str) -> str:
-    """What in the recipe says where a part comes from."""
+    """The recipe's key that names the checkpoint of a part."""
     return f"start.{part}" if part in recipe.start else "start.all"
 
 
-def _sees_alike(whole: SoundingModel, patches: SoundingModel | None) -> bool:
-    """Whether `whole` has a click decoder, and one that sees by the tower that is taken from `patches`."""
+def _same_backbone(whole: SoundingModel, patches: SoundingModel | None) -> bool:
+    """Whether `whole` has a click decoder that was trained on the backbone of the patch tower of `patches`."""
     if whole.segmenter is None or patches is None:
         return False
-    mine, other = (seen_by(model.patches.state_dict()) for model in (whole, patches))
+    mine, other = (backbone_tensors(model.patches.state_dict()) for model in (whole, patches))
     return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)

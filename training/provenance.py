@@ -1,4 +1,4 @@
-"""What was trained: the recipe beside a run and in its checkpoint's header, with the code's version and the data's."""
+"""How a checkpoint was trained: the recipe beside the run and in the header, the code's version, the data."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ log = logging.getLogger("training")
 RECIPE, CODE, DATA, START = "training.recipe", "training.code", "training.data", "training.start"
 MOST = 32_768  # characters of a value there
 FILE = "recipe.yaml"
-# Settings that say where things lie; what they are is told by the fingerprints in a header.
+# Settings that are places of files; the fingerprints in a header tell the contents.
 LOCATIONS = ("start", "data.shards", "data.stamps", *(f"{t.name}.{key}" for t in TASKS.values() for key in t.locations))
-# Settings that change nothing in the result.
+# Settings without influence on the result.
 ASIDE = (
     "loop.keep",
     "loop.save_minutes",
@@ -77,12 +77,12 @@ def weights_fingerprint(names: Iterable[str]) -> str:
 
 
 def header(recipe: str, data: str, start: str) -> dict[str, str]:
-    """For a checkpoint's header: how it was trained, bounded in size.
+    """Entries of a checkpoint's header on how it was trained, bounded in size.
 
     Args:
         recipe: as YAML.
         data: a fingerprint of the data.
-        start: a fingerprint of the weights that it began with.
+        start: a fingerprint of the initial weights.
     """
     if len(recipe) > MOST:
         recipe = f"# {len(recipe)} characters with SHA-256 {hashlib.sha256(recipe.encode()).hexdigest()}"
@@ -119,7 +119,7 @@ def is_finished(recipe: Recipe, effective: Recipe, steps: int, made_of: dict[str
 
 
 def check_settings(recipe: Recipe) -> None:
-    """Of a run whose checkpoint is there, a look at its settings alone: neither data nor other checkpoints are read.
+    """Check the settings of a run whose checkpoint is there; neither data nor other checkpoints are read.
 
     Raises:
         ValueError: it was trained with others.
@@ -131,7 +131,7 @@ def _refuse(recipe: Recipe, changes: list[str]) -> None:
     if changes:
         raise ValueError(
             f"{recipe.folder} holds a finished run, trained with other settings ({'; '.join(changes[:8])}), so nothing "
-            "was trained or written; give this one another name, or remove that folder to begin anew."
+            "was trained or written; give this one another name, or remove that folder to start over."
         )
 
 

@@ -1,4 +1,4 @@
-"""Recipes: YAML files (`recipe_files`) that describe a run whole, checked key by key against `Recipe`."""
+"""Recipes: YAML files (`recipe_files`), each the whole description of one run, checked key by key against `Recipe`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .registry import TASKS
 __all__ = ["RECIPES", "Recipe", "merge", "parse_overrides", "read_recipe", "read_yaml"]
 
 RANDOM = "random"
-WRITTEN = "_written"  # of a recipe's model: what its file speaks of, which is no part of the model
+WRITTEN = "_written"  # attribute of a recipe's model: the keys that its file sets; no part of the model
 RECIPES = Path(__file__).parent / "recipes"
 T = TypeVar("T")
 
@@ -70,9 +70,9 @@ class Recipe:
             raise ValueError(f"settings are {kind}, but {TASKS[self.task].settings.__name__} is expected.")
 
     @property
-    def says(self) -> frozenset[str]:
-        """Keys below `model` that the recipe speaks of ("grounding.mask_training"); of a model that no file described,
-        those that are no default.
+    def explicit(self) -> frozenset[str]:
+        """Keys below `model` that the recipe's file sets ("grounding.mask_training"); without a file, those with
+        other values than the defaults.
         """
         written: frozenset[str] | None = getattr(self.model, WRITTEN, None)
         if written is not None:

@@ -1,4 +1,4 @@
-"""From a recipe to a checkpoint: weights to begin with, objective and items, the loop, the export."""
+"""From a recipe to a checkpoint: initial weights, objective and items, the loop, the export."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Ready:
-    """A run before its first step, all that it needs looked at."""
+    """A run before its first step, with everything built and checked."""
 
     model: SoundingModel
     built: Built  # items without those held out
     held_out: Items | None
     steps: int
     effective: Recipe  # with the model as it is, parts from checkpoints in it
-    made_of: dict[str, str]  # fingerprints of data and first weights, see `provenance`
+    made_of: dict[str, str]  # fingerprints of the data and the initial weights, see `provenance`
 
 
 def fresh_parts(recipe: Recipe) -> frozenset[str]:
@@ -49,7 +49,7 @@ def fresh_parts(recipe: Recipe) -> frozenset[str]:
 
 
 def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready:
-    """All that a run does before its first step but writing; `quick` leaves out what takes minutes, see `Task.quick`.
+    """Everything before the first step of a run except writing; `quick` skips what takes minutes, see `Task.quick`.
 
     Raises:
         ValueError, OSError: whatever would end the run then: see `initialize` and `Task.items`; a batch that cannot be
@@ -86,7 +86,7 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
 
 
 def run(recipe: Recipe) -> Path:
-    """Train what the recipe says, from where an earlier run of it stopped, and write the checkpoint.
+    """Train by the recipe, continuing an earlier run of it that was stopped, and write the checkpoint.
 
     Returns:
         The checkpoint, `recipe.result`, with all parts of the model; the nodes load it as it is.

@@ -17,4 +17,4 @@ def test_old_recipes_are_read(tmp_path: Path) -> None:
     recipe = read_recipe(path, overrides=["model.generation.familiar=0.95"])
     assert recipe.model.grounding.norm_matching
     assert recipe.model.generation == GenerationConfig(patch_cosine=(0.68, 0.5), name_cosine=(0.84, 0.95))
-    assert {"grounding.norm_matching", "generation.patch_cosine", "generation.name_cosine"} == recipe.says
+    assert {"grounding.norm_matching", "generation.patch_cosine", "generation.name_cosine"} == recipe.explicit

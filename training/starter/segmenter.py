@@ -19,11 +19,17 @@ from ..data.settings import DataSettings
 from ..data.tensor_cache import TensorCache
 from ..engine.loader import Item
 from ..engine.settings import FilePath
-from ..tasks.segmenter import SegmenterObjective, SegmenterSettings, build_network, first_prompt, normal
+from ..tasks.segmenter import (
+    SegmenterObjective,
+    SegmenterSettings,
+    backbone_tensors,
+    build_network,
+    first_prompt,
+    normal,
+)
 from ..tasks.task import Context, Task
 from .click_scenes import ClickScene, click_scene
 from .cutouts import Cutouts, read_cutouts, with_stamps
-from .transplant import seen_by
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class SegmenterItems:
         if settings.cache:
             drawn = f"{self.side} {len(data)} {len(data.photographs)} {model.config.patches}"
             images = (np.asarray(image) for image in (*data.cutouts, *data.photographs))
-            self.cache = TensorCache(Path(settings.cache), drawn, seen_by(self.patches.state_dict()), images)
+            self.cache = TensorCache(Path(settings.cache), drawn, backbone_tensors(self.patches.state_dict()), images)
 
     def __len__(self) -> int:
         return self.settings.scenes

@@ -14,9 +14,9 @@ from sounding.config import SegmenterConfig, from_dict
 from sounding.utils.files import replacing
 from sounding.utils.messages import printable
 
+from ..tasks.segmenter import backbone_tensors
+
 PART, TOWER = "segmenter.", "patches."
-# Of the tower, what comes after the maps that the decoder takes.
-BEYOND = ("tower.head.", "tower.trunk.conv_head.", "tower.trunk.bn2.")
 PART_KEY, TOWER_KEY = "sounding.segmenter", "sounding.segmenter.patches"
 
 
@@ -83,12 +83,7 @@ def _read(path: Path) -> tuple[SegmenterConfig, dict[str, Tensor], str]:
     return config, mine, tower
 
 
-def seen_by(patches: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of a patch encoder's tensors those that the decoder sees by: other last layers do not matter to it."""
-    return {name: value for name, value in patches.items() if not name.startswith(BEYOND)}
-
-
 def _tower_digest(tensors: dict[str, Tensor]) -> str:
     """Of the patch tower in fp16, which is what checkpoints hold in the end."""
-    tower = seen_by({k.removeprefix(TOWER): value for k, value in tensors.items() if k.startswith(TOWER)})
+    tower = backbone_tensors({k.removeprefix(TOWER): value for k, value in tensors.items() if k.startswith(TOWER)})
     return digest({k: v.to(torch.float16).contiguous() if v.is_floating_point() else v for k, v in tower.items()})

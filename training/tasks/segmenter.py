@@ -20,6 +20,9 @@ from ..engine.objective import Objective
 from ..engine.settings import Share, Weight
 from .clicks import first_click, jittered_box, next_click
 
+# Layers of the patch tower after the feature maps that the click decoder takes.
+AFTER_FEATURES = ("tower.head.", "tower.trunk.conv_head.", "tower.trunk.bn2.")
+
 
 @dataclass(frozen=True)
 class SegmenterSettings(Checked):
@@ -168,3 +171,8 @@ def overlap(found: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of bool [B, h, w]: [B]."""
     both, either = (found & truth).sum(dim=(1, 2)), (found | truth).sum(dim=(1, 2))
     return both.float() / either.clamp(min=1)
+
+
+def backbone_tensors(patches: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors of a patch encoder that the click decoder's feature maps depend on; the last layers are not."""
+    return {name: value for name, value in patches.items() if not name.startswith(AFTER_FEATURES)}
