@@ -142,13 +142,13 @@ def finetune(
             help="What it must not forget: starter, a stamps folder, a folder it was taught earlier, or none."
         ),
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="Of your pictures and recordings; kept in the file.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of your images and recordings; kept in the file.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Settings other than training/recipes/finetune.yaml.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all files, and print what training would take.")
     ] = False,
 ) -> None:
-    """Teach a model the objects of your own pictures and recordings; a run that was stopped is continued."""
+    """Teach a model the objects of your own images and recordings; a run that was stopped is continued."""
     import sys
 
     with plain_errors("training"):
@@ -162,7 +162,7 @@ def finetune(
             typer.echo(describe(data, base, out, rehearse=rehearse, licence=licence or "", recipe=settings))
             return
         if licence is None:
-            asked = "Licence of your pictures and recordings, kept in the file (such as CC-BY-4.0, or private)"
+            asked = "Licence of your images and recordings, kept in the file (such as CC-BY-4.0, or private)"
             licence = typer.prompt(asked, default="", show_default=False) if sys.stdin.isatty() else ""
         try:
             typer.echo(teach(data, base, out, rehearse=rehearse, licence=licence, recipe=settings))

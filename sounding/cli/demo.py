@@ -59,7 +59,7 @@ def write_demo(model: SoundingModel, out: Path, *, seed: int = 0, on_step: OnSte
         shown = (covered[i], attention[i], spectrograms[i])
         rows.append(frame_row([titled(one, text) for one, text in zip(shown, titles, strict=True)]))
     right = torch.cat(rows)
-    left = frame_row([titled(picture[0], "one picture", LEFT)], LEFT)
+    left = frame_row([titled(picture[0], "one image", LEFT)], LEFT)
     above = right.shape[0] - left.shape[0]
     left = torch.nn.functional.pad(left, (0, 0, 0, 0, above // 2, above - above // 2), value=1.0)
     write_image(out / "overview.jpg", torch.cat([left, right], dim=1))

@@ -1,4 +1,4 @@
-"""Filling pictures and values into API graphs."""
+"""Filling images and values into API graphs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cutout = np.zeros((8, 12, 4), np.uint8)
     cutout[2, 3, 3] = 255
     Image.fromarray(cutout).save("cutout.png")
-    Path("text.png").write_text("no picture")
+    Path("text.png").write_text("no image")
     return tmp_path
 
 
@@ -168,7 +168,7 @@ def test_nothing_is_sent_before_everything_is_looked_at(graph: Graph, files: Pat
 
 
 def test_a_mask_becomes_the_pictures_transparency(files: Path) -> None:
-    """As LoadImage reads it: its mask is 1 - alpha, its picture is what lies under the transparency."""
+    """As LoadImage reads it: its mask is 1 - alpha, its image is what lies under the transparency."""
     graph = read_graph(API / "one_object.json")
     uploads = Uploads()
     fill(graph, ["scene.png"], ["left.png"], uploads)

@@ -188,7 +188,7 @@ def test_nothing_to_learn_is_one_sentence(tmp_path: Path, tiny_checkpoint: Path)
     command = ["finetune", "--data", str(tmp_path / "data"), "--from", str(tiny_checkpoint), "--out"]
     result = CliRunner().invoke(app, [*command, str(tmp_path / "mine.safetensors")])
     assert result.exit_code == 1
-    assert "no object with a picture and a recording (dog has no recording" in " ".join(result.output.split())
+    assert "no object with an image and a recording (dog has no recording" in " ".join(result.output.split())
     assert "Traceback" not in result.output
 
 

@@ -138,12 +138,12 @@ def test_every_bad_file_gets_one_sentence_and_the_rest_goes_on(tmp_path: Path) -
     assert not objects[0].pictures[0].masked
     begin = [
         "alone has no recording",
-        "broken has no picture",
+        "broken has no image",
         "broken.png cannot be read as an image",
         "good_mask.png selects nothing",
-        "hidden has no picture",
+        "hidden has no image",
         "hidden.png is transparent all over",
-        "nobody_mask.png is a mask, but there is no picture nobody",
+        "nobody_mask.png is a mask, but there is no image nobody",
         "phone.heic is of a kind that is not read",
         "short has no recording",
         "short.wav has 0.02 s of sound",
@@ -151,7 +151,7 @@ def test_every_bad_file_gets_one_sentence_and_the_rest_goes_on(tmp_path: Path) -
         "silent.wav is silent",
         "text has no recording",
         "text.wav cannot be read as audio",
-        "unseen has no picture",
+        "unseen has no image",
     ]
     assert len(problems) == len(begin)
     for problem, expected in zip(sorted(problems), begin, strict=True):

@@ -1,4 +1,4 @@
-"""Folders of pictures and recordings as people have them: which files belong together, and what is said of the rest."""
+"""Folders of images and recordings as people have them: which files belong together, and what is said of the rest."""
 
 from __future__ import annotations
 
@@ -160,19 +160,19 @@ def test_everything_that_is_left_out_is_named(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     index = ShardIndex.read(tmp_path / "out")
     assert {left.id: left.why for left in index.left_out} == {
-        "a.png": "a.jpg is the picture of that name; give one of them.",
+        "a.png": "a.jpg is the image of that name; give one of them.",
         "a.wav": "a.flac is the sound of that name; give one of them.",
         "broken.png": "It is a broken link, or no ordinary file.",
-        "c.heic": "It is of a kind that is not read; save pictures as JPEG or PNG, recordings as WAV or FLAC.",
-        "c.m4a": "It is of a kind that is not read; save pictures as JPEG or PNG, recordings as WAV or FLAC.",
-        "d.psd": "It is of a kind that is not read; save pictures as JPEG or PNG, recordings as WAV or FLAC.",
-        "lost_mask.png": "There is no picture that it is a mask of.",
-        "orphan.txt": "There is no picture or sound of that name.",
+        "c.heic": "It is of a kind that is not read; save images as JPEG or PNG, recordings as WAV or FLAC.",
+        "c.m4a": "It is of a kind that is not read; save images as JPEG or PNG, recordings as WAV or FLAC.",
+        "d.psd": "It is of a kind that is not read; save images as JPEG or PNG, recordings as WAV or FLAC.",
+        "lost_mask.png": "There is no image that it is a mask of.",
+        "orphan.txt": "There is no image or sound of that name.",
     }
     assert {skip.id: skip.why for skip in index.skipped} == {
-        "A": "A has a picture but no sound of the same name.",
-        "alone": "alone has a sound but no picture of the same name.",
-        "c": "c has a picture but no sound of the same name.",
+        "A": "A has an image but no sound of the same name.",
+        "alone": "alone has a sound but no image of the same name.",
+        "c": "c has an image but no sound of the same name.",
     }
     assert "8 files or rows are left out" in result.output
     assert index.bare == ("a", "b")
@@ -270,7 +270,7 @@ def pair_folder(tmp_path: Path) -> Path:
     (folder / "zoo" / "lion.txt").write_text("a lion roars\n\nein Löwe brüllt\n", encoding="utf-8")
     (folder / "zoo" / "licence.txt").write_text("CC-BY 4.0\n")
     Image.new("RGB", (8, 8)).save(folder / "alone.jpg")
-    (folder / "unreadable.jpg").write_bytes(b"no picture")
+    (folder / "unreadable.jpg").write_bytes(b"no image")
     write_audio(folder / "unreadable.wav", tone, 22_050)
     (folder / "notes.md").write_text("not of a pair")
     return folder
@@ -297,12 +297,12 @@ def test_pairs_become_shards(pair_folder: Path, tmp_path: Path) -> None:
     assert lion["masks"][0, 17:].max() < 15
     reasons = {skipped.id: skipped.why for skipped in ShardIndex.read(out).skipped}
     assert reasons.keys() == {"alone", "quiet", "unreadable"}
-    assert "alone has a picture but no sound" in reasons["alone"]
+    assert "alone has an image but no sound" in reasons["alone"]
     assert "cannot be read as an image" in reasons["unreadable"]
 
 
 def test_empty_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no pictures or sounds"):
+    with pytest.raises(ValueError, match="has no images or sounds"):
         PairSource(tmp_path, seconds=10, size=64, licence="")
     result = CliRunner().invoke(app, ["pairs", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 1

@@ -141,7 +141,7 @@ def test_mongrels_are_somewhat_of_both() -> None:
 
 
 def test_the_last_layers_give_the_patches(model: SoundingModel, items: ReplayItems, named: ObjectSet) -> None:
-    picture = SceneItems(named, model, backdrops=True).item(2, np.random.default_rng(2))["picture"]
+    picture = SceneItems(named, model, backdrops=True).item(2, np.random.default_rng(2))["image"]
     with torch.no_grad():
         found = LastLayers(model.patches.tower)(batch_of(items)["cells"][2].float())
         expected = model.patches(picture[None])[0]
@@ -248,7 +248,7 @@ def test_kept_items_are_made_once(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_of_the_pictures_at_hand(model: SoundingModel, named: ObjectSet, tmp_path: Path) -> None:
-    """Other pictures by the same names, and more inverted objects, are not those of an earlier run in the folder."""
+    """Other images by the same names, and more inverted objects, are not those of an earlier run in the folder."""
     settings = ReplaySettings(scenes=2, inverted=30, cache=str(tmp_path))
     first = ReplayItems(named, model, settings)
     other = copy.copy(named)

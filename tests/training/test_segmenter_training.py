@@ -131,7 +131,7 @@ def test_scenes_follow_from_their_number_and_hold_what_can_be_clicked(objects) -
 
 
 def test_part_of_the_scenes_shows_an_object_as_closely_as_the_segmenter_looks_at_it(objects) -> None:
-    """Half or so of them: a square of 1.25 to 2.2 of the object's sizes, so it is that much of the picture."""
+    """Half or so of them: a square of 1.25 to 2.2 of the object's sizes, so it is that much of the image."""
     rng = np.random.default_rng(1)
     masks = np.zeros((1, 300, 300), np.uint8)
     masks[0, 100:150, 180:280] = 255

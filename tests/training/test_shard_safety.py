@@ -68,7 +68,7 @@ HOSTILE = {
     "no ending": member("0", b'{"id": "x"}'),
     "an absolute name": JSON + member("/etc/passwd", b"x"),
     "a name that leads out": JSON + member("../../x.json", b"{}"),
-    "a picture without a number": JSON + member("0.x.jpg", b"x"),
+    "an image without a number": JSON + member("0.x.jpg", b"x"),
     "a number beyond digits": JSON + member(f"0.{'9' * 90}.jpg", b"x"),
     "nothing": bytes(512),
     "deep JSON": member("0.json", DEEP.encode()),
@@ -78,15 +78,15 @@ HOSTILE = {
     "a caption that is none": member("0.json", b'{"id": "x", "captions": [{}]}'),
     "no UTF-8": member("0.json", b'{"id": "\xff"}'),
     "no FLAC": JSON + member("0.flac", b"fLaC" + bytes(300)),
-    "no picture": JSON + member("0.0.jpg", b"\xff\xd8\xff" + bytes(300)),
-    "pictures of two sizes": b"",  # see below
+    "no image": JSON + member("0.0.jpg", b"\xff\xd8\xff" + bytes(300)),
+    "images of two sizes": b"",  # see below
 }
 
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_members_are_one_sentence(what: str, folder: Path, tmp_path: Path) -> None:
     tar = HOSTILE[what]
-    if what == "pictures of two sizes":
+    if what == "images of two sizes":
         import io
 
         from PIL import Image

@@ -159,7 +159,7 @@ def test_audiocaps_becomes_shards(audiocaps: Path, videos: Path, tmp_path: Path)
         "missing_0": "no video missing",
         "broken_0": "cannot be decoded",
         "mute_0": "has no sound",
-        "blind_0": "has no pictures",
+        "blind_0": "has no images",
         "silent_0": "is silent",
         "half_0": "cannot be decoded",
         "whole-mp4_5": "of sound from 5 s on, but 3 s are expected",

@@ -49,7 +49,7 @@ ROWS = [
     ("whole-mp4", 2, "three tones"),
     ("cut", 2, "the rest"),
     ("mute", 0, "no sound"),
-    ("blind", 0, "no pictures"),
+    ("blind", 0, "no images"),
     ("silent", 0, "silence"),
     ("half", 0, "cut off"),
     ("whole-mp4", 5, "too short"),

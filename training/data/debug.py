@@ -33,7 +33,7 @@ from sounding.utils.files import replacing, write_atomic
 
 from .shard_format import SAMPLE_RATE
 
-SIDE = 96  # of pictures, in pixels
+SIDE = 96  # of images, in pixels
 SECONDS = 1.28  # of sounds
 VIDEO_SECONDS, VIDEO_RATE = 2, 4  # frames a second
 LICENCE = "CC0-1.0 (made up by training/data/debug.py)"
@@ -77,7 +77,7 @@ def make_debug_data(out: Path, *, pairs: int = 12, videos: int = 6) -> None:
 
     Args:
         out: a folder; files of an earlier call are replaced by the same ones.
-        pairs: pictures with masks, captions and sounds.
+        pairs: images with masks, captions and sounds.
         videos: clips with sound.
     """
     torch.manual_seed(0)
@@ -112,7 +112,7 @@ def make_debug_data(out: Path, *, pairs: int = 12, videos: int = 6) -> None:
 
 
 def draw(shape: Shape, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """A picture of the shape somewhere, and its mask."""
+    """An image of the shape somewhere, and its mask."""
     ground = rng.integers(150, 230, 3)
     picture = Image.new("RGB", (SIDE, SIDE), (int(ground[0]), int(ground[1]), int(ground[2])))
     mask = Image.new("L", (SIDE, SIDE), 0)

@@ -1,9 +1,9 @@
-"""A folder of a person's pictures, recordings and texts: which file is of what kind, and which are of no use.
+"""A folder of a person's images, recordings and texts: which file is of what kind, and which are of no use.
 
-Names are compared as people see them (Unicode's NFC form: a Mac writes accents as letters of their own). A picture of
+Names are compared as people see them (Unicode's NFC form: a Mac writes accents as letters of their own). An image of
 any kind whose name ends in "mask" after _, -, space or dot, in any case and with or without a number (sedan_mask.png,
-Sedan-Mask 2.JPG), is a mask of the picture of the name before, unless there is no such picture but a sound of the very
-name: then it is a picture of a mask. Hidden files are not looked at.
+Sedan-Mask 2.JPG), is a mask of the image of the name before, unless there is no such image but a sound of the very
+name: then it is an image of a mask. Hidden files are not looked at.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ MASK = re.compile(
 )
 NOTES = re.compile(r"(licen[cs]es?|readme|copying|notes?)", re.IGNORECASE)
 LICENCES = ("licence.txt", "license.txt")
-KINDS = ("picture", "sound", "text", "other")
+KINDS = ("image", "sound", "text", "other")
 MOST_TEXT = 1_000_000  # bytes
 
 
 @dataclass
 class Media:
-    """Paths relative to a folder, in order: by kind ("picture", "sound", "text", "other"), and masks by their stem."""
+    """Paths relative to a folder, in order: by kind ("image", "sound", "text", "other"), and masks by their stem."""
 
     folder: Path
     files: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
@@ -66,7 +66,7 @@ def find_media(folder: Path, *, sounds: tuple[str, ...] = SOUNDS) -> Media:
     for name in media.files["other"]:
         kind = (mimetypes.guess_type(name)[0] or "").partition("/")[0]
         if kind in ("image", "audio", "video") or Path(name).suffix.lower() in OTHER_MEDIA:
-            why = "It is of a kind that is not read; save pictures as JPEG or PNG, recordings as WAV or FLAC."
+            why = "It is of a kind that is not read; save images as JPEG or PNG, recordings as WAV or FLAC."
             media.left_out.append(Skipped(name, why))
     _take_masks(media)
     return media
@@ -74,17 +74,17 @@ def find_media(folder: Path, *, sounds: tuple[str, ...] = SOUNDS) -> Media:
 
 def _kind(file: Path, sounds: tuple[str, ...]) -> str:
     ending = file.suffix.lower()
-    return "picture" if ending in PICTURES else "sound" if ending in sounds else "text" if ending == ".txt" else "other"
+    return "image" if ending in PICTURES else "sound" if ending in sounds else "text" if ending == ".txt" else "other"
 
 
 def _take_masks(media: Media) -> None:
-    """Move masks from the pictures to where they belong, by their numbers."""
-    stems = {media.stem(file) for file in media.files["picture"]}
+    """Move masks from the images to where they belong, by their numbers."""
+    stems = {media.stem(file) for file in media.files["image"]}
     sounding = {media.stem(file) for file in media.files["sound"]}
     pictures: list[str] = []
     found: list[tuple[str, int, str]] = []
     lower = {stem.casefold(): stem for stem in sorted(stems, reverse=True)}
-    for file in media.files["picture"]:
+    for file in media.files["image"]:
         own = media.stem(file)
         match = MASK.fullmatch(Path(own).name)
         stem, name = (Path(own).with_name(match[group]).as_posix() if match else "" for group in ("stem", "name"))
@@ -95,7 +95,7 @@ def _take_masks(media: Media) -> None:
             found.append((stem, int(match["number"] or 0), file))
     for stem, _, file in sorted(found):
         media.masks.setdefault(stem, []).append(file)
-    media.files["picture"] = pictures
+    media.files["image"] = pictures
 
 
 def composed(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures and sounds with the same stem: STEM.jpg + STEM.wav (+ STEM_mask.png, STEM.txt) in a folder or below it."""
+"""Images and sounds with the same stem: STEM.jpg + STEM.wav (+ STEM_mask.png, STEM.txt) in a folder or below it."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class Pair:
 
 
 def find_pairs(folder: Path) -> tuple[list[Pair], list[Skipped]]:
-    """All stems under `folder` that have a picture or a sound, in order of their paths, and the files of no use.
+    """All stems under `folder` that have an image or a sound, in order of their paths, and the files of no use.
 
-    A file STEM_mask.png is a mask of the picture STEM (see `media_files`). The licence is the nearest licence.txt, in
+    A file STEM_mask.png is a mask of the image STEM (see `media_files`). The licence is the nearest licence.txt, in
     the file's folder or above it up to `folder`.
 
     Raises:
         ValueError: no folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder, but one with pictures and sounds is expected.")
+        raise ValueError(f"{folder} is not a folder, but one with images and sounds is expected.")
     media = find_media(folder)
     stems: dict[str, dict[str, list[str]]] = {}
-    for kind in ("picture", "sound", "text"):
+    for kind in ("image", "sound", "text"):
         for file in media.files[kind]:
             stems.setdefault(media.stem(file), {}).setdefault(kind, []).append(file)
     _join_by_case(stems)
     left_out = list(media.left_out)
     pairs = []
     for stem, kinds in sorted(stems.items()):
-        names = [name for kind in ("picture", "sound") for name in kinds.get(kind, [])[:1]]
+        names = [name for kind in ("image", "sound") for name in kinds.get(kind, [])[:1]]
         for kind, files in kinds.items():
             left_out += [
                 Skipped(file, f"{files[0]} is the {kind} of that name; give one of them.") for file in files[1:]
@@ -55,13 +55,13 @@ def find_pairs(folder: Path) -> tuple[list[Pair], list[Skipped]]:
         masks = media.masks.get(stem, ())
         if not names:
             if not NOTES.fullmatch(Path(stem).name):
-                left_out += [Skipped(file, "There is no picture or sound of that name.") for file in kinds["text"]]
-            left_out += [Skipped(file, "There is no picture that it is a mask of.") for file in masks]
+                left_out += [Skipped(file, "There is no image or sound of that name.") for file in kinds["text"]]
+            left_out += [Skipped(file, "There is no image that it is a mask of.") for file in masks]
             continue
         pairs.append(
             Pair(
                 stem,
-                kinds.get("picture", [None])[0],
+                kinds.get("image", [None])[0],
                 kinds.get("sound", [None])[0],
                 tuple(masks),
                 kinds.get("text", [None])[0],
@@ -69,28 +69,28 @@ def find_pairs(folder: Path) -> tuple[list[Pair], list[Skipped]]:
             )
         )
     for stem in sorted(media.masks.keys() - stems.keys()):
-        left_out += [Skipped(file, "There is no picture that it is a mask of.") for file in media.masks[stem]]
+        left_out += [Skipped(file, "There is no image that it is a mask of.") for file in media.masks[stem]]
     return pairs, left_out
 
 
 def _join_by_case(stems: dict[str, dict[str, list[str]]]) -> None:
-    """Put a picture and a sound together that lack each other and differ only in upper and lower case."""
+    """Put an image and a sound together that lack each other and differ only in upper and lower case."""
     alike: dict[str, list[str]] = {}
     for stem, kinds in stems.items():
-        if len(kinds.keys() & {"picture", "sound"}) == 1:
+        if len(kinds.keys() & {"image", "sound"}) == 1:
             alike.setdefault(stem.casefold(), []).append(stem)
     for found in alike.values():
-        if len(found) == 2 and {"picture", "sound"} <= stems[found[0]].keys() | stems[found[1]].keys():
-            picture, sound = sorted(found, key=lambda stem: "picture" not in stems[stem])
+        if len(found) == 2 and {"image", "sound"} <= stems[found[0]].keys() | stems[found[1]].keys():
+            picture, sound = sorted(found, key=lambda stem: "image" not in stems[stem])
             for kind, files in stems.pop(sound).items():
                 stems[picture].setdefault(kind, []).extend(files)
 
 
 class PairSource(Source):
-    """Pairs as samples of one picture. Each line of STEM.txt is a caption; without it there are none.
+    """Pairs as samples of one image. Each line of STEM.txt is a caption; without it there are none.
 
-    Sound is kept whole up to `LONGEST` times `seconds` (a minute for the usual 10 s) and cut there. Pictures with
-    a shorter side above `size` are made smaller; masks follow their picture, and all of their objects sound.
+    Sound is kept whole up to `LONGEST` times `seconds` (a minute for the usual 10 s) and cut there. Images with
+    a shorter side above `size` are made smaller; masks follow their image, and all of their objects sound.
     """
 
     def __init__(self, folder: Path, *, seconds: float, size: int, licence: str):
@@ -98,7 +98,7 @@ class PairSource(Source):
             raise ValueError(f"seconds {seconds} and size {size} came, but 0.1 and 16 or more are expected.")
         self.pairs, self.unused = find_pairs(folder)
         if not self.pairs:
-            raise ValueError(f"{folder} has no pictures or sounds, but files such as dog.jpg and dog.wav are expected.")
+            raise ValueError(f"{folder} has no images or sounds, but files such as dog.jpg and dog.wav are expected.")
         self.folder, self.seconds, self.size, self.licence = folder, seconds, size, licence
 
     def __len__(self) -> int:
@@ -130,8 +130,8 @@ class PairSource(Source):
 
         pair = self.pairs[position]
         if pair.picture is None or pair.sound is None:
-            here, there = ("sound", "picture") if pair.picture is None else ("picture", "sound")
-            raise ValueError(f"{pair.id} has a {here} but no {there} of the same name.")
+            here, there = ("a sound", "image") if pair.picture is None else ("an image", "sound")
+            raise ValueError(f"{pair.id} has {here} but no {there} of the same name.")
         waveform = read_audio(self.folder / pair.sound, SAMPLE_RATE).numpy()
         waveform = waveform[: round(LONGEST * self.seconds * SAMPLE_RATE)]
         if not len(waveform) or not np.isfinite(waveform).all() or np.abs(waveform).max() < 1 / 32768:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .source import Source
 
 app = typer.Typer(
-    help="Turn videos, pictures with sounds, or stamps into shards, and shards into features.",
+    help="Turn videos, images with sounds, or stamps into shards, and shards into features.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,7 +57,7 @@ class SplitName(str, Enum):
 
 
 OutOption = Annotated[Path, typer.Option(help="Folder for the shards; an unfinished one is gone on with.")]
-SizeOption = Annotated[int, typer.Option(help="Shorter side of the pictures, in pixels.")]
+SizeOption = Annotated[int, typer.Option(help="Shorter side of the images, in pixels.")]
 WorkersOption = Annotated[int, typer.Option(help="Processes; 0 works in the first one, -1 takes one a core.")]
 ShardOption = Annotated[int, typer.Option(help="Samples a shard.")]
 LicenceOption = Annotated[str, typer.Option(help="Licence of the material, kept with every sample.")]
@@ -76,7 +76,7 @@ def videos(
     split: Annotated[ClipSplit, typer.Option(help="Of VGG-Sound's list, which has both.")] = ClipSplit.train,
     classes: Annotated[Path | None, typer.Option(help="AudioSet's class_labels_indices.csv.")] = None,
     seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 10.0,
-    frames: Annotated[int, typer.Option(help="Pictures a clip, evenly spaced.")] = 10,
+    frames: Annotated[int, typer.Option(help="Images a clip, evenly spaced.")] = 10,
     size: SizeOption = 256,
     licence: LicenceOption = "unknown",
     workers: WorkersOption = -1,
@@ -107,7 +107,7 @@ def pairs(
     workers: WorkersOption = -1,
     shard_size: ShardOption = 1000,
 ) -> None:
-    """Pictures and sounds of the same name; licence.txt beside or above them says their licence."""
+    """Images and sounds of the same name; licence.txt beside or above them says their licence."""
     with plain_errors("training"):
         from .pairs import PairSource
 
@@ -122,7 +122,7 @@ def stamps(
     scenes: Annotated[int, typer.Option(help="How many.")] = 5000,
     split: Annotated[SplitName, typer.Option(help="Scenes of the two are never the same.")] = SplitName.train,
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 2.56,
-    size: Annotated[int, typer.Option(help="Side of the square picture, in pixels; the starter takes 288.")] = 288,
+    size: Annotated[int, typer.Option(help="Side of the square image, in pixels; the starter takes 288.")] = 288,
     captions: Annotated[int, typer.Option(help="Sentences a scene.")] = 2,
     workers: WorkersOption = -1,
     shard_size: ShardOption = 1000,

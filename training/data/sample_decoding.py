@@ -62,8 +62,8 @@ def decode_images(files: list[bytes], mode: str) -> Tensor:
     """
     pictures: list[Tensor] = []
     for data in files:
-        picture = open_image(io.BytesIO(data), "One of its pictures").convert(mode)
+        picture = open_image(io.BytesIO(data), "One of its images").convert(mode)
         if picture.width * picture.height * len(files) > MOST_PIXELS:
-            raise ValueError(f"its {len(files)} pictures have more than {MOST_PIXELS:,} pixels together")
+            raise ValueError(f"its {len(files)} images have more than {MOST_PIXELS:,} pixels together")
         pictures.append(torch.from_numpy(np.array(picture)))
     return torch.stack(pictures)

@@ -1,7 +1,7 @@
 """Scenes: one to four cut-outs on a background, some of them sounding, a caption that names those.
 
 A scene follows from (split, index) alone. Training and held-out scenes never share a random stream; they do
-share objects, since every object has a single picture and a single recording.
+share objects, since every object has a single image and a single recording.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .waveforms import fill, mix
 Split = Literal["train", "held-out"]
 SPLIT_SEEDS: dict[Split, int] = {"train": 11, "held-out": 12}
 SIDE = 288  # pixels, unless a caller says otherwise
-TEMPLATES = ("{}", "{}", "the sound of {}", "{} making a sound", "a picture of {}")
+TEMPLATES = ("{}", "{}", "the sound of {}", "{} making a sound", "an image of {}")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with what is in it. `masks[i]` is what can be seen of object `labels[i]`."""
+    """An image with what is in it. `masks[i]` is what can be seen of object `labels[i]`."""
 
     image: np.ndarray  # [H, W, 3] uint8
     masks: np.ndarray  # [k, H, W] uint8
@@ -112,7 +112,7 @@ def scene_sound(data: ObjectSet, scene: Scene, samples: int, rng: np.random.Gene
 
 
 def as_tensors(scene: Scene) -> tuple[Tensor, Tensor]:
-    """Picture [1, H, W, 3] and masks [k, H, W], float 0..1."""
+    """Image [1, H, W, 3] and masks [k, H, W], float 0..1."""
     return torch.from_numpy(scene.image / np.float32(255))[None], torch.from_numpy(scene.masks / np.float32(255))
 
 
@@ -139,7 +139,7 @@ def _placed(
 
 
 def _lit(canvas: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """The whole picture's exposure, tint, blur and grain."""
+    """The whole image's exposure, tint, blur and grain."""
     pixels = np.asarray(canvas, np.float64)
     pixels = pixels * rng.uniform(0.8, 1.2) * rng.uniform(0.93, 1.07, 3) + rng.uniform(-12, 12)
     if rng.random() < 0.5:

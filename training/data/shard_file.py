@@ -93,7 +93,7 @@ def _encoded(item: Sample | Skipped) -> tuple[dict[str, bytes], Sample | Skipped
         return {}, item
     try:
         return item.members(), item
-    except Exception as error:  # such as a picture longer than a JPEG can be
+    except Exception as error:  # such as an image longer than a JPEG can be
         return {}, Skipped(printable(item.id), reason(error))
 
 

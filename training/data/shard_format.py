@@ -197,7 +197,7 @@ class Sample:
 
     @property
     def bare(self) -> bool:
-        """Whether neither a caption nor a mask says what in the picture sounds."""
+        """Whether neither a caption nor a mask says what in the image sounds."""
         asked = self.captions if self.features is None else self.features.get("queries", ())
         return not self.masked and not len(asked)
 

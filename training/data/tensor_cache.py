@@ -19,7 +19,7 @@ class TensorCache:
     """A file an item, in a folder of their own for all that is made of the same."""
 
     def __init__(self, folder: Path, of: str, weights: Mapping[str, Tensor], content: Iterable[np.ndarray] = ()):
-        """`of`, `weights` and `content` (pictures, sounds) are all that the items depend on."""
+        """`of`, `weights` and `content` (images, sounds) are all that the items depend on."""
         digest = hashlib.sha256(of.encode())
         for name, value in weights.items():
             digest.update(f" {name} {tuple(value.shape)} {value.dtype} ".encode())

@@ -29,7 +29,7 @@ SEEK_EARLY = 1.0  # seconds; decoders need some sound before the first that is r
 class VideoSource(Source):
     """Clips of a list whose videos lie under `folder` as YTID.ext (whole) or YTID_START.ext (the clip alone).
 
-    START is in seconds (30 or 000030) or milliseconds (30000). Sound is mono, pictures are evenly spaced frames
+    START is in seconds (30 or 000030) or milliseconds (30000). Sound is mono, images are evenly spaced frames
     whose shorter side is `size`. A clip that ends early is shorter, down to half of what was asked.
     """
 
@@ -183,7 +183,7 @@ def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
     A video that ends before its sound shows its last frame.
 
     Raises:
-        ValueError: no pictures.
+        ValueError: no images.
         av.FFmpegError: a broken file.
     """
     import av
@@ -191,7 +191,7 @@ def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     with av.open(str(file)) as container:
         if not container.streams.video:
-            raise ValueError(f"{file.name} has no pictures.")
+            raise ValueError(f"{file.name} has no images.")
         stream = container.streams.video[0]
         _check_size(stream.codec_context.width, stream.codec_context.height, file)
         stream.codec_context.thread_count = 1  # as many processes as cores are at work already
@@ -207,7 +207,7 @@ def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
                 break
             shown = frame
         if shown is None:
-            raise ValueError(f"{file.name} has no pictures from {times[0]:.2f} s on.")
+            raise ValueError(f"{file.name} has no images from {times[0]:.2f} s on.")
         last = _upright(shown, size) if len(found) < len(times) else None
         while last is not None and len(found) < len(times):
             found.append(last)

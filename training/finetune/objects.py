@@ -1,10 +1,10 @@
 """A user's own images and recordings: which files belong to one object, and what is wrong with the rest.
 
     cat.jpg, cat.wav                        the object "cat"
-    cat_1.jpg, cat_2.jpg, cat_1.wav         the same object: every picture goes with every recording
+    cat_1.jpg, cat_2.jpg, cat_1.wav         the same object: every image goes with every recording
     cat/anything.jpg, cat/anything.wav      the same again; in a sub-folder names are free
 
-`NAME_mask.png` (white selects, see `media_files`) or transparency cuts an object out of its picture. `cat.txt` has
+`NAME_mask.png` (white selects, see `media_files`) or transparency cuts an object out of its image. `cat.txt` has
 captions, one per line; without it the name is one ("a cat"). The licence is that of the nearest licence.txt. Upper and
 lower case make no difference.
 """
@@ -31,7 +31,7 @@ from ..data.videos import read_sound
 from ..data.waveforms import trim
 
 NUMBERED = re.compile(r"(?P<name>.+?)(?:[ _-]+\d{1,2}|[ _-]*\(\d{1,2}\))")
-SIDE = 512  # of a picture's shorter side; the encoder sees less than half of that
+SIDE = 512  # of an image's shorter side; the encoder sees less than half of that
 LEAST = 0.1  # seconds of sound
 MOST = 60.0
 
@@ -46,7 +46,7 @@ class Picture:
 
     @cached_property
     def cutout(self) -> Image.Image:
-        """The object alone; of a picture without a mask, the whole rectangle."""
+        """The object alone; of an image without a mask, the whole rectangle."""
         return self.image.crop(self.image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
 
 
@@ -109,7 +109,7 @@ def read_objects(folder: Path, licence: str = "") -> tuple[list[TaughtObject], l
             stated = _licence(media, (files.pictures + files.sounds)[0], problems)
             objects.append(TaughtObject(name, captions, tuple(pictures), tuple(recordings), stated or licence))
         elif files.pictures or files.sounds:
-            lack, file_name = ("recording", f"{name}.wav") if pictures else ("picture", f"{name}.jpg")
+            lack, file_name = ("recording", f"{name}.wav") if pictures else ("image", f"{name}.jpg")
             problems.append(f"{name} has no {lack} that can be used, so it is left out; add {file_name}.")
         elif files.texts and not NOTES.fullmatch(name):
             problems.append(f"{files.texts[0]} is of no object; add {name}.jpg and {name}.wav, or remove it.")
@@ -117,7 +117,7 @@ def read_objects(folder: Path, licence: str = "") -> tuple[list[TaughtObject], l
 
 
 def read_pictures(folder: Path) -> dict[str, list[Picture]]:
-    """The pictures in `folder` by object, with or without recordings; those that cannot be read raise a ValueError."""
+    """The images in `folder` by object, with or without recordings; those that cannot be read raise a ValueError."""
     found, media = _sorted_files(folder, [])
     return {
         files.name: [_picture(folder, file, media.masks.get(media.stem(file), []), []) for file in files.pictures]
@@ -143,21 +143,21 @@ def _sorted_files(folder: Path, problems: list[str]) -> tuple[list[_Files], Medi
     """Files by object, in order of their names."""
     media = find_media(folder, sounds=(*SOUNDS, *VIDEO_SOUNDS))
     found: dict[str, _Files] = {}
-    for kind in ("picture", "sound", "text"):
+    for kind in ("image", "sound", "text"):
         for file in media.files[kind]:
             path = Path(composed(file))
             numbered = NUMBERED.fullmatch(path.stem)
             name = path.parts[0] if len(path.parts) > 1 else numbered["name"] if numbered else path.stem
             files = found.setdefault(name.strip().casefold(), _Files(name.strip()))
-            {"picture": files.pictures, "sound": files.sounds, "text": files.texts}[kind].append(file)
+            {"image": files.pictures, "sound": files.sounds, "text": files.texts}[kind].append(file)
     for file in sorted({*media.files["other"], *(left.id for left in media.left_out)}):
         if not NOTES.fullmatch(Path(file).stem):
             problems.append(
-                f"{file} is of a kind that is not read; save pictures as JPEG or PNG, recordings as WAV, FLAC or M4A."
+                f"{file} is of a kind that is not read; save images as JPEG or PNG, recordings as WAV, FLAC or M4A."
             )
-    pictures = {media.stem(file) for file in media.files["picture"]}
+    pictures = {media.stem(file) for file in media.files["image"]}
     for stem in sorted(media.masks.keys() - pictures):
-        problems.append(f"{media.masks[stem][0]} is a mask, but there is no picture {stem}; give both the same name.")
+        problems.append(f"{media.masks[stem][0]} is a mask, but there is no image {stem}; give both the same name.")
     return sorted(found.values(), key=lambda files: files.name), media
 
 
@@ -185,7 +185,7 @@ def _licence(media: Media, file: str, problems: list[str]) -> str:
 
 
 def _picture(folder: Path, file: str, masks: list[str], problems: list[str]) -> Picture:
-    """A picture with its outline: masks if there are some, else its own transparency, else none."""
+    """An image with its outline: masks if there are some, else its own transparency, else none."""
     image = open_image(folder / file).convert("RGBA")
     scale = SIDE / min(image.size)
     if scale < 1:

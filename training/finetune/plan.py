@@ -98,7 +98,7 @@ def prepare(
     if not new:
         why = f" ({problems[0]})" if problems else ""
         raise ValueError(
-            f"{data} has no object with a picture and a recording{why}; add files such as dog.jpg and dog.wav."
+            f"{data} has no object with an image and a recording{why}; add files such as dog.jpg and dog.wav."
         )
     if rehearse is None and base != STARTER:
         raise ValueError(

@@ -2,7 +2,7 @@
 
     python -m training starter rehearsal-items --data data/stamps --out models/starter-objects.zip
 
-writes a zip of a stamps folder (`stamps.py`) with smaller pictures (WebP) and the first seconds of the recordings
+writes a zip of a stamps folder (`stamps.py`) with smaller images (WebP) and the first seconds of the recordings
 (Ogg Vorbis). It depends on the data alone, not on a checkpoint. Licences are those of the data, in the manifest.
 """
 
@@ -25,7 +25,7 @@ from ..data.shard_format import SAMPLE_RATE
 from .objects import Picture, TaughtObject
 
 FILE = "starter-objects.zip"  # beside the starter
-SIDE = 160  # of pictures; in scenes they have 64 to 270
+SIDE = 160  # of images; in scenes they have 64 to 270
 SECONDS = 4.0
 MOST_ALL = 500_000_000  # bytes, of all of them together
 MOST_BYTES = 20_000_000  # of an unpacked member: a zip from elsewhere may pretend to be small
@@ -104,7 +104,7 @@ def starter_objects() -> Path:
 
 
 def as_objects(stamps: ObjectSet) -> list[TaughtObject]:
-    """An object set as objects of one picture and one recording."""
+    """An object set as objects of one image and one recording."""
     return [
         TaughtObject(stamp.name, (stamp.caption,), (Picture(cutout, cut=True, masked=True),), (sound,), stamp.licence)
         for stamp, cutout, sound in zip(stamps.entries, stamps.cutouts, stamps.recordings, strict=True)

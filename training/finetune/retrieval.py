@@ -85,8 +85,8 @@ def generate_and_rank(
     steps: int = 10,
     cfg: float | None = None,
 ) -> list[Retrieved]:
-    """Sounds of objects in pictures that training did not show: in scenes beside another object, or, of a photograph
-    without an outline, of the whole. Always the same pictures and seeds.
+    """Sounds of objects in images that training did not show: in scenes beside another object, or, of a photograph
+    without an outline, of the whole. Always the same images and seeds.
     """
     conditions: list[Condition] = []
     for number in numbers:

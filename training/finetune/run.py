@@ -154,7 +154,7 @@ def learn(
 ) -> None:
     """All stages in place, each from where an earlier call stopped."""
     config, before = model.config, copy.deepcopy((model.grounding, model.unet))
-    log.info("2 of 4: %d pictures with their sounds", recipe.scenes)
+    log.info("2 of 4: %d images with their sounds", recipe.scenes)
     source = ObjectSceneSource(
         new, known, count=recipe.scenes, seconds=config.train_seconds, size=config.patches.image_size
     )

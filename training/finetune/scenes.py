@@ -22,12 +22,12 @@ from ..data.source import Source, hash_json
 from .objects import Picture, TaughtObject
 
 ALONE = 0.75  # share of samples in which one object sounds, whatever else is seen
-WHOLE = 0.5  # share of samples of pictures with a background that show it
+WHOLE = 0.5  # share of samples of images with a background that show it
 COUNTS = (0.35, 0.35, 0.2, 0.1)  # of 0 to 3 other objects in a scene
 
 
 class Cast(ObjectSet):
-    """One picture, recording and caption of every object: what scenes are made of. Chosen by `rng`, or the first."""
+    """One image, recording and caption of every object: what scenes are made of. Chosen by `rng`, or the first."""
 
     def __init__(self, objects: Sequence[TaughtObject], rng: np.random.Generator | None = None):
         def pick(count: int) -> int:
@@ -51,7 +51,7 @@ class ObjectSceneSource(Source):
         known: objects to be kept; without any all samples are of new ones.
         count: samples.
         seconds: of the sound.
-        size: side of the square picture.
+        size: side of the square image.
         captions: a sample.
         seed: of everything random.
     """

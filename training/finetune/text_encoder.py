@@ -25,7 +25,7 @@ from ..engine.objective import Objective
 
 
 class TextEncoderItems:
-    """Raw samples (picture, masks, captions) as patches, coverage and a caption; the first `count` of a folder."""
+    """Raw samples (image, masks, captions) as patches, coverage and a caption; the first `count` of a folder."""
 
     def __init__(self, folder: Path, model: SoundingModel, known: Sequence[str], count: int):
         self.known = list(known)

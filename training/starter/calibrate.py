@@ -60,7 +60,7 @@ def calibrate(checkpoint: Path, features: Path, out: Path) -> float:
 
 @torch.inference_mode()
 def measured(grounding: Grounding, shards: Shards) -> Grounding:
-    """A copy with `norm_matching` and the statistics over all captions, pictures and backdrops of feature shards."""
+    """A copy with `norm_matching` and the statistics over all captions, images and backdrops of feature shards."""
     weights = grounding.state_dict()
     patches, width = (int(size) for size in shards[0]["patches"].shape[1:])
     config = dataclasses.replace(grounding.config, norm_matching=True, backdrops=False)

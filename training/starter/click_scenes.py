@@ -13,14 +13,14 @@ from ..tasks.clicks import bounds
 from .cutouts import Cutouts
 
 TEXTURES = slice(0, 3)  # of scenes' photographs: grass, gravel, brick, which show no object
-LEAST_AREA = 0.003  # of the picture; what is hidden beyond that is not clicked on
+LEAST_AREA = 0.003  # of the image; what is hidden beyond that is not clicked on
 CLOSER = 0.45  # share of scenes that are seen as the segmenter sees an object that it looks at more closely
 FRAMES = (1.25, 2.2)  # how wide that view is, in sizes of the object
 
 
 @dataclass(frozen=True)
 class ClickScene:
-    """A picture and the objects in it that can be clicked on."""
+    """An image and the objects in it that can be clicked on."""
 
     picture: np.ndarray  # [S, S, 3] uint8
     masks: np.ndarray  # [k, S, S] uint8
@@ -39,7 +39,7 @@ def click_scene(data: Cutouts, index: int, side: int) -> ClickScene:
     count = int(rng.choice([1, 2, 3, 4, 5], p=[0.3, 0.25, 0.2, 0.15, 0.1]))
     labels = tuple(int(i) for i in rng.choice(len(data), min(count, len(data)), replace=False))
     closer = rng.random() < CLOSER
-    # What is looked at more closely is seen as sharply as the picture was taken, which is not very.
+    # What is looked at more closely is seen as sharply as the image was taken, which is not very.
     close = float(rng.uniform(1.0, 2.0) if closer else rng.uniform(1.1, 1.8) if rng.random() < 0.35 else 1.0)
     whole = round(side * close)
     scene = make_scene(data, rng, size=(whole, whole), labels=labels, backdrop=backdrop)

@@ -43,7 +43,7 @@ LEAST_SIDE, LARGEST_SIDE, BACKGROUND_SIDE = 48, 400, 1280
 
 @dataclass(frozen=True)
 class Cutout:
-    """One picture; `file` is relative to the manifest."""
+    """One image; `file` is relative to the manifest."""
 
     name: str
     kind: Kind

@@ -70,7 +70,7 @@ class SceneItems:
         return self.count
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        """picture [H, W, 3], grids [4, P] and labels [4] of up to four objects (label -1: none), sounding [4],
+        """image [H, W, 3], grids [4, P] and labels [4] of up to four objects (label -1: none), sounding [4],
         caption, and a sentence form for the objects' own names; waveform [samples] where queries are sounds; a seed
         and part of a photograph without objects [H, W, 3] where backdrops are asked for.
         """
@@ -87,7 +87,7 @@ class SceneItems:
         sound = {"waveform": scene_sound(self.stamps, scene, self.config.train_samples, rng)} if self.heard else {}
         item = {
             "id": f"scene {index}",
-            "picture": image[0],
+            "image": image[0],
             "grids": grids,
             "labels": labels,
             "sounding": sounding,
@@ -135,7 +135,7 @@ class StarterEncodersObjective(EncodersObjective):
         return {
             **batch,
             "seed": torch.zeros(1, dtype=torch.long, device=device),
-            "backdrop": torch.zeros_like(batch["picture"]),
+            "backdrop": torch.zeros_like(batch["image"]),
         }
 
     def see(self, picture: Tensor) -> tuple[Tensor, Tensor]:

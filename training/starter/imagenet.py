@@ -71,7 +71,7 @@ def class_table(captions: Sequence[str]) -> Tensor:
 
 
 def published_head() -> nn.Linear:
-    """The head of the published weights: a picture's mean features -> logits of the 1000 classes; frozen."""
+    """The head of the published weights: an image's mean features -> logits of the 1000 classes; frozen."""
     published = published_weights()
     head = nn.Linear(published["_fc.weight"].shape[1], CLASSES).requires_grad_(False)
     head.load_state_dict({"weight": published["_fc.weight"], "bias": published["_fc.bias"]})
@@ -183,7 +183,7 @@ class Retention(nn.Module):
         """Cosines [48, objects] of inverted objects with all captions, and which of those are right, as shares.
 
         Features of a class lie, about normally, along `covariance @ weights` from the mean (linear discriminants);
-        how far, and what else is in the picture, is drawn.
+        how far, and what else is in the image, is drawn.
         """
         device = pooled.device
         draw = partial(torch.randint, size=(REPLAYED,), generator=generator, device=device)

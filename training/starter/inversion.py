@@ -19,7 +19,7 @@ STRIDE = 0.35  # of a step, in standard deviations of cells along its direction
 MARGIN = (4.0, 20.0)  # where it stops: the class's logit above the mean of all; photographs of animals have 5 to 25
 STRENGTH = (0.5, 1.5)  # how much of the object is in each cell
 SHRINK = 0.1  # of the covariance towards its diagonal
-CONTEXT = 0.8  # how far the cells to begin with are from the mean one, of what they are in pictures
+CONTEXT = 0.8  # how far the cells to begin with are from the mean one, of what they are in images
 
 
 @dataclass(frozen=True)

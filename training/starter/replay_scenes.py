@@ -67,7 +67,7 @@ class ReplayItems:
         return len(self.items)
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        """cells [P, C] fp16 of a picture, backdrop [P, C] of one without objects, grids [4, P], labels [4], a seed;
+        """cells [P, C] fp16 of an image, backdrop [P, C] of one without objects, grids [4, P], labels [4], a seed;
         made [M, K, C] cells of inverted objects and their class [M].
         """
         parts = [self.made[int(rng.integers(len(self.made)))] for _ in range(self.per_item)]
@@ -80,7 +80,7 @@ class ReplayItems:
 def _seen(scenes: SceneItems, patches: PatchEncoder, index: int) -> dict[str, Tensor]:
     drawn = scenes.item(index, np.random.default_rng(index))
     trunk = patches.tower.trunk
-    pixels = patches.preprocess(torch.stack([drawn["picture"], drawn["backdrop"]]))
+    pixels = patches.preprocess(torch.stack([drawn["image"], drawn["backdrop"]]))
     maps = trunk.blocks(trunk.bn1(trunk.conv_stem(pixels)))
     cells, backdrop = maps.flatten(2).transpose(1, 2).half().contiguous()
     return {"cells": cells, "backdrop": backdrop.clone(), "grids": drawn["grids"], "labels": drawn["labels"]}
@@ -93,7 +93,7 @@ def inverted_objects(
 
     Args:
         last: the layers that ImageNet's head belongs to.
-        pictures: [B, P, C] cells of real pictures.
+        images: [B, P, C] cells of real images.
         usual: those counted.
         names: captions of objects. One of many kinds (dogs) is drawn more often, but less than its kinds are many.
         count: how many.

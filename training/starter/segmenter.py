@@ -57,7 +57,7 @@ class SegmenterItems:
         self.side = self.network.config.side
         self.cache: TensorCache | None = None
         if settings.cache:
-            drawn = f"{self.side} {len(data)} {len(data.photographs)} {model.config.patches}"
+            drawn = f"image {self.side} {len(data)} {len(data.photographs)} {model.config.patches}"
             images = (np.asarray(image) for image in (*data.cutouts, *data.photographs))
             self.cache = TensorCache(Path(settings.cache), drawn, backbone_tensors(self.patches.state_dict()), images)
 
@@ -65,7 +65,7 @@ class SegmenterItems:
         return self.settings.scenes
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        """picture [3, S, S] and mask [S, S] uint8 of one object, and the prompt of `first_prompt`; with a cache also
+        """image [3, S, S] and mask [S, S] uint8 of one object, and the prompt of `first_prompt`; with a cache also
         the tower's maps, fp16.
         """
         tensors = self._scene(index)
@@ -81,13 +81,13 @@ class SegmenterItems:
     @torch.no_grad()
     def _seen(self, index: int) -> dict[str, Tensor]:
         tensors = _tensors(click_scene(self.data, index, self.side))
-        maps = self.network.levels(self.patches.tower, normal(tensors["picture"][None], self.patches))
+        maps = self.network.levels(self.patches.tower, normal(tensors["image"][None], self.patches))
         return tensors | {f"map{i}": level[0].half().contiguous() for i, level in enumerate(maps)}
 
 
 def _tensors(scene: ClickScene) -> dict[str, Tensor]:
     picture = torch.from_numpy(scene.picture.copy()).movedim(-1, 0).contiguous()
-    return {"picture": picture, "masks": torch.from_numpy(scene.masks)}
+    return {"image": picture, "masks": torch.from_numpy(scene.masks)}
 
 
 class SegmenterTask(Task[StarterSegmenterSettings]):

@@ -49,7 +49,7 @@ CAPTIONS = {
 
 
 def find_stamps(source: Path) -> list[Path]:
-    """Pictures under `source` (an unpacked package, its stamps folder, or `/`) that have a recording.
+    """Images under `source` (an unpacked package, its stamps folder, or `/`) that have a recording.
 
     Raises:
         FileNotFoundError: no stamps there; the message says how to get the package.

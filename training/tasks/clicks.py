@@ -22,7 +22,7 @@ class Click:
 
 
 def _depth(region: np.ndarray) -> np.ndarray:
-    """[H, W] distance of each pixel of a region to its outside; the picture's edge is outside."""
+    """[H, W] distance of each pixel of a region to its outside; the image's edge is outside."""
     depth = ndimage.distance_transform_edt(np.pad(region, 1))
     return np.asarray(depth[1:-1, 1:-1])
 

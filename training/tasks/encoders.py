@@ -76,7 +76,7 @@ class EncodersObjective(Objective):
         """See `Objective`."""
         side, cells = self.patches.config.image_size, self.patches.config.grid**2
         return {
-            "picture": torch.zeros(1, side, side, 3, device=device),
+            "image": torch.zeros(1, side, side, 3, device=device),
             "grids": torch.ones(1, MOST_OBJECTS, cells, device=device),
             "labels": torch.zeros(1, MOST_OBJECTS, dtype=torch.long, device=device),
             "sounding": torch.ones(1, MOST_OBJECTS, dtype=torch.bool, device=device),
@@ -86,10 +86,10 @@ class EncodersObjective(Objective):
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of picture [B, H, W, 3], grids [B, 4, P], labels [B, 4] (-1: no object), sounding [B, 4], caption or
+        """Losses of image [B, H, W, 3], grids [B, 4, P], labels [B, 4] (-1: no object), sounding [B, 4], caption or
         waveform [B, samples], and forms of sentences; top1 is the share of objects whose caption is nearest to them.
         """
-        patches, features = self.see(batch["picture"])
+        patches, features = self.see(batch["image"])
         asked = gather(self._queries(batch))  # [B, L]
         # Objects of all processes together: how many a process has varies, and the loss is a mean over all.
         grids, labels, sounding = (gather(batch[name]) for name in ("grids", "labels", "sounding"))

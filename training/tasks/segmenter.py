@@ -101,7 +101,7 @@ class SegmenterObjective(Objective):
         mask = torch.zeros(1, side, side, dtype=torch.uint8, device=device)
         mask[:, side // 4 : side // 2, side // 4 : side // 2] = 255
         return {
-            "picture": torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device),
+            "image": torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device),
             "mask": mask,
             "point": torch.full((1, 2), side / 3, device=device),
             "sign": torch.ones(1, dtype=torch.long, device=device),
@@ -110,10 +110,10 @@ class SegmenterObjective(Objective):
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of pictures [B, 3, S, S] with their masks and prompts, see `first_prompt`; `map0` to `map3` may bring
+        """Losses of images [B, 3, S, S] with their masks and prompts, see `first_prompt`; `map0` to `map3` may bring
         the tower's maps. iou1, iou2, ... are the overlaps after so many clicks.
         """
-        pixels = normal(batch["picture"], self.patches).contiguous(memory_format=torch.channels_last)
+        pixels = normal(batch["image"], self.patches).contiguous(memory_format=torch.channels_last)
         if "map0" in batch:
             maps = [batch[f"map{i}"].float().contiguous(memory_format=torch.channels_last) for i in range(4)]
         else:
@@ -142,7 +142,7 @@ class SegmenterObjective(Objective):
 
 
 def _rough(logits: Tensor) -> Tensor:
-    """[B, h, w] as an answer to the whole picture would be, in which the object is a third of the size."""
+    """[B, h, w] as an answer to the whole image would be, in which the object is a third of the size."""
     small = functional.avg_pool2d(logits[:, None], 3)
     return functional.interpolate(small, logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 

@@ -5,7 +5,7 @@
 reports for each model, by a classifier that heard only real recordings, of the stamps and of `--data`:
 
 new, by mask and by text: of scenes like those that were learnt from, from another random stream
-new, other pictures: of `--test`, pictures named as the objects are that no training saw
+new, other images: of `--test`, images named as the objects are that no training saw
 old: of the stamps, as `recognise.py` has it
 pairs: scenes of a new and an old object; how often the judge ranks the masked one above the other
 """
@@ -108,7 +108,7 @@ def evaluate(
             else:
                 parts.append(whole(model, picture, list(range(settings.per_new)), settings))
         labels = [number for number, _ in shown for _ in range(settings.per_new)]
-        report("new, other pictures", torch.cat(parts), labels)
+        report("new, other images", torch.cat(parts), labels)
     scenes = scenes_of(range(len(old)), len(old), settings.per_old, 63)
     report("old by mask", generated(model, cast, scenes, how, by="mask"), [labels[0] for _, labels in scenes])
     pairs: Scenes = []

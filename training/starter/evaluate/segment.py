@@ -41,7 +41,7 @@ FIRST_INDEX = 500_000  # scenes of this evaluation alone
 
 @dataclass(frozen=True)
 class Case:
-    """One object in one picture."""
+    """One object in one image."""
 
     name: str
     picture: Tensor  # [1, H, W, 3] 0..1

@@ -1,8 +1,8 @@
-"""A contact sheet of everything a model knows: picture, real sound, generated sound, and what the judge made of it.
+"""A contact sheet of everything a model knows: image, real sound, generated sound, and what the judge made of it.
 
     python -m training starter evaluate sheet --model starter --out docs/starter.md
 
-writes the page and its pictures (`starter-1.jpg`, ...) beside it. Nothing is left out: objects are shown from the best
+writes the page and its images (`starter-1.jpg`, ...) beside it. Nothing is left out: objects are shown from the best
 recognised to the worst.
 """
 
@@ -34,7 +34,7 @@ from .sounds import Chosen, Settings, generated, held_out_scenes
 
 log = logging.getLogger("training")
 
-COLUMNS, ROWS = 4, 10  # cells of one picture
+COLUMNS, ROWS = 4, 10  # cells of one image
 PICTURE, SOUND = 112, (176, 52)  # pixels
 PAD, CAPTION = 8, 20
 CELL = (PICTURE + SOUND[0] + 3 * PAD, 2 * SOUND[1] + PAD + CAPTION + PAD)
@@ -105,7 +105,7 @@ def sound_picture(waveform: Tensor, size: tuple[int, int] = SOUND) -> Image.Imag
 
 
 def draw_cell(data: ObjectSet, entry: Entry) -> Image.Image:
-    """Caption and rank above the picture and both sounds."""
+    """Caption and rank above the image and both sounds."""
     cell = Image.new("RGB", CELL, PAPER)
     pen = ImageDraw.Draw(cell)
     font = label_font(12)
@@ -126,7 +126,7 @@ def draw_cell(data: ObjectSet, entry: Entry) -> Image.Image:
 
 
 def draw_sheets(data: ObjectSet, entries: list[Entry]) -> list[Image.Image]:
-    """Cells in columns and rows, as many pictures as it takes."""
+    """Cells in columns and rows, as many images as it takes."""
     sheets = []
     for first in range(0, len(entries), COLUMNS * ROWS):
         part = entries[first : first + COLUMNS * ROWS]
@@ -174,7 +174,7 @@ def page(entries: list[Entry], pictures: list[str], command: str, seconds: float
         "",
         "## Licence",
         "",
-        "Pictures and recordings come from Debian's `tuxpaint-stamps-default` (Copyright 2002-2022 Bill Kendrick and",
+        "Images and recordings come from Debian's `tuxpaint-stamps-default` (Copyright 2002-2022 Bill Kendrick and",
         "contributors), GNU General Public License, version 2 or later; so are these sheets, see the",
         "[model card](../models/MODEL_CARD.md).",
         "",
@@ -185,7 +185,7 @@ def page(entries: list[Entry], pictures: list[str], command: str, seconds: float
 def write_sheet(
     model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings, out: Path, *, command: str = ""
 ) -> list[Path]:
-    """Write the page `out` and its pictures beside it; returns all paths, the page first."""
+    """Write the page `out` and its images beside it; returns all paths, the page first."""
     entries = make_entries(model, data, judge, settings)
     written = []
     for number, sheet in enumerate(draw_sheets(data, entries), 1):
