@@ -16,6 +16,7 @@ import training
 from sounding.checkpoint import read_header
 from training.__main__ import app
 from training.starter.evaluate import cli as evaluate
+from training.starter.evaluate.finetuned import FinetunedSettings
 from training.starter.evaluate.photographs import WAYS
 from training.starter.evaluate.recognise import PARTS
 from training.starter.evaluate.sounds import Settings
@@ -128,3 +129,73 @@ def test_options_of_recognise_become_its_settings(
         steps=15, cfg=7.0, sampler="ddim", clamp=False, window=8.0, per_object=2, pairs=4, lengths=(2.5, 5.0)
     )
     assert given["name"] == read_header(tiny_checkpoint).config.name
+
+
+def test_options_of_finetuned_become_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def compare(*arguments: Any, **named: Any) -> dict[str, Any]:
+        given.extend([*arguments, named])
+        return {"objects": 3}
+
+    monkeypatch.setattr("training.starter.evaluate.finetuned.compare", compare)
+    command = ["starter", "evaluate", "finetuned", "starter", "my.safetensors", "--data", "mine", "--test", "others"]
+    command += ["--per-new", "6", "--per-old", "3", "--pairs", "7", "--seconds", "1.5", "--steps", "9", "--batch", "4"]
+    command += ["--cfg", "3", "--sampler", "ddim", "--stamps", "stamps", "--folder", "judge"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"objects": 3}
+    settings = FinetunedSettings(per_new=6, per_old=3, pairs=7, seconds=1.5, steps=9, cfg=3.0, sampler="ddim", batch=4)
+    places = [Path("mine"), Path("stamps"), Path("judge")]
+    assert given == [["starter", "my.safetensors"], *places, settings, {"test": Path("others"), "out": None}]
+
+
+def test_options_of_segment_become_its_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def measure(segmenter: str, data: Path, **named: Any) -> dict[str, Any]:
+        given.update(named, segmenter=segmenter, data=data)
+        return {"starter: photographs": {"objects": 2}}
+
+    monkeypatch.setattr("training.starter.evaluate.segment.evaluate", measure)
+    command = ["starter", "evaluate", "segment", "--segmenter", "sam", "--data", "stamps", "--photographs", "photos"]
+    command += ["--clicks", "random", "--objects", "9", "--grabcut", "--out", str(tmp_path / "figures.json")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"starter: photographs": {"objects": 2}}
+    expected = {"segmenter": "sam", "data": Path("stamps"), "photographs": Path("photos"), "cutouts": None}
+    assert given == expected | {"objects": 9, "random": True, "grabcut": True}
+
+
+def test_the_sheet_says_how_it_was_made(
+    stamps_folder: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def write(model: Any, data: Any, judge: Any, settings: Settings, out: Path, *, command: str) -> list[Path]:
+        given.update(settings=settings, command=command)
+        out.write_text("# Objects\n")
+        return [out]
+
+    monkeypatch.setattr("training.starter.evaluate.judge.open_judge", lambda data, folder: None)
+    monkeypatch.setattr("training.starter.evaluate.sheet.write_sheet", write)
+    options = ["--model", str(tiny_checkpoint), "--per-object", "2", "--steps", "15", "--cfg", "7"]
+    page = tmp_path / "page.md"
+    command = ["starter", "evaluate", "sheet", *options, "--data", str(stamps_folder), "--out", str(page)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert given["settings"] == Settings(steps=15, cfg=7.0, per_object=2)
+    assert given["command"] == f"python -m training starter evaluate sheet {' '.join(options)} --out page.md"
+
+
+def test_training_the_starter_is_told_where_its_data_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def train(data: Path, out: Path, *, cutouts: Path) -> Path:
+        given.update(data=data, out=out, cutouts=cutouts)
+        return out / "last.safetensors"
+
+    monkeypatch.setattr("training.starter.run.train_starter", train)
+    result = CliRunner().invoke(app, ["starter", "train", "--data", "a", "--cutouts", "b", "--out", "c"])
+    assert (result.exit_code, result.stdout) == (0, f"{Path('c/last.safetensors')}\n")
+    assert given == {"data": Path("a"), "cutouts": Path("b"), "out": Path("c")}

@@ -51,3 +51,12 @@ def test_arrows_point_one_way(room: str) -> None:
 def test_every_room_is_known() -> None:
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert rooms == set(ALLOWED)
+
+
+def test_of_the_top_only_the_registry_and_the_command_line_know_the_starter() -> None:
+    """Neither do they know fine-tuning: a run of the paper's needs no more than its own tasks."""
+    for path in ROOT.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1}
+        known = {module.split(".")[0] for module in named} & {"starter", "finetune"}
+        assert not known or path.name in {"registry.py", "__main__.py"}, path.name
