@@ -31,6 +31,8 @@ from sounding.convert.assemble import _fill
 from sounding.encoders.patches import PatchEncoder
 from sounding.encoders.text import build_query_encoder
 
+# Shaped as s-full-v2, m-full and l-full (128, 192 and 256 channels, times 1, 2, 3, 5), a quarter as wide.
+SIZES = {"s": (32, 64, 96, 160), "m": (48, 96, 144, 240), "l": (64, 128, 192, 320)}
 FILM = 16
 TINY_CLIP = {"embed_dim": FILM, "width": 64, "layers": 2, "patch_size": 16, "image_size": 48}
 
