@@ -18,7 +18,7 @@ from .engine.previews import Preview
 from .engine.settings import FilePath, LoopConfig
 from .engine.validation import ValidationSettings
 from .recipe_files import merge, parse_overrides, read_yaml
-from .recipe_migrations import migrated_recipe
+from .recipe_migrations import migrated_overrides, migrated_recipe
 from .registry import TASKS
 
 __all__ = ["RECIPES", "Recipe", "merge", "parse_overrides", "read_recipe", "read_yaml"]
@@ -115,8 +115,12 @@ def read_recipe(path: Path, cls: type[T] = Recipe, overrides: list[str] | None =
     Raises:
         ValueError: naming the file and the key that is unknown, missing or of the wrong type.
     """
-    data = merge(read_yaml(path), parse_overrides(overrides or []))
-    data = migrated_recipe(data) if cls is Recipe else getattr(cls, "migrated", dict)(data)
+    data, changes = read_yaml(path), parse_overrides(overrides or [])
+    if cls is Recipe:
+        data = migrated_recipe(data)
+        data = migrated_recipe(merge(data, migrated_overrides(changes, data.get("task"))))
+    else:
+        data = getattr(cls, "migrated", dict)(merge(data, changes))
     if isinstance(data.get("model"), dict):
         data["model"] = migrated(data["model"])
     try:

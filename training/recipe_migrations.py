@@ -74,6 +74,17 @@ def migrated_recipe(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def migrated_overrides(data: dict[str, Any], task: object) -> dict[str, Any]:
+    """Overrides by former names, for a recipe of `task` in today's: they are the task's own settings."""
+    data = dict(data)
+    renamed = [(old, new, names) for old, (new, names) in RENAMED.items()]
+    moved = [(old, new, KEYS) for old, (new, _) in MOVED.items()]
+    for old, new, names in renamed + moved:
+        if task == new and isinstance(data.get(old), dict) and isinstance(data.get(new, {}), dict):
+            data[new] = _renamed(data.pop(old), names) | data.get(new, {})
+    return data
+
+
 def migrated_finetuning(data: dict[str, Any]) -> dict[str, Any]:
     """The mapping of a recipe of `python -m training finetune`."""
     data = _renamed(data, FINETUNE)

@@ -67,6 +67,29 @@ def test_old_recipes_read_as_what_they_were(
     assert (recipe.task, recipe.settings) == (name, settings)
 
 
+@pytest.mark.parametrize(
+    ("file", "override", "key", "value"),
+    [
+        ("starter/grounded.yaml", "grounded.mix=0.25", "mix", 0.25),
+        ("paper.yaml", "grounded.mix=0.25", "mix", 0.25),
+        ("starter/class_feature_replay.yaml", "recall.imagined=5", "inverted", 5),
+        ("starter/encoders.yaml", "encoders.kept_weight=0.3", "distillation_weight", 0.3),
+        ("starter/segmenter.yaml", "segmenter.rounds=3", "rounds", 3),
+        ("starter/vocoder_finetuning.yaml", "vocoder.restored=0.25", "reconstructed", 0.25),
+    ],
+)
+def test_overrides_by_former_names_mean_the_same(file: str, override: str, key: str, value: float) -> None:
+    plain, changed = read_recipe(RECIPES / file), read_recipe(RECIPES / file, overrides=[override])
+    others = {name: kept for name, kept in vars(plain.settings).items() if name != key}
+    assert vars(changed.settings) == {**vars(type(changed.settings)()), **others, key: value}
+
+
+def test_new_names_override_recipes_of_former_names(tmp_path: Path) -> None:
+    old(tmp_path, "recall", imagined=7)
+    recipe = read_recipe(tmp_path / "old.yaml", overrides=["class_feature_replay.scenes=5"])
+    assert recipe.settings == ReplaySettings(inverted=7, scenes=5)
+
+
 def test_unknown_keys_are_still_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="imagines"):
         old(tmp_path, "recall", imagines=7)
