@@ -46,7 +46,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; see training/recipes.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as loop.lr=1e-4.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all that a run would, and print the whole recipe and estimates.")
+        bool, typer.Option("--dry-run", help="Check all that a run would; print the settings in use and estimates.")
     ] = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Number that the dry run assumes; without it that of `accelerate launch`.")
@@ -63,12 +63,13 @@ def run(
         resolved: Recipe = read_recipe(recipe, overrides=overrides or [])
         if dry_run:
             from .dry_run import dry_run as describe
+            from .dry_run import settings_in_use
 
             launched = os.environ.get("WORLD_SIZE", "")
             count = processes or (int(launched) if launched.isdecimal() else 1)
             text, problems = describe(resolved, processes=max(1, count))
             if os.environ.get("RANK", "0") == "0":
-                typer.echo(resolved.to_yaml())
+                typer.echo(settings_in_use(resolved))
                 typer.echo(text)
                 for problem in problems:
                     typer.echo(f"training: {problem}", err=True)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sounding.config import SoundingConfig
 from sounding.model import SoundingModel
 
+from .data.settings import DataSettings
 from .engine.estimate import Estimate, estimate
 from .engine.objective import Critic, Objective
 from .engine.settings import LoopConfig
 from .engine.states import check_writable
 from .provenance import is_finished
-from .recipe import Recipe
+from .recipe import Recipe, to_yaml
 from .registry import TASKS
 from .run import fresh_parts, prepare
 from .tasks.discriminators import adversarial_loss, critic_loss, feature_matching
@@ -68,6 +71,34 @@ def dry_run(recipe: Recipe, *, processes: int = 1) -> tuple[str, list[str]]:
     if problems:
         text += "\nThe sizes are those of the recipe alone."
     return text, problems
+
+
+def settings_in_use(recipe: Recipe) -> str:
+    """The recipe as YAML, without what is switched off: features beyond the paper's, mostly.
+
+    A run's own `recipe.yaml` has every setting.
+    """
+    values = recipe.values()
+    blocks = {"data": DataSettings(), "model": SoundingConfig(), recipe.task: TASKS[recipe.task].settings()}
+    for block, usual in blocks.items():
+        values[block] = _without_off(values[block], dataclasses.asdict(usual))
+    if not recipe.data.stamps:
+        values["data"].pop("plain", None)
+    if not recipe.model.grounding.norm_matching:  # then no sureness is told
+        values["model"]["generation"] = {key: values["model"]["generation"][key] for key in ("steps", "cfg", "sampler")}
+    return to_yaml(values)
+
+
+def _without_off(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings without the values that are both empty and the default."""
+    kept = {}
+    for key, value in values.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value = _without_off(value, default)
+        if value or value != default:
+            kept[key] = value
+    return kept
 
 
 def estimate_step(

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from sounding.model import SoundingModel
 from sounding.utils.fields import Range
 from training.__main__ import app
+from training.dry_run import settings_in_use
 from training.engine.settings import LoopConfig
 from training.finetune.plan import FinetuneRecipe
 from training.recipe import RECIPES, Recipe, parse_overrides, read_recipe, read_yaml
@@ -39,6 +41,19 @@ def test_the_papers_settings() -> None:
     loop = read_recipe(RECIPES / "paper.yaml").loop
     assert (loop.batch, loop.lr, loop.epochs, loop.betas) == (64, 1e-4, 300, (0.95, 0.999))
     assert (loop.eps, loop.weight_decay) == (1e-6, 1e-3)
+
+
+def test_a_dry_run_of_the_papers_recipe_shows_the_papers_settings_alone() -> None:
+    shown = yaml.safe_load(settings_in_use(read_recipe(RECIPES / "paper.yaml")))
+    assert shown["data"] == {"shards": "shards/features", "workers": 8}
+    assert shown["grounded"] == {"drop": 0.1}
+    assert shown["model"]["generation"] == {"steps": 200, "cfg": 2.0, "sampler": "ddim"}
+    grounding = {"heads", "scoring", "query", "positions", "key_width", "mlp_width", "condition_width"}
+    assert shown["model"]["grounding"].keys() == grounding
+    starter = yaml.safe_load(settings_in_use(read_recipe(RECIPES / "starter" / "grounded.yaml")))
+    assert starter["model"]["grounding"].keys() > grounding
+    assert {"clamp_weights", "norm_matching"} <= starter["model"]["grounding"].keys()
+    assert "backdrop_cosine" in starter["model"]["generation"]
 
 
 @pytest.mark.parametrize(
