@@ -132,7 +132,7 @@ class SoundingSampler(io.ComfyNode):
         noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, latent_batch_indices(latent, rows)))
         renew = latent_noise_mask(latent, rows)
         frames = samples.shape[2] * config.vae.stride
-        made = model.on_device("grounding", "unet", batch=rows, frames=frames).sample(
+        sampled = model.on_device("grounding", "unet", batch=rows, frames=frames).sample(
             condition,
             noise,
             steps=steps or None,
@@ -143,7 +143,7 @@ class SoundingSampler(io.ComfyNode):
             renew=renew,
             on_step=progress_bar(),
         )
-        return io.NodeOutput(with_samples(latent, made.to(model_management.intermediate_device())))
+        return io.NodeOutput(with_samples(latent, sampled.to(model_management.intermediate_device())))
 
 
 class SoundingEncodeAudio(io.ComfyNode):
@@ -171,8 +171,8 @@ class SoundingEncodeAudio(io.ComfyNode):
         """Mix down, resample and run the VAE's encoder."""
         config = model.config
         rate = config.audio.sample_rate
-        waveform, own = audio_waveform(audio)
-        mono = resample(waveform.mean(dim=1), own, rate)  # [B, samples]
+        waveform, audio_rate = audio_waveform(audio)
+        mono = resample(waveform.mean(dim=1), audio_rate, rate)  # [B, samples]
         seconds = mono.shape[-1] / rate
         frames = config.latent_frames(seconds) * config.vae.stride
         samples = model.on_device("vae", batch=len(mono), frames=frames).encode(mono)

@@ -36,8 +36,8 @@ def one_by_one(*batches: Tensor | None) -> list[tuple[Any, ...]]:
     return [tuple(None if each is None else each[i : i + 1] for each in batches) for i in range(len(first))]
 
 
-def share_of_steps(on_step: OnStep | None, place: int, parts: int) -> OnStep | None:
-    """The callback for one of `parts` equal parts of the work, which counts the steps of all of them."""
+def share_of_steps(on_step: OnStep | None, number: int, parts: int) -> OnStep | None:
+    """The callback for part `number` (from 0) of `parts` equal parts of the work, counting the steps of all of them."""
     if on_step is None:
         return None
-    return lambda done, steps: on_step(place * steps + done, parts * steps)
+    return lambda done, steps: on_step(number * steps + done, parts * steps)

@@ -145,15 +145,15 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    said = printable(" ".join(str(error).split()), 200)  # names out of the file are in it
+    reason = printable(" ".join(str(error).split()), 200)  # it may quote names out of the file
     return CheckpointError(
-        f"{path} is not a readable .safetensors file ({said}); it is cut off or another kind of file, so download or "
+        f"{path} is not a readable .safetensors file ({reason}); it is cut off or another kind of file, so download or "
         "export it again."
     )
 
 
 def read_tensors(header: Header, names: Iterable[str]) -> dict[str, Tensor]:
-    """Some tensors of a checkpoint, in the file's own precision.
+    """The tensors `names` of a checkpoint, in the file's own precision.
 
     Raises:
         CheckpointError: the file was changed after `header`, or is damaged.

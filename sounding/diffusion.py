@@ -48,15 +48,15 @@ def sampler_name(sampler: str | None, scheduler: str | None) -> str | None:
     return scheduler if sampler is None else sampler
 
 
-def item_seeds(seed: int, places: Iterable[int]) -> list[int]:
-    """The seeds of a batch's items, `seed + place`, starting again from 0 beyond the largest.
+def item_seeds(seed: int, indices: Iterable[int]) -> list[int]:
+    """The seeds of a batch's items, `seed + index` modulo 2^64.
 
     Raises:
         ValueError: `seed` is not one of 0 to 2^64 - 1.
     """
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed is {seed}, but 0 to {MAX_SEED} (2^64 - 1) is expected; take another number.")
-    return [(seed + place) % (MAX_SEED + 1) for place in places]
+    return [(seed + index) % (MAX_SEED + 1) for index in indices]
 
 
 def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
@@ -132,11 +132,11 @@ def sample_latents(
     solver = build_sampler(config, sampler)
     solver.set_timesteps(steps, device=condition.device)
     noise = noise.to(condition.device, torch.float32)
-    part = latents is not None and denoise < 1
-    first = steps - max(1, round(steps * denoise)) if part else 0
-    # Two steps of Karras' can share a time, by which the solver would find the second of them.
+    partial = latents is not None and denoise < 1
+    first = steps - max(1, round(steps * denoise)) if partial else 0
+    # Given no index, the solver looks the first step up by its time, which two of Karras' steps can share.
     solver.set_begin_index(first)
-    if latents is not None and part:
+    if latents is not None and partial:
         noisy = solver.add_noise(latents.to(noise), noise, solver.timesteps[first : first + 1])
     else:
         noisy = noise * solver.init_noise_sigma

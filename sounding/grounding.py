@@ -74,10 +74,11 @@ def match_norm(
     Args:
         condition: [B, D].
         mean: [D] of all conditions in training.
-        usual: the norm of their differences from `mean`, on average.
-        backdrop: [D] difference of backdrops' conditions from `mean`, on average. Without it, a condition that is
+        usual: scalar, the mean norm of their differences from `mean`.
+        backdrop: [D] mean difference of backdrops' conditions from `mean`. Without it, a condition that is
             nearly `mean` counts as a backdrop's, and stays.
-        thresholds: of sureness, and the share of its own condition that a backdrop keeps; the defaults without them.
+        thresholds: of sureness, and the share of its own condition that a backdrop keeps; by default those of
+            `GenerationConfig`.
 
     Returns:
         The conditions, and the sureness that they show an object: [B], 0 to 1.
@@ -94,7 +95,9 @@ def match_norm(
         without_object = behind.lerp(difference, given.backdrop_share)
         cosine = functional.cosine_similarity(difference, behind, dim=-1)[:, None]
         shows = between(cosine, *given.backdrop_cosine)
-        sureness = shows * between(ratio, *given.norm_ratio_beside_cosine)  # misheard photographs have small norms
+        sureness = shows * between(
+            ratio, *given.norm_ratio_beside_cosine
+        )  # conditions of objects that are taken for others have small norms
     matched = difference * (1 / ratio).clamp(min=1)
     return (mean.float() + without_object.lerp(matched, shows)).to(condition.dtype), sureness[:, 0]
 
@@ -111,7 +114,7 @@ Names = Sequence[tuple[str, float]]  # with the cosine of each, the nearest firs
 
 @dataclass(frozen=True)
 class Condition:
-    """What the U-Net attends to, the attention weights behind it, and how sure the model is of it.
+    """What the U-Net attends to, the attention weights that it was made with, and how sure the model is of it.
 
     `sureness` is 0 where the selection shows no more than a mere backdrop does, and 1 where it clearly shows something
     that the model knows; that of a text also tells how near it is to known names. It is measured by the norm and the
@@ -122,7 +125,7 @@ class Condition:
     tokens: Tensor  # [B, N, D]
     weights: Tensor  # [B, P]
     sureness: Tensor  # [B] float, 0..1
-    nearest: tuple[Names, ...] = ()  # per row, the known names that its text is nearest to; none of other selections
+    nearest: tuple[Names, ...] = ()  # per row, the known names nearest to its text; empty for masks and sounds
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -167,7 +170,7 @@ class Grounding(nn.Module):
         query_width: int | None = None,
         thresholds: GenerationConfig | None = None,
     ):
-        """For patches [B, `patches`, `width`] and queries [B, `query_width`], `width` too without it.
+        """For patches [B, `patches`, `width`] and queries [B, `query_width`], by default as wide as patches.
 
         `thresholds` are those of `match_norm`.
         """

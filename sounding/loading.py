@@ -30,7 +30,7 @@ def build(header: Header, make: Callable[[], M], parts: Collection[str] | None =
     Args:
         header: of the checkpoint.
         make: the constructor; the module's children have the names of the parts.
-        parts: that the module consists of; all that the file has without it.
+        parts: that the module consists of, by default all that the file has.
 
     Raises:
         CheckpointError: a module that cannot be built, or one that the file's tensors do not belong to.
@@ -66,9 +66,9 @@ def read_parts(
 ) -> None:
     """Read the weights of some parts of a module from `build`, each straight to where it is used.
 
-    Weights that stay in the file's precision and on the CPU are used where the file lies in memory (a private map: what
-    is written to them never reaches the file; the file must not be overwritten in place meanwhile, and `write` puts a
-    new one in its place). Otherwise no more than one part's share of the file is in memory beside the result.
+    Weights that keep the file's precision and stay on the CPU are memory-mapped, copy on write: changes to them never
+    reach the file, and the file must not be overwritten in place meanwhile (`write` replaces it by a new one).
+    Otherwise no more than one part's share of the file is in memory beside the result.
 
     Args:
         module: whose children have the names of the parts.
@@ -84,17 +84,17 @@ def read_parts(
     for part in parts:
         if part not in header.parts:
             raise ValueError(f"parts has {part!r}, but the file has {', '.join(header.parts)}; name some of these.")
-        child, kind = module.get_submodule(part), part_dtype(part, dtype)
+        child, child_dtype = module.get_submodule(part), part_dtype(part, dtype)
         expected = child.state_dict()
         tensors = read_tensors(header, [f"{part}.{name}" for name in expected])
         weights = {}
         for name, like in expected.items():
             try:
-                weights[name] = fitted(tensors.pop(f"{part}.{name}"), like, kind).to(device)
+                weights[name] = fitted(tensors.pop(f"{part}.{name}"), like, child_dtype).to(device)
             except ValueError as error:
                 raise CheckpointError(f"{header.path}: '{part}.{name}' {error}.") from None
         child.load_state_dict(weights, assign=True)
-        nn.Module.to(child, device=device, dtype=kind)  # buffers that are not in the file
+        nn.Module.to(child, device=device, dtype=child_dtype)  # buffers that are not in the file
         child.requires_grad_(False)
 
 
@@ -104,10 +104,10 @@ def _check_tensors(
     """Compare names and shapes; a part that is missing as a whole is named as such."""
     missing = sorted(expected.keys() - found.keys())
     foreign = sorted(found.keys() - expected.keys())
-    gone = sorted({name.partition(".")[0] for name in missing} - set(header.parts))
-    if gone:
-        where = "; ".join(f"{part}: {header.config.absent.get(part, 'export it with its weights')}" for part in gone)
-        raise CheckpointError(f"{header.path} has no weights for {', '.join(gone)}, but they are needed ({where}).")
+    absent = sorted({name.partition(".")[0] for name in missing} - set(header.parts))
+    if absent:
+        where = "; ".join(f"{part}: {header.config.absent.get(part, 'export it with its weights')}" for part in absent)
+        raise CheckpointError(f"{header.path} has no weights for {', '.join(absent)}, but they are needed ({where}).")
     if missing:
         raise CheckpointError(
             f"{header.path} lacks {len(missing)} tensors, the first is {missing[0]!r}; the file is not complete, "
@@ -157,7 +157,7 @@ class Pretrained(nn.Module):
             model: "starter" or the path of a .safetensors file.
             device: where the weights go.
             dtype: of the weights in memory, whatever the file holds; VAE and vocoder take float32 for bfloat16.
-            parts: which to read, all that the file has without it; the others stay on disk, see `require`.
+            parts: which to read, by default all that the file has; the others stay on disk, see `require`.
 
         Raises:
             CheckpointError: see `checkpoint.read_header`; or a tensor is missing, foreign, of another shape or kind, or

@@ -32,9 +32,10 @@ def load(
     Args:
         model: "starter" or the path of a .safetensors file.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
-        dtype: of the weights; without it float16 on CUDA, else float32. VAE and vocoder take float32 for bfloat16.
-        parts: names out of `config.PARTS` to read, all without it. Masks need no "query", and only `encode` and
-            `decode` need the "vae"; a step whose part was left on disk says so.
+        dtype: of the weights, by default float16 on CUDA and float32 elsewhere. VAE and vocoder take float32 for
+            bfloat16.
+        parts: names out of `config.PARTS` to read, by default all. Masks need no "query", and only `encode` and
+            `decode` need the "vae"; a step whose part was left on disk raises a ValueError.
 
     Raises:
         CheckpointError: the file is missing, broken or of another kind.
@@ -89,15 +90,17 @@ class SoundingModel(Parts):
         Args:
             image: [1, H, W, 3] 0..1 (or one image per mask).
             mask: [B, H, W] 0..1; each row makes a sound of its own.
-            text: instead of a mask, what sounds.
+            text: a sentence that names what sounds, instead of a mask; several make a sound each.
             seconds: length of the sound.
             steps, cfg, sampler: how it is sampled; the checkpoint's own (`config.generation`) where they are None.
             scheduler: the former spelling of `sampler`, which goes on working.
             seed: 0 to 2^64 - 1. Item `i` of the result is drawn from `seed + i` (modulo 2^64), whatever the size of
                 the batch.
             batch: sounds per selection; more than one only with a single selection.
-            level: bring every sound to one loudness, without DC, clicks or clipping (`audio.loudness.level`); off is
-                the vocoder's samples as they are.
+            clamp: cut negative attention weights of a mask off; the checkpoint's own setting where it is None, see
+                `grounding.match_moments`.
+            level: bring every sound to one loudness, without DC, clicks or clipping (`audio.loudness.level`); False
+                returns the vocoder's samples as they are.
             fade_out: seconds in which a leveled sound dies away at its end, see `audio.loudness.level`.
             window: seconds; longer sounds are made in overlapping windows of this length, see `sample`.
             on_step: progress, `on_step(done, steps)`; may raise to cancel.

@@ -95,13 +95,13 @@ class Parts(Pretrained):
             patches, coverage = paired(patches, coverage, "masks")
             rows = one_by_one(patches, coverage)
             return Condition.cat([self.grounding.by_mask(cover, patch, clamp=clamp) for patch, cover in rows])
-        asked = self._ask(text, sound)
-        patches, query = paired(patches, asked.to(weight), "texts" if sound is None else "sounds")
+        queries = self._embed(text, sound)
+        patches, query = paired(patches, queries.to(weight), "texts" if sound is None else "sounds")
         rows = one_by_one(patches, query)
         condition = Condition.cat([self.grounding.by_query(one, patch) for patch, one in rows])
         if text is None:
             return condition
-        nearest = self._nearest(asked)
+        nearest = self._nearest(queries)
         sureness = condition.sureness * self.familiarity(text, nearest).to(condition.sureness)
         return replace(condition, sureness=sureness, nearest=tuple(nearest * (len(condition) // len(nearest))))
 
@@ -138,13 +138,13 @@ class Parts(Pretrained):
         named = [names_it(sentence, name) for sentence, (name, _) in zip(listed(text), first, strict=True)]
         return near.where(~torch.tensor(named), 1.0)
 
-    def _ask(self, text: str | list[str] | None, sound: Tensor | None) -> Tensor:
+    def _embed(self, text: str | list[str] | None, sound: Tensor | None) -> Tensor:
         """The query [B, L] of texts or sounds, whichever the checkpoint was trained with."""
-        wants = self.config.grounding.query
-        if (sound is None) != (wants == "text"):
-            came = "text" if sound is None else "sound"
+        modality = self.config.grounding.query
+        if (sound is None) != (modality == "text"):
+            given = "text" if sound is None else "sound"
             raise ValueError(
-                f"This checkpoint was trained with {wants} queries, so {came} cannot ground it; use a mask."
+                f"This checkpoint was trained with {modality} queries, so {given} cannot ground it; use a mask."
             )
         self.require("query")
         if sound is None and not isinstance(self.query, ClapAudioQuery):
@@ -152,7 +152,7 @@ class Parts(Pretrained):
         if sound is not None and isinstance(self.query, ClapAudioQuery):
             return self.query.encode(sound, self.config.audio.sample_rate)
         raise ValueError(
-            f"grounding.query is {wants!r}, but the query tower is {self.config.query.tower!r}; the checkpoint's "
+            f"grounding.query is {modality!r}, but the query tower is {self.config.query.tower!r}; the checkpoint's "
             "configuration contradicts itself, export it again."
         )
 
@@ -168,9 +168,9 @@ class Parts(Pretrained):
                 "This checkpoint's U-Net attends to images, so text alone cannot condition it; give an image, or "
                 "convert AudioLDM with --condition film."
             )
-        query = self._ask(check_texts(listed(text)), None)
-        places = self.config.patches.grid**2
-        weights = query.new_full((len(query), places), 1 / places)
+        query = self._embed(check_texts(listed(text)), None)
+        patches = self.config.patches.grid**2
+        weights = query.new_full((len(query), patches), 1 / patches)
         return Condition(query[:, None], weights, self.familiarity(text).to(query.device, torch.float32))
 
     def noise(self, seconds: float, seeds: list[int]) -> Tensor:
@@ -198,12 +198,20 @@ class Parts(Pretrained):
         window: float = WINDOW_SECONDS,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Latents [B, 8, T/4, 16] for a condition; see `diffusion.sample_latents`.
+        """Run the sampler: a condition and noise to latents [B, 8, T/4, 16] float32.
 
-        Steps, guidance and sampler are the checkpoint's own (`config.generation`) where they are None; `scheduler` is
-        the former spelling of `sampler`. One condition serves any number of noises, and one noise any number of
-        conditions. Sounds longer than `window` seconds, and than the clips of the training, are denoised in
-        overlapping windows of that length, see `multidiffusion.WindowedDenoiser`.
+        Args:
+            condition: of `ground`; one serves any number of rows of noise.
+            noise: [B, 8, T/4, 16] of `noise`; one row serves any number of conditions.
+            steps, cfg, sampler: the checkpoint's own (`config.generation`) where they are None.
+            scheduler: the former spelling of `sampler`.
+            denoise, latents, renew: to vary latents, or parts of them, see `diffusion.sample_latents`.
+            window: seconds; sounds longer than this, and than the clips of the training, are denoised in overlapping
+                windows of that length, see `multidiffusion.WindowedDenoiser`.
+            on_step: progress, `on_step(done, steps)`; may raise to cancel.
+
+        Raises:
+            ValueError: numbers of rows that do not fit, and see `diffusion.sample_latents`.
         """
         self.require("grounding")
         weight = self.require("unet")
@@ -217,28 +225,28 @@ class Parts(Pretrained):
         tokens, noise = tokens.expand(batch, -1, -1), noise.expand(batch, -1, -1, -1)
         null = self.grounding.null_condition(batch).to(weight).expand_as(tokens)
         denoiser: Denoiser = self.unet
-        own, sampler = self.config.generation, sampler_name(sampler, scheduler)
+        defaults, sampler = self.config.generation, sampler_name(sampler, scheduler)
         frames = self.config.latent_frames(max(window, self.config.train_seconds))
         if noise.shape[2] > frames:
             denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
-        old = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
-        rows = one_by_one(tokens, noise, null, *old)
+        given = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
+        rows = one_by_one(tokens, noise, null, *given)
         made: list[Tensor] = []
         with adaptive_spinning(weight.device):
-            for place, (token, noisy, nothing, before, anew) in enumerate(rows):
+            for number, (row_tokens, row_noise, row_null, row_latents, row_renew) in enumerate(rows):
                 made += sample_latents(
                     denoiser,
-                    noisy,
-                    token,
-                    nothing,
+                    row_noise,
+                    row_tokens,
+                    row_null,
                     self.config.diffusion,
-                    steps=own.steps if steps is None else steps,
-                    cfg=own.cfg if cfg is None else cfg,
-                    sampler=own.sampler if sampler is None else sampler,
+                    steps=defaults.steps if steps is None else steps,
+                    cfg=defaults.cfg if cfg is None else cfg,
+                    sampler=defaults.sampler if sampler is None else sampler,
                     denoise=denoise,
-                    latents=before,
-                    renew=anew,
-                    on_step=share_of_steps(on_step, place, len(rows)),
+                    latents=row_latents,
+                    renew=row_renew,
+                    on_step=share_of_steps(on_step, number, len(rows)),
                 )
         return torch.stack(made)
 

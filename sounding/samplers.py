@@ -47,13 +47,13 @@ class EvenSolver(DPMSolverMultistepScheduler):
 class Ddim(EvenSolver):
     """DDIM with eta 0, which is this solver at its first order, down to step 0 as in the paper's base model.
 
-    (diffusers' own DDIM spaces all steps by one whole number, so it wants counts that divide 1000.)
+    (diffusers' own DDIM spaces all steps by one whole number, so it needs counts that divide 1000.)
     """
 
     def __init__(self, **schedule: Any):
         super().__init__(**schedule, solver_order=1, final_sigmas_type="sigma_min")
 
-    def step(self, *given: Any, **named: Any) -> Any:
-        """One step, identified by its time alone: a first-order solver keeps nothing of the steps before."""
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """One step, looked up by its time alone: a first-order solver keeps no state of earlier steps."""
         self._step_index = self._begin_index = None
-        return super().step(*given, **named)
+        return super().step(*args, **kwargs)

@@ -39,7 +39,7 @@ class Ready:
     built: Built  # items without those held out
     held_out: Items | None
     steps: int
-    effective: Recipe  # with the model as it is, parts from checkpoints in it
+    effective: Recipe  # with the configuration of the model as built, parts from checkpoints included
     made_of: dict[str, str]  # fingerprints of the data and the initial weights, see `provenance`
 
 
@@ -49,11 +49,16 @@ def fresh_parts(recipe: Recipe) -> frozenset[str]:
 
 
 def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready:
-    """Everything before the first step of a run except writing; `quick` skips what takes minutes, see `Task.quick`.
+    """Build and check all that a run needs before its first step, and write nothing.
+
+    Args:
+        recipe: what to train, and how.
+        processes: that the batch is to be divided among.
+        quick: leave out what takes minutes, see `Task.quick`.
 
     Raises:
-        ValueError, OSError: whatever would end the run then: see `initialize` and `Task.items`; a batch that cannot be
-            split, a preview that cannot be made.
+        ValueError, OSError: whatever would end the run later: see `initialize` and `Task.items`; a batch that cannot
+            be split, a preview that cannot be made.
     """
     check_environment(recipe.loop)
     task, data = TASKS[recipe.task], recipe.data
@@ -102,7 +107,7 @@ def run(recipe: Recipe) -> Path:
         if is_finished(recipe, ready.effective, ready.steps, ready.made_of):
             log.info("%s is there, trained with these settings; nothing is left to do", recipe.result)
             return recipe.result
-        accelerator.wait_for_everyone()  # all have looked
+        accelerator.wait_for_everyone()  # none may write before all have checked
         if accelerator.is_main_process:
             keep_recipe(recipe, ready.effective)
         model, objective = ready.model, ready.built.objective

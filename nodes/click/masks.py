@@ -25,7 +25,7 @@ class ObjectMask:
     """The mask of one object, in the working image."""
 
     mask: Tensor  # [h, w] float 0..1
-    score: float  # the segmenter's own belief, 0..1
+    score: float  # the segmenter's own score of the mask, 0..1
 
 
 def working_image(image: Tensor) -> Tensor:

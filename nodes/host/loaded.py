@@ -1,6 +1,6 @@
-"""What the loading nodes give to others: a checkpoint, or a segmenter, whose weights the host moves between devices.
+"""What the loading nodes output: a checkpoint, or a segmenter, whose weights the host moves between devices.
 
-A node never moves weights itself. It asks for the parts that it needs, and gets the model with them in place:
+A node never moves weights itself. It names the parts that it needs, and gets the model with them on their devices:
 
     latents = model.on_device("grounding", "unet", batch=2, frames=512).sample(condition, noise)
     found = segmenter.segment(image, prompt)

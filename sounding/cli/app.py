@@ -1,4 +1,4 @@
-"""`sounding generate | info | demo | queue | convert | fetch`: the library from a terminal."""
+"""The command `sounding`: generate, info, demo, queue, convert, fetch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def generate(
             "and text the whole image sounds."
         ),
     ] = None,
-    text: Annotated[str | None, typer.Option(help="What to listen for, instead of a mask.")] = None,
+    text: Annotated[str | None, typer.Option(help="What sounds, instead of a mask: a sentence.")] = None,
     model: ModelOption = "starter",
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 5.0,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; the checkpoint's own without it.")] = None,
@@ -57,7 +57,7 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(hidden=True, help="The former spelling of --sampler.")] = None,
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
     device: DeviceOption = "auto",
-    attention_map: Annotated[Path | None, typer.Option(help="Image of what was listened to.")] = None,
+    attention_map: Annotated[Path | None, typer.Option(help="Image file to write: where the attention lies.")] = None,
     level: Annotated[
         bool, typer.Option(help="One loudness, no DC, no clicks at the ends; off gives the vocoder's own samples.")
     ] = True,
@@ -107,13 +107,13 @@ def generate(
         from ..model import load
 
         started = time.monotonic()
-        picture = read_image(image)
-        selection = None if text is not None else _same_size([read_mask(path) for path in options.masks], picture)
+        pixels = read_image(image)
+        selection = None if text is not None else _same_size([read_mask(path) for path in options.masks], pixels)
         check_steps(steps, read_header(resolve(model)).config.diffusion.train_steps)
         loaded = load(model, device=device, parts=[part for part in PARTS if part != "query" or text is not None])
         with progress("sampling", as_json) as on_step:
             sound = loaded.generate(
-                image=picture,
+                image=pixels,
                 mask=selection,
                 text=text,
                 seconds=seconds,
@@ -148,12 +148,12 @@ def generate(
             written.append(out)
             report["mix"] = str(out)
         if attention_map is not None:
-            maps = sound.condition.attention_map((picture.shape[1], picture.shape[2]))
-            write_image(attention_map, torch.cat(list(overlay(picture, maps)), dim=1))
+            maps = sound.condition.attention_map((pixels.shape[1], pixels.shape[2]))
+            write_image(attention_map, torch.cat(list(overlay(pixels, maps)), dim=1))
             written.append(attention_map)
             report["attention_map"] = str(attention_map)
         report["elapsed"] = round(time.monotonic() - started, 3)
-        for line in _doubts(sound, text, loaded):
+        for line in _warnings(sound, text, loaded):
             say(line)
         if as_json:
             show_json(report)
@@ -163,13 +163,13 @@ def generate(
 
 
 def _one_spelling(sampler: str | None, scheduler: str | None) -> str | None:
-    """The sampler, under whichever option it came."""
+    """The sampler, under whichever option it was given."""
     if sampler is not None and scheduler is not None:
-        raise ValueError("--sampler and --scheduler came, but they are one setting; leave --scheduler out.")
+        raise ValueError("--sampler and --scheduler were both given, but they are one setting; leave --scheduler out.")
     return scheduler if sampler is None else sampler
 
 
-def _doubts(sound: Sound, text: str | None, model: SoundingModel) -> list[str]:
+def _warnings(sound: Sound, text: str | None, model: SoundingModel) -> list[str]:
     """A sentence for a text of unknown words, else one for each selection that the model is not sure of."""
     from ..grounding import SURE
 
@@ -189,13 +189,13 @@ def _doubts(sound: Sound, text: str | None, model: SoundingModel) -> list[str]:
     ]
 
 
-def _same_size(masks: list[Tensor], picture: Tensor) -> Tensor:
+def _same_size(masks: list[Tensor], image: Tensor) -> Tensor:
     """Masks of any sizes as one batch of the image's size; a white one if there are none."""
     import torch
 
     from ..encoders.patches import check_orientation
 
-    size = (picture.shape[1], picture.shape[2])
+    size = (image.shape[1], image.shape[2])
     if not masks:
         return torch.ones(1, *size)
     for one in masks:

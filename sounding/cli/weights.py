@@ -73,7 +73,7 @@ def convert(
     name: Annotated[str | None, typer.Option(help="Of the model, in the file's header.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make one checkpoint of published weights; it needs training before it listens to images."""
+    """Make one checkpoint of published weights; it needs training before it responds to images."""
     with plain_errors(as_json=as_json):
         check_file(out)
         import torch

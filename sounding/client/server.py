@@ -29,7 +29,7 @@ class ComfyServer(Connection):
     """One server. Every method raises `Unreachable` without an answer and `Refused` for an error status."""
 
     def socket_url(self, client: str) -> str:
-        """Where the server tells a client of progress."""
+        """Address of the websocket on which the server reports progress to a client."""
         return f"ws{self.url.removeprefix('http')}/ws?{urlencode({'clientId': client})}"
 
     def check(self) -> None:
@@ -42,26 +42,26 @@ class ComfyServer(Connection):
         return input_names(self._json(f"/object_info/{quote(class_type, safe='')}"), class_type)
 
     def upload(self, file: str, content: bytes) -> str:
-        """Put a file into the server's input folder; the name by which nodes find it.
+        """Put a file into the server's input folder; returns the name by which nodes find it.
 
-        The name there holds a digest of the content: the same file again changes nothing there, and another's file
-        cannot have it.
+        The name there contains a digest of the content, so uploading the same file again changes nothing, and no other
+        file can have the name.
         """
         path = Path(own_name(file))
-        shown = f"{path.stem}-{hashlib.sha256(content).hexdigest()[:20]}{path.suffix}"
-        mark = uuid.uuid4().hex
-        fields = f'--{mark}\r\nContent-Disposition: form-data; name="subfolder"\r\n\r\n{UPLOADS}\r\n'
-        head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{shown}"\r\n\r\n'
-        body = (fields + head).encode() + content + f"\r\n--{mark}--\r\n".encode()
-        headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
+        upload_name = f"{path.stem}-{hashlib.sha256(content).hexdigest()[:20]}{path.suffix}"
+        boundary = uuid.uuid4().hex
+        fields = f'--{boundary}\r\nContent-Disposition: form-data; name="subfolder"\r\n\r\n{UPLOADS}\r\n'
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{upload_name}"\r\n\r\n'
+        body = (fields + head).encode() + content + f"\r\n--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         answer = self.steadily(lambda: self._json("/upload/image", body, headers, seconds=FILE_SECONDS))
-        there = name(answer.get("name"))
-        if not there:
+        stored = name(answer.get("name"))
+        if not stored:
             raise self._another("/upload/image")
-        return "/".join(part for part in (name(answer.get("subfolder")), there) if part)
+        return "/".join(part for part in (name(answer.get("subfolder")), stored) if part)
 
     def queue(self, graph: Graph, client: str, prompt_id: str) -> str:
-        """Queue a graph under an id of our choice; the id it has.
+        """Queue a graph under an id of our choice; returns the id that the server gave it.
 
         Raises:
             RemoteError: the graph is not valid, or a part of it; the message has a sentence for each node.
@@ -91,7 +91,7 @@ class ComfyServer(Connection):
         return self.steadily(once)
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
-        """What came of a prompt, or None while it has not ended."""
+        """The history entry of a prompt, or None while it has not ended."""
         entry = self._json(f"/history/{quote(prompt_id, safe='')}").get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
@@ -112,7 +112,7 @@ class ComfyServer(Connection):
         with self._until(time.monotonic() + CANCEL_SECONDS):
             try:
                 self._post("/queue", {"delete": [prompt_id]})
-                if self.place(prompt_id) == 0:  # servers that know of no single prompts would stop another's
+                if self.place(prompt_id) == 0:  # older servers ignore the id and stop whatever runs
                     self._post("/interrupt", {"prompt_id": prompt_id})
             except RemoteError:
                 pass

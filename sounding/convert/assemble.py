@@ -25,7 +25,7 @@ from .hifigan import read_hifigan
 
 Conditioning = Literal["attention", "film"]
 UNTRAINED = (
-    "The grounding is new: train it (python -m training) before the model listens to images, masks or texts about "
+    "The grounding is new: train it (python -m training) before the model responds to images, masks or texts about "
     "images."
 )
 EMPTY_SENTENCE = (0, 2)  # <s></s> in RoBERTa's vocabulary: AudioLDM's unconditional condition
@@ -68,12 +68,12 @@ def convert(
         vocoder: another HiFi-GAN, see `hifigan.read_hifigan`.
         tokenizer: folder with CLAP's tokenizer, where `audioldm` brings none.
         condition: "attention" is the paper's U-Net: AudioLDM's FiLM slot is folded in at its unconditional value
-            and cross-attention starts anew, silent. "film" keeps AudioLDM exactly as published.
-        query: what asks the patches in training.
+            and cross-attention starts anew with an output of zero. "film" keeps AudioLDM exactly as published.
+        query: modality of the queries that attend to the patches in training.
         ema: take an original checkpoint's averaged U-Net.
         heads: of attention in an AudioLDM folder, see `audioldm.read_audioldm`.
         quick_gelu: CLIP's activation, where its file does not say.
-        seed: of what starts anew.
+        seed: of the weights that start anew.
         dtype: of the weights in the file.
         name: of the model in the file's header.
 
@@ -94,7 +94,7 @@ def convert(
     with laid_out(Path(clap or audioldm)):
         queries, query_source = _queries(ldm, sources["audioldm"], Path(clap) if clap else None, query, condition)
     with laid_out(Path(vocoder or audioldm)):
-        voice = read_hifigan(Path(vocoder)) if vocoder else ldm.vocoder
+        hifigan = read_hifigan(Path(vocoder)) if vocoder else ldm.vocoder
     tokens = read_tokenizer(Path(tokenizer)) if tokenizer else ldm.tokenizer
     with laid_out(sources["audioldm"]):
         config = SoundingConfig(
@@ -104,7 +104,7 @@ def convert(
             grounding=GroundingConfig(query=query, condition_width=ldm.unet.config.film_width),
             vae=ldm.vae.config,
             unet=unet.config,
-            vocoder=voice.config,
+            vocoder=hifigan.config,
             diffusion=ldm.diffusion,
         )
     with laid_out(sources["audioldm"]), PrivateGenerator(seed):
@@ -112,7 +112,7 @@ def convert(
     _fill(model.patches, patches, sources["clip"])
     _fill(model.query, queries, query_source, tokens if config.query.tokenizer_bytes else None)
     _fill(model.vae, ldm.vae, sources["audioldm"])
-    _fill(model.vocoder, voice, Path(vocoder or audioldm))
+    _fill(model.vocoder, hifigan, Path(vocoder or audioldm))
     anew = _start_unet(model, unet, sources["audioldm"], condition)
     if condition == "film":
         model.grounding.null.copy_(null[None])
@@ -134,7 +134,7 @@ def _queries(
     """The query encoder and where it came from.
 
     Raises:
-        WeightsError: AudioLDM as published listens to its own CLAP only; or there is no audio tower.
+        WeightsError: AudioLDM as published takes embeddings of its own CLAP only; or there is no audio tower.
     """
     if condition == "film" and (clap or query == "audio"):
         raise WeightsError(
@@ -193,7 +193,7 @@ def _fill(part: nn.Module, converted: Converted, source: Path, tokens: Tensor | 
 
 
 def _start_unet(model: SoundingModel, unet: Converted, source: Path, condition: Conditioning) -> dict[str, int]:
-    """Fill the U-Net; its cross-attention, if it is new, starts silent so that nothing learned is disturbed."""
+    """Fill the U-Net; its cross-attention, if it is new, starts with zero output, which disturbs nothing learned."""
     if condition == "film":
         _fill(model.unet, unet, source)
         return {}

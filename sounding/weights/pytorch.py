@@ -33,9 +33,9 @@ HARMLESS = {
 PLAIN_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "int", "float", "bool", "str", "bytes", "complex"}
 MOST_PICKLE = 32 * 2**20  # bytes; instructions with a trainer's settings, without the weights, have some megabytes
 MOST_STEPS = 1_000_000  # instructions; a checkpoint of 3000 tensors with its optimizer has 400,000
-MOST_VALUES = 4_000_000  # in one value, each counted as often as it is reached; and in all that calls are given
+MOST_VALUES = 4_000_000  # nested in one value, shared ones once per reference; also in all arguments of calls together
 MOST_DIRECTORY = 20 * 2**20  # bytes of a zip archive's list of entries; a checkpoint has some thousand entries
-LARGEST = 2**63  # of whole numbers; greater ones can be chosen to have one hash all
+LARGEST = 2**63  # of integers; larger ones can be chosen so that all have the same hash
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how the format before the zip begins, a pickled number
 MOST_AXES = 16
 CHANGING = {"APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS", "BUILD"}
@@ -142,8 +142,8 @@ def _check_stream(file: IO[bytes]) -> None:
 def check_pickle(pickled: IO[bytes]) -> None:
     """Bound what it costs to unpickle, without making any value; leaves the file where the pickle ends.
 
-    Each value counts as many as lie in it, as often as they do: a tuple that holds another twice, 64 times over, takes
-    years to hash, and copies of copies fill the memory.
+    A value counts all values nested in it, shared ones once per reference: hashing a chain of 64 tuples that each hold
+    the one before twice takes years, and copies of copies fill the memory.
 
     Raises:
         WeightsError: it costs more than weights do, or is damaged.
@@ -151,10 +151,10 @@ def check_pickle(pickled: IO[bytes]) -> None:
     stack: list[list[int]] = []  # the count of each value, in a list so that the memo shares it
     memo: dict[int, list[int]] = {}
     mark: list[int] = []
-    given = 0
+    called_with = 0
     try:
         for steps, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
-            name, taken = opcode.name, []
+            name, popped = opcode.name, []
             if name == "STOP":
                 return
             if steps > MOST_STEPS:
@@ -170,16 +170,16 @@ def check_pickle(pickled: IO[bytes]) -> None:
             for kind in reversed(opcode.stack_before):
                 if kind is pickletools.stackslice:
                     while (item := stack.pop()) is not mark:
-                        taken.append(item)
+                        popped.append(item)
                 elif kind is not pickletools.markobject:
-                    taken.append(stack.pop())
-            count = 1 + sum(item[0] for item in taken)
-            given += count if name in CALLING else 0
-            if count > MOST_VALUES or given > MOST_VALUES:
+                    popped.append(stack.pop())
+            count = 1 + sum(item[0] for item in popped)
+            called_with += count if name in CALLING else 0
+            if count > MOST_VALUES or called_with > MOST_VALUES:
                 raise WeightsError("is nested or copied beyond what weights need")
             made = [count]
             if name in CHANGING:  # the container stays the same one
-                made = taken[-1]
+                made = popped[-1]
                 made[0] = count
             stack += [made] * len(opcode.stack_after)
     except WeightsError:
@@ -193,7 +193,7 @@ def check_tensors(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
     """Plain tensors that take no more than a file of `size` bytes can hold; parameters become tensors.
 
     Raises:
-        WeightsError: others. Strides of 0 make small storages look endless, and many tensors can share one.
+        WeightsError: other tensors. Strides of 0 make a small storage look endless, and many tensors can share one.
     """
     total = 0
     for name, value in tensors.items():

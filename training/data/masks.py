@@ -1,10 +1,10 @@
 """Masks of the objects in raw shards that have none, by a segmenter: what `grounding.mask_training` trains on.
 
 The paper's ablation with masks in training (table 3, vi) does not say how its masks were prompted. Where its masks come
-from captions (appendix C), the caption is split into snippets that each guide SAM; so it is done here with a segmenter
-that understands words (SAM 3). One that takes points alone (SAM, SAM 2, the one in the box) is asked at a grid of
-points, and all distinct objects that it is sure of are taken. A clip of several frames keeps the middle one, so that
-its image and its masks belong together.
+from captions (appendix C), the caption is split into snippets that each guide SAM; the same is done here with a
+segmenter that understands words (SAM 3). One that takes points alone (SAM, SAM 2, the one in the box) is prompted with
+a grid of points, and the masks of all distinct objects with high scores are taken. A clip of several frames keeps the
+middle one, so that its image and its masks belong together.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BETWEEN = re.compile(
 
 @dataclass(frozen=True)
 class MaskedSample(Sample):
-    """A sample whose sound and image are taken over byte by byte, as `copied` members."""
+    """A sample whose sound and image are copied unchanged, as members of its tar: `copied`."""
 
     copied: dict[str, bytes] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class MaskSource(Source):
 
     Args:
         raw: folders of raw shards with images.
-        segmenter: loaded; it works in this process.
+        segmenter: loaded; it runs in this process.
 
     Raises:
         ValueError: not a folder of raw shards.
@@ -89,7 +89,7 @@ class MaskSource(Source):
         return f"sample {position}"
 
     def make(self, position: int) -> Sample:
-        """See Source. Labels of a clip are dropped, since they do not say which of its objects they are of."""
+        """See Source. Labels of a clip are dropped, since they do not tell which of its objects they belong to."""
         row, members = self.raw[position], self.raw.members(position)
         copied = {name: data for name, data in members.items() if name != "json"}
         described = {name: row[name] for name in ("id", "licence", "source", "seconds")}
@@ -110,7 +110,7 @@ class MaskSource(Source):
 
     def find(self, image: Tensor, captions: tuple[str, ...]) -> list[np.ndarray]:
         """Masks [H, W] uint8 of the objects in an image [H, W, 3], 0..1: those that its captions name or, by points,
-        all that are seen clearly.
+        all with high scores.
         """
         prepared = self.segmenter.prepare(image)
         height, width = prepared.size
@@ -153,7 +153,7 @@ def _takes_words(segmenter: Segmenter) -> bool:
 
 
 def _fingerprint(segmenter: Segmenter) -> str:
-    """Names the segmenter's weights."""
+    """SHA-256 of the segmenter's class and weights."""
     total = hashlib.sha256(type(segmenter).__name__.encode())
     if segmenter.module is not None:
         for name, value in sorted(segmenter.module.state_dict().items()):

@@ -1,7 +1,7 @@
 """The loop that every trainer shares, on one process or many: steps, states, reports, validation, previews.
 
-A run stopped at any moment goes on to the very weights of an unbroken one: items and their noise follow from
-seed and step (see `loader`), and a state holds everything else. SIGTERM makes it keep a state first.
+A run that is stopped at any moment and resumed ends with exactly the weights of an unbroken one: items and their noise
+follow from seed and step (see `loader`), and a state holds everything else. On SIGTERM it saves a state before it ends.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def train(
 
     Args:
         items: the training set.
-        folder: gets `states/` and what `Report` writes. A run that finds states there goes on from the last one.
+        folder: gets `states/` and what `Report` writes. A run that finds states there resumes from the last one.
         workers: processes that draw items.
         critic: discriminators, trained against the objective's "made".
         preview: `preview(step, report)` is called on the first process after the steps for which
             `preview_due(step)` holds, with the weights to keep in place.
-        validation: items that are not in the training set, and what becomes of the best weights.
+        validation: held-out items, and the callback that keeps the best weights.
 
     Raises:
         FloatingPointError: loss or gradient is not finite; names the items and the last state.
         ValueError: settings that do not fit the data, the processes or the machine.
-        Stopped: SIGTERM came; a state of the last whole step is kept.
+        Stopped: on SIGTERM, after a state of the last whole step was saved.
     """
     accelerator = accelerator or build_accelerator(loop)
     main, steps = accelerator.is_main_process, loop.length(len(items))
@@ -97,7 +97,7 @@ def train(
         ) as report,
     ):
         if validation is not None and validation.due(first, steps) and training.validated < first:
-            _validate(training, validation, first, report, workers)  # a signal came before it
+            _validate(training, validation, first, report, workers)  # a signal ended the earlier run before it
         for step in range(first, steps):
             objective.train()
             losses, ids = _gradients(training, batches, report)
@@ -132,7 +132,7 @@ def train(
 
 
 def _validate(training: TrainingState, validation: Validation, step: int, report: Report, workers: int) -> None:
-    """Report the validation loss of the weights to keep, and let them be kept where it is the lowest so far."""
+    """Report the validation loss of the averaged weights, and call `keep_best` where it is the lowest so far."""
     objective, accelerator = training.objective.module, training.accelerator
     assert isinstance(objective, Objective)
     with report.paused(), training.averaged():
@@ -147,7 +147,7 @@ def _validate(training: TrainingState, validation: Validation, step: int, report
 
 
 def _gradients(training: TrainingState, batches: Iterator[Item], report: Report) -> tuple[dict[str, Tensor], list[str]]:
-    """Add up the gradients of a step's micro-batches; gives their mean losses and the items' ids."""
+    """Accumulate the gradients of a step's micro-batches; returns their mean losses and the items' ids."""
     accelerator, accumulate = training.accelerator, training.loop.accumulate
     ids: list[str] = []
     losses: dict[str, Tensor] = {}
@@ -155,7 +155,7 @@ def _gradients(training: TrainingState, batches: Iterator[Item], report: Report)
         with report.waiting():
             batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
         ids += batch["id"]
-        # Processes share their gradients with the last micro-batch.
+        # Gradients are reduced over processes with the last micro-batch only.
         with nullcontext() if micro == accumulate - 1 else accelerator.no_sync(training.objective.model):
             for name, value in backward(training.objective, training.critic, batch, accumulate).items():
                 losses[name] = losses.get(name, 0) + value / accumulate

@@ -32,7 +32,7 @@ class ValidationSettings(Checked):
         every: steps between validations; the last step is always followed by one.
         share: of the training set, held out by a hash of the items' ids.
         shards: folders of held-out items instead, as in `data.shards`.
-        items: at most so many are looked at.
+        items: at most this many are evaluated.
     """
 
     every: Steps = 0
@@ -67,7 +67,7 @@ class Subset:
 
 
 def split(items: Items, share: float) -> tuple[Subset, Subset]:
-    """Training and validation items. Where an item goes follows from its id alone, whatever else is in the set.
+    """Training and validation items. To which of the two an item belongs follows from a hash of its id alone.
 
     Raises:
         ValueError: the items cannot be told apart, or one of the two sets would be empty.
@@ -78,7 +78,7 @@ def split(items: Items, share: float) -> tuple[Subset, Subset]:
         )
     ids = items.ids()
     out = [_hash(f"held out {name}") < share for name in ids]
-    parts = [[index for index, held in enumerate(out) if held is kind] for kind in (False, True)]
+    parts = [[index for index, held in enumerate(out) if held is which] for which in (False, True)]
     if not all(parts):
         raise ValueError(
             f"validation.share {share} leaves {len(parts[0])} items to train on and {len(parts[1])} for validation of "
@@ -98,10 +98,10 @@ def warn_of_overlap(items: Items, held_out: Items) -> None:
 
 
 class Validation:
-    """What the loop does for validation: when, on which items, and what with the best weights.
+    """Validation during training: after which steps, on which items, and what is done with the best weights.
 
     Args:
-        items: held out. Where they are more than the settings allow, a fixed choice of them is taken.
+        items: held out. Where there are more than the settings allow, a fixed subset of them is taken.
         keep_best: `keep_best(step, loss)` is called on the first process where the loss is the lowest so far, with the
             weights to keep in place.
     """
@@ -112,14 +112,14 @@ class Validation:
         self.items, self.every, self.keep_best = Subset(items, chosen, ids), settings.every, keep_best
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether a validation follows this step (counted as done)."""
+        """Whether a validation follows when `step` of `steps` steps are done."""
         return step > 0 and (step % self.every == 0 or step == steps)
 
     @torch.no_grad()
     def loss(self, objective: Objective, loop: LoopConfig, accelerator: Accelerator, *, workers: int = 0) -> float:
         """The mean of the objective's loss over all items, each with noise of its own that never changes.
 
-        Processes share the items, and each comes to the same number.
+        Items are divided among the processes, and each returns the same number.
         """
         rank, processes = accelerator.process_index, accelerator.num_processes
         loader = DataLoader(
@@ -129,7 +129,7 @@ class Validation:
             num_workers=workers,
             collate_fn=collate,
             worker_init_fn=settle_worker if workers else None,
-            generator=torch.Generator(),  # torch's own stays where it is
+            generator=torch.Generator(),  # so that torch's global one does not advance
         )
         total = torch.zeros(2, dtype=torch.float32 if accelerator.device.type == "mps" else torch.float64)
         for batch in loader:

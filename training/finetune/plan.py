@@ -1,4 +1,4 @@
-"""What `python -m training finetune` looks at before it begins: its settings, all files, and the plan of its run."""
+"""What `python -m training finetune` checks before it begins: its settings, all files, and the plan of its run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .scenes import ObjectSceneSource
 log = logging.getLogger("training")
 STARTER, NONE = "starter", "none"
 PLAN = "plan.json"
-MOST_KNOWN = 200  # objects of a folder of shards
+MOST_KNOWN = 200  # objects read from one folder of shards
 Objects = list[TaughtObject]
 
 
@@ -51,11 +51,11 @@ class FinetuneRecipe(Checked):
         text_encoder: the loop that teaches the text encoder the new captions; 0 steps leave it as it is.
         grounding: the loop that gives new objects conditions of their own, likewise.
         unet: the loop that teaches the U-Net the new sounds, likewise.
-        scenes: samples that are made of the objects.
-        distillation_weight: of rehearsal items, against new objects' items.
-        rank: of the U-Net's low-rank changes; 0 trains all its weights.
+        scenes: number of samples that are composed of the objects.
+        distillation_weight: of the loss on rehearsal items, relative to that on new objects' items.
+        rank: of the U-Net's low-rank updates; 0 trains all its weights.
         diffusion: settings of the U-Net's loss.
-        known_evaluated: so many rehearsal objects are generated for the report.
+        known_evaluated: number of rehearsal objects that are generated for the report.
     """
 
     text_encoder: LoopConfig
@@ -82,8 +82,8 @@ def prepare(
     rehearse: Sequence[str] | None,
     licence: str,
 ) -> tuple[Objects, Objects, list[str]]:
-    """All that `finetune` looks at before it begins: new objects, known ones (unpacked into `folder` where they come
-    with the starter), and what cannot be used.
+    """Read all that `finetune` needs before it begins: new objects, known ones (unpacked into `folder` where they come
+    with the starter), and a sentence for each file that cannot be used.
 
     Raises:
         ValueError, OSError: see `finetune`.
@@ -102,8 +102,9 @@ def prepare(
         )
     if rehearse is None and base != STARTER:
         raise ValueError(
-            f"What {base} is to keep is not said; give --rehearse starter if it was made from the starter, --rehearse "
-            "with the folder that it was taught earlier (both may be given), or --rehearse none to let it forget."
+            f"Nothing tells what {base} is to keep; give --rehearse starter if it was made from the starter, "
+            "--rehearse with the folder that it was fine-tuned on earlier (both may be given), or --rehearse none to "
+            "let it forget."
         )
     known = known_objects(rehearse or [STARTER], folder)
     return new, known, problems
@@ -140,7 +141,7 @@ def known_objects(rehearse: Sequence[str], folder: Path) -> list[TaughtObject]:
 
 
 def shard_objects(folder: Path) -> list[TaughtObject]:
-    """Objects out of raw shards, those of samples in which one alone sounds.
+    """At most `MOST_KNOWN` objects out of raw shards, from samples in which a single object sounds.
 
     Raises:
         ValueError: features instead of raw shards, or a damaged sample.
@@ -166,12 +167,19 @@ def same_plan(
     *,
     keep: bool = True,
 ) -> dict[str, Any]:
-    """A run that goes on has to be the one that was begun. Gives what it was begun with."""
-    things = ObjectSceneSource(new, known, count=1, seconds=1.0, size=32).settings()
+    """Check that a resumed run has the base, settings and objects that it was begun with; returns their fingerprints.
+
+    Args:
+        keep: whether a run that begins writes them into `folder`.
+
+    Raises:
+        ValueError: it has others.
+    """
+    described = ObjectSceneSource(new, known, count=1, seconds=1.0, size=32).settings()
     plan: dict[str, Any] = {
         "from": read_header(resolve(base)).metadata.get("modelspec.hash_sha256", base),
         "settings": hash_json([dataclasses.asdict(recipe)]),
-        "objects": [things["new"], things["known"], things["inputs"]],
+        "objects": [described["new"], described["known"], described["inputs"]],
     }
     file = folder / PLAN
     if not file.is_file():
@@ -197,7 +205,7 @@ def dry_run(
     licence: str = "",
     recipe: FinetuneRecipe | None = None,
 ) -> str:
-    """What `finetune` would do and take, all looked at that would end it before it begins; nothing is written.
+    """What `finetune` would do, and what it would take in time and memory, after all checks; nothing is written.
 
     Raises:
         ValueError, OSError: see `finetune`.
@@ -207,13 +215,13 @@ def dry_run(
         check_writable(out.with_name(f"{out.stem}-run"))
         new, known, problems = prepare(data, base, out, Path(aside), rehearse, licence)
     same_plan(out.with_name(f"{out.stem}-run"), base, recipe, new, known, keep=False)
-    lines = [f"{len(new)} new objects: {', '.join(thing.name for thing in new)}; {len(known)} known ones are kept"]
+    lines = [f"{len(new)} new objects: {', '.join(one.name for one in new)}; {len(known)} known ones are kept"]
     lines += [f"Left out: {problem}" for problem in problems]
     return "\n".join([*lines, estimated(base, recipe)])
 
 
 def estimated(base: str, recipe: FinetuneRecipe) -> str:
-    """What the longest part would take, the U-Net's training."""
+    """What the longest stage, the U-Net's training, would take."""
     model = load(base, device="cpu", dtype=torch.float32).requires_grad_(False)
     before = copy.deepcopy((model.grounding, model.unet))
     objective = DistillationObjective(model, recipe.diffusion, before, recipe.distillation_weight, recipe.rank)

@@ -46,5 +46,5 @@ def _listed(places: list[int]) -> str:
     return " and ".join(map(str, places))
 
 
-def _firsts(heard: dict[str, list[int]]) -> int:
-    return sum(place == 1 for places in heard.values() for place in places)
+def _firsts(ranks: dict[str, list[int]]) -> int:
+    return sum(rank == 1 for item_ranks in ranks.values() for rank in item_ranks)

@@ -115,8 +115,8 @@ def _teach(
         lambda: {h.name: h.ranks for h in generate_and_rank(model, retrieval, old, each=1)},
     )
     learn(model, new, known, recipe, folder)
-    heard = generate_and_rank(model, retrieval, numbers)
-    _write_sounds(heard, folder / "sounds")
+    retrieved = generate_and_rank(model, retrieval, numbers)
+    _write_sounds(retrieved, folder / "sounds")
     stated = " AND ".join(sorted({thing.licence or "not stated" for thing in new}))
     result = Report(
         checkpoint=str(out),
@@ -124,7 +124,7 @@ def _teach(
         among=len(new) + len(known),
         recordings_nearest=round(retrieval.recordings(), 3),
         before=before,
-        after={h.name: h.ranks for h in heard},
+        after={one.name: one.ranks for one in retrieved},
         known_before=known_before,
         known_after={h.name: h.ranks for h in generate_and_rank(model, retrieval, old, each=1)},
         problems=problems,
@@ -208,7 +208,7 @@ def _kept(file: Path, work: Any) -> dict[str, list[int]]:
     return found
 
 
-def _write_sounds(heard: Sequence[Retrieved], folder: Path) -> None:
-    for one in heard:
+def _write_sounds(retrieved: Sequence[Retrieved], folder: Path) -> None:
+    for one in retrieved:
         for turn, sound in enumerate(one.sounds, start=1):
             write_audio(folder / f"{one.name}-{turn}.wav", sound, SAMPLE_RATE)

@@ -1,5 +1,5 @@
-"""Grounded diffusion on scenes of cut-outs: starts from the encoders' own attention, and draws items for what users
-select: blends of images, single objects, backgrounds.
+"""Grounded diffusion on scenes of cut-outs. It starts from the encoders' own attention and adds items that resemble
+what users select: blends of images, single objects, backgrounds.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class StarterGroundedSettings(GroundedFinetuningSettings):
     """Settings of the starter's grounded stages.
 
     Attributes:
-        attention_start: attention begins with the dot product that the encoders were trained with, so many times as
-            sharp, for encoders whose spaces are shared; 0 begins with random weights.
+        attention_start: attention begins with the dot product that the encoders were trained with, multiplied by this
+            number, for encoders with one shared space; 0 begins with random weights.
         mix: up to this share of another item's patches is blended in (Zhang et al. 2018, of inputs alone): users'
             images are never as clearly one thing or the other as scenes of cut-outs are.
         alone: share of the items in which several objects sound that are replaced by an item in which one does: users
             mostly select one object.
-        backdrop: share of items with the mask of what is no object and another item's sound, since a background tells
-            nothing about the sound.
+        backdrop: share of items that get the mask of the background and another item's sound, since a background
+            carries no information about the sound.
     """
 
     attention_start: Annotated[float, Range(0, 1000)] = 0.0
@@ -90,12 +90,17 @@ class StarterGroundedItems(GroundedItems):
             other = others[int(rng.integers(len(others)))].float()
             selected.patches = selected.patches.lerp(other, self.mix * float(rng.random()))
         if self.backdrop and rng.random() < self.backdrop:
-            heard = self.shards.only("mean", "std")[int(rng.integers(len(self)))]
-            selected.mean, selected.std = heard["mean"], heard["std"]
-            selected.coverage, selected.by_mask, selected.on_target = self._backdrop(row), True, False
+            other_sound = self.shards.only("mean", "std")[int(rng.integers(len(self)))]
+            selected.mean, selected.std = other_sound["mean"], other_sound["std"]
+            selected.coverage, selected.by_mask, selected.shown = self._backdrop(row), True, False
 
     def _check_backdrops(self) -> None:
-        """Masks of backgrounds came with masks of objects, or not at all in features of an earlier version."""
+        """Check that items have masks of backgrounds: all items where some have no masks of objects either, else the
+        first one alone, since features of an earlier version have none in any item.
+
+        Raises:
+            ValueError: an item has none.
+        """
         if (self.shards.index.masked or 0) < len(self):
             for index in range(len(self)):
                 self._backdrop(self.shards[index])
@@ -115,7 +120,7 @@ def _sounding(folder: Folders) -> list[int]:
     """How many objects sound in each item.
 
     Raises:
-        ValueError: in none of them one alone.
+        ValueError: there is no item in which a single object sounds.
     """
     described = Shards(folder, ("sounding",))
     counts = [len(described[index]["sounding"]) for index in range(len(described))]

@@ -53,7 +53,7 @@ class StampsTask(Task[S]):
 
 
 class EncodersTask(StampsTask[StarterEncodersSettings]):
-    """Patch and query encoders against each other."""
+    """Patch and query encoders, trained contrastively."""
 
     name = "starter_encoders"
     settings = StarterEncodersSettings

@@ -54,7 +54,7 @@ class Selected:
     patches: Tensor  # [P, L] of one frame
     coverage: Tensor | None  # [P] of the sounding objects
     by_mask: bool  # the mask conditions, not the caption
-    on_target: bool  # `coverage` is of what the caption names
+    shown: bool  # `coverage` is of what the caption names
     mean: Tensor  # [8, T/4, 16] posterior of the latents
     std: Tensor  # [8, T/4, 16]
 
@@ -93,15 +93,15 @@ class GroundedItems:
         within, noise = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for _ in range(2))
         frame = int(rng.integers(len(row["frames"])))
         queries, coverage = row["queries"].float(), row.get("coverage")
-        # Drawn for every item alike, so that what one of them lacks does not move another's noise.
+        # Drawn for every item, so that the random numbers do not depend on what the item has.
         caption, wants_mask = float(rng.random()), bool(rng.random() < self.by_mask)
         if coverage is None and (wants_mask or not len(queries)):
             raise ValueError(
                 f"Item {row['id']} has no mask" + ("" if len(queries) else " and no caption") + ", but one is needed "
                 f"with grounding.mask_training {self.by_mask}; give data with masks or captions."
             )
-        on_target = coverage is not None and len(queries) > 0
-        selected = Selected(row["frames"][frame].float(), coverage, wants_mask, on_target, row["mean"], row["std"])
+        shown = coverage is not None and len(queries) > 0
+        selected = Selected(row["frames"][frame].float(), coverage, wants_mask, shown, row["mean"], row["std"])
         self.augment(selected, row, rng)
         patches, coverage = selected.patches, selected.coverage
         return {
@@ -112,7 +112,7 @@ class GroundedItems:
             "patches": patches,
             "query": queries[int(caption * len(queries))] if len(queries) else queries.new_zeros(queries.shape[1]),
             "coverage": torch.ones(len(patches)) if coverage is None else coverage.float().clamp(min=1e-6),
-            "shown": selected.on_target,
+            "shown": selected.shown,
             "by_mask": selected.by_mask or not len(queries),
             "dropped": bool(rng.random() < self.drop),
             **self.more(row),
@@ -127,7 +127,7 @@ class GroundedItems:
 
 
 class GroundedObjective(Objective):
-    """Noise prediction under the condition; learns the model's grounding and U-Net in place."""
+    """Noise prediction under the condition (equation 1); trains the model's grounding and U-Net in place."""
 
     signal: Tensor  # sqrt(alpha_bar) of each of the 1000 times
     noise: Tensor  # sqrt(1 - alpha_bar)
@@ -180,8 +180,9 @@ class GroundedObjective(Objective):
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of `GroundedItems`; `on_target` is the share of a caption's attention that is on the sounding objects,
-        a mean over the items whose masks say where those are.
+        """Losses of a batch of `GroundedItems`, scalars: "loss" (equation 1, weighted by SNR where the settings ask for
+        it), "mse" without weights, and "on_target", the share of a caption's attention that is on the sounding objects,
+        over the items whose masks cover what the caption names ("shown" is their share).
         """
         batch = {**batch, "time": self.times(batch)}
         condition, attention = conditions(self.grounding, batch)
@@ -212,14 +213,14 @@ class GroundedObjective(Objective):
 
 
 def clean_weights(snr: Tensor, *, velocity: bool) -> Tensor:
-    """What the plain loss weighs an error of the clean latents at signal-to-noise ratios [N]: SNR where the noise is
-    predicted, SNR + 1 where the velocity is (Hang et al. 2023, section 3.4).
+    """Weights [N] that the plain loss gives to squared errors of the clean latents at signal-to-noise ratios [N]: SNR
+    where the noise is predicted, SNR + 1 where the velocity is (Hang et al. 2023, section 3.4).
     """
     return snr + 1 if velocity else snr
 
 
 def min_snr_weights(snr: Tensor, gamma: float, *, velocity: bool) -> Tensor:
-    """Weights of the squared errors at signal-to-noise ratios [N] with which an error of the clean latents weighs
+    """Weights [N] of the squared errors at signal-to-noise ratios [N] that give errors of the clean latents the weight
     min(SNR, gamma); 1 for `gamma` 0.
     """
     plain = clean_weights(snr, velocity=velocity)
@@ -238,7 +239,7 @@ def conditions_of(grounding: Grounding, weights: Tensor, patches: Tensor) -> Ten
 
 
 def conditions(grounding: Grounding, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Conditions [B, 1, D] that a batch of `GroundedItems` asks for, and its captions' attention [B, P]."""
+    """Conditions [B, 1, D] of a batch of `GroundedItems`, and its captions' attention weights [B, P]."""
     patches = batch["patches"]
     # The mask first: it takes the running deviation as it was before this batch, on every process alike.
     masked = grounding.gather(mask_weights(grounding, batch["coverage"])[:, None], patches)

@@ -1,5 +1,5 @@
-"""Grounded diffusion of a model that is trained already: parts of it stay frozen, and few steps on few recordings see
-as even a choice of noise as possible.
+"""Grounded diffusion of a model that is trained already: parts of it stay frozen, and the diffusion times of a batch
+can be spread evenly, since few steps on few recordings would sample them unevenly.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class GroundedFinetuningSettings(GroundedSettings):
     """The paper's settings, and what a trained model needs besides.
 
     Attributes:
-        snr_floor: the loss weighs max(snr_floor, min(SNR, gamma)) / SNR. The kind of a sound is decided where there is
-            much noise, of which the plain loss takes little notice, and guidance multiplies what is wrong there.
-        snr_limit: the largest weight of an error (0: none). Where all is noise the floor would give a thousand, and
-            gradients of nothing but the last tenth of the times.
+        snr_floor: weighs the loss by max(snr_floor, min(SNR, gamma)) / SNR. What kind of sound is made is decided at
+            high noise, where the plain loss has little weight, and guidance amplifies errors there.
+        snr_limit: the largest weight (0: no limit). At the noisiest times the floor alone would give weights of a
+            thousand, and the gradient would come from the last tenth of the times only.
         even_times: the times of a step's batch are spread evenly from one draw (Kingma et al. 2021, "low-discrepancy
-            sampler"), so that few steps see all of them.
-        keep_attention: the attention's parameters stay frozen. Attention that learns together with a young U-Net
-            spreads over the image, and masks, which are brought to its deviation, lose their contrast.
+            sampler"), so that few steps cover all of them.
+        keep_attention: the attention's parameters stay frozen. Attention that is trained together with a fresh
+            U-Net spreads over the image, and masks, which are brought to its deviation, lose their contrast.
         keep_grounding: all of grounding stays frozen, and gives conditions as in generation.
     """
 
@@ -60,7 +60,7 @@ class GroundedFinetuningObjective(GroundedObjective):
         return bounded_snr_weights(snr, settings, velocity=self.velocity)
 
     def train(self, mode: bool = True) -> GroundedFinetuningObjective:
-        """A frozen grounding gives conditions, and keeps its statistics, as in generation."""
+        """See `nn.Module`; a frozen grounding stays in evaluation mode, so that its statistics do not change."""
         super().train(mode)
         if self.keep_grounding:
             self.grounding.eval()
@@ -79,7 +79,7 @@ class GroundedFinetuningObjective(GroundedObjective):
 
 
 def bounded_snr_weights(snr: Tensor, settings: GroundedFinetuningSettings, *, velocity: bool) -> Tensor:
-    """`min_snr_weights` [N] with a floor under what an error of the clean latents weighs, and a largest weight."""
+    """`min_snr_weights` [N] with a lower bound on the weight of clean latents' errors, and an upper one of its own."""
     plain = clean_weights(snr, velocity=velocity)
     wanted = snr.clamp(max=settings.snr_gamma) if settings.snr_gamma else plain
     weight = wanted.clamp(min=settings.snr_floor) / plain

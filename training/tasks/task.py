@@ -21,7 +21,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Built:
-    """What the loop trains: an objective on items, where the task is adversarial against a critic."""
+    """What the loop trains: an objective on items and, where the task is adversarial, its critic."""
 
     objective: Objective
     items: Items
@@ -30,7 +30,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Context:
-    """What an objective may ask of its run.
+    """What an objective is told about its run.
 
     Attributes:
         captions: of all objects in the data, for tasks that compare them; see `Task.captions`.
@@ -56,11 +56,11 @@ class Task(ABC, Generic[S]):
 
     @abstractmethod
     def objective(self, model: SoundingModel, settings: S, context: Context) -> Objective:
-        """What is learnt, over `model`."""
+        """The objective, which trains parts of `model` in place."""
 
     @abstractmethod
     def items(self, model: SoundingModel, settings: S, data: DataSettings) -> Items:
-        """What is learnt from.
+        """The training set.
 
         Raises:
             ValueError: data that the task cannot use.
@@ -68,7 +68,7 @@ class Task(ABC, Generic[S]):
         """
 
     def build(self, model: SoundingModel, settings: S, data: DataSettings, fresh: frozenset[str]) -> Built:
-        """Objective, items and critic together; raises what `items` raises."""
+        """Objective, items and critic together; raises what `items` raises. `fresh`: see `Context`."""
         items, critic = self.items(model, settings, data), self.critic(settings)
         return Built(self.objective(model, settings, Context(fresh=fresh)), items, critic)
 
@@ -97,4 +97,4 @@ class Task(ABC, Generic[S]):
         return False
 
     def finish(self, model: SoundingModel, built: Built) -> None:
-        """After the last step: measure what belongs into the model's configuration."""
+        """Called before an export: measure what belongs in the model's configuration."""
