@@ -130,7 +130,7 @@ def test_what_is_wrong_is_one_sentence(server, tiny_graph, images, value, words)
 
 def test_ctrl_c_stops_the_run_on_the_server(server, tiny_graph, images):
     (images / "graph.json").write_text(json.dumps(tiny_graph("text_grounded", seed=503, seconds=20.0, steps=900)))
-    command = [sys.executable, "-m", "sounding.cli", "queue", str(images / "graph.json"), "--server", server.url]
+    command = [sys.executable, "-m", "sounding", "queue", str(images / "graph.json"), "--server", server.url]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as ran:
         try:
             assert ran.stderr is not None

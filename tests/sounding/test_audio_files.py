@@ -165,7 +165,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_ten_minutes_are_written(tmp_path: Path) -> None:
     """The longest that the nodes make. libsndfile's Vorbis encoder ends the process if it gets so much at once."""
     paths = [tmp_path / f"long{ending}" for ending in (".ogg", ".flac", ".mp3")]
-    code = "import sys, torch; from sounding.audio import write_audio; sound = 0.1 * torch.randn(600 * 16_000)\n"
+    code = "import sys, torch; from sounding.audio.files import write_audio; sound = 0.1 * torch.randn(600 * 16_000)\n"
     code += "for path in sys.argv[1:]: write_audio(path, sound, 16_000)"
     subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True, cwd=ROOT, timeout=600)
     for path in paths:

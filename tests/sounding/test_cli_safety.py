@@ -115,7 +115,7 @@ def test_every_place_for_a_file_is_known() -> None:
         "run: overrides",
         "run: recipe",
     } <= found
-    assert {"prepare features: model", "prepare videos: csv", "starter: data"} <= found
+    assert {"prepare features: model", "prepare videos: csv", "starter train: data"} <= found
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -20,6 +20,7 @@ from training.data.videos import VideoSource, read_frames, read_sound
 from .video_material import COLOURS, TONES, tone_of, video_source
 
 
+@pytest.mark.parametrize("name", ["whole-mp4.mp4", "more/-whole_webm.webm"])
 @pytest.mark.parametrize("start", [0.0, 2.0, 3.5])
 def test_sound_and_frames_are_those_of_the_asked_moment(videos: Path, name: str, start: float) -> None:
     sound = read_sound(videos / name, start, 2.5)

@@ -175,7 +175,10 @@ def measure_step(
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    fakes = logging.getLogger("torch._subclasses.fake_tensor")
+    level = fakes.level
     try:
+        fakes.setLevel(logging.CRITICAL)  # what it cannot run is no error here
         # Tensors made of numpy arrays, or kept outside of the module, come in as real ones.
         with FakeTensorMode(allow_non_fake_inputs=True):
             empty: dict[int, Any] = {
@@ -193,6 +196,8 @@ def measure_step(
             return _step(twin, whole, device, dtype)
     except (RuntimeError, TypeError) as error:
         log.info("The step cannot run without numbers (%s), so one item runs on the CPU.", str(error).split("\n")[0])
+    finally:
+        fakes.setLevel(level)
     with torch.random.fork_rng():
         saved, flops = _step(copy.deepcopy(module).cpu(), example(CPU), CPU, dtype)
     return saved * items, flops * items
