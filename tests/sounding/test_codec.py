@@ -127,20 +127,19 @@ def test_the_starter_stays_in_range_on_real_sounds() -> None:
     """Bursts of noise over a tone through decoder and vocoder in float16, without a fallback."""
     exact = sounding.load("starter", device="cpu", parts=("vae", "vocoder"))
     model = sounding.load("starter", device="cpu", dtype=torch.float16, parts=("vae", "vocoder"))
-    times = torch.arange(exact.config.train_samples) / exact.config.audio.sample_rate
+    times = torch.arange(exact.config.train_samples // 2) / exact.config.audio.sample_rate
     bursts = 0.3 * torch.randn(1, len(times)) * (torch.sin(4 * torch.pi * times) > 0.5) + 0.2 * torch.sin(900 * times)
     latents = exact.encode(bursts)
+    decoded = exact.decode(latents)
     with torch.no_grad():
         mel = model.vae.decode((latents / model.config.vae.scale).half()).sample
-        waveform = vocoded(model.vocoder, exact.decode(latents).half())
+        waveform = vocoded(model.vocoder, decoded.half())
     assert mel.isfinite().all()
     assert waveform.isfinite().all()
-    assert (model.decode(latents) - exact.decode(latents)).abs().mean() < 0.02  # of some 12 nepers
+    assert (model.decode(latents) - decoded).abs().mean() < 0.02  # of some 12 nepers
     spectrum = MelSpectrogram(exact.config.audio)
-    heard = (
-        spectrum(model.vocode(exact.decode(latents))[:, 0]) - spectrum(exact.vocode(exact.decode(latents))[:, 0])
-    ).abs()
-    assert heard.mean() < 0.1
+    difference = spectrum(model.vocode(decoded)[:, 0]) - spectrum(exact.vocode(decoded)[:, 0])
+    assert difference.abs().mean() < 0.1
 
 
 def test_vae_and_vocoder_take_no_bfloat16(tiny_checkpoint: Path, tiny_model: SoundingModel) -> None:
