@@ -150,6 +150,18 @@ class Server:
         return found
 
 
+def run_beside(comfyui: Path, code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    """Run code that imports the host's modules, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=comfyui,
+        env={**os.environ, "PYTHONPATH": str(comfyui), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def make_folder(folder: Path) -> None:
     """A server's base folder, with this pack and the example images."""
     for name in ("custom_nodes", "models/sounding", "output", "temp", "user"):

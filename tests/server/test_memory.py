@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-pytestmark = pytest.mark.server
+from .comfyui import ROOT, run_beside
 
-ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.server
 
 PROBE = """
 import gc, importlib.util, sys, weakref
@@ -90,12 +85,5 @@ print("fine")
 
 
 def test_parts_are_whole_when_used_and_gone_with_the_model(comfyui, tiny_checkpoint):
-    ran = subprocess.run(
-        [sys.executable, "-c", PROBE, str(ROOT), str(tiny_checkpoint)],
-        cwd=comfyui,
-        env={**os.environ, "PYTHONPATH": str(comfyui), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = run_beside(comfyui, PROBE, ROOT, tiny_checkpoint)
     assert ran.stdout.endswith("fine\n"), ran.stderr

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,11 @@ from sounding.images.files import read_image
 from sounding.segment import Prompt, load_segmenter
 
 from ..tiny_sams import tiny_sam1
+from .comfyui import ROOT, run_beside
 from .graphs import node
 
 pytestmark = pytest.mark.server
 
-ROOT = Path(__file__).parent.parent.parent
 INPUT = ROOT / "example_workflows" / "input"
 SAM = "sams/sam_vit_b_tiny.pth"
 Graph = dict[str, dict[str, Any]]
@@ -179,12 +176,5 @@ print("fine")
 def test_the_host_moves_the_weights_and_frees_them(comfyui, tmp_path):
     path = tmp_path / "sam.pth"
     torch.save(tiny_sam1().state_dict(), path)
-    ran = subprocess.run(
-        [sys.executable, "-c", PROBE, str(ROOT), str(path)],
-        cwd=comfyui,
-        env={**os.environ, "PYTHONPATH": str(comfyui), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = run_beside(comfyui, PROBE, ROOT, path)
     assert ran.stdout.endswith("fine\n"), ran.stderr

@@ -14,8 +14,9 @@ from training.engine.settings import LoopConfig
 from training.recipe import Recipe
 
 
-def losses_of(recipe: Recipe) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (recipe.folder / "log.jsonl").read_text().splitlines()]
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """What a run logged, one entry per line of its log.jsonl."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def recipe_of(task: Any, config: SoundingConfig, out: Path, **more: Any) -> Recipe:

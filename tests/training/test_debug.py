@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -23,6 +22,7 @@ from training.data.shards import Shards
 from training.recipe import RECIPES, read_recipe
 
 from ..conftest import ROOT
+from .helpers import read_log
 
 APPS = {"training": training_app, "sounding": sounding_app}
 
@@ -51,7 +51,7 @@ def test_the_papers_whole_path_as_the_docs_say(tmp_path: Path, monkeypatch: pyte
     assert len(sound) == round(1.28 * 16_000)
     assert np.isfinite(sound).all()
     assert len(Shards("data/debug/features", ("id", "patches"))) == 18  # videos and pairs alike
-    logged = [json.loads(line) for line in Path("runs/debug/log.jsonl").read_text().splitlines()]
+    logged = read_log(Path("runs/debug"))
     validated = [line for line in logged if "val_loss" in line]
     assert [line["step"] for line in validated] == [20, 40]
     assert all(0 < line["val_loss"] < 10 for line in validated)

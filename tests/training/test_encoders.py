@@ -22,7 +22,7 @@ from training.starter.encoders import SceneItems, StarterEncodersObjective, Star
 from training.tasks.encoders import attention_loss, contrastive_loss
 
 from ..conftest import ROOT
-from .helpers import losses_of, recipe_of
+from .helpers import read_log, recipe_of
 
 
 def test_encoders_learn_where_the_named_object_is(
@@ -32,7 +32,7 @@ def test_encoders_learn_where_the_named_object_is(
     loop = dataclasses.replace(recipe.loop, lr=1e-2, steps=40)
     recipe = dataclasses.replace(recipe, loop=loop, settings=StarterEncodersSettings(frozen_blocks=0))
     run(recipe)
-    logged = losses_of(recipe)
+    logged = read_log(recipe.folder)
     assert logged[-1]["loss"] < 0.85 * logged[0]["loss"]
     model = initialize(recipe)
     objective = StarterEncodersObjective(model, recipe.settings, [stamp.caption for stamp in stamps_data.entries])
@@ -53,7 +53,7 @@ def test_encoders_learn_from_what_a_scene_sounds_like(
     model = sounding.load(
         run(dataclasses.replace(recipe, loop=loop, settings=StarterEncodersSettings(frozen_blocks=0))), device="cpu"
     )
-    logged = losses_of(recipe)
+    logged = read_log(recipe.folder)
     assert logged[-1]["attention"] < logged[0]["attention"]
     assert "region" not in logged[0]
     condition = model.ground(torch.randn(1, 25, 16), sound=torch.randn(1, 16_000))

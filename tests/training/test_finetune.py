@@ -40,6 +40,7 @@ from training.recipe import RECIPES, read_recipe
 from training.tasks.grounded import GroundedObjective
 from training.tasks.grounded_finetuning import GroundedFinetuningSettings
 
+from .helpers import read_log
 from .test_objects import disc, paint, sing, tone
 
 
@@ -94,7 +95,7 @@ def taught(folder: Path, stamps_folder: Path, tiny_checkpoint: Path, tmp_path_fa
 
 
 def test_it_learns_and_leaves_the_rest_as_it_was(taught: Path, tiny_checkpoint: Path) -> None:
-    logged = [json.loads(line) for line in (taught.parent / "mine-run/unet/log.jsonl").read_text().splitlines()]
+    logged = read_log(taught.parent / "mine-run/unet")
     assert logged[-1]["loss"] < 0.95 * logged[0]["loss"]
     before, after = load_file(tiny_checkpoint), load_file(taught)
     assert before.keys() == after.keys()
@@ -292,7 +293,7 @@ def test_names_are_learnt_and_known_sentences_keep_their_meaning(
         items.rows.append((looks[places], (places == number[caption]).float(), [caption]))
     loop = LoopConfig(steps=150, batch=8, lr=1e-2, warmup=5, log_every=25, precision="fp32")
     train(TextEncoderObjective(model, sentences), items, loop, tmp_path / "run")
-    logged = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    logged = read_log(tmp_path / "run")
     assert logged[-1]["attention"] < 0.9 * logged[0]["attention"]
     assert logged[-1]["moved"] < 0.2
     spread = (asked - asked.mean(0)).square().mean()

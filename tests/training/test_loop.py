@@ -13,7 +13,7 @@ from training.engine.loop import train
 from training.engine.optimization import learning_rate
 from training.engine.settings import LoopConfig
 
-from .toys import LOOP, Line, Numbers
+from .toys import LOOP, Line, Numbers, plain_average
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,7 @@ def test_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     """Against AdamW, clipping and averaging written out; the average's warm-up is diffusers'."""
     trained = Line()
     train(trained, Numbers(), LOOP, tmp_path)
-    plain = Line()
-    parameters = list(plain.parameters())
-    optimizer = torch.optim.AdamW(parameters, betas=LOOP.betas, eps=LOOP.eps, weight_decay=0.0)
-    average = [p.detach().double().clone() for p in parameters]
-    for step, batch in enumerate(build_loader(Numbers(), Order(10, batch=4, steps=12, seed=3))):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, 12, LOOP)
-        plain(batch)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(parameters, LOOP.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
-        average = [decay * a + (1 - decay) * p.detach().double() for a, p in zip(average, parameters, strict=True)]
-    for ours, expected in zip(trained.parameters(), average, strict=True):
+    for ours, expected in zip(trained.parameters(), plain_average(), strict=True):
         torch.testing.assert_close(ours.detach().double(), expected, rtol=1e-5, atol=1e-6)
 
 

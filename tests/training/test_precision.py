@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,15 @@ from torch import Tensor
 from sounding.model import SoundingModel
 from training.engine import environment
 from training.engine.environment import build_accelerator, tf32
-from training.engine.loader import Order, build_loader
 from training.engine.loop import train
 from training.engine.objective import Objective
-from training.engine.optimization import learning_rate
 from training.engine.states import States
 from training.tasks.grounded import GroundedObjective, GroundedSettings
 from training.tasks.vae import VaeObjective, VaeSettings
 from training.tasks.vocoder import VocoderObjective, VocoderSettings
 
-from .toys import LOOP, Line, Numbers, scaled, weights_of
+from .helpers import read_log
+from .toys import LOOP, Line, Numbers, end_after_saving, plain_average, scaled, weights_of
 
 
 class Overflowing(Line):
@@ -64,30 +62,11 @@ def test_a_skipped_step_is_no_step_of_learning(tmp_path: Path) -> None:
     """Against AdamW and the average written out, over the steps that were not skipped."""
     trained, accelerator = Overflowing(0, 5, 6), scaled()
     train(trained, Numbers(), LOOP, tmp_path, accelerator=accelerator)
-    plain = Line()
-    parameters = list(plain.parameters())
-    optimizer = torch.optim.AdamW(parameters, betas=LOOP.betas, eps=LOOP.eps, weight_decay=0.0)
-    average, learnt = [p.detach().double().clone() for p in parameters], 0
-    for step, batch in enumerate(build_loader(Numbers(), Order(10, batch=4, steps=12, seed=3))):
-        if step in (0, 5, 6):
-            continue
-        optimizer.param_groups[0]["lr"] = learning_rate(learnt, 12, LOOP)
-        plain(batch)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(parameters, LOOP.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        decay = min(0.9, (1 + learnt) / (10 + learnt)) if learnt else 0.0
-        average = [decay * a + (1 - decay) * p.detach().double() for a, p in zip(average, parameters, strict=True)]
-        learnt += 1
-    for ours, expected in zip(trained.parameters(), average, strict=True):
+    for ours, expected in zip(trained.parameters(), plain_average(skipped=(0, 5, 6)), strict=True):
         torch.testing.assert_close(ours.detach().double(), expected, rtol=1e-5, atol=1e-6)
     # 2^8, halved by every skipped step, doubled after three good ones.
     scales = [128, 128, 128, 256, 256, 128, 64, 64, 64, 128, 128, 128]
-    assert [line["loss_scale"] for line in logged(tmp_path)] == [pytest.approx(sum(scales) / 12)]
-
-
-def logged(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["loss_scale"] for line in read_log(tmp_path)] == [pytest.approx(sum(scales) / 12)]
 
 
 def test_resume_keeps_the_scaler_and_what_was_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,15 +76,7 @@ def test_resume_keeps_the_scaler_and_what_was_skipped(tmp_path: Path, monkeypatc
     class Killed(Exception):
         pass
 
-    save = States.save
-
-    def save_and_end(self: States, step: int, state: dict[str, Any]) -> Any:
-        kept = save(self, step, state)
-        if step == 5:
-            raise Killed
-        return kept
-
-    monkeypatch.setattr(States, "save", save_and_end)
+    end_after_saving(monkeypatch, 5, Killed)
     with pytest.raises(Killed):
         train(Overflowing(2, 3, 8), Numbers(), LOOP, tmp_path / "killed", accelerator=scaled())
     monkeypatch.undo()
@@ -146,7 +117,7 @@ def test_float16_learns_on_a_gpu_and_resumes_exactly(tmp_path: Path) -> None:
     train(resumed, Numbers(), loop, tmp_path / "run")
     for name, value in weights_of(whole).items():
         assert torch.equal(value, weights_of(resumed)[name]), name
-    assert logged(tmp_path / "run")[-1]["loss"] < logged(tmp_path / "run")[0]["loss"]
+    assert read_log(tmp_path / "run")[-1]["loss"] < read_log(tmp_path / "run")[0]["loss"]
 
 
 @pytest.mark.parametrize("allowed", [None, False, True])

@@ -21,7 +21,8 @@ from training.__main__ import app
 from training.dry_run import settings_in_use
 from training.engine.settings import LoopConfig
 from training.finetune.plan import FinetuneRecipe
-from training.recipe import RECIPES, Recipe, parse_overrides, read_recipe, read_yaml
+from training.recipe import RECIPES, Recipe, read_recipe
+from training.recipe_files import parse_overrides, read_yaml
 from training.starter.evaluate.classifier import ClassifierRecipe
 from training.starter.run import stage_recipes
 

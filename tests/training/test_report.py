@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from training.engine.previews import PreviewSound
 from training.engine.report import Report
 
+from .helpers import read_log
+
 
 class Clock:
     """Seconds that go forward when told."""
@@ -23,10 +24,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def events(folder: Path) -> Any:
@@ -57,7 +54,7 @@ def test_figures_are_means_since_the_last_log(tmp_path: Path, caplog: pytest.Log
                 report.preview(step, [tone()])
                 with report.paused():
                     clock.now += 100
-    found = lines(tmp_path)
+    found = read_log(tmp_path)
     assert [line["step"] for line in found] == [10, 20, 25]
     assert [line["loss"] for line in found] == [5.5, 15.5, 23.0]
     assert [line["grad_norm"] for line in found] == [5.5, 15.5, 23.0]
@@ -108,14 +105,14 @@ def test_resuming_cuts_what_came_after(tmp_path: Path, monkeypatch: pytest.Monke
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 50, "lo')  # the machine went down
     go(21, 60, 2.0)  # the state was of step 20
-    found = lines(tmp_path)
+    found = read_log(tmp_path)
     assert [(line["step"], line["loss"]) for line in found] == [(10, 1), (20, 1), (30, 2), (40, 2), (50, 2), (60, 2)]
     assert [line["seconds"] for line in found] == [10, 20, 30, 40, 50, 60]
     board = [(event.step, event.value) for event in events(tmp_path).Scalars("loss")]
     assert board == [(line["step"], line["loss"]) for line in found]
 
     go(1, 10, 3.0)  # from the start in the same folder
-    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(10, 3)]
+    assert [(line["step"], line["loss"]) for line in read_log(tmp_path)] == [(10, 3)]
     assert [(event.step, event.value) for event in events(tmp_path).Scalars("loss")] == [(10, 3)]
 
 
@@ -132,7 +129,7 @@ def test_what_is_not_finite_is_null_in_json(tmp_path: Path) -> None:
     with Report(tmp_path, 1, 1, "x") as report:
         report.step(1, {"loss": torch.tensor(math.nan), "norm": math.inf, "fine": 1.0})
     assert "NaN" not in (tmp_path / "log.jsonl").read_text()
-    (line,) = lines(tmp_path)
+    (line,) = read_log(tmp_path)
     assert (line["loss"], line["norm"], line["fine"]) == (None, None, 1.0)
 
 

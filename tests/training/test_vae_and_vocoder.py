@@ -24,7 +24,7 @@ from training.starter.vocoder import StarterVocoderSettings
 from training.tasks.vae import VaeSettings
 from training.tasks.vocoder import stft_distance
 
-from .helpers import losses_of, recipe_of
+from .helpers import read_log, recipe_of
 
 
 def test_vae_learns_and_its_latents_scale_is_measured(
@@ -33,7 +33,7 @@ def test_vae_learns_and_its_latents_scale_is_measured(
     data = DataSettings(stamps=str(stamps_folder))
     recipe = recipe_of("vae", tiny_config, tmp_path, data=data, settings=VaeSettings(frames=32))
     model = sounding.load(run(recipe), device="cpu")
-    logged = losses_of(recipe)
+    logged = read_log(recipe.folder)
     assert logged[-1]["l1"] < 0.7 * logged[0]["l1"]
     clips = ObjectClips(ObjectSet(stamps_folder))
     sounds = torch.stack([clips.crop(i % 3, 5120, np.random.default_rng(i)) for i in range(24)])
@@ -60,7 +60,7 @@ def test_vocoder_learns(
         recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=20))
     before = initialize(recipe).vocoder.state_dict()
     model = sounding.load(run(recipe), device="cpu")
-    logged = losses_of(recipe)
+    logged = read_log(recipe.folder)
     if critic:
         assert {"critic", "adversarial", "matching"} <= logged[0].keys()
     else:

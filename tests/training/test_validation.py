@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -19,7 +18,8 @@ from training.engine.states import States
 from training.engine.stopping import Stopped
 from training.engine.validation import Validation, ValidationSettings, split, warn_of_overlap
 
-from .toys import ALONE, LAUNCH, LOOP, Line, NamedNumbers, Numbers, held_out, script, weights_of
+from .helpers import read_log
+from .toys import ALONE, LAUNCH, LOOP, Line, NamedNumbers, Numbers, end_after_saving, held_out, script, weights_of
 
 EVERY = ValidationSettings(every=3, share=0.3)
 
@@ -41,8 +41,7 @@ class Many(NamedNumbers):
 
 
 def val_losses(folder: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
+    return {line["step"]: line["val_loss"] for line in read_log(folder) if "val_loss" in line}
 
 
 def test_an_item_is_held_out_by_its_id_alone() -> None:
@@ -154,15 +153,7 @@ def test_a_run_that_breaks_off_keeps_its_best(tmp_path: Path, monkeypatch: pytes
             asked = iter([False] * 5 + [True])
             patch.setattr(loop_module.Termination, "asked", lambda self: next(asked))
         else:
-            save = States.save
-
-            def save_and_end(self: States, step: int, state: dict[str, Any]) -> Path | None:
-                file = save(self, step, state)
-                if step == 8:
-                    raise KeyboardInterrupt
-                return file
-
-            patch.setattr(States, "save", save_and_end)
+            end_after_saving(patch, 8, KeyboardInterrupt)
         with pytest.raises(expected):
             go("broken")
     go("broken")

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.engine.environment import build_accelerator
+from training.engine.loader import Order, build_loader
 from training.engine.objective import Objective
+from training.engine.optimization import learning_rate
 from training.engine.settings import LoopConfig
+from training.engine.states import States
 from training.engine.validation import Subset, Validation, ValidationSettings, split
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +73,39 @@ LOOP = LoopConfig(batch=4, lr=0.05, steps=12, warmup=2, precision="fp32", ema=0.
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def plain_average(skipped: tuple[int, ...] = ()) -> list[Tensor]:
+    """The averaged parameters of a Line after LOOP without some steps, by AdamW, clipping and averaging written out."""
+    plain = Line()
+    parameters = list(plain.parameters())
+    optimizer = torch.optim.AdamW(parameters, betas=LOOP.betas, eps=LOOP.eps, weight_decay=0.0)
+    average, learnt = [p.detach().double().clone() for p in parameters], 0
+    for step, batch in enumerate(build_loader(Numbers(), Order(10, batch=4, steps=12, seed=3))):
+        if step in skipped:
+            continue
+        optimizer.param_groups[0]["lr"] = learning_rate(learnt, 12, LOOP)
+        plain(batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(parameters, LOOP.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(0.9, (1 + learnt) / (10 + learnt)) if learnt else 0.0
+        average = [decay * a + (1 - decay) * p.detach().double() for a, p in zip(average, parameters, strict=True)]
+        learnt += 1
+    return average
+
+
+def end_after_saving(patch: pytest.MonkeyPatch, last: int, error: type[BaseException]) -> None:
+    """Let a run break off just after it saved the state of step `last`."""
+    save = States.save
+
+    def save_and_end(self: States, step: int, state: dict[str, Any]) -> Path | None:
+        file = save(self, step, state)
+        if step == last:
+            raise error
+        return file
+
+    patch.setattr(States, "save", save_and_end)
 
 
 def scaled() -> Accelerator:
