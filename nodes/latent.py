@@ -15,7 +15,7 @@ from ..sounding.grounding import Condition
 from .host.conversions import audio_waveform, latent_batch_indices, latent_noise_mask, latent_samples, with_samples
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar
-from .host.schemas import MAX_SECONDS, OWN, cfg_input, schema, steps_input
+from .host.schemas import OWN, cfg_input, schema, seconds_input, steps_input
 from .host.wires import ConditionType, ModelType
 
 
@@ -32,14 +32,7 @@ class SoundingEmptyLatent(io.ComfyNode):
             search_aliases=["sound length", "seconds", "duration"],
             inputs=[
                 ModelType.Input("model", tooltip="From Sounding Load Model: it knows the latent's shape."),
-                io.Float.Input(
-                    "seconds",
-                    default=5.0,
-                    min=0.1,
-                    max=MAX_SECONDS,
-                    step=0.1,
-                    tooltip="Length of the sound; the result has exactly this length.",
-                ),
+                seconds_input(),
                 io.Int.Input(
                     "batch_size",
                     default=1,

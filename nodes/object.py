@@ -14,7 +14,7 @@ from .host.conversions import checked_image, checked_mask
 from .host.folders import STARTER_LABEL
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar
-from .host.schemas import MAX_SECONDS, cfg_input, fade_input, fade_seconds, level_input, schema, steps_input
+from .host.schemas import cfg_input, fade_input, fade_seconds, level_input, schema, seconds_input, steps_input
 from .host.wires import ModelType
 from .sureness import report
 
@@ -39,14 +39,7 @@ class SoundingThisObject(io.ComfyNode):
                     tooltip="White on the object that is to sound, at any size. Each mask of a batch makes a sound of "
                     "its own.",
                 ),
-                io.Float.Input(
-                    "seconds",
-                    default=5.0,
-                    min=0.1,
-                    max=MAX_SECONDS,
-                    step=0.1,
-                    tooltip="Length of the sound; the result has exactly this length.",
-                ),
+                seconds_input(),
                 io.Int.Input(
                     "seed",
                     default=0,

@@ -21,6 +21,18 @@ def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
 OWN = "checkpoint"  # among the samplers: the checkpoint's own, as 0 is for steps and guidance
 
 
+def seconds_input() -> io.Float.Input:
+    """Length of sounds."""
+    return io.Float.Input(
+        "seconds",
+        default=5.0,
+        min=0.1,
+        max=MAX_SECONDS,
+        step=0.1,
+        tooltip="Length of the sound; the result has exactly this length.",
+    )
+
+
 def steps_input(*, optional: bool = False) -> io.Int.Input:
     """Sampling steps."""
     return io.Int.Input(
