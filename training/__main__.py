@@ -12,17 +12,12 @@ from typing import Annotated
 
 import typer
 
-from sounding.cli.terminal import plain_errors
+from sounding.cli.terminal import command_group, plain_errors
 
 from .data.prepare import app as prepare_app
 from .starter import cli as starter
 
-app = typer.Typer(
-    help="Train and prepare data for Sounding Objects.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Train and prepare data for Sounding Objects.")
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(starter.app, name="starter")
 for moved, command in (  # where earlier versions had them
@@ -53,7 +48,8 @@ def run(
     ] = None,
 ) -> None:
     """Train by RECIPE and write the checkpoint; a run that was stopped is continued."""
-    from .recipe import Recipe, read_recipe, read_yaml
+    from .recipe import Recipe, read_recipe
+    from .recipe_files import read_yaml
     from .recipe_migrations import migrated_finetuning
 
     with plain_errors("training"):

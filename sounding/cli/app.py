@@ -13,7 +13,7 @@ import typer
 from ..utils.messages import printable
 from .options import GenerateOptions, check_demo, check_steps
 from .queue import queue
-from .terminal import JsonOption, plain_errors, progress, say, show, show_json
+from .terminal import JsonOption, command_group, plain_errors, progress, say, show, show_json
 from .weights import convert, fetch
 
 if TYPE_CHECKING:
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
     from ..model import Sound, SoundingModel
 
-app = typer.Typer(
-    help="Select an object in an image and hear it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Select an object in an image and hear it.")
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

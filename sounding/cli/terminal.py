@@ -18,7 +18,13 @@ from ..utils.messages import printable
 if TYPE_CHECKING:
     from ..diffusion import OnStep
 
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line.")]
+
+
+def command_group(text: str) -> typer.Typer:
+    """Commands that belong together; alone, their name shows the help with `text` at its top."""
+    return typer.Typer(help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def say(text: object) -> None:

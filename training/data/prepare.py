@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sounding.cli.terminal import plain_errors
+from sounding.cli.terminal import command_group, plain_errors
 
 if TYPE_CHECKING:
     from .process_group import ProcessGroup
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     from .shard_writer import OnProgress
     from .source import Source
 
-app = typer.Typer(
-    help="Turn videos, images with sounds, or stamps into shards, and shards into features.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Turn videos, images with sounds, or stamps into shards, and shards into features.")
 
 SHOWN = 5  # skipped samples on the screen; shards.json has all
 

@@ -7,16 +7,11 @@ from typing import Annotated
 
 import typer
 
-from sounding.cli.terminal import plain_errors
+from sounding.cli.terminal import command_group, plain_errors
 
 from .evaluate.cli import app as evaluate_app
 
-app = typer.Typer(
-    help="Make the model in the box: its data, its training, its evaluation.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Make the model in the box: its data, its training, its evaluation.")
 app.add_typer(evaluate_app, name="evaluate")
 
 SourceOption = Annotated[Path, typer.Option(help="Where the Debian packages are installed or unpacked.")]

@@ -13,15 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sounding.cli.terminal import plain_errors
+from sounding.cli.terminal import command_group, plain_errors
 
 log = logging.getLogger("training")
-app = typer.Typer(
-    help="Measure the model in the box, or a model that was taught more objects.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Measure the model in the box, or a model that was taught more objects.")
 
 
 class Part(str, Enum):
