@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sounding.config import SoundingConfig
+from sounding.config import GenerationConfig, SoundingConfig
 from sounding.model import SoundingModel
 
 from .data.settings import DataSettings
@@ -21,7 +21,6 @@ from .provenance import is_finished
 from .recipe import Recipe, to_yaml
 from .registry import TASKS
 from .run import fresh_parts, prepare
-from .tasks.discriminators import adversarial_loss, critic_loss, feature_matching
 from .tasks.task import Context
 
 log = logging.getLogger("training")
@@ -40,7 +39,8 @@ class _Judged(nn.Module):
         both = self.critic(torch.cat([real, made.detach()]))
         wanted, found = ([[x.chunk(2)[half] for x in maps] for maps in both] for half in (0, 1))
         maps = self.critic(made)
-        return losses["loss"] + critic_loss(wanted, found) + adversarial_loss(maps) + feature_matching(wanted, maps)
+        added = self.critic.objective_losses(wanted, maps)
+        return losses["loss"] + self.critic.critic_loss(wanted, found) + sum(added.values())
 
 
 def dry_run(recipe: Recipe, *, processes: int = 1) -> tuple[str, list[str]]:
@@ -84,8 +84,11 @@ def settings_in_use(recipe: Recipe) -> str:
         values[block] = _without_off(values[block], dataclasses.asdict(usual))
     if not recipe.data.stamps:
         values["data"].pop("plain", None)
-    if not recipe.model.grounding.norm_matching:  # then no sureness is told
-        values["model"]["generation"] = {key: values["model"]["generation"][key] for key in ("steps", "cfg", "sampler")}
+    if not recipe.model.grounding.norm_matching:  # then thresholds of sureness are not used, all but one
+        usual = dataclasses.asdict(GenerationConfig())
+        generation = values["model"]["generation"]
+        shown = {key for key, value in generation.items() if value != usual[key]} | {"steps", "cfg", "sampler"}
+        values["model"]["generation"] = {key: value for key, value in generation.items() if key in shown}
     return to_yaml(values)
 
 
