@@ -21,8 +21,6 @@ from .recipe_files import merge, parse_overrides, read_yaml
 from .recipe_migrations import migrated_overrides, migrated_recipe
 from .registry import TASKS
 
-__all__ = ["RECIPES", "Recipe", "merge", "parse_overrides", "read_recipe", "read_yaml"]
-
 RANDOM = "random"
 WRITTEN = "_written"  # attribute of a recipe's model: the keys that its file sets; no part of the model
 RECIPES = Path(__file__).parent / "recipes"

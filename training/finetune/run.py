@@ -41,13 +41,11 @@ from ..recipe import RECIPES, read_recipe
 from .distillation import DistillationItems, DistillationObjective
 from .grounding import GroundingAdaptationItems, GroundingAdaptationObjective
 from .objects import TaughtObject
-from .plan import FinetuneRecipe, Objects, known_objects, prepare, same_plan
+from .plan import FinetuneRecipe, Objects, prepare, same_plan
 from .report import Report
 from .retrieval import MelRetrieval, Retrieved, generate_and_rank
 from .scenes import ObjectSceneSource
 from .text_encoder import TextEncoderItems, TextEncoderObjective
-
-__all__ = ["FinetuneRecipe", "finetune", "known_objects", "learn"]
 
 log = logging.getLogger("training")
 STAGES = ("text_encoder", "grounding", "unet")

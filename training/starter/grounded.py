@@ -21,7 +21,7 @@ from ..data.shard_folders import Folders
 from ..data.shards import Shards
 from ..engine.loader import Item
 from ..engine.settings import Share
-from ..tasks.grounded import GroundedItems, Selected
+from ..tasks.grounded import GroundedItems, Selected, feature_shards
 from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
 from ..tasks.task import Context, Task
 
@@ -180,9 +180,7 @@ class StarterGroundedTask(Task[StarterGroundedSettings]):
         self, model: SoundingModel, settings: StarterGroundedSettings, data: DataSettings
     ) -> StarterGroundedItems:
         """See `Task`."""
-        if not data.shards:
-            raise ValueError("The grounded trainer reads features; make them with `python -m training prepare`.")
-        return StarterGroundedItems(data.shards, model, settings)
+        return StarterGroundedItems(feature_shards(data), model, settings)
 
     def learns_grounding(self, settings: StarterGroundedSettings) -> bool:
         """See `Task`."""

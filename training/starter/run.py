@@ -80,9 +80,8 @@ def train_starter(
         else:
             if recipe.task == "starter_grounded":
                 seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
-                count = (
-                    SCENES * 4 // 3 if recipe.name == "unet_finetuning" else SCENES
-                )  # the model card's 9000 and 12000
+                # The model card's 9000 and 12000.
+                count = SCENES * 4 // 3 if recipe.name == "unet_finetuning" else SCENES
                 scenes = SceneSource(data, scenes=count, split="train", seconds=seconds, size=size, captions=2)
                 drawn = out / f"{recipe.name}_scenes"
                 make_shards(scenes, drawn, workers=workers)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sounding.model import SoundingModel
 
-from ..data.object_set import ObjectSet
+from ..data.object_set import MANIFEST, ObjectSet, read_manifest
 from ..data.settings import DataSettings
 from ..engine.loader import Items
 from ..tasks.task import Built, Context, Task
@@ -42,8 +42,8 @@ class StampsTask(Task[S]):
 
     def captions(self, data: DataSettings) -> Sequence[str]:
         """See `Task`; one made-up caption where the stamps are not there yet."""
-        if data.stamps and (Path(data.stamps) / "manifest.json").is_file():
-            return [stamp.caption for stamp in ObjectSet(Path(data.stamps)).entries]
+        if data.stamps and (Path(data.stamps) / MANIFEST).is_file():
+            return [entry.caption for entry in read_manifest(Path(data.stamps))]
         return ["an object"]
 
     def _stamps(self, data: DataSettings) -> ObjectSet:

@@ -249,6 +249,17 @@ def conditions(grounding: Grounding, batch: dict[str, Any]) -> tuple[Tensor, Ten
     return torch.where(batch["dropped"][:, None, None], null, condition), attended.weights
 
 
+def feature_shards(data: DataSettings) -> Folders:
+    """The folders of features that grounded training reads.
+
+    Raises:
+        ValueError: there are none in the settings.
+    """
+    if not data.shards:
+        raise ValueError("The grounded trainer reads features; make them with `python -m training prepare`.")
+    return data.shards
+
+
 class GroundedTask(Task[GroundedSettings]):
     """Features of clips, made once by `python -m training prepare features`."""
 
@@ -261,9 +272,7 @@ class GroundedTask(Task[GroundedSettings]):
 
     def items(self, model: SoundingModel, settings: GroundedSettings, data: DataSettings) -> GroundedItems:
         """See `Task`."""
-        if not data.shards:
-            raise ValueError("The grounded trainer reads features; make them with `python -m training prepare`.")
-        return GroundedItems(data.shards, model, settings)
+        return GroundedItems(feature_shards(data), model, settings)
 
     def learns_grounding(self, settings: GroundedSettings) -> bool:
         """See `Task`."""
