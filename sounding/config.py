@@ -196,6 +196,9 @@ class GenerationConfig(Checked):
     steps: Annotated[int, Range(1, 9_999)] = 200
     cfg: Annotated[float, Range(0, 1000)] = 2.0
     sampler: Sampler = "ddim"
+    # What a mask does: it takes the place of the attention weights (section 3.2), or the masked object is named and the
+    # sentence with that name is the condition, for weights whose grounding is untrained.
+    masks: Literal["grounding", "names"] = "grounding"
     # Cosine between a condition and the mean condition of backdrops, both taken from the mean of all conditions.
     backdrop_cosine: Cosines = (0.6, 0.5)
     # Share of its own condition that a backdrop keeps; the rest becomes the mean condition of backdrops.
