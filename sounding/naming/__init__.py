@@ -1,0 +1,1 @@
+"""What is it? Names of what a mask shows."""

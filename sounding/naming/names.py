@@ -1,0 +1,83 @@
+"""From the probabilities of labels to one honest name: specific where it is sure, general where it is not, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What one mask shows."""
+
+    name: str  # the most specific name that is probable enough, or `UNKNOWN`
+    probability: float  # of that name, 0..1; of the likeliest one where it is unknown
+    top: tuple[tuple[str, float], ...]  # the likeliest specific names with their probabilities, the likeliest first
+
+    @property
+    def known(self) -> bool:
+        """Whether any name is probable enough."""
+        return self.name != UNKNOWN
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names in a forest: a "robin" is a "bird", which is an "animal".
+
+    Attributes:
+        names: all of them, specific and general.
+        parents: the index of each name's more general one, -1 where there is none.
+    """
+
+    names: Sequence[str]
+    parents: Sequence[int]
+
+    @cached_property
+    def ancestors(self) -> list[list[int]]:
+        """Of each name, itself and all more general ones, the most specific first."""
+        lines = []
+        for name in range(len(self.names)):
+            line = [name]
+            while (above := self.parents[line[-1]]) >= 0:
+                line.append(above)
+            lines.append(line)
+        return lines
+
+    def with_general(self, probabilities: Tensor) -> Tensor:
+        """Each name's own probability and that of all names below it: [masks, names] -> the same."""
+        sums = probabilities.clone()
+        for name, (_, *above) in enumerate(self.ancestors):
+            for general in above:
+                sums[:, general] += probabilities[:, name]
+        return sums
+
+
+def named(probabilities: Tensor, labels: Labels, threshold: float, top: int) -> list[Named]:
+    """The most specific name that reaches a probability, for each row.
+
+    Args:
+        probabilities: [masks, names]; a row's sum may lie below 1, and the rest is the probability of none of them.
+        labels: the names.
+        threshold: the least probability of a name that is given; below 0.5 the likelier of several wins.
+        top: how many of the likeliest names are listed.
+
+    Raises:
+        ValueError: `top` is below 1.
+    """
+    if top < 1:
+        raise ValueError(f"top is {top}, but 1 or more is expected.")
+    probabilities = probabilities.float().cpu()
+    found = probabilities.topk(min(top, len(labels.names)), dim=-1)
+    results = []
+    for row, values, indices in zip(labels.with_general(probabilities), *found, strict=True):
+        likeliest = [(labels.names[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True)]
+        sure = [i for i, p in enumerate(row.tolist()) if p >= threshold]
+        best = max(sure, key=lambda i: (len(labels.ancestors[i]), float(row[i])), default=None)
+        name, probability = (UNKNOWN, likeliest[0][1]) if best is None else (labels.names[best], float(row[best]))
+        results.append(Named(name, min(probability, 1.0), tuple(likeliest)))
+    return results
