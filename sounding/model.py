@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .audio.loudness import level as leveled
 from .batches import one_by_one
+from .conditioning import Conditioning
 from .cost import WINDOW_SECONDS
 from .diffusion import OnStep, item_seeds, sampler_name
 from .encoders.patches import check_image
 from .grounding import Condition
-from .parts import Parts
 
 OnUse = Callable[[tuple[str, ...]], None]
 
@@ -62,8 +62,8 @@ class Sound:
         return self.condition.sureness
 
 
-class SoundingModel(Parts):
-    """One checkpoint's model. `generate` is the main path; `Parts` has its steps."""
+class SoundingModel(Conditioning):
+    """One checkpoint's model. `generate` is the main path; `Parts` and `Conditioning` have its steps."""
 
     def generate(
         self,
