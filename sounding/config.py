@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTS = ("patches", "query", "grounding", "unet", "vae", "vocoder")  # of a model, as tensor names begin with them
-SEGMENTER = "segmenter"  # a part that a checkpoint may do without
+SEGMENTER, NAMING = "segmenter", "naming"
+OPTIONAL = (SEGMENTER, NAMING)  # parts that a checkpoint may do without
 
 # Ranges: several times what published models have, and far below what would take all memory.
 Width = Annotated[int, Range(1, 8192)]
@@ -227,6 +228,26 @@ class SegmenterConfig(Checked):
 
 
 @dataclass(frozen=True)
+class NamingConfig(Checked):
+    """The optional part that names what a mask shows, by CLIP's embeddings of names (`sounding.naming.zero_shot`).
+
+    Several embeddings may stand for one name ("Beagle", "Border Collie", ... for "dog"), and names form a forest
+    ("owl" is a "bird"), so that a more general name can be given where the specific one is unsure.
+    """
+
+    names: Annotated[tuple[Annotated[str, Text(100)], ...], Length(1, 10_000)]
+    # Per embedding, the index of the name that it stands for; -1 for what is no object, such as a plain wall.
+    rows: Annotated[tuple[Annotated[int, Range(-1, 9_999)], ...], Length(1, 20_000)]
+    # Per name, the index of the more general one, -1 for none; empty where no name has one.
+    parents: Annotated[tuple[Annotated[int, Range(-1, 9_999)], ...], Length(0, 10_000)] = ()
+    scale: Annotated[float, Range(0.01, 1000)] = 100.0  # CLIP's logit scale, by which cosines are multiplied
+    # Probability from which a name is given instead of a more general one, or "unknown". CLIP's probabilities are about
+    # as often right as they say (Minderer et al. 2021), so from a half on a name is more likely right than wrong.
+    threshold: Annotated[float, Range(0, 1)] = 0.5
+    margin: Annotated[float, Range(0, 4)] = 0.15  # on each side of the crop, in sizes of the object
+
+
+@dataclass(frozen=True)
 class SoundingConfig(Checked):
     """A whole model.
 
@@ -247,6 +268,7 @@ class SoundingConfig(Checked):
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     segmenter: SegmenterConfig | None = None
+    naming: NamingConfig | None = None
     vocabulary: Annotated[tuple[Annotated[str, Text(200)], ...], Length(0, 10_000)] = ()
     absent: Annotated[dict[Annotated[str, Text(40)], Annotated[str, Text(200)]], Length(0, 16)] = field(
         default_factory=dict

@@ -6,13 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .config import AudioConfig, SoundingConfig, VaeConfig, VocoderConfig
+    from .config import AudioConfig, NamingConfig, SoundingConfig, VaeConfig, VocoderConfig
 
 MOST_FRAMES = 250  # mel frames per second; the paper has 100
+MOST_GENERAL = 16  # more general names above one
 
 
 def check_consistency(config: SoundingConfig) -> None:
-    """Compare condition widths, heads, audio geometry and the noise schedule.
+    """Compare condition widths, heads, audio geometry, the noise schedule and the names of objects.
 
     Raises:
         ValueError: naming the two settings that contradict each other.
@@ -29,11 +30,35 @@ def check_consistency(config: SoundingConfig) -> None:
             "per stage."
         )
     _check_audio(config.audio, config.vae, config.vocoder)
+    if config.naming is not None:
+        _check_naming(config.naming)
     if config.diffusion.beta_start > config.diffusion.beta_end:
         raise ValueError(
             f"diffusion.beta_start is {config.diffusion.beta_start:g} and beta_end {config.diffusion.beta_end:g}, but "
             "noise grows: give a beta_end that is not smaller."
         )
+
+
+def _check_naming(naming: NamingConfig) -> None:
+    names, parents = naming.names, naming.parents
+    if len(set(names)) < len(names):
+        raise ValueError("naming.names has a name twice, but different ones are expected; merge them.")
+    if len(parents) not in (0, len(names)):
+        raise ValueError(f"naming.parents has {len(parents)} values, but {len(names)} are expected, one per name.")
+    if (last := max((*naming.rows, *parents))) >= len(names):
+        raise ValueError(
+            f"naming.rows or naming.parents refer to name {last}, but 0 to {len(names) - 1} are expected; give numbers "
+            "of names."
+        )
+    for name, above in enumerate(parents):
+        steps = 0
+        while above >= 0 and steps <= MOST_GENERAL:
+            above, steps = parents[above], steps + 1
+        if steps > MOST_GENERAL:
+            raise ValueError(
+                f"naming.parents lead from {names[name]!r} over more than {MOST_GENERAL} names or in a circle, but a "
+                "forest is expected; mend them."
+            )
 
 
 def _check_audio(audio: AudioConfig, vae: VaeConfig, vocoder: VocoderConfig) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sounding.config import PARTS, SEGMENTER, SoundingConfig
+from sounding.config import NAMING, OPTIONAL, PARTS, SEGMENTER, SoundingConfig
 from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
@@ -25,6 +25,7 @@ DEPENDS_ON = {
     "grounding": ("patches.width", "patches.grid", "query.width"),
     "unet": ("vae.latent_channels", "grounding.condition_width"),
     "segmenter": ("patches.tower", "patches.model"),
+    "naming": ("patches.width",),
 }
 FRESH = ("condition_mean", "condition_length")  # statistics that `grounding.norm_matching` adds
 
@@ -40,7 +41,7 @@ def initialize(recipe: Recipe) -> SoundingModel:
         ValueError: an unknown part, a checkpoint of other audio settings, or parts that do not fit each other.
         CheckpointError: a checkpoint that cannot be read.
     """
-    parts = (*PARTS, SEGMENTER)
+    parts = (*PARTS, *OPTIONAL)
     unknown = sorted(recipe.start.keys() - {"all", *parts})
     if unknown:
         raise ValueError(f"start has {unknown[0]!r}, but all or one of {', '.join(parts)} is expected.")
@@ -50,6 +51,8 @@ def initialize(recipe: Recipe) -> SoundingModel:
     whole = given.get(taken.get(SEGMENTER, ""))
     if whole is not None and not _same_backbone(whole, given.get(taken.get("patches", ""))):
         del taken[SEGMENTER]  # it has none, or one for another patch tower
+    if (whole := given.get(taken.get(NAMING, ""))) is not None and whole.naming is None:
+        del taken[NAMING]
     config = resolve_config(recipe, {part: (name, given[name].config) for part, name in taken.items()})
     torch.manual_seed(recipe.loop.seed)
     try:
@@ -80,7 +83,7 @@ def resolve_config(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]])
         values[part] = settings
     for item in dataclasses.fields(SoundingConfig):
         owner = "query" if item.name == "vocabulary" else "unet"  # what was trained with it, where no part is meant
-        if owner not in taken or item.name in (*PARTS, SEGMENTER, "name", "version", "audio", "absent"):
+        if owner not in taken or item.name in (*PARTS, *OPTIONAL, "name", "version", "audio", "absent"):
             continue
         name, theirs = taken[owner]
         old, new = getattr(theirs, item.name), getattr(mine, item.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sounding.config import PARTS, SEGMENTER
+from sounding.config import OPTIONAL, PARTS
 from sounding.model import SoundingModel
 
 from .data.shard_folders import find_folders
@@ -45,7 +45,7 @@ class Ready:
 
 def fresh_parts(recipe: Recipe) -> frozenset[str]:
     """The model's parts that start from random weights."""
-    return frozenset(part for part in (*PARTS, SEGMENTER) if recipe.source(part) == RANDOM)
+    return frozenset(part for part in (*PARTS, *OPTIONAL) if recipe.source(part) == RANDOM)
 
 
 def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready:
@@ -82,7 +82,7 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
     if recipe.preview.every:
         check_previews(model.config, recipe.preview)
     folders = [*(find_folders(data.shards) if data.shards else ()), data.stamps, *task.folders(recipe.settings)]
-    first = [recipe.source(part) for part in (*PARTS, SEGMENTER) if part not in fresh]
+    first = [recipe.source(part) for part in (*PARTS, *OPTIONAL) if part not in fresh]
     made_of = {
         DATA: data_fingerprint(folder for folder in folders if folder),
         START: weights_fingerprint(first),

@@ -11,22 +11,28 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..config import GroundingConfig, QueryConfig, SoundingConfig
+from ..config import GenerationConfig, GroundingConfig, QueryConfig, SoundingConfig
 from ..encoders.text import ClapQuery
 from ..model import SoundingModel
+from ..naming.vocabulary import BUILT_IN, read_vocabulary
 from ..networks.meta import PrivateGenerator, meta_parameters
 from ..weights import WeightsError
 from ..weights.reading import laid_out
 from . import Converted
 from .audioldm import AudioLDM, HeadsFrom, fold_film, read_audioldm
 from .clap import OWN_BUFFERS, read_clap, read_tokenizer
-from .clip import read_clip
+from .clip import read_clip, read_clip_text
 from .hifigan import read_hifigan
+from .naming import OnNames, embed_names, lacks, naming_config
 
 Conditioning = Literal["attention", "film"]
 UNTRAINED = (
     "The grounding is new: train it (python -m training) before the model responds to images, masks or texts about "
     "images."
+)
+AS_PUBLISHED = (
+    "Works without training: a mask is named, and the sentence with that name makes the sound, as text alone does. The "
+    "grounding is new; training it (python -m training) lets the image itself decide."
 )
 EMPTY_SENTENCE = (0, 2)  # <s></s> in RoBERTa's vocabulary: AudioLDM's unconditional condition
 
@@ -54,6 +60,9 @@ def convert(
     ema: bool = True,
     heads: HeadsFrom = "config",
     quick_gelu: bool | None = None,
+    names: bool = True,
+    vocabulary: str | os.PathLike[str] | None = None,
+    on_names: OnNames | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float16,
     name: str | None = None,
@@ -63,7 +72,7 @@ def convert(
     Args:
         out: the .safetensors to write, in one step.
         audioldm: AudioLDM's diffusers folder or original .ckpt: U-Net, VAE, vocoder and CLAP.
-        clip: CLIP's image tower, see `clip.read_clip`.
+        clip: CLIP, see `clip.read_clip`; its text tower, where it is there, embeds the names that objects can have.
         clap: another CLAP for the queries than AudioLDM's, see `clap.read_clap`.
         vocoder: another HiFi-GAN, see `hifigan.read_hifigan`.
         tokenizer: folder with CLAP's tokenizer, where `audioldm` brings none.
@@ -73,6 +82,9 @@ def convert(
         ema: take an original checkpoint's averaged U-Net.
         heads: of attention in an AudioLDM folder, see `audioldm.read_audioldm`.
         quick_gelu: CLIP's activation, where its file does not say.
+        names: embed names, so that the result can say what a mask shows.
+        vocabulary: a file of names beside those that come with the library, see `naming.vocabulary`.
+        on_names: progress of the embedding, which takes minutes on a CPU: `on_names(done, all)`; may raise to cancel.
         seed: of the weights that start anew.
         dtype: of the weights in the file.
         name: of the model in the file's header.
@@ -85,12 +97,16 @@ def convert(
     if out.suffix.lower() != ".safetensors":
         raise WeightsError(f"{out} ends in {out.suffix!r}, but .safetensors is expected; name the result so.")
     sources = {"audioldm": Path(audioldm), "clip": Path(clip)}
+    vocabularies = read_vocabulary(BUILT_IN, *([Path(vocabulary)] if vocabulary else []))
     with laid_out(sources["audioldm"]):
         ldm = read_audioldm(sources["audioldm"], ema=ema, heads=heads)
         null = empty_sentence(ldm.text)
         unet = ldm.unet if condition == "film" else fold_film(ldm.unet, null)
     with laid_out(sources["clip"]):
         patches = read_clip(sources["clip"], quick_gelu=quick_gelu)
+        texts = read_clip_text(sources["clip"], quick_gelu=patches.config.quick_gelu) if names else None
+        nameless = lacks(texts) if names else "names were not asked for"
+        naming = naming_config(vocabularies, texts) if texts and not nameless else None
     with laid_out(Path(clap or audioldm)):
         queries, query_source = _queries(ldm, sources["audioldm"], Path(clap) if clap else None, query, condition)
     with laid_out(Path(vocoder or audioldm)):
@@ -106,6 +122,8 @@ def convert(
             unet=unet.config,
             vocoder=hifigan.config,
             diffusion=ldm.diffusion,
+            generation=GenerationConfig(masks="names" if condition == "film" else "grounding"),
+            naming=naming,
         )
     with laid_out(sources["audioldm"]), PrivateGenerator(seed):
         model = SoundingModel(config).requires_grad_(False)
@@ -116,6 +134,9 @@ def convert(
     anew = _start_unet(model, unet, sources["audioldm"], condition)
     if condition == "film":
         model.grounding.null.copy_(null[None])
+    if model.naming is not None and texts is not None:
+        embeddings = embed_names(vocabularies, texts, patches.config.model, on_names)
+        _fill(model.naming, Converted(naming, {"embeddings": embeddings}), sources["clip"])
     model.save_pretrained(out, dtype=dtype, description="Converted from published weights; the grounding is untrained.")
     used = {
         "patches": str(clip),
@@ -125,7 +146,9 @@ def convert(
         "vocoder": str(vocoder or audioldm),
     }
     anew = {"grounding": sum(weight.numel() for weight in model.grounding.parameters()), **anew}
-    return Report(out, used, anew, (*_notes(config, condition), *ldm.notes))
+    if naming is not None:
+        used["naming"] = f"{clip} ({len(naming.names)} names)"
+    return Report(out, used, anew, (*_notes(config, condition, nameless), *ldm.notes))
 
 
 def _queries(
@@ -205,10 +228,13 @@ def _start_unet(model: SoundingModel, unet: Converted, source: Path, condition: 
     return {"unet cross-attention": sum(value.numel() for value in fresh.values())}
 
 
-def _notes(config: SoundingConfig, condition: Conditioning) -> tuple[str, ...]:
-    notes = [UNTRAINED]
-    if condition == "film":
-        notes.append("Text alone works now, as in AudioLDM: SoundingModel.condition_by_text.")
+def _notes(config: SoundingConfig, condition: Conditioning, nameless: str | None) -> tuple[str, ...]:
+    notes = [UNTRAINED if condition == "attention" else AS_PUBLISHED]
+    if nameless:
+        notes.append(
+            f"This file has no names of its own ({nameless}); objects are named by the classifier that comes with the "
+            "library."
+        )
     if config.query.tower == "clap" and not config.query.tokenizer_bytes:
         notes.append(
             "No tokenizer travels in this file, so text will look for one on the machine; convert again with "

@@ -1,15 +1,19 @@
-"""CLIP image towers (ViT-B/32, B/16, L/14) to our patch encoder, which is open_clip's `VisionTransformer`."""
+"""CLIP (ViT-B/32, B/16, L/14): its image tower is our patch encoder, its text tower embeds names while converting.
+
+Both are open_clip's classes, `VisionTransformer` and `TextTransformer`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..config import PatchConfig
+from ..config import NamingConfig, PatchConfig
 from ..weights import WeightsError
 from ..weights.reading import count, expect, read_folder, read_json, read_state, read_transformers, under
 from . import Converted
@@ -34,6 +38,25 @@ TRANSFORMERS = {
     "self_attn.out_proj": "attn.out_proj",
     "encoder.layers.": "transformer.resblocks.",
 }
+TRANSFORMERS_TEXT = {
+    **{theirs: ours for theirs, ours in TRANSFORMERS.items() if not theirs.startswith("embeddings.")},
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+}
+# Names of a text tower in open_clip's and OpenAI's files, where they have no prefix; newer files of open_clip have
+# "text." before them.
+TEXT = ("positional_embedding", "text_projection", "token_embedding.", "transformer.", "ln_final.")
+LOGIT_SCALE = "logit_scale"  # a natural logarithm
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """CLIP's text tower: tensors named as open_clip's `TextTransformer` has them, and the scale of cosines."""
+
+    tensors: dict[str, Tensor]
+    scale: float
+    quick_gelu: bool
 
 
 def read_clip(path: Path, *, quick_gelu: bool | None = None) -> Converted:
@@ -47,12 +70,8 @@ def read_clip(path: Path, *, quick_gelu: bool | None = None) -> Converted:
     Raises:
         WeightsError: other weights, an unknown size, or a file that does not say its activation.
     """
-    state, said = _read(path)
-    if any(name.startswith("vision_model.") for name in state):
-        state = _from_transformers(state, path)
+    state, said = _open(path)
     if any(name.startswith("visual.") for name in state):
-        if "input_resolution" in state or "context_length" in state:  # OpenAI's own state; it has no other kind
-            said = True
         state = under(state, "visual.")
     quick = said if quick_gelu is None else quick_gelu
     config = _config(state, path)
@@ -63,6 +82,34 @@ def read_clip(path: Path, *, quick_gelu: bool | None = None) -> Converted:
         )
     tensors = {f"tower.{name}": value.float() for name, value in state.items()}
     return Converted(dataclasses.replace(config, quick_gelu=quick), tensors)
+
+
+def read_clip_text(path: Path, *, quick_gelu: bool) -> TextTower | None:
+    """The text tower of the weights that `read_clip` reads, or None where there is only an image tower.
+
+    Args:
+        path: see `read_clip`.
+        quick_gelu: the activation of the image tower; CLIP's two towers have the same.
+
+    Raises:
+        WeightsError: a damaged file.
+    """
+    state, _ = _open(path)
+    text = under(state, "text.") or {name: value for name, value in state.items() if name.startswith(TEXT)}
+    if "token_embedding.weight" not in text or "text_projection" not in text:
+        return None
+    scale = float(state[LOGIT_SCALE].float().exp()) if LOGIT_SCALE in state else NamingConfig.scale
+    return TextTower({name: value.float() for name, value in text.items() if name != "attn_mask"}, scale, quick_gelu)
+
+
+def _open(path: Path) -> tuple[dict[str, Tensor], bool | None]:
+    """Weights under open_clip's names, and whether the towers use QuickGELU (None: nothing says so)."""
+    state, said = _read(path)
+    if any(name.startswith("vision_model.") for name in state):
+        state = _from_transformers(state, path)
+    elif "input_resolution" in state or "context_length" in state:  # OpenAI's own state; it has no other kind
+        said = True
+    return state, said
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], bool | None]:
@@ -116,21 +163,30 @@ def _config(state: dict[str, Tensor], path: Path) -> PatchConfig:
 def _from_transformers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """transformers' `CLIPVisionModelWithProjection` (or `CLIPModel`) to open_clip's names; q, k, v in one matrix."""
     projection = expect(state, "visual_projection.weight", path, "CLIP with its visual projection")
-    renamed: dict[str, Tensor] = {"visual.proj": projection.T}
+    renamed = {"visual.proj": projection.T}
+    renamed |= _renamed_tower(under(state, "vision_model."), TRANSFORMERS, "visual.", path)
+    if "text_projection.weight" in state:
+        renamed["text_projection"] = state["text_projection.weight"].T
+        renamed |= _renamed_tower(under(state, "text_model."), TRANSFORMERS_TEXT, "", path)
+    return renamed | {name: value for name, value in state.items() if name == LOGIT_SCALE}
+
+
+def _renamed_tower(state: dict[str, Tensor], names: dict[str, str], prefix: str, path: Path) -> dict[str, Tensor]:
+    """One of transformers' towers under open_clip's names."""
+    renamed: dict[str, Tensor] = {}
     pieces: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
-        if not name.startswith("vision_model.") or name.endswith("position_ids"):
+        if name.endswith("position_ids"):
             continue
-        name = name.removeprefix("vision_model.")
-        for theirs, ours in TRANSFORMERS.items():
+        for theirs, ours in names.items():
             name = name.replace(theirs, ours)
         found = re.fullmatch(r"(.*)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
         if found:
             pieces.setdefault(f"{found[1]}.attn.in_proj_{found[3]}", {})[found[2]] = value
         else:
-            renamed[f"visual.{name}"] = value
+            renamed[f"{prefix}{name}"] = value
     for name, parts in pieces.items():
         if len(parts) != 3:
             raise WeightsError(f"{path} lacks a part of {name!r}; the file is not complete, download it again.")
-        renamed[f"visual.{name}"] = torch.cat([parts[letter] for letter in "qkv"])
+        renamed[f"{prefix}{name}"] = torch.cat([parts[letter] for letter in "qkv"])
     return renamed
