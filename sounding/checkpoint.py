@@ -27,7 +27,7 @@ from .utils.messages import printable
 
 CONFIG_KEY = "sounding.config"
 HASH = "modelspec.hash_sha256"
-STARTER = "starter"
+STARTER, STARTER_NAMES = "starter", "starter-names"  # the checkpoints that come with the pack
 MOST_HEADER = 16 * 2**20  # bytes; the paper's model has 0.2 MB
 MOST_TENSORS = 50_000
 MOST_NAME = 500  # characters of a tensor's name
@@ -55,29 +55,29 @@ class Header:
         return tuple(sorted({name.partition(".")[0] for name in self.shapes}))
 
 
-def starter_path() -> Path:
-    """The path of the starter, the checkpoint that comes with the pack.
+def boxed_path(name: str = STARTER) -> Path:
+    """The path of a checkpoint that comes with the pack: `STARTER` or `STARTER_NAMES`.
 
     Raises:
         CheckpointError: it is missing.
     """
     package = Path(__file__).parent
-    for path in (package.parent / "models" / "starter.safetensors", package / "starter.safetensors"):
-        if path.is_file():
+    for folder in (package.parent / "models", package):
+        if (path := folder / f"{name}.safetensors").is_file():
             return path
     raise CheckpointError(
-        f"The starter is missing from {package.parent / 'models'}; reinstall the pack or name another checkpoint."
+        f"The {name} checkpoint is missing from {package.parent / 'models'}; reinstall the pack or name another one."
     )
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
-    """The path of a checkpoint, which may be given as "starter".
+    """The path of a checkpoint, which may be given as "starter" or "starter-names".
 
     Raises:
         CheckpointError: no such file.
     """
-    if str(model) == STARTER:
-        return starter_path()
+    if str(model) in (STARTER, STARTER_NAMES):
+        return boxed_path(str(model))
     path = Path(model)
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file; give 'starter' or the path of a .safetensors checkpoint.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 from .consistency import check_consistency
 from .cost import check_cost
 from .migrations import CONFIG_VERSION, migrated, with_generation
+from .naming.config import NamingConfig
 from .utils.fields import Checked, Length, Range, Text, from_dict, parse_json
 from .utils.messages import shown
 
@@ -225,26 +226,6 @@ class SegmenterConfig(Checked):
     widths: tuple[Annotated[int, Range(1, 1024)], int, int] = (64, 48, 24)
     blocks: tuple[Annotated[int, Range(0, 8)], int, int] = (2, 2, 3)
     key_width: Annotated[int, Range(1, 1024)] = 32  # of the features by which positions are compared with clicked ones
-
-
-@dataclass(frozen=True)
-class NamingConfig(Checked):
-    """The optional part that names what a mask shows, by CLIP's embeddings of names (`sounding.naming.zero_shot`).
-
-    Several embeddings may stand for one name ("Beagle", "Border Collie", ... for "dog"), and names form a forest
-    ("owl" is a "bird"), so that a more general name can be given where the specific one is unsure.
-    """
-
-    names: Annotated[tuple[Annotated[str, Text(100)], ...], Length(1, 10_000)]
-    # Per embedding, the index of the name that it stands for; -1 for what is no object, such as a plain wall.
-    rows: Annotated[tuple[Annotated[int, Range(-1, 9_999)], ...], Length(1, 20_000)]
-    # Per name, the index of the more general one, -1 for none; empty where no name has one.
-    parents: Annotated[tuple[Annotated[int, Range(-1, 9_999)], ...], Length(0, 10_000)] = ()
-    scale: Annotated[float, Range(0.01, 1000)] = 100.0  # CLIP's logit scale, by which cosines are multiplied
-    # Probability from which a name is given instead of a more general one, or "unknown". CLIP's probabilities are about
-    # as often right as they say (Minderer et al. 2021), so from a half on a name is more likely right than wrong.
-    threshold: Annotated[float, Range(0, 1)] = 0.5
-    margin: Annotated[float, Range(0, 4)] = 0.15  # on each side of the crop, in sizes of the object
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .config import AudioConfig, NamingConfig, SoundingConfig, VaeConfig, VocoderConfig
+    from .config import AudioConfig, SoundingConfig, VaeConfig, VocoderConfig
+    from .naming.config import NamingConfig
 
 MOST_FRAMES = 250  # mel frames per second; the paper has 100
 MOST_GENERAL = 16  # more general names above one

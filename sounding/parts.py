@@ -20,7 +20,7 @@ from .encoders.vocabulary import Vocabulary
 from .grounding import Condition, Grounding
 from .loading import Pretrained
 from .multidiffusion import WindowedDenoiser
-from .naming.zero_shot import ZeroShotNames
+from .naming.load import build_naming
 from .networks.build import build_unet, build_vae, build_vocoder
 from .networks.codec import decode_latents, encode_mel, vocode_mel
 from .segment.network import ClickNetwork
@@ -41,7 +41,7 @@ class Parts(Pretrained):
         self.vocoder = build_vocoder(config)
         self.vocabulary = Vocabulary(config.vocabulary)
         self.segmenter = ClickNetwork(config.segmenter, config.patches) if config.segmenter else None
-        self.naming = ZeroShotNames(config.naming, config.patches.width) if config.naming else None
+        self.naming = build_naming(config.naming, config.patches.width) if config.naming else None
         self.eval()
 
     @property

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import NamingConfig, PatchConfig
+from ..config import PatchConfig
+from ..naming.config import NamingConfig
 from ..weights import WeightsError
 from ..weights.reading import count, expect, read_folder, read_json, read_state, read_transformers, under
 from . import Converted

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import NamingConfig
+from ..naming.config import NamingConfig
 from ..naming.vocabulary import Vocabulary
 from ..networks.meta import filled
 from ..utils.libraries import importing

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import sounding
-from sounding.checkpoint import CONFIG_KEY, CheckpointError, describe, read_header, resolve, starter_path
+from sounding.checkpoint import CONFIG_KEY, CheckpointError, boxed_path, describe, read_header, resolve
 from sounding.config import PARTS, SoundingConfig
 from sounding.model import SoundingModel
 
@@ -128,7 +128,7 @@ def test_starter_is_looked_for_in_the_box(monkeypatch: pytest.MonkeyPatch, tmp_p
         resolve("starter")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "starter.safetensors").touch()
-    assert resolve("starter") == starter_path() == tmp_path / "models" / "starter.safetensors"
+    assert resolve("starter") == boxed_path() == tmp_path / "models" / "starter.safetensors"
 
 
 def test_a_crash_leaves_the_old_file(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import sounding
-from sounding.checkpoint import describe, starter_path
+from sounding.checkpoint import boxed_path, describe
 from sounding.encoders.patches import mask_to_grid
 from sounding.images.files import read_image, read_mask
 
@@ -33,7 +33,7 @@ def masks() -> Tensor:
 
 
 def test_it_is_small_and_says_what_it_is() -> None:
-    described = describe(starter_path())
+    described = describe(boxed_path())
     assert described["bytes"] <= 40e6
     assert described["dtypes"] == ["F16", "I64"] or described["dtypes"] == ["F16"]
     assert "GPL-2.0-or-later" in described["modelspec"]["modelspec.license"]

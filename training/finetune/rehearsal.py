@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from sounding.audio.files import read_audio
-from sounding.checkpoint import starter_path
+from sounding.checkpoint import boxed_path
 from sounding.images.decoding import open_image
 from sounding.utils.files import FullDiskError, replacing, write_atomic
 
@@ -94,7 +94,7 @@ def starter_objects() -> Path:
     Raises:
         ValueError: it is not there.
     """
-    path = starter_path().with_name(FILE)
+    path = boxed_path().with_name(FILE)
     if not path.is_file():
         raise ValueError(
             f"{path} is missing, but what the starter knows is kept by it; get it with the pack, give --rehearse a "

@@ -16,6 +16,7 @@ app.add_typer(evaluate_app, name="evaluate")
 
 SourceOption = Annotated[Path, typer.Option(help="Where the Debian packages are installed or unpacked.")]
 StampsOption = Annotated[Path, typer.Option(help="Made by `python -m training starter stamps`.")]
+CutoutsOption = Annotated[Path, typer.Option(help="Made by `python -m training starter cutouts`.")]
 OverOption = Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")]
 
 
@@ -57,9 +58,26 @@ def cutouts(
 
 
 @app.command()
+def names(
+    data: StampsOption = Path("data/stamps"),
+    cutouts: CutoutsOption = Path("data/cutouts"),
+    cases: Annotated[int, typer.Option(min=8, help="Selections to calibrate on; a fifth are backgrounds.")] = 1250,
+    out: Annotated[Path, typer.Option(help="The checkpoint.")] = Path("models/starter-names.safetensors"),
+) -> None:
+    """The namer in the box: published ImageNet weights, plain names, calibrated probabilities."""
+    with plain_errors("training"):
+        from ..data.object_set import ObjectSet
+        from .naming import calibrated, imagenet_namer, write_namer
+
+        namer = calibrated(imagenet_namer(), ObjectSet(data), cutouts, cases)
+        write_namer(namer, out)
+        typer.echo(f"{len(namer.labels.names)} names, in {out}")
+
+
+@app.command()
 def train(
     data: StampsOption = Path("data/stamps"),
-    cutouts: Annotated[Path, typer.Option(help="Made by `python -m training starter cutouts`.")] = Path("data/cutouts"),
+    cutouts: CutoutsOption = Path("data/cutouts"),
     out: Annotated[Path, typer.Option(help="Folder; every stage has one of its own in it.")] = Path("runs/starter"),
 ) -> None:
     """Train all stages in order; finished stages are not repeated."""

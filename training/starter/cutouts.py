@@ -63,11 +63,12 @@ class Cutouts:
         return len(self.cutouts)
 
 
-def read_cutouts(folder: Path, *, held_out: bool) -> Cutouts:
-    """One of the two parts of a folder that `collect` wrote.
+def read_rows(folder: Path) -> list[Cutout]:
+    """The manifest of a folder that `collect` wrote.
 
     Raises:
         FileNotFoundError: no such folder; says how to make it.
+        ValueError: it is damaged.
     """
     manifest = folder / "manifest.json"
     if not manifest.is_file():
@@ -75,10 +76,18 @@ def read_cutouts(folder: Path, *, held_out: bool) -> Cutouts:
             f"{manifest} is missing; make it with `python -m training starter cutouts --out {folder}`."
         )
     try:
-        rows: list[Cutout] = [from_dict(Cutout, row) for row in read_json(manifest, MOST_MANIFEST)]
+        return [from_dict(Cutout, row) for row in read_json(manifest, MOST_MANIFEST)]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{manifest} is damaged ({error}); make the data set again.") from None
-    rows = [row for row in rows if row.held_out == held_out]
+
+
+def read_cutouts(folder: Path, *, held_out: bool) -> Cutouts:
+    """One of the two parts of a folder that `collect` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_rows`.
+    """
+    rows = [row for row in read_rows(folder) if row.held_out == held_out]
     return Cutouts(
         [open_image(folder / row.file).convert("RGBA") for row in rows if row.kind == "object"],
         [open_image(folder / row.file).convert("RGB") for row in rows if row.kind == "background"],

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sounding.encoders.patches import PatchEncoder
+from sounding.naming.vocabulary import BUILT_IN, Vocabulary, read_vocabulary
 
 # Captions of stamps -> ImageNet's classes of the same animals and things, by their numbers there. Where it has none,
 # those that look alike and are of no other object: for scissors can opener and letter opener, for a dolphin sharks.
@@ -54,6 +55,26 @@ def split(trunk: Any, first: int) -> tuple[list[nn.Module], list[nn.Module]]:
     """Layers of timm's EfficientNet in their order, to before block `first` and from it on."""
     lower = [trunk.conv_stem, trunk.bn1, *trunk.blocks[:first]]
     return lower, [*trunk.blocks[first:], trunk.conv_head, trunk.bn2]
+
+
+def class_names() -> Vocabulary:
+    """The built-in vocabulary's names of ImageNet's classes, with their more general ones; phrase `i` is class `i`."""
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    everything = read_vocabulary(BUILT_IN)
+    name_of = {phrase.casefold(): name for name, phrase in everything.phrases}
+    named = [name_of[label.casefold()] for label in IMAGENET_CLASSNAMES]
+    used: set[int] = set()
+    for name in named:
+        while name >= 0 and name not in used:
+            used.add(name)
+            name = everything.parents[name]
+    place = {name: number for number, name in enumerate(sorted(used))} | {-1: -1}
+    return Vocabulary(
+        tuple(everything.names[name] for name in sorted(used)),
+        tuple(place[everything.parents[name]] for name in sorted(used)),
+        tuple((place[name], label) for name, label in zip(named, IMAGENET_CLASSNAMES, strict=True)),
+    )
 
 
 def known_classes(captions: Sequence[str]) -> list[list[int]]:

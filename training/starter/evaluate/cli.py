@@ -195,6 +195,34 @@ def segment(
 
 
 @app.command()
+def naming(
+    model: Annotated[
+        str, typer.Option(help="'starter-names' or a checkpoint that names what masks show.")
+    ] = "starter-names",
+    data: DataOption = Path("data/stamps"),
+    cutouts: Annotated[Path, typer.Option(help="Made by `python -m training starter cutouts`.")] = Path("data/cutouts"),
+    photographs: Annotated[
+        Path | None, typer.Option(help="Folder with an index.json: name its photographs, too.")
+    ] = None,
+    cases: Annotated[int, typer.Option(min=8, help="Selections; a fifth are backgrounds.")] = 750,
+    plot: Annotated[Path | None, typer.Option(help="Calibration plot to write (.png).")] = None,
+    out: JsonOption = None,
+) -> None:
+    """Are objects called what they are, and mere backgrounds "unknown"? By mask and by the whole image."""
+    with plain_errors("training"):
+        from sounding.naming.load import load_namer
+
+        from ...data.object_set import ObjectSet
+        from .naming import draw_reliability, evaluate
+
+        _check_out(out, plot)
+        figures = evaluate(load_namer(model), ObjectSet(data), cutouts, photographs=photographs, cases=cases)
+        if plot is not None:
+            draw_reliability(figures["reliability"], plot)
+        _report(figures, out)
+
+
+@app.command()
 def finetuned(
     models: Annotated[list[str], typer.Argument(help="Checkpoints, or 'starter'.")],
     data: Annotated[Path, typer.Option(help="Folder of images and sounds that was learned.")],
