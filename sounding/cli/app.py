@@ -1,4 +1,4 @@
-"""The command `sounding`: generate, info, demo, queue, convert, fetch."""
+"""The command `sounding`: generate, name, info, demo, queue, convert, fetch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..utils.messages import printable
+from .name import name
 from .options import GenerateOptions, check_demo, check_steps
 from .queue import queue
 from .terminal import JsonOption, command_group, plain_errors, progress, say, show, show_json
@@ -247,6 +248,7 @@ def demo(
         show(f"All at a glance: {overview.resolve()}")
 
 
+app.command()(name)
 app.command()(queue)
 app.command()(convert)
 app.command()(fetch)

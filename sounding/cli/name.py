@@ -39,7 +39,7 @@ def name(
         pixels = read_image(image)
         masks = [read_mask(path) for path in mask or []]
         namer = namer_of(model, device=device_of(device))
-        named = [namer.name(pixels, one, top=top)[0] for one in masks or [None]]
+        named = [one for selected in masks or (None,) for one in namer.name(pixels, selected, top=top)]
         if as_json:
             show_json(
                 {
