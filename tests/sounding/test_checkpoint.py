@@ -124,7 +124,7 @@ def test_starter_is_looked_for_in_the_box(monkeypatch: pytest.MonkeyPatch, tmp_p
     import sounding.checkpoint as checkpoint
 
     monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "sounding" / "checkpoint.py"))
-    with pytest.raises(CheckpointError, match="starter is missing"):
+    with pytest.raises(CheckpointError, match="starter checkpoint is missing"):
         resolve("starter")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "starter.safetensors").touch()

@@ -1,4 +1,4 @@
-"""Names by CLIP's image tower alone: crops, probabilities, the part in a checkpoint, and lists of names in files."""
+"""Names by an image tower alone: crops, probabilities, the part in a checkpoint, and lists of names in files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 import sounding
 from sounding.checkpoint import describe
-from sounding.config import NamingConfig, SoundingConfig
+from sounding.config import PatchConfig, SoundingConfig
+from sounding.encoders.patches import PatchEncoder
 from sounding.model import SoundingModel
+from sounding.naming.classes import ClassNames
+from sounding.naming.config import NamingConfig
 from sounding.naming.names import UNKNOWN
+from sounding.naming.objects import crops, pool_patches
 from sounding.naming.vocabulary import BUILT_IN, read_vocabulary
-from sounding.naming.zero_shot import class_embedding, crops, embed_objects, pool_patches
+from sounding.naming.zero_shot import ZeroShotNames, class_embedding
 
 NAMES = NamingConfig(names=("animal", "dog", "cat", "car"), rows=(1, 1, 2, 3, -1), parents=(-1, 0, 0, -1), scale=20)
 
@@ -40,7 +44,8 @@ def test_crops_are_square_with_a_margin_and_stay_inside() -> None:
     image = torch.stack([y, x, x], dim=-1)[None]  # each pixel tells its place
 
     def part(mask: torch.Tensor, margin: float) -> tuple[int, ...]:
-        (made,) = crops(image, mask, margin)
+        ((made, cover),) = crops(image, mask, margin)
+        assert cover.shape == made.shape[:3]
         return tuple(int(made[0, i, i, c]) for c in (0, 1) for i in (0, -1))  # first and last row, column
 
     assert part(at(slice(40, 60), slice(90, 100)), 0.0) == (40, 59, 85, 104)
@@ -70,7 +75,8 @@ def test_objects_are_named_by_their_crops_or_by_patches(naming_model: SoundingMo
     torch.manual_seed(2)
     image = torch.rand(1, 100, 200, 3)
     masks = torch.cat([at(slice(10, 50), slice(10, 60)), at(slice(40, 90), slice(120, 170))])
-    embedded = embed_objects(encoder, image, masks, 0.0)
+    close = ZeroShotNames(replace(NAMES, margin=0.0), 16)
+    embedded = close.embed(encoder, image, masks)
     alone = class_embedding(encoder, encoder.preprocess(image[:, 40:90, 120:170]))
     torch.testing.assert_close(embedded[1:], alone, atol=1e-5, rtol=1e-4)
     # Give the second object's embedding to "cat".
@@ -85,13 +91,39 @@ def test_objects_are_named_by_their_crops_or_by_patches(naming_model: SoundingMo
     assert by_itself.name == "cat"
 
     patches = encoder(image)
-    pooled = pool_patches(encoder, patches, masks)
+    pooled = pool_patches(patches, masks, encoder.config)
     coverage = torch.nn.functional.adaptive_avg_pool2d(masks, 5).flatten(1)
     expected = torch.stack([(c[:, None] * patches[0]).sum(0) / c.sum() for c in coverage])
     torch.testing.assert_close(pooled, expected, atol=1e-6, rtol=1e-5)
     assert len(naming.name(encoder, patches=patches, mask=masks)) == 2
     assert len(naming.name(encoder, image)) == 1  # the whole image
     assert first.name in (*NAMES.names, UNKNOWN)
+
+
+def test_classes_are_named_by_the_mean_of_an_objects_patches() -> None:
+    """Against the classifier as it is: features pooled over the object, then the head with its bias."""
+    torch.manual_seed(3)
+    size = {"width": 6, "grid": 3, "image_size": 96}
+    encoder = PatchEncoder(PatchConfig(tower="timm", model="resnet18", **size)).eval()
+    config = NamingConfig(
+        names=("dog", "cat", "car"), rows=(0, 0, 1, 2, 2, 2), kind="classes", scale=0.5, none_logit=0.25, margin=0.0
+    )
+    part = ClassNames(config, 6)
+    part.bias.copy_(torch.randn(6))
+    image, mask = torch.rand(1, 96, 96, 3), torch.zeros(1, 96, 96)
+    mask[:, :96, :40] = 1
+    mask[:, 0, 95] = 0.6  # so that the crop is the whole image
+    with torch.inference_mode():
+        features = encoder.features(encoder.preprocess(image))[0]
+        covers = torch.nn.functional.adaptive_avg_pool2d(mask, 3).flatten()
+        pooled = (features * covers[:, None]).sum(0) / covers.sum()
+        logits = 0.5 * (pooled @ encoder.tower.head.proj.weight.T + part.bias)
+        shares = torch.cat([logits, torch.tensor([0.25])]).softmax(0)
+        (found,) = part.probabilities(part.embed(encoder, image, mask))
+    torch.testing.assert_close(found, torch.stack([shares[:2].sum(), shares[2], shares[3:6].sum()]))
+    assert found.sum() < 0.95  # the rest is the probability of none of them
+    with pytest.raises(ValueError, match="rows has 6 values, but one per class of the image tower \\(7\\)"):
+        ClassNames(config, 7)
 
 
 def test_what_cannot_be_named_is_said(naming_model: SoundingModel) -> None:
