@@ -221,9 +221,13 @@ def info(
         for part, count in parts.items():
             show(f"  {part:<10} {count / 1e6:8.2f} M")
         show(f"  {'total':<10} {sum(parts.values()) / 1e6:8.2f} M")
+        config = described["config"]
+        if naming := config.get("naming"):  # thousands of lines
+            show(f"names {len(naming['names'])} kinds of objects")
+            config["naming"] = {key: value for key, value in naming.items() if not isinstance(value, list)}
         for name, value in described["training"].items():
             show(f"{name}: {printable(value, 500)}")
-        for line in json.dumps(described["config"], indent=2).split("\n"):
+        for line in json.dumps(config, indent=2).split("\n"):
             show(line)
 
 

@@ -66,6 +66,7 @@ def convert(
     seed: int = 0,
     dtype: torch.dtype = torch.float16,
     name: str | None = None,
+    licence: str = "",
 ) -> Report:
     """Make one checkpoint of published weights.
 
@@ -88,6 +89,7 @@ def convert(
         seed: of the weights that start anew.
         dtype: of the weights in the file.
         name: of the model in the file's header.
+        licence: of the weights, for the file's header.
 
     Raises:
         WeightsError: a source that cannot be read or does not fit; nothing is written.
@@ -137,7 +139,8 @@ def convert(
     if model.naming is not None and texts is not None:
         embeddings = embed_names(vocabularies, texts, patches.config.model, on_names)
         _fill(model.naming, Converted(naming, {"embeddings": embeddings}), sources["clip"])
-    model.save_pretrained(out, dtype=dtype, description="Converted from published weights; the grounding is untrained.")
+    described = "Converted from published weights; the grounding is untrained."
+    model.save_pretrained(out, dtype=dtype, description=described, licence=licence)
     used = {
         "patches": str(clip),
         "query": str(query_source),

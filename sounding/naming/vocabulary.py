@@ -50,6 +50,8 @@ def read_vocabulary(*paths: Path) -> Vocabulary:
 
 
 def _lines(path: Path) -> Iterable[str]:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file, but a text file of names is expected; give one.")
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)

@@ -152,6 +152,16 @@ CATALOGUE = (
 )
 
 
+# AudioLDM and CLIP, which together sound a masked object without training, and where they go if no place is named.
+RECOMMENDED = ("audioldm-s", "clip-b32")
+FOLDER = Path("weights")
+
+
+def recommended_licence() -> str:
+    """The licences of the recommended weights, for the header of what is made from them."""
+    return "; ".join(f"{entry.what}: {entry.licence}" for entry in map(find, RECOMMENDED))
+
+
 def find(name: str) -> Entry:
     """The entry of that name.
 
