@@ -23,7 +23,6 @@ from sounding.convert.assemble import convert
 from sounding.convert.clip import read_clip_text
 from sounding.convert.naming import embed_names
 from sounding.naming.vocabulary import BUILT_IN, Vocabulary, read_vocabulary
-from sounding.naming.zero_shot import embed_objects
 from sounding.weights import WeightsError
 
 from .hub import publish_audioldm, publish_clip, serving
@@ -134,7 +133,7 @@ def test_probabilities_are_open_clips_at_the_true_size(
     image = torch.rand(1, 60, 90, 3)
     embedded = peer.encode_image(model.patches.preprocess(image), normalize=True)
     shares = (peer.logit_scale.exp() * embedded @ expected.T).softmax(dim=-1)
-    ours = model.naming.probabilities(embed_objects(model.patches, image, None, 0.0))
+    ours = model.naming.probabilities(model.naming.embed(model.patches, image, None))
     assert shares.max() > 0.25
     torch.testing.assert_close(ours[0, 1], shares[0, :2].sum(), atol=1e-5, rtol=0)  # "dog"
     torch.testing.assert_close(ours[0, 2:], shares[0, 2:4], atol=1e-5, rtol=0)
@@ -213,7 +212,7 @@ def test_recommended_from_a_hub_to_a_model_that_names(hub: list[str], few_names:
     assert model.naming is not None
     mask = torch.zeros(2, 48, 64)
     mask[0, 10:30, 10:30], mask[1, 5:45, 30:60] = 1, 1
-    first, second = model.naming.name(model.patches, torch.rand(1, 48, 64, 3), mask, top=3)
+    first, second = model.name(torch.rand(1, 48, 64, 3), mask, top=3)
     assert len(first.top) == len(second.top) == 3
     assert all(name in model.config.naming.names for name, _ in first.top)  # type: ignore[union-attr]
     condition = model.condition_by_text("the sound of a dog")
