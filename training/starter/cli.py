@@ -61,7 +61,7 @@ def cutouts(
 def names(
     data: StampsOption = Path("data/stamps"),
     cutouts: CutoutsOption = Path("data/cutouts"),
-    cases: Annotated[int, typer.Option(min=8, help="Selections to calibrate on; a fifth are backgrounds.")] = 1250,
+    cases: Annotated[int, typer.Option(min=8, help="Selections to calibrate on; a fifth are backgrounds.")] = 500,
     out: Annotated[Path, typer.Option(help="The checkpoint.")] = Path("models/starter-names.safetensors"),
 ) -> None:
     """The namer in the box: published ImageNet weights, plain names, calibrated probabilities."""

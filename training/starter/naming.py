@@ -64,23 +64,23 @@ def imagenet_namer() -> Namer:
 
 def calibrated(namer: Namer, stamps: ObjectSet, cutouts: Path, cases: int) -> Namer:
     """The same with the scale and the logit of "none of these" that `calibrate` finds on the calibration half."""
-    objects, backgrounds = drawn_cases(stamps, cutouts, "calibration", cases)
-    shown = [*objects, *backgrounds]
-    config = namer.part.config
+    embedded, right = [], []
     with torch.inference_mode():
-        embedded = torch.cat([namer.part.embed(namer.encoder, case.image, case.mask) for case in shown])
-    right = torch.stack([_right(case, namer, config) for case in shown])
-    scale, none = calibrate(namer.part.scores(embedded).clone(), right)
-    log.info("calibrated on %d selections: scale %.4f, logit of none %.4f", len(shown), scale, none)
-    part = ClassNames(replace(config, scale=scale, none_logit=none), CLASSES)
+        for case in drawn_cases(stamps, cutouts, "calibration", cases):
+            embedded.append(namer.part.embed(namer.encoder, case.image, case.mask))
+            right.append(_right(case, namer))
+        scores = namer.part.scores(torch.cat(embedded))
+    scale, none = calibrate(scores.clone(), torch.stack(right))
+    log.info("calibrated on %d selections: scale %.4f, logit of none %.4f", len(right), scale, none)
+    part = ClassNames(replace(namer.part.config, scale=scale, none_logit=none), CLASSES)
     part.load_state_dict(namer.part.state_dict())
     return Namer(namer.encoder, part.eval())
 
 
-def _right(case: NamingCase, namer: Namer, config: NamingConfig) -> Tensor:
-    """[classes] 1 for those that are one of the case's names or lie below one."""
-    wanted = {config.names.index(name) for name in case.names}
-    return torch.tensor([bool(wanted & set(namer.labels.ancestors[row])) for row in config.rows])
+def _right(case: NamingCase, namer: Namer) -> Tensor:
+    """[classes] true for those that are one of the case's names or lie below one."""
+    wanted = {namer.labels.names.index(name) for name in case.names}
+    return torch.tensor([bool(wanted & set(namer.labels.ancestors[row])) for row in namer.part.config.rows])
 
 
 def write_namer(namer: Namer, out: Path) -> None:

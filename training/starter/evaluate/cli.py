@@ -204,7 +204,7 @@ def naming(
     photographs: Annotated[
         Path | None, typer.Option(help="Folder with an index.json: name its photographs, too.")
     ] = None,
-    cases: Annotated[int, typer.Option(min=8, help="Selections; a fifth are backgrounds.")] = 750,
+    cases: Annotated[int, typer.Option(min=8, help="Selections; a fifth are backgrounds.")] = 500,
     plot: Annotated[Path | None, typer.Option(help="Calibration plot to write (.png).")] = None,
     out: JsonOption = None,
 ) -> None:

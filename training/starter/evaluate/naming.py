@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -35,17 +36,27 @@ BACKGROUND_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Answer:
-    """What a namer makes of one case."""
+    """What a namer makes of one selection."""
 
-    case: NamingCase
+    names: tuple[str, ...]  # that count as right; none of a background
+    shown: str
     named: Named
     lines: tuple[frozenset[str], ...]  # of the likeliest names, each with all more general ones
 
     @property
     def rank(self) -> int | None:
         """The place of the first right name among the likeliest ones, from 0; None where there is none."""
-        right = [place for place, line in enumerate(self.lines) if line & set(self.case.names)]
+        right = [place for place, line in enumerate(self.lines) if line & set(self.names)]
         return right[0] if right else None
+
+
+@dataclass
+class Answers:
+    """What a namer makes of selections by their masks, of the same by whole images, and how long a name took."""
+
+    by_mask: list[Answer]
+    by_image: list[Answer]
+    seconds: float  # per name by mask
 
 
 def lines_of(labels: Labels) -> dict[str, frozenset[str]]:
@@ -56,19 +67,24 @@ def lines_of(labels: Labels) -> dict[str, frozenset[str]]:
     }
 
 
-def answers(namer: Namer, cases: Iterable[NamingCase], *, whole: bool = False) -> list[Answer]:
-    """What a namer says to each case, by its mask or by the whole image."""
+def ask(namer: Namer, cases: Iterable[NamingCase]) -> Answers:
+    """Name every case twice."""
     lines = lines_of(namer.labels)
-    found = []
+    found, seconds = Answers([], [], 0.0), []
     for case in cases:
-        (named,) = namer.name(case.image, None if whole else case.mask, top=TOP)
-        found.append(Answer(case, named, tuple(lines[name] for name, _ in named.top)))
+        for answers, mask in ((found.by_mask, case.mask), (found.by_image, None)):
+            started = time.perf_counter()
+            (named,) = namer.name(case.image, mask, top=TOP)
+            if mask is not None:
+                seconds.append(time.perf_counter() - started)
+            answers.append(Answer(case.names, case.shown, named, tuple(lines[name] for name, _ in named.top)))
+    found.seconds = median(seconds)
     return found
 
 
 def outcome(answer: Answer, lines: dict[str, frozenset[str]]) -> str:
     """Right, a more general name than the right one, wrong, or unknown; what has no name is rightly unknown."""
-    given, names = answer.named.name, set(answer.case.names)
+    given, names = answer.named.name, set(answer.names)
     if not answer.named.known:
         return "unknown"
     if lines[given] & names:
@@ -80,7 +96,7 @@ def figures(found: Sequence[Answer], labels: Labels) -> dict[str, float | int]:
     """Shares of cases: the right name first or among five, and what the given name is."""
     lines, count = lines_of(labels), len(found)
     shares: dict[str, float | int] = {"cases": count}
-    if any(answer.case.names for answer in found):
+    if any(answer.names for answer in found):
         ranks = [answer.rank for answer in found]
         shares["top-1"] = round(sum(rank == 0 for rank in ranks) / count, 3)
         shares[f"top-{TOP}"] = round(sum(rank is not None for rank in ranks) / count, 3)
@@ -142,28 +158,22 @@ def calibrate(logits: Tensor, right: Tensor) -> tuple[float, float]:
 
 def evaluate(namer: Namer, stamps: ObjectSet, cutouts: Path, *, photographs: Path | None, cases: int) -> dict[str, Any]:
     """All figures of a namer on the test half and on photographs."""
-    scenes, backgrounds = drawn_cases(stamps, cutouts, "test", cases)
-    started = time.perf_counter()
-    by_mask = answers(namer, scenes)
-    seconds = (time.perf_counter() - started) / len(scenes)
-    nothing = answers(namer, backgrounds)
-    rows = reliability([*by_mask, *nothing])
+    drawn = ask(namer, drawn_cases(stamps, cutouts, "test", cases))
+    rows = reliability(drawn.by_mask)
     result: dict[str, Any] = {
-        "scenes by mask": figures(by_mask, namer.labels),
-        "scenes by whole image": figures(answers(namer, scenes, whole=True), namer.labels),
-        "backgrounds": figures(nothing, namer.labels),
+        "scenes by mask": figures([one for one in drawn.by_mask if one.names], namer.labels),
+        "scenes by whole image": figures([one for one in drawn.by_image if one.names], namer.labels),
+        "backgrounds": figures([one for one in drawn.by_mask if not one.names], namer.labels),
         "reliability": rows,
         "calibration error": calibration_error(rows),
-        "seconds per name": round(seconds, 4),
+        "seconds per name": round(drawn.seconds, 4),
     }
     if photographs is not None:
-        shown = list(photograph_cases(photographs))
-        listed = [case for case in shown if case.names]
-        result["photographs by mask"] = figures(answers(namer, listed), namer.labels)
-        result["photographs by whole image"] = figures(answers(namer, listed, whole=True), namer.labels)
+        shown = ask(namer, photograph_cases(photographs))
+        result["photographs by mask"] = figures([one for one in shown.by_mask if one.names], namer.labels)
+        result["photographs by whole image"] = figures([one for one in shown.by_image if one.names], namer.labels)
         result["photographs"] = {
-            answer.case.shown: [answer.named.name, round(answer.named.probability, 3), answer.named.top[0][0]]
-            for answer in answers(namer, shown)
+            one.shown: [one.named.name, round(one.named.probability, 3), one.named.top[0][0]] for one in shown.by_mask
         }
     return result
 

@@ -50,12 +50,11 @@ def half_of(name: str) -> Half:
     return HALVES[zlib.crc32(name.encode()) % 2]
 
 
-def drawn_cases(stamps: ObjectSet, folder: Path, half: Half, count: int) -> tuple[list[NamingCase], list[NamingCase]]:
-    """`count` cases of one half: four fifths are objects of scenes, one fifth are backgrounds."""
+def drawn_cases(stamps: ObjectSet, folder: Path, half: Half, count: int) -> Iterator[NamingCase]:
+    """`count` cases of one half: four fifths are objects of scenes, one fifth are backgrounds, which have no names."""
     cutouts, names = _named_cutouts(stamps, folder, half)
-    backgrounds = count // 5
-    objects = scene_cases(cutouts, names, half, count - backgrounds)
-    return list(objects), list(background_cases(cutouts.photographs, half, backgrounds))
+    yield from scene_cases(cutouts, names, half, count - count // 5)
+    yield from background_cases(cutouts.photographs, half, count // 5)
 
 
 def _named_cutouts(stamps: ObjectSet, folder: Path, half: Half) -> tuple[Cutouts, list[tuple[str, ...]]]:
