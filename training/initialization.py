@@ -68,6 +68,8 @@ def initialize(recipe: Recipe) -> SoundingModel:
 def resolve_config(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]]) -> SoundingConfig:
     """The configuration of a model of which some parts come from checkpoints: part -> (its name, its configuration).
 
+    Once the grounding is trained, masks are grounded, also where the checkpoint's masks stand for names.
+
     Raises:
         ValueError: see `initialize`.
     """
@@ -99,6 +101,8 @@ def resolve_config(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]])
     except ValueError as error:
         raise ValueError(f"The parts that start names and model.* do not fit each other: {error}") from None
     _check_fit(recipe, config, taken)
+    if TASKS[recipe.task].learns_grounding(recipe.settings) and "generation.masks" not in explicit:
+        config = dataclasses.replace(config, generation=dataclasses.replace(config.generation, masks="grounding"))
     return config
 
 

@@ -14,6 +14,7 @@ import torch
 import sounding
 from sounding.config import SoundingConfig
 from sounding.model import SoundingModel
+from sounding.naming.config import NamingConfig
 from training.initialization import initialize
 from training.recipe import RECIPES, WRITTEN, Recipe, read_recipe
 
@@ -81,6 +82,29 @@ def test_a_recipe_decides_how_parts_are_used_and_a_checkpoint_what_they_are(
         (line,) = [record.getMessage() for record in caplog.records if f"model.{key} is" in record.getMessage()]
         kept = key in ("grounding.mlp_width", "vae.scale", "unet.channels")
         assert ("the checkpoint's is taken" if kept else "the recipe's is taken") in line
+
+
+def test_names_travel_and_give_way_to_a_trained_grounding(tiny_config: SoundingConfig, tmp_path: Path) -> None:
+    theirs = dataclasses.replace(
+        tiny_config,
+        generation=dataclasses.replace(tiny_config.generation, masks="names"),
+        naming=NamingConfig(names=("dog", "cat"), rows=(0, 1, 1)),
+    )
+    torch.manual_seed(3)
+    given = SoundingModel(theirs)
+    assert given.naming is not None
+    torch.nn.init.normal_(given.naming.get_parameter("embeddings"))
+    given.save_pretrained(tmp_path / "names.safetensors", dtype=torch.float32)
+    start = {"all": str(tmp_path / "names.safetensors")}
+    for task, masks in (("grounded", "grounding"), ("vae", "names")):
+        model = initialize(written(recipe_of(task, SoundingConfig(), tmp_path, start=start)))
+        assert (model.config.generation.masks, model.config.naming) == (masks, theirs.naming)
+        assert model.naming is not None
+        assert torch.equal(model.naming.get_parameter("embeddings"), given.naming.get_parameter("embeddings"))
+    mine = written(recipe_of("grounded", theirs, tmp_path, start=start), "generation.masks")
+    assert initialize(mine).config.generation.masks == "names"
+    other = start | {"naming": "random"}
+    assert initialize(written(recipe_of("grounded", SoundingConfig(), tmp_path, start=other))).naming is None
 
 
 def test_statistics_of_conditions_begin_anew_where_a_recipe_adds_them(
