@@ -13,12 +13,14 @@ from .host.sam_folders import register_sam_folders
 from .latent import SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler
 from .load import SoundingLoadModel
 from .mix import SoundingMixTracks
+from .name import SoundingNameObject
 from .object import SoundingThisObject
 from .segment import SoundingLoadSam, SoundingSamMask
 
 NODES: list[type[io.ComfyNode]] = [
     SoundingThisObject,
     SoundingClick,
+    SoundingNameObject,
     SoundingLoadModel,
     SoundingEncodeImage,
     SoundingGroundMask,

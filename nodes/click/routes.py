@@ -13,6 +13,7 @@ import logging
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from ..host.folders import STARTER_LABEL
 from .gate import Busy, QueueGate
 from .images import image_path, read_image
 from .masks import ObjectMask, segment_objects, sides, working_image
+from .names import ClickNames, described
 from .segmenters import ClickSegmenters
 from .state import ClickState, read_state
 
@@ -38,6 +40,7 @@ PATH = "/sounding/click"
 MAX_BODY = 256 * 1024  # bytes
 MAX_WAITING = 16  # requests; pages send one at a time
 KEPT_IMAGES = 4
+FIELDS = {"picture", "state", "segmenter", "checkpoint"}
 
 
 class Refused(Exception):
@@ -52,8 +55,18 @@ class Gone(Exception):
     """The page does not wait for the answer any more."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request, checked."""
+
+    image: dict[str, str]  # name, subfolder and type of a file
+    state: ClickState
+    segmenter: str  # a name out of Sounding Load SAM's list
+    checkpoint: str | None  # out of Sounding Load Model's; None where no model of this pack makes the sounds
+
+
 class ClickRoutes:
-    """The route, with its segmenters and the images that were clicked on last."""
+    """The route, with its segmenters, its namer and the images that were clicked on last."""
 
     def __init__(self, gate: QueueGate):
         """`gate`: keeps clicks apart from the host's queue."""
@@ -61,6 +74,7 @@ class ClickRoutes:
         self._waiting = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sounding-click")
         self._segmenters = ClickSegmenters(gate)
+        self._names = ClickNames()
         self._timer: asyncio.TimerHandle | None = None
         # (path, time, bytes) of a file -> width and height, and the working image
         self._images: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], Tensor]] = OrderedDict()
@@ -70,15 +84,17 @@ class ClickRoutes:
         routes.post(PATH)(self.answer)
 
     async def answer(self, request: web.Request) -> web.Response:
-        """`{"picture": {"name", "subfolder", "type"}, "state": {...}}` -> a mask for each object of the state.
+        """`{"picture": {"name", "subfolder", "type"}, "state": {...}}` -> a mask and a name for each object.
 
-        `"segmenter"` may be a name in Sounding Load SAM's list. The answer is `{"width", "height", "milliseconds",
-        "masks": [{"png", "score"} or null, ...]}`, with each mask as the alpha channel of a PNG of the working image's
-        size.
+        `"segmenter"` may be a name in Sounding Load SAM's list, `"checkpoint"` one in Sounding Load Model's, or null
+        where no model of this pack makes the sounds. The answer is `{"width", "height", "milliseconds", "vocabulary",
+        "masks": [{"png", "score", "named"} or null, ...]}`, with each mask as the alpha channel of a PNG of the working
+        image's size, `"named"` as in `names.described`, and `"vocabulary"` `{"checkpoint", "names": how many}`, or null
+        where a checkpoint lists none. `"milliseconds"` counts all work, `"naming_milliseconds"` the names alone.
         """
         try:
             _same_origin(request)
-            return web.json_response(await self._in_turn(request, *_read_request(await _body(request))))
+            return web.json_response(await self._in_turn(request, _read_request(await _body(request))))
         except Refused as refused:
             return _error(refused.status, str(refused))
         except ValueError as error:  # an invalid state, image or segmenter
@@ -91,9 +107,7 @@ class ClickRoutes:
             logger.exception("Sounding: a click could not be answered")
             return _error(500, "The click could not be answered; the server's log says why.")
 
-    async def _in_turn(
-        self, request: web.Request, reference: dict[str, str], state: ClickState, name: str
-    ) -> dict[str, Any]:
+    async def _in_turn(self, request: web.Request, asked: Asked) -> dict[str, Any]:
         """Answer one request at a time, and none that its page has given up."""
         if self._waiting >= MAX_WAITING:
             raise Refused(429, f"{MAX_WAITING} clicks wait for an answer already; wait a moment and click again.")
@@ -102,9 +116,7 @@ class ClickRoutes:
             async with self._lock:
                 if request.transport is None or request.transport.is_closing():
                     raise Gone
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._worker, self._masks, reference, state, name
-                )
+                return await asyncio.get_running_loop().run_in_executor(self._worker, self._masks, asked)
         finally:
             self._waiting -= 1
             self._tidy()
@@ -116,19 +128,31 @@ class ClickRoutes:
         left = self._segmenters.tidy()
         self._timer = None if left is None else asyncio.get_running_loop().call_later(left + 1, self._tidy)
 
-    def _masks(self, reference: dict[str, str], state: ClickState, name: str) -> dict[str, Any]:
+    def _masks(self, asked: Asked) -> dict[str, Any]:
         """The work, in the one worker thread."""
         started = time.perf_counter()
         with torch.inference_mode():
-            path = image_path(reference["name"], reference.get("subfolder", ""), reference.get("type", "input"))
+            image = asked.image
+            path = image_path(image["name"], image.get("subfolder", ""), image.get("type", "input"))
             size, small = self._image(path)
-            objects = state.on_image(*size)
+            objects = asked.state.on_image(*size)
             clicked = [each for each in objects if each.clicked]
-            with self._segmenters.on(name, small) as segment:
-                made = iter(segment_objects(segment, clicked, size, sides(small)))
-            masks = [_shown(next(made)) if each.clicked else None for each in objects]
-        spent = round((time.perf_counter() - started) * 1000, 1)
-        return {"width": size[0], "height": size[1], "milliseconds": spent, "masks": masks}
+            with self._segmenters.on(asked.segmenter, small) as segment:
+                made = segment_objects(segment, clicked, size, sides(small))
+            segmented = time.perf_counter()
+            known = None if asked.checkpoint is None else self._names.known_by(asked.checkpoint)
+            named = self._names.of(small, [each.mask for each in made])
+            told = [None if each is None else described(each, known) for each in named]
+            ended = time.perf_counter()
+            shown = iter([{**_shown(mask), "named": names} for mask, names in zip(made, told, strict=True)])
+        return {
+            "width": size[0],
+            "height": size[1],
+            "milliseconds": round((time.perf_counter() - started) * 1000, 1),
+            "naming_milliseconds": round((ended - segmented) * 1000, 1),
+            "vocabulary": known and {"checkpoint": known.checkpoint, "names": len(known.vocabulary.names)},
+            "masks": [next(shown) if each.clicked else None for each in objects],
+        }
 
     def _image(self, path: Path) -> tuple[tuple[int, int], Tensor]:
         """A file's width and height, and its working image; kept until the file changes."""
@@ -184,17 +208,20 @@ async def _body(request: web.Request) -> Any:
         raise Refused(400, "The request is not JSON, but JSON is expected; send picture and state.") from error
 
 
-def _read_request(data: Any) -> tuple[dict[str, str], ClickState, str]:
-    """The image's reference, what is clicked, and the segmenter's name."""
-    if not isinstance(data, dict) or not {"picture", "state"} <= data.keys() <= {"picture", "state", "segmenter"}:
+def _read_request(data: Any) -> Asked:
+    """The request from parsed JSON."""
+    if not isinstance(data, dict) or not {"picture", "state"} <= data.keys() <= FIELDS:
         raise Refused(400, "The request has not just the fields picture and state, which are expected; send both.")
-    reference, name = data["picture"], data.get("segmenter", STARTER_LABEL)
-    fine = isinstance(reference, dict) and reference.keys() <= {"name", "subfolder", "type"} and "name" in reference
-    if not fine or not all(isinstance(value, str) and len(value) <= 1024 for value in reference.values()):
+    image = data["picture"]
+    fine = isinstance(image, dict) and image.keys() <= {"name", "subfolder", "type"} and "name" in image
+    if not fine or not all(isinstance(value, str) and len(value) <= 1024 for value in image.values()):
         raise Refused(400, "picture is not a name, a subfolder and a type, but these strings are expected; send them.")
-    if not isinstance(name, str) or len(name) > 1024:
+    segmenter, checkpoint = data.get("segmenter", STARTER_LABEL), data.get("checkpoint", STARTER_LABEL)
+    if not isinstance(segmenter, str) or len(segmenter) > 1024:
         raise Refused(400, "segmenter is not a name, but one of Sounding Load SAM's list is expected; choose one.")
-    return reference, read_state(data["state"]), name
+    if checkpoint is not None and (not isinstance(checkpoint, str) or len(checkpoint) > 1024):
+        raise Refused(400, "checkpoint is not a name, but one of Sounding Load Model's list is expected; choose one.")
+    return Asked(image, read_state(data["state"]), segmenter, checkpoint)
 
 
 def _shown(made: ObjectMask) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 Independent of the host. The form, in pixels of an image of `size`:
 
     {"version": 1, "size": [width, height], "objects": [
-        {"name": "dog", "colour": "#e69f00", "on": true, "gain_db": 0,
+        {"name": "dog", "auto": true, "colour": "#e69f00", "on": true, "gain_db": 0,
          "positive": [{"x": 10, "y": 20}], "negative": [], "box": [left, top, right, bottom]}]}
 
-`size` may be null: then points are in pixels of whatever image comes. `box` may be null. Points have the form of
-KJNodes' points editor and of ComfyUI's own SAM nodes; `sounding.segment.points` lists other forms that can be read.
+`size` may be null: then points are in pixels of whatever image comes. `box` may be null. With `auto` the name was given
+by the node, which changes it with the clicks; a name that somebody has typed stays. Points have the form of KJNodes'
+points editor and of ComfyUI's own SAM nodes; `sounding.segment.points` lists other forms that can be read.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ DEFAULT_COLOUR = "#e69f00"
 # By how much the aspect ratio may differ where an image comes in another size than the clicked one.
 SAME_SHAPE = 0.02
 
-OBJECT_KEYS = {"name", "colour", "on", "gain_db", "positive", "negative", "box"}
+OBJECT_KEYS = {"name", "auto", "colour", "on", "gain_db", "positive", "negative", "box"}
 RENEW = "set it again in the node, or repair the text"
 
 
@@ -48,6 +49,7 @@ class ClickObject:
     positive: tuple[Point, ...] = ()
     negative: tuple[Point, ...] = ()
     box: Box | None = None
+    auto: bool = False  # the name was given by the node, not by a person
 
     @property
     def clicked(self) -> bool:
@@ -191,8 +193,10 @@ def _object(data: Any, what: str) -> ClickObject:
         raise StateError(f"{what}.name is {shown(name)}, but 1 to {MAX_NAME} visible characters are expected; name it.")
     if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
         raise StateError(f"{what}.colour is {shown(colour)}, but one such as '{DEFAULT_COLOUR}' is expected; {RENEW}.")
-    if not isinstance(on, bool):
-        raise StateError(f"{what}.on is {shown(on)}, but true or false is expected; {RENEW}.")
+    auto = data.get("auto", False)
+    for key, value in (("on", on), ("auto", auto)):
+        if not isinstance(value, bool):
+            raise StateError(f"{what}.{key} is {shown(value)}, but true or false is expected; {RENEW}.")
     box = data.get("box")
     if box is not None:
         box = _numbers(box, f"{what}.box", 4, 0, MAX_SIDE)
@@ -215,6 +219,7 @@ def _object(data: Any, what: str) -> ClickObject:
         positive=positive,
         negative=negative,
         box=box and (box[0], box[1], box[2], box[3]),
+        auto=auto,
     )
 
 

@@ -20,6 +20,7 @@ from ...sounding.checkpoint import read_header
 from ...sounding.config import SoundingConfig
 from ...sounding.loading import read_parts
 from ...sounding.model import Sound, SoundingModel
+from ...sounding.naming.names import Named
 from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
 from .memory import AUTO, DTYPES, ManagedModule, devices_of, dtype_of, load_fully
 
@@ -86,6 +87,21 @@ class LoadedModel:
             self.on_device(*parts, batch=batch, frames=frames)
 
         return self._model.generate(image=image, mask=mask, seconds=seconds, on_use=on_use, **settings)
+
+    def name(self, image: Tensor, mask: Tensor | None, top: int) -> list[Named]:
+        """`SoundingModel.name`: what each mask of an image shows.
+
+        Args:
+            image: [1, H, W, 3] 0..1.
+            mask: [B, H, W] 0..1; None is the whole image.
+            top: how many likely names are listed for each.
+
+        Raises:
+            ValueError: see `SoundingModel.name`.
+        """
+        if self.config.naming is None:  # the pack's own namer: small, and on the CPU
+            return self._model.name(image.cpu(), None if mask is None else mask.cpu(), top=top)
+        return self.on_device("patches", "naming").name(image, mask, top=top)
 
     def _activation_bytes(self, part: str, batch: int, frames: int) -> float:
         """A generous upper bound of what a part's activations take for `batch` items of `frames` mel frames."""

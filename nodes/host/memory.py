@@ -38,7 +38,7 @@ def load_fully(patchers: list[ModelPatcher], memory: float = 0) -> None:
 
 def devices_of(part: str) -> tuple[torch.device, torch.device]:
     """The devices where a part of a `SoundingModel` runs, and where it waits."""
-    if part in ("patches", "query"):
+    if part in ("patches", "query", "naming"):  # naming compares with what patches gives
         return model_management.text_encoder_device(), model_management.text_encoder_offload_device()
     if part in ("vae", "vocoder"):
         return model_management.vae_device(), model_management.vae_offload_device()

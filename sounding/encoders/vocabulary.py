@@ -24,6 +24,24 @@ class Vocabulary:
         self.names = tuple(names)
         self._known: Tensor | None = None  # [names, L]
 
+    def knows(self, text: str) -> str | None:
+        """The first known name whose noun is among the words of a text, or None: "white cat" -> "a cat"."""
+        return next((name for name in self.names if names_it(text, name)), None)
+
+    def nearest_of(self, likely: Sequence[str], top: int) -> list[str]:
+        """The known names of what an object may be, at most `top` of them.
+
+        Of what the checkpoint does not know, these tell what it may sound like: of a cat whose likely names are "cat",
+        "tiger" and "fox", the names "a tiger" and "a fox". `nearest` would say less where the text encoder was trained
+        on the known names alone, since other words then lie anywhere between them.
+
+        Args:
+            likely: names, the likeliest first.
+            top: how many.
+        """
+        known = (self.knows(name) for name in likely)
+        return list(dict.fromkeys(name for name in known if name is not None))[:top]
+
     def similarities(self, encoder: TextEncoder, queries: Tensor) -> Tensor:
         """Cosines of embedded texts [texts, L] with all names: [texts, names] on the CPU."""
         if self._known is None:

@@ -50,6 +50,12 @@ def test_little_is_needed():
     assert found.size is None
     assert found.objects == (state.ClickObject("cow"),)
     assert not found.objects[0].clicked
+    assert not found.objects[0].auto
+
+
+def test_it_says_who_gave_the_name():
+    (dog,) = state.parse_state(text(auto=True)).objects
+    assert (dog.name, dog.auto) == ("dog", True)
 
 
 LONG = [{"x": 1, "y": 1}] * 101
@@ -76,6 +82,7 @@ CASES: dict[str, tuple[str, str]] = {
     "name": (text(name=7), "name is 7"),
     "colour": (text(colour="red"), "colour is 'red'"),
     "on": (text(on=1), "true or false"),
+    "auto": (text(auto="yes"), "auto is 'yes', but true or false"),
     "gain": (text(gain_db=25), "from -60 to 24"),
     "gain true": (text(gain_db=True), "gain_db is True"),
     "not a number": (text(gain_db=float("nan")), "gain_db is nan"),

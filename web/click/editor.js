@@ -1,11 +1,13 @@
 // The state under edit: what is clicked, which object clicks go to, and undo. Every step becomes the widget's value.
 import { History } from "./history.js";
-import { emptyState, MAX_OBJECTS, MAX_POINTS, newObject, readState, sameShape, scaled, writeState } from "./state.js";
+import { emptyState, giveName, MAX_OBJECTS, MAX_POINTS, newObject, readState, sameShape, scaled, writeState } from "./state.js";
 
 export class Editor {
   #history = new History();
   #value = ""; // exactly what was set, until something is edited
   #unreadable = null; // why the value cannot be read
+  #isOurs = false; // whether the value is a step made here, not one that was set
+  #isMoving = false; // whether a change is in progress
   state = emptyState();
   active = -1; // number of the object that clicks go to
   size = null; // width and height of the image that is shown
@@ -26,6 +28,7 @@ export class Editor {
     const next = typeof text === "string" ? text : "";
     if (next === this.#value) return;
     this.#value = next;
+    this.#isOurs = false;
     this.#history.clear();
     this.#read();
     this.say("");
@@ -99,17 +102,32 @@ export class Editor {
   // A change in progress, such as a drag: shown at once, and settled or restored at its end.
   editLive(change) {
     if (!this.#prepare()) return;
+    this.#isMoving = true;
     change(this.state);
     this.onChange();
   }
 
   settle(before) {
+    this.#isMoving = false;
     this.#step(before, "Point moved");
   }
 
   restore(before) {
+    this.#isMoving = false;
     this.state = readState(before);
     this.onChange();
+  }
+
+  // Give objects the names that their masks show, "" for one that nobody can tell; null is not known yet. That is no step
+  // of its own: undo takes it back with the click. A value that was set, by the graph's undo say, keeps its names, or
+  // that undo would never get past this change.
+  giveNames(nameOf) {
+    if (!this.#isOurs || this.#isMoving) return;
+    const given = this.state.objects.filter((object) => {
+      const name = nameOf(object);
+      return name !== null && giveName(this.state, object, name);
+    });
+    if (given.length) this.#commit();
   }
 
   // Bring the state to the image's size; false where it cannot be edited.
@@ -132,6 +150,7 @@ export class Editor {
 
   #commit() {
     this.#value = this.text;
+    this.#isOurs = true;
     this.#keepActive();
     this.onChange();
     this.onCommit();
@@ -197,6 +216,18 @@ export class Editor {
       this.active = state.objects.length - 1;
     }, "Now click on the object");
     return this.state.objects.length > length;
+  }
+
+  rename(index, name) {
+    this.edit((state) => {
+      state.objects[index].name = name;
+      delete state.objects[index].auto;
+    }, "Renamed");
+  }
+
+  // Let the node name an object again.
+  unname(index) {
+    this.edit((state) => (state.objects[index].auto = true), "Named by the node");
   }
 
   removeObject(index) {

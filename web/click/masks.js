@@ -13,9 +13,10 @@ export class Masks {
   #closed = false;
   #again = () => this.#run();
 
-  // onChange(): draw again. onStatus({busy}, {error} or {}): tell the user.
-  constructor(onChange, onStatus) {
-    Object.assign(this, { onChange, onStatus });
+  // onChange(): draw again. onStatus({busy}, {error} or {}): tell the user. checkpoint(): the model that makes the sounds,
+  // by its name in the loader's list; undefined is the starter, null another pack's.
+  constructor({ onChange, onStatus, checkpoint }) {
+    Object.assign(this, { onChange, onStatus, checkpoint });
     api.addEventListener("reconnected", this.#again);
   }
 
@@ -65,10 +66,11 @@ export class Masks {
   async #ask({ reference, state }, objects) {
     const started = performance.now();
     const { name, subfolder, type, segmenter } = reference;
+    const checkpoint = await this.checkpoint();
     const response = await api.fetchApi("/sounding/click", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ picture: { name, subfolder, type }, state: { ...state, objects }, segmenter }),
+      body: JSON.stringify({ picture: { name, subfolder, type }, state: { ...state, objects }, segmenter, checkpoint }),
     });
     const answer = await response.json().catch(() => ({}));
     if (!response.ok) {
@@ -80,14 +82,16 @@ export class Masks {
     await Promise.all(
       objects.map(async (object, i) => {
         const key = keyOf(reference, object, state.size);
-        this.#known.set(key, await decoded(answer.masks[i]));
+        const { named } = answer.masks[i];
+        const mask = await decoded(answer.masks[i]);
+        this.#known.set(key, { ...mask, named: named && { ...named, vocabulary: answer.vocabulary } });
       }),
     );
     while (this.#known.size > KEPT) this.#known.delete(this.#known.keys().next().value);
     performance.measure("sounding-click-answer", {
       start: started,
       end: performance.now(),
-      detail: { server: answer.milliseconds, objects: objects.length },
+      detail: { server: answer.milliseconds, naming: answer.naming_milliseconds, objects: objects.length },
     });
   }
 }

@@ -1,6 +1,7 @@
 // The list of objects beside the image: colour, name, on or off, gain, play, remove.
 import { button, element, setIcon } from "../page/elements.js";
 import { MIX } from "../player/sound_cache.js";
+import { describeNames, foreignTo } from "./names.js";
 import { cleanName, clicked, hasPlace, GAINS, MAX_OBJECTS } from "./state.js";
 
 export class ObjectList {
@@ -54,13 +55,14 @@ export class ObjectList {
       className: "sounding-click-name",
       maxLength: 100,
       spellcheck: false,
-      title: "Name",
       onfocus: () => editor.select(index),
       onchange: () => {
         const clean = cleanName(name.value);
-        if (clean) edit((object) => (object.name = clean), "Renamed");
-        else this.sync();
+        if (clean) editor.rename(index, clean);
+        else editor.unname(index);
+        this.sync();
       },
+      onblur: () => this.sync(), // the node may have named it meanwhile
       onkeydown: (event) => {
         if (event.key === "Enter") name.blur();
       },
@@ -79,15 +81,16 @@ export class ObjectList {
         this.sync();
       },
     });
+    const percent = element("span", { className: "sounding-click-percent" });
     const mark = element("span", { className: "sounding-click-unsure", textContent: "?", hidden: true });
     mark.setAttribute("role", "img");
     const play = button("play", "", () => preview.hear(index), { className: "sounding-click-play" });
     const remove = button("close", "", () => editor.removeObject(index));
     const decibels = element("label", { className: "sounding-click-db" }, gain, "dB");
-    const cells = [colour, name, mark, on, decibels, play, remove];
+    const cells = [colour, name, percent, mark, on, decibels, play, remove];
     const root = element("li", { onpointerdown: () => editor.select(index) }, ...cells);
     this.rows.append(root);
-    this.#rows.push({ root, colour, name, mark, on, gain, play, remove });
+    this.#rows.push({ root, colour, name, percent, mark, on, gain, play, remove });
   }
 
   #fill(row, object, index) {
@@ -106,12 +109,16 @@ export class ObjectList {
     setIcon(row.on, object.on ? "eye" : "hidden", `${object.on ? "Switch off" : "Switch on"} ${object.name}`);
     setIcon(row.remove, "close", `Remove ${object.name}`);
     this.#showPlay(row.play, index, object.name, hasPlace(object) && Boolean(reference));
+    const named = object.auto ? this.widget.maskOf(object)?.named : null;
+    row.name.title = describeNames(named);
+    row.percent.textContent = named?.known ? `${Math.round(100 * named.probability)} %` : "";
+    row.percent.title = row.name.title;
     const { sure = true, sureness } = preview.surenessOf(object) ?? {};
-    row.mark.hidden = sure;
-    row.mark.title = sure
-      ? ""
-      : `The model is ${Math.round(100 * sureness)} % sure that it knows this: it may sound like something else. ` +
-        "Select the object more clearly, or use a model that knows it.";
+    const doubt =
+      `The model is ${Math.round(100 * sureness)} % sure that it knows this: it may sound like something else. ` +
+      "Select the object more clearly, or use a model that knows it.";
+    row.mark.title = [foreignTo(named), sure ? "" : doubt].filter(Boolean).join("\n");
+    row.mark.hidden = !row.mark.title;
     row.mark.setAttribute("aria-label", row.mark.title);
     row.root.title = clicked(object) ? "" : "Click on this object in the image";
   }

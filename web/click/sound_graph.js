@@ -72,6 +72,20 @@ function soundsOf(prompt, own, source, stamp) {
   return { key: JSON.stringify([decides, source]), objects, tell: upstream };
 }
 
+// The checkpoint that makes the sounds of a node's objects, by its name in the loader's list: undefined is the starter,
+// null a model that is not of this pack.
+export async function soundingCheckpoint(node) {
+  const prompt = await pageGraph();
+  const own = ownIn(prompt, node);
+  const source = own ? soundSource(prompt, own) : null;
+  const ids = source ? [...above(prompt, source[0])] : Object.keys(prompt);
+  const typed = (type) => ids.find((id) => prompt[id].class_type === type);
+  const loader = typed("SoundingLoadModel");
+  if (!loader) return source && !typed("SoundingThisObject") ? null : undefined;
+  const { checkpoint } = prompt[loader].inputs;
+  return typeof checkpoint === "string" ? checkpoint : null;
+}
+
 const SURENESS = "sounding_sureness"; // as in nodes/sureness.py
 
 // How sure the model is of each object, [{sureness: 0..1, sure}], or null if the run did not report it.

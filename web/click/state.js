@@ -5,18 +5,33 @@ export const GAINS = [-60, 24]; // dB
 export const MAX_OBJECTS = 32;
 export const MAX_POINTS = 100;
 const MAX_NAME = 100;
+const PLACEHOLDER = /^Object \d+$/; // as in nodes/name.py
 // Okabe and Ito's palette, which people with any colour vision can tell apart.
 export const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#b3b3b3"];
 
 export const emptyState = () => ({ version: VERSION, size: null, objects: [] });
 
 export function newObject(state) {
-  const names = new Set(state.objects.map((object) => object.name));
-  let number = state.objects.length + 1;
-  while (names.has(`Object ${number}`)) number += 1;
   const used = new Set(state.objects.map((object) => object.colour));
   const colour = COLOURS.find((each) => !used.has(each)) ?? COLOURS[state.objects.length % COLOURS.length];
-  return { name: `Object ${number}`, colour, on: true, gain_db: 0, positive: [], negative: [], box: null };
+  const name = placeholder(state, state.objects.length + 1);
+  return { name, auto: true, colour, on: true, gain_db: 0, positive: [], negative: [], box: null };
+}
+
+// A name for what has none.
+function placeholder(state, number) {
+  const names = new Set(state.objects.map((object) => object.name));
+  let free = number;
+  while (names.has(`Object ${free}`)) free += 1;
+  return `Object ${free}`;
+}
+
+// Give an object the name that its mask was found to show, "" where nobody can tell; whether that is another one.
+// Names that a person has typed stay.
+export function giveName(state, object, name) {
+  if (!object.auto || object.name === name || (!name && PLACEHOLDER.test(object.name))) return false;
+  object.name = name || placeholder(state, state.objects.indexOf(object) + 1);
+  return true;
 }
 
 export const cleanName = (name) => [...name.replace(/[\p{C}\p{Z}]+/gu, " ").trim()].slice(0, MAX_NAME).join("").trim();
@@ -38,6 +53,7 @@ export function readState(text) {
     size: state.size ? state.size.map(finite) : null,
     objects: state.objects.map((object) => ({
       name: String(object.name),
+      ...(object.auto === true && { auto: true }),
       colour: object.colour ?? COLOURS[0],
       on: object.on ?? true,
       gain_db: finite(object.gain_db ?? 0),

@@ -10,7 +10,9 @@ import { LargeWindow } from "./large_window.js";
 import { Masks } from "./masks.js";
 import { ObjectList } from "./object_list.js";
 import { Panel } from "./panel.js";
+import { foreignTo, foundName, sureOf } from "./names.js";
 import { Preview } from "./preview.js";
+import { soundingCheckpoint } from "./sound_graph.js";
 import { hasPlace } from "./state.js";
 
 const WATCH = 400; // ms between looks at what is connected
@@ -33,7 +35,11 @@ export class ClickWidget {
       onCommit: () => this.#markChanged(),
       say: (text) => this.say(text),
     });
-    this.masks = new Masks(() => this.canvas.draw(), (status) => this.#maskStatus(status));
+    this.masks = new Masks({
+      onChange: () => this.changed(),
+      onStatus: (status) => this.#maskStatus(status),
+      checkpoint: () => soundingCheckpoint(node),
+    });
     this.canvas = new ImageCanvas(this);
     this.preview = new Preview(this);
     this.list = new ObjectList(this);
@@ -130,6 +136,7 @@ export class ClickWidget {
 
   changed() {
     const { editor } = this;
+    editor.giveNames((object) => foundName(this.maskOf(object)?.named));
     this.root.classList.toggle("linked", this.isStateLinked);
     this.panel.sync();
     this.list.sync();
@@ -165,7 +172,9 @@ export class ClickWidget {
     this.#clicked = null;
     const { share, score } = this.maskOf(object);
     const percent = (100 * share).toFixed(share < 0.1 ? 1 : 0);
-    this.say(`${object.name} covers ${percent} % of the image, score ${score.toFixed(2)}`);
+    const named = object.auto ? this.maskOf(object).named : null;
+    const covers = `covers ${percent} % of the image, score ${score.toFixed(2)}`;
+    this.say(foreignTo(named) || `${object.name}${sureOf(named)} ${covers}`);
   }
 
   // The frontend looks for changes when a mouse button goes up, but not after keys in here.

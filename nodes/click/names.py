@@ -1,0 +1,90 @@
+"""Names of clicked objects, and whether a sounding model knows them: for the click route, outside the host's queue."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..host.folders import checkpoint_path
+
+if TYPE_CHECKING:
+    from ...sounding.encoders.vocabulary import Vocabulary
+    from ...sounding.naming.names import Named
+
+KEPT = 4  # checkpoints
+SHOWN = 5  # likely names of an object
+LOOKALIKES = 20  # likely names among which those are looked for that the model knows
+NEAREST = 3  # of them that are told
+
+
+@dataclass(frozen=True)
+class Known:
+    """The names that a checkpoint was trained on."""
+
+    checkpoint: str  # as in Sounding Load Model's list
+    vocabulary: Vocabulary
+
+
+class ClickNames:
+    """Names by the pack's own namer, on the CPU."""
+
+    def __init__(self) -> None:
+        # Path, time and bytes of a checkpoint -> its names.
+        self._known: OrderedDict[tuple[str, int, int], Vocabulary] = OrderedDict()
+
+    def of(self, image: Tensor, masks: Sequence[Tensor]) -> list[Named | None]:
+        """What each mask shows; None for an empty one.
+
+        Args:
+            image: the working image, [1, H, W, 3].
+            masks: each [H, W].
+        """
+        from ...sounding.naming.load import boxed_namer
+
+        return [boxed_namer().name(image, mask[None], top=LOOKALIKES)[0] if mask.max() > 0 else None for mask in masks]
+
+    def known_by(self, checkpoint: str) -> Known | None:
+        """The names that a checkpoint was trained on; None where it lists none or cannot be read (loading it says why).
+
+        Args:
+            checkpoint: a name out of Sounding Load Model's list.
+        """
+        from ...sounding.checkpoint import read_header
+        from ...sounding.encoders.vocabulary import Vocabulary
+
+        try:
+            path = checkpoint_path(checkpoint)
+            stat = path.stat()
+            key = (str(path), stat.st_mtime_ns, stat.st_size)
+            if key not in self._known:
+                self._known[key] = Vocabulary(read_header(path).config.vocabulary)
+        except (ValueError, OSError):
+            return None
+        self._known.move_to_end(key)
+        while len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        return Known(checkpoint, self._known[key]) if self._known[key].names else None
+
+
+def described(named: Named, known: Known | None) -> dict[str, Any]:
+    """What the page gets to know of an object: `{"name", "known", "probability", "top": [[name, probability], ...]}`.
+
+    With a vocabulary also `"sounds_as"`, the name by which the checkpoint knows it or null, and `"nearest"`, the known
+    names of what it may be instead.
+    """
+    told = {
+        "name": named.name,
+        "known": named.known,
+        "probability": round(named.probability, 4),
+        "top": [[name, round(share, 4)] for name, share in named.top[:SHOWN]],
+    }
+    if known is not None and named.known:
+        vocabulary = known.vocabulary
+        told["sounds_as"] = vocabulary.knows(named.name)
+        if told["sounds_as"] is None:
+            told["nearest"] = vocabulary.nearest_of([name for name, _ in named.top], NEAREST)
+    return told
