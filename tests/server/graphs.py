@@ -14,6 +14,7 @@ INPUT = ROOT / "example_workflows" / "input"
 FARM = {"name": "farm.png", "subfolder": "", "type": "input"}
 DOG, COW = {"x": 140, "y": 190}, {"x": 340, "y": 225}  # in farm.png
 MEADOW = {"x": 30, "y": 30}
+OTHER_MODELS = {"click_to_stable_audio"}  # examples that need files of other publishers
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -14,12 +14,12 @@ import pytest
 import torch
 import websocket
 
-from .graphs import node
+from .graphs import OTHER_MODELS, node
 
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parent.parent.parent
-API = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
+API = [path for path in sorted((ROOT / "example_workflows" / "api").glob("*.json")) if path.stem not in OTHER_MODELS]
 NODES = (
     "SoundingLoadModel",
     "SoundingEncodeImage",
@@ -33,6 +33,7 @@ NODES = (
     "SoundingMixTracks",
     "SoundingThisObject",
     "SoundingClick",
+    "SoundingNameObject",
     "SoundingLoadSam",
     "SoundingSamMask",
 )

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from .browser import browser, open_page, wait_until
+from .graphs import OTHER_MODELS
 
 pytestmark = pytest.mark.server
 
@@ -115,6 +116,8 @@ def test_each_opens_whole_and_runs_where_no_image_was(chromium, bare_server):
         empty(bare_server)
         page.evaluate(OPEN, name)
         wait_until(page, SHOWN)
+        if name in OTHER_MODELS:
+            continue
         page.evaluate(SHORT)
         sounds = bare_server.sounds(run(page, bare_server))
         assert sounds, name

@@ -127,9 +127,8 @@ def test_page_form_is_sound(path):
 
 def test_links_of_models_are_those_that_fetch_has():
     known = {file.url: (entry.name, file.path) for entry in CATALOGUE for file in entry.files}
-    linked = [model for _, model in models_of_core() if model["directory"] == "sams"]
-    linked += [model for path in UI for node in read(path)["nodes"] if node["type"].startswith("Sounding")
-               for model in node["properties"].get("models", [])]  # fmt: skip
+    linked = [model for node in nodes_with_models() if node["type"].startswith("Sounding")
+              for model in node["properties"]["models"]]  # fmt: skip
     assert {known[model["url"]] for model in linked} >= {
         ("sam-b", "sam_vit_b_01ec64.pth"),
         ("sam-l", "sam_vit_l_0b3195.pth"),
@@ -138,6 +137,21 @@ def test_links_of_models_are_those_that_fetch_has():
     for model in linked:
         assert model["name"] == known[model["url"]][1]
         assert model["directory"] == "sams"  # ComfyUI's folder, where Sounding Load SAM looks
+
+
+def test_models_of_other_publishers_are_the_loaders_own_and_linked_in_a_note():
+    notes = "".join(each["widgets_values"][0] for path in UI for each in read(path)["nodes"]
+                    if each["type"] == "MarkdownNote")  # fmt: skip
+    loaders = [node for node in nodes_with_models() if not node["type"].startswith("Sounding")]
+    assert {node["type"] for node in loaders} == {"CheckpointLoaderSimple", "CLIPLoader"}
+    for node in loaders:
+        ((model),) = node["properties"]["models"]
+        assert model["name"] == node["widgets_values"][0]
+        assert f"[{model['name']}]({model['url']}) in models/{model['directory']}" in notes
+
+
+def nodes_with_models() -> list[dict[str, Any]]:
+    return [node for path in UI for node in read(path)["nodes"] if node["properties"].get("models")]
 
 
 def test_the_real_page_sends_the_api_form(server):
