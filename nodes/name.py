@@ -34,6 +34,7 @@ class SoundingNameObject(io.ComfyNode):
             description="Names what each mask shows, and writes a prompt for each object: for any text-to-audio model. "
             "Works out of the box, without a download.",
             search_aliases=["what is it", "classify", "object to prompt", "caption", "recognize", "tagger"],
+            is_output_node=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 io.Image.Input("image", tooltip="The image."),
@@ -120,6 +121,11 @@ class SoundingNameObject(io.ComfyNode):
         return io.NodeOutput([each.name for each in found], [each.probability for each in found], prompts, ui=ui)
 
 
+def given_name(name: str) -> Named:
+    """A name that somebody gave: certain, and the only one."""
+    return Named(name, 1.0, ((name, 1.0),))
+
+
 def with_given(found: list[Named], names: str | None) -> list[Named]:
     """The objects with the names that somebody gave them, which are certain.
 
@@ -139,7 +145,7 @@ def with_given(found: list[Named], names: str | None) -> list[Named]:
             "of the node that the masks come from."
         )
     return [
-        each if not line or PLACEHOLDER.fullmatch(line) else Named(line, 1.0, ((line, 1.0),))
+        each if not line or PLACEHOLDER.fullmatch(line) else given_name(line)
         for line, each in zip(lines, found, strict=True)
     ]
 
@@ -158,7 +164,8 @@ def report(node: type[io.ComfyNode], found: list[Named], prompts: list[str]) -> 
     text = []
     for each, prompt in zip(found, prompts, strict=True):
         likely = ", ".join(f"{name} {share:.0%}" for name, share in each.top)
-        said = f"{each.name}, {each.probability:.0%}" if each.known else f"{each.name}; perhaps {likely}"
+        sure = "as given" if each == given_name(each.name) else f"{each.probability:.0%}"
+        said = f"{each.name}, {sure}" if each.known else f"{each.name}; perhaps {likely}"
         text.append(f"{said}: {prompt}")
     show_text(node, "\n".join(text))
     entries = [

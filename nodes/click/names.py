@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from ..host.folders import checkpoint_path
 if TYPE_CHECKING:
     from ...sounding.encoders.vocabulary import Vocabulary
     from ...sounding.naming.names import Named
+
+logger = logging.getLogger(__name__)
 
 KEPT = 4  # checkpoints
 SHOWN = 5  # likely names of an object
@@ -37,7 +40,7 @@ class ClickNames:
         self._known: OrderedDict[tuple[str, int, int], Vocabulary] = OrderedDict()
 
     def of(self, image: Tensor, masks: Sequence[Tensor]) -> list[Named | None]:
-        """What each mask shows; None for an empty one.
+        """What each mask shows; None for an empty one, and for all where the namer's file is missing.
 
         Args:
             image: the working image, [1, H, W, 3].
@@ -73,10 +76,10 @@ class ClickNames:
 def described(named: Named, known: Known | None) -> dict[str, Any]:
     """What the page gets to know of an object: `{"name", "known", "probability", "top": [[name, probability], ...]}`.
 
-    With a vocabulary also `"sounds_as"`, the name by which the checkpoint knows it or null, and `"nearest"`, the known
-    names of what it may be instead.
+    With a vocabulary also `"sounds_as"`, a name by which the checkpoint knows it or null, and `"nearest"`, the names it
+    knows of what the object may be. It also knows an object that is most likely one of several things that it knows.
     """
-    told = {
+    told: dict[str, Any] = {
         "name": named.name,
         "known": named.known,
         "probability": round(named.probability, 4),
@@ -84,7 +87,9 @@ def described(named: Named, known: Known | None) -> dict[str, Any]:
     }
     if known is not None and named.known:
         vocabulary = known.vocabulary
-        told["sounds_as"] = vocabulary.knows(named.name)
-        if told["sounds_as"] is None:
-            told["nearest"] = vocabulary.nearest_of([name for name, _ in named.top], NEAREST)
+        nearest = vocabulary.nearest_of([name for name, _ in named.top], NEAREST)
+        within = sum(share for name, share in named.top if vocabulary.knows(name))
+        likely = within >= sum(share for _, share in named.top) / 2
+        told["sounds_as"] = vocabulary.knows(named.name) or (nearest[0] if likely and nearest else None)
+        told["nearest"] = nearest
     return told

@@ -22,11 +22,13 @@ class Vocabulary:
 
     def __init__(self, names: Sequence[str]):
         self.names = tuple(names)
+        self._nouns = tuple(noun_of(name) for name in self.names)
         self._known: Tensor | None = None  # [names, L]
 
     def knows(self, text: str) -> str | None:
         """The first known name whose noun is among the words of a text, or None: "white cat" -> "a cat"."""
-        return next((name for name in self.names if names_it(text, name)), None)
+        words = words_of(text)
+        return next((name for name, noun in zip(self.names, self._nouns, strict=True) if noun in words), None)
 
     def nearest_of(self, likely: Sequence[str], top: int) -> list[str]:
         """The known names of what an object may be, at most `top` of them.
@@ -59,8 +61,18 @@ class Vocabulary:
 
 def names_it(text: str, name: str) -> bool:
     """Whether the noun of a name, its last word, is among the words of a text."""
-    nouns = re.findall(r"\w+", name.casefold())[-1:]
-    return bool(nouns) and nouns[0] in re.findall(r"\w+", text.casefold())
+    return noun_of(name) in words_of(text)
+
+
+def noun_of(name: str) -> str | None:
+    """The last word of a name; None if it has no words."""
+    words = words_of(name)
+    return words[-1] if words else None
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in small letters."""
+    return re.findall(r"\w+", text.casefold())
 
 
 def _directions(queries: Tensor) -> Tensor:

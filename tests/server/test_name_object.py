@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sounding
 from sounding.config import NamingConfig
 from sounding.model import SoundingModel
 from sounding.naming.load import boxed_namer
@@ -114,6 +115,7 @@ def test_a_converted_model_names_by_itself(server, tiny_config):
     graph = graph_of(model=["load", 0])
     graph["load"] = node("SoundingLoadModel", checkpoint=path.name)
     entry = server.run(graph)
+    model = sounding.load(path)  # with the precision of the file
     expected = model.name(pixels("farm.png", "RGB"), torch.cat([pixels(mask, "L") for mask in MASKS]), top=3)
     assert shown(entry, "names") == [each.name for each in expected]
     probabilities = [float(value) for value in shown(entry, "probabilities")]

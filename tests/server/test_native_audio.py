@@ -25,9 +25,7 @@ def example() -> Graph:
 
 def test_only_the_model_files_are_missing(server):
     """All types and values of the real graph fit the host's own nodes."""
-    answer = server.queue(example())
-    assert answer.status_code == 400
-    problems = answer.json()["node_errors"]
+    problems = server.queue(example()).json()["node_errors"]
     assert set(problems) == set(LOADERS)
     assert {each["type"] for problem in problems.values() for each in problem["errors"]} == {"value_not_in_list"}
 

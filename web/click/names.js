@@ -26,5 +26,5 @@ export function foreignTo(named) {
 export function describeNames(named) {
   if (!named) return "Name; empty it to have the node name the object";
   const likely = named.top.map(([name, share]) => `${name} ${percent(share)}`).join(", ");
-  return `Named by the node: ${likely}. Type another name to keep that.`;
+  return `The node finds: ${likely}. Type another name to keep that.`;
 }

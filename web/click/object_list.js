@@ -111,7 +111,7 @@ export class ObjectList {
     this.#showPlay(row.play, index, object.name, hasPlace(object) && Boolean(reference));
     const named = object.auto ? this.widget.maskOf(object)?.named : null;
     row.name.title = describeNames(named);
-    row.percent.textContent = named?.known ? `${Math.round(100 * named.probability)} %` : "";
+    row.percent.textContent = named?.known && named.name === object.name ? `${Math.round(100 * named.probability)} %` : "";
     row.percent.title = row.name.title;
     const { sure = true, sureness } = preview.surenessOf(object) ?? {};
     const doubt =
