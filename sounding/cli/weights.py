@@ -73,11 +73,12 @@ def convert(
     query: Annotated[Query, typer.Option(help="What asks the patches in training.")] = Query.text,
     ema: Annotated[bool, typer.Option(help="Take an original checkpoint's averaged U-Net.")] = True,
     heads: Annotated[
-        HeadsFrom,
+        HeadsFrom | None,
         typer.Option(
-            help="Attention's heads in an AudioLDM folder: config as it says (so diffusers), authors as trained."
+            help="Attention's heads in an AudioLDM folder: config as it says (so diffusers), authors as trained, as in "
+            "recommended."
         ),
-    ] = HeadsFrom.config,
+    ] = None,
     quick_gelu: Annotated[
         bool | None, typer.Option("--quick-gelu/--no-quick-gelu", help="CLIP's activation, if its file does not say.")
     ] = None,
@@ -109,7 +110,7 @@ def convert(
                 condition="film" if film else "attention",
                 query=query.value,
                 ema=ema,
-                heads=heads.value,
+                heads="authors" if heads == HeadsFrom.authors or (heads is None and which) else "config",
                 quick_gelu=quick_gelu,
                 names=names,
                 vocabulary=vocabulary,

@@ -137,7 +137,8 @@ def convert(
     if condition == "film":
         model.grounding.null.copy_(null[None])
     if model.naming is not None and texts is not None:
-        embeddings = embed_names(vocabularies, texts, patches.config.model, on_names)
+        with laid_out(sources["clip"]):
+            embeddings = embed_names(vocabularies, texts, patches.config.model, on_names)
         _fill(model.naming, Converted(naming, {"embeddings": embeddings}), sources["clip"])
     described = "Converted from published weights; the grounding is untrained."
     model.save_pretrained(out, dtype=dtype, description=described, licence=licence)

@@ -156,6 +156,24 @@ def test_a_clip_without_its_text_tower_converts_without_names(
     assert describe(tmp_path / "out.safetensors")["config"]["generation"]["masks"] == "grounding"
 
 
+@pytest.mark.parametrize("change", ["missing", "shape", "scale"])
+def test_a_damaged_text_tower_is_said(
+    change: str, small_clip: Any, audioldm_folder: Path, few_names: Vocabulary, tmp_path: Path
+) -> None:
+    folder = written(small_clip, tmp_path / "clip")
+    state = load_file(folder / "open_clip_model.safetensors")
+    if change == "missing":
+        del state["ln_final.weight"]
+    elif change == "shape":
+        state["positional_embedding"] = state["positional_embedding"][:5].clone()
+    else:
+        state["logit_scale"] = torch.tensor(float("nan"))
+    save_file(state, folder / "open_clip_model.safetensors")
+    with pytest.raises(WeightsError, match="is not laid out as its publisher's weights are"):
+        convert(tmp_path / "out.safetensors", audioldm=audioldm_folder, clip=folder, condition="film")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 @pytest.fixture
 def hub(small_clip: Any, audioldm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A hub with the recommended weights, and an empty folder to work in."""
@@ -202,7 +220,8 @@ def test_recommended_from_a_hub_to_a_model_that_names(hub: list[str], few_names:
     described = describe(out)
     assert "CC-BY-NC-SA-4.0" in described["modelspec"]["modelspec.license"]
     assert described["config"]["generation"]["masks"] == "names"
-    assert described["config"]["unet"]["film_width"] == FILM
+    unet = described["config"]["unet"]
+    assert (unet["film_width"], unet["head_width"], unet["heads"]) == (FILM, 32, [])  # heads as in the authors' code
     assert described["config"]["naming"]["names"] == ["animal", "dog", "cat", "car", "kettle", "bird", "owl"]
     told = command("info", out)
     assert "names 7 kinds of objects" in told.output
