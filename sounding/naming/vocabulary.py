@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..consistency import MOST_GENERAL
 from ..utils.messages import shown
 from .names import UNKNOWN
 
@@ -42,6 +43,12 @@ def read_vocabulary(*paths: Path) -> Vocabulary:
         reader.read(_lines(path), path)
     if not any(row >= 0 for row in reader.phrases.values()):
         raise ValueError(f"{paths[-1]} has no names, but one per line is expected; write some.")
+    for index, name in enumerate(reader.names.values()):
+        if (depth := len(reader.above(index))) > MOST_GENERAL:
+            raise ValueError(
+                f"{paths[-1]} has {name!r} below {depth} more general names, but at most {MOST_GENERAL} are expected; "
+                "indent less."
+            )
     return Vocabulary(
         tuple(reader.names.values()),
         tuple(reader.parents),
@@ -113,14 +120,13 @@ class _Reader:
             self.names[key] = name
             self.parents.append(parent)
         index = self.indices[key]
-        if self.parents[index] < 0 and not self.is_above(index, parent):
+        if self.parents[index] < 0 and parent != index and index not in self.above(parent):
             self.parents[index] = parent
         return index
 
-    def is_above(self, index: int, name: int) -> bool:
-        """Whether a name is the other one, or a more general name of it: no name may be its own parent."""
-        while name >= 0:
-            if name == index:
-                return True
-            name = self.parents[name]
-        return False
+    def above(self, index: int) -> list[int]:
+        """All more general names of a name, the nearest first."""
+        found: list[int] = []
+        while index >= 0 and (index := self.parents[index]) >= 0:
+            found.append(index)
+        return found

@@ -202,6 +202,7 @@ def test_a_vocabulary_is_a_text_file(tmp_path: Path) -> None:
         (b"\xff\xfe", "is not text in UTF-8"),
         (b"a" * (2**18 + 1), "more than 262144 bytes"),
         ("\n".join(f"n{i}" for i in range(5001)).encode(), r"more than 5000 names .*line 5001"),
+        ("\n".join(" " * i + f"n{i}" for i in range(18)).encode(), "'n17' below 17 more general names"),
     ],
 )
 def test_other_files_are_refused(content: bytes, words: str, tmp_path: Path) -> None:
