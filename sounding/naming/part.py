@@ -31,10 +31,13 @@ class NamingPart(nn.Module, ABC):
     def scores(self, embedded: Tensor) -> Tensor:
         """What `embed` or the mean of patches gives, [B, L] -> scores [B, rows] float32 on the CPU, not scaled yet."""
 
-    def probabilities(self, embedded: Tensor) -> Tensor:
-        """[B, L] -> probabilities [B, names] on the CPU; what a row lacks to 1 is the probability of none of them."""
+    def probabilities(self, embedded: Tensor, *, masked: bool = True) -> Tensor:
+        """[B, L] -> probabilities [B, names] on the CPU; what a row lacks to 1 is the probability of none of them.
+
+        `config.none_logit` is calibrated on masked objects, so it does not count where whole images are named.
+        """
         scores = self.scores(embedded) * self.config.scale
-        if self.config.none_logit is not None:
+        if masked and self.config.none_logit is not None:
             scores = torch.cat([scores, scores.new_full((len(scores), 1), self.config.none_logit)], dim=1)
         shares = scores.softmax(dim=-1)
         rows = torch.tensor(self.config.rows)
@@ -73,4 +76,5 @@ class NamingPart(nn.Module, ABC):
                 embedded = self.embed(encoder, image, mask)
             else:
                 embedded = pool_patches(cast(Tensor, patches), mask, encoder.config)
-            return named(self.probabilities(embedded), self.labels, self.config.threshold, top)
+            probabilities = self.probabilities(embedded, masked=mask is not None)
+            return named(probabilities, self.labels, self.config.threshold, top)
