@@ -6,11 +6,13 @@ from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sounding.conditioning import parts_to_ground
+from ..sounding.config import Masks
 from ..sounding.grounding import Condition
 from ..sounding.images.drawing import overlay
 from .host.conversions import checked_image, checked_mask
 from .host.loaded import LoadedModel
-from .host.schemas import schema
+from .host.schemas import OWN, masks_by, masks_input, schema, text_input
 from .host.wires import ConditionType, ModelType, Patches, PatchesType
 from .sureness import report
 
@@ -40,7 +42,7 @@ class SoundingEncodeImage(io.ComfyNode):
         """Run the patch encoder."""
         image = checked_image(image)
         embeddings = model.on_device("patches").see(image).to(model_management.intermediate_device())
-        return io.NodeOutput(Patches(model, embeddings, (image.shape[1], image.shape[2])))
+        return io.NodeOutput(Patches(model, embeddings, image))
 
 
 class SoundingGroundMask(io.ComfyNode):
@@ -69,20 +71,23 @@ class SoundingGroundMask(io.ComfyNode):
                     tooltip="on cuts off the negative weights that patches outside the mask can get, and rescales the "
                     "rest.",
                 ),
+                text_input("text", "Which of its sounds is meant, such as 'barking twice'; may be left empty."),
+                masks_input(),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[ConditionType.Output(display_name="condition", tooltip="The selection, for Sounding Sampler.")],
         )
 
     @classmethod
-    def execute(cls, patches: Patches, mask: Tensor, clamp: str = "checkpoint default") -> io.NodeOutput:
-        """Bring the mask to the statistics of attention weights and gather the patches."""
+    def execute(
+        cls, patches: Patches, mask: Tensor, clamp: str = "checkpoint default", text: str = "", by: str = OWN
+    ) -> io.NodeOutput:
+        """Bring the mask to the statistics of attention weights and gather the patches, or name what it shows."""
         if clamp not in CLAMP:
             raise ValueError(f"clamp is {clamp!r}, but one of {', '.join(CLAMP)} is expected.")
-        condition = patches.model.on_device("grounding").ground(
-            patches.embeddings, mask=checked_mask(mask), image_size=patches.image_size, clamp=CLAMP[clamp]
-        )
-        return io.NodeOutput(_kept(condition), ui=report(cls, condition.sureness))
+        texts = [text.strip()] if text.strip() else None
+        condition = _grounded(patches, checked_mask(mask), texts, by=masks_by(by), clamp=CLAMP[clamp])
+        return io.NodeOutput(_kept(condition), ui=report(cls, condition))
 
 
 class SoundingGroundText(io.ComfyNode):
@@ -108,6 +113,11 @@ class SoundingGroundText(io.ComfyNode):
                     optional=True,
                     tooltip="On: each line of the text makes a sound of its own. Off: all of it is one sentence.",
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where to look: the text selects only among what is white. Without it, anywhere.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[
@@ -121,16 +131,19 @@ class SoundingGroundText(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, patches: Patches, image: Tensor, text: str, one_sound_a_line: bool = False) -> io.NodeOutput:
+    def execute(
+        cls,
+        patches: Patches,
+        image: Tensor,
+        text: str,
+        one_sound_a_line: bool = False,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
         """Encode the text, and let it attend to the patches."""
         image = checked_image(image)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         texts = lines if one_sound_a_line else [" ".join(lines)]
-        model = patches.model.on_device("query", "grounding")
-        condition = model.ground(patches.embeddings, text=texts)
-        nearest = [[name for name, _ in found] for found in model.nearest_words(texts)]
-        if len(texts) != len(condition):  # one text for several images
-            texts, nearest = texts * len(condition), nearest * len(condition)
+        condition = _grounded(patches, None if mask is None else checked_mask(mask), texts)
         if len(image) not in (1, len(condition)):
             raise ValueError(
                 f"There are {len(image)} images and {len(condition)} selections, but equal numbers (or one image) "
@@ -142,8 +155,29 @@ class SoundingGroundText(io.ComfyNode):
             _kept(condition),
             attention.to(device),
             overlay(image, attention).to(device),
-            ui=report(cls, condition.sureness, texts, nearest),
+            ui=report(cls, condition),
         )
+
+
+def _grounded(
+    patches: Patches,
+    mask: Tensor | None,
+    texts: list[str] | None,
+    *,
+    by: Masks | None = None,
+    clamp: bool | None = None,
+) -> Condition:
+    """`SoundingModel.ground`, with the parts that it needs on their devices."""
+    needed = parts_to_ground(patches.model.config, mask=mask is not None, text=texts is not None, by=by)
+    return patches.model.on_device(*needed).ground(
+        patches.embeddings,
+        mask=mask,
+        text=texts,
+        by=by,
+        image=patches.image,
+        image_size=patches.image_size,
+        clamp=clamp,
+    )
 
 
 def _kept(condition: Condition) -> Condition:

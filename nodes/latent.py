@@ -97,6 +97,12 @@ class SoundingSampler(io.ComfyNode):
                     step=0.01,
                     tooltip="1 starts from pure noise. Lower values keep more of the sound in the latent.",
                 ),
+                ConditionType.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What is not to be heard, from a Sounding Ground node: guidance leads away from it. No "
+                    "effect at cfg 1.",
+                ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The sound's latent, for Sounding Decode.")],
         )
@@ -112,6 +118,7 @@ class SoundingSampler(io.ComfyNode):
         cfg: float,
         scheduler: str,
         denoise: float,
+        negative: Condition | None = None,
     ) -> io.NodeOutput:
         """Draw the noise of each item and run the sampler; what the latent's noise mask leaves out stays as it is."""
         config = model.config
@@ -128,6 +135,7 @@ class SoundingSampler(io.ComfyNode):
         sampled = model.on_device("grounding", "unet", batch=rows, frames=frames).sample(
             condition,
             noise,
+            negative=negative,
             steps=steps or None,
             cfg=cfg or None,
             sampler=None if scheduler == OWN else scheduler,

@@ -14,7 +14,19 @@ from .host.conversions import checked_image, checked_mask
 from .host.folders import STARTER_LABEL
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar
-from .host.schemas import cfg_input, fade_input, fade_seconds, level_input, schema, seconds_input, steps_input
+from .host.schemas import (
+    OWN,
+    cfg_input,
+    fade_input,
+    fade_seconds,
+    level_input,
+    masks_by,
+    masks_input,
+    schema,
+    seconds_input,
+    steps_input,
+    text_input,
+)
 from .host.wires import ModelType
 from .sureness import report
 
@@ -55,6 +67,17 @@ class SoundingThisObject(io.ComfyNode):
                 cfg_input(optional=True),
                 level_input(optional=True),
                 fade_input(),
+                text_input("text", "Which of its sounds is meant, such as 'barking twice'; may be left empty."),
+                text_input(
+                    "negative_text",
+                    "What is not to be heard, such as 'music, voices'; may be left empty. Without effect at cfg 1.",
+                ),
+                io.Mask.Input(
+                    "negative_mask",
+                    optional=True,
+                    tooltip="White on something in the image that is not to be heard. Without effect at cfg 1.",
+                ),
+                masks_input(),
             ],
             outputs=[
                 io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound per mask."),
@@ -79,9 +102,14 @@ class SoundingThisObject(io.ComfyNode):
         cfg: float = 0.0,
         level: bool = True,
         fade_out: float = -1.0,
+        text: str = "",
+        negative_text: str = "",
+        negative_mask: Tensor | None = None,
+        by: str = OWN,
     ) -> io.NodeOutput:
         """Run `SoundingModel.generate`."""
         image, mask = checked_image(image), checked_mask(mask)
+        negative = None if negative_mask is None else checked_mask(negative_mask)
         if model is None:
             # Expanded to a loader and this node, so that the host keeps the starter in its cache of outputs and another
             # seed does not read it again.
@@ -98,12 +126,20 @@ class SoundingThisObject(io.ComfyNode):
                 cfg=cfg,
                 level=level,
                 fade_out=fade_out,
+                text=text,
+                negative_text=negative_text,
+                by=by,
+                **({} if negative is None else {"negative_mask": negative}),
             )
             return io.NodeOutput(inner.out(0), inner.out(1), inner.out(2), expand=graph.finalize())
 
         sound = model.generate(
             image=image,
             mask=mask,
+            text=text.strip() or None,
+            negative_mask=negative,
+            negative_text=negative_text.strip() or None,
+            by=masks_by(by),
             seconds=seconds,
             steps=steps or None,
             cfg=cfg or None,
@@ -119,5 +155,5 @@ class SoundingThisObject(io.ComfyNode):
             audio,
             mel_image(mel).to(model_management.intermediate_device()),
             float(sound.sureness.min()),
-            ui=report(cls, sound.sureness),
+            ui=report(cls, sound.condition),
         )

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..sounding.grounding import SURE
+from ..sounding.grounding import SURE, Condition
 from .host.progress import show_text
 
 SURENESS = "sounding_sureness"  # key of a node's output for the page: one entry per selection
 UNSURE = ": it may sound like something else; select it more clearly, or use a model that knows it."
 
 
-def report(
-    node: type[io.ComfyNode],
-    sureness: Tensor,
-    names: Sequence[str] | None = None,
-    nearest: Sequence[Sequence[str]] | None = None,
-) -> dict[str, Any]:
+def report(node: type[io.ComfyNode], condition: Condition) -> dict[str, Any]:
     """What a run reports to the page and the history, for `io.NodeOutput(ui=...)`; the node shows the text at once.
 
     Args:
         node: the class as the host runs it, with the hidden unique_id and dynprompt.
-        sureness: [B] of `Condition.sureness`.
-        names: of the selections, if they have any.
-        nearest: for selections by text, the known names nearest to each; reported where the model is not sure.
+        condition: one selection per row. Known names near to a text are reported where the model is not sure of it.
 
     Returns:
-        `{"sounding_sureness": [{"sureness": 0.37, "sure": false}, ...], "text": [...]}`, one line per selection.
+        `{"sounding_sureness": [{"sureness": 0.37, "sure": false, "source": "mask"}, ...], "text": [...]}`, one line per
+        selection; with `"name"` where the selection is a sentence.
     """
-    shares = [round(float(each), 3) for each in sureness]
-    entries: list[dict[str, Any]] = [{"sureness": share, "sure": share >= SURE} for share in shares]
+    shares = [round(float(each), 3) for each in condition.sureness]
+    entries: list[dict[str, Any]] = []
     text = []
-    for place, share in enumerate(shares):
+    for place, (share, source) in enumerate(zip(shares, condition.sources, strict=True)):
+        entry: dict[str, Any] = {"sureness": share, "sure": share >= SURE, "source": source}
         what = "this" if len(shares) == 1 else f"selection {place + 1}"
-        if names:
-            entries[place]["name"] = names[place]
-            what = repr(names[place])
+        if condition.sentences and condition.sentences[place]:
+            entry["name"] = condition.sentences[place]
+            what = repr(condition.sentences[place])
         said = f"{share:.0%} sure of {what}"
-        if share < SURE and nearest and nearest[place]:
-            entries[place]["nearest"] = list(nearest[place])
-            said += f"; nearest known words are {', '.join(nearest[place])}"
+        if share < SURE and condition.nearest and condition.nearest[place]:
+            entry["nearest"] = [name for name, _ in condition.nearest[place]]
+            said += f"; nearest known words are {', '.join(entry['nearest'])}"
+        entries.append(entry)
         text.append(said + ("" if share >= SURE else UNSURE))
     show_text(node, "\n".join(text))
     return {SURENESS: entries, "text": text}

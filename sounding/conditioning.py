@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .batches import one_by_one, paired
+from .config import NAMING, Masks, SoundingConfig
 from .encoders import patches as vision
 from .encoders.audio import ClapAudioQuery
 from .encoders.text import check_texts, listed
 from .encoders.vocabulary import names_it
-from .grounding import Condition, Names, between
+from .grounding import Condition, Names, Source, between
+from .naming.names import Named
+from .naming.sentences import names, sentences
 from .parts import Parts
+
+
+def parts_to_ground(config: SoundingConfig, *, mask: bool, text: bool, by: Masks | None = None) -> tuple[str, ...]:
+    """Names of the parts that `Conditioning.ground` needs for a mask, a text or both, beside the image's patches."""
+    named = mask and (by or config.generation.masks) == "names"
+    naming = ("patches", NAMING) if named and config.naming is not None else ()
+    return (*naming, *(("query",) if text or named else ()), "grounding")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries [B, L], and of texts what is known of each: nothing where the queries are sounds."""
+
+    queries: Tensor
+    sentences: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
+    sureness: Tensor = field(default_factory=lambda: torch.ones(0))
+    nearest: list[list[tuple[str, float]]] = field(default_factory=list)
 
 
 class Conditioning(Parts):
@@ -28,42 +50,156 @@ class Conditioning(Parts):
         mask: Tensor | None = None,
         text: str | list[str] | None = None,
         sound: Tensor | None = None,
+        by: Masks | None = None,
+        image: Tensor | None = None,
         image_size: tuple[int, int] | None = None,
         clamp: bool | None = None,
     ) -> Condition:
         """The condition for one selection per row, by mask, text or sound; needed once per selection.
 
+        A mask alone takes the place of the attention weights (section 3.2); a text or a sound alone is the query of the
+        attention (equations 3 and 4). Both together are attention within the mask, see `grounding.attend_within`.
+
+        With `by="names"` a mask is turned into the name of what it shows, and the sentence with that name ("a dog") is
+        the condition. This is the paper's baseline *Captioning*, made per object instead of per image: a U-Net with
+        FiLM takes the sentence's embedding as in AudioLDM and sees nothing of the image; one that attends to images
+        takes the sentence as the text within the mask. A text continues the name ("barking twice" makes "a dog barking
+        twice") and stands alone where it names the object by itself or where the object has no name.
+
         Args:
             patches: [B, P, L] of `see`. One image serves any number of masks or texts.
-            mask: [B, H, W] 0..1, any resolution; it takes the place of the attention weights (section 3.2).
-            text: one sentence, or one per row; its embedding is the query of the attention (equations 3 and 4).
-            sound: [B, samples] at the model's rate, likewise, for a checkpoint trained with audio queries.
+            mask: [B, H, W] 0..1, any resolution.
+            text: one sentence, or one per row.
+            sound: [B, samples] at the model's rate, for a checkpoint trained with audio queries.
+            by: what a mask does, "grounding" or "names"; the checkpoint's own (`config.generation.masks`) if None.
+            image: [1, H, W, 3] or one per row, which objects are named from; without it they are named from `patches`.
             image_size: (H, W) of the image, which crop and pad geometries need to place a mask of another size.
             clamp: overrides the checkpoint's setting, see `grounding.match_moments`.
 
         Raises:
-            ValueError: none or several of mask, text and sound; an empty mask; numbers of rows that do not fit.
+            ValueError: none of mask, text and sound, or text and sound; an empty mask; a masked object without a name
+                and without text; numbers of rows that do not fit.
         """
-        if sum(one is not None for one in (mask, text, sound)) != 1:
-            raise ValueError("ground got several or none of mask, text and sound, but one is expected; give one.")
+        if (mask is None and text is None and sound is None) or (text is not None and sound is not None):
+            raise ValueError(
+                "ground got none of mask, text and sound, or both text and sound, but a mask, a text or a sound (or a "
+                "mask and one of the others) is expected; give one."
+            )
         weight = self.require("grounding")
         patches = patches.to(weight)
+        named = (by or self.config.generation.masks) == "names" and sound is None
+        coverage = None
         if mask is not None:
             mask = vision.check_mask(mask)
             size = image_size or (mask.shape[-2], mask.shape[-1])
-            coverage = vision.mask_to_grid(mask, size, self.config.patches)
-            patches, coverage = paired(patches, coverage, "masks")
-            rows = one_by_one(patches, coverage)
-            return Condition.cat([self.grounding.by_mask(cover, patch, clamp=clamp) for patch, cover in rows])
-        queries = self._embed(text, sound)
-        patches, query = paired(patches, queries.to(weight), "texts" if sound is None else "sounds")
-        rows = one_by_one(patches, query)
-        condition = Condition.cat([self.grounding.by_query(one, patch) for patch, one in rows])
-        if text is None:
+            patches, coverage = paired(patches, vision.mask_to_grid(mask, size, self.config.patches), "masks")
+            if text is None and sound is None and not named:
+                rows = one_by_one(patches, coverage)
+                return Condition.cat([self.grounding.by_mask(cover, patch, clamp=clamp) for patch, cover in rows])
+        if sound is not None:
+            asked = Asked(self._embed(None, sound))
+        elif named and mask is not None:
+            asked = self._ask_by_name(patches, mask, text, image)
+        else:
+            asked = self._ask_by_text(listed(text or []))
+        alone = named and self.config.unet.film_width > 0
+        return self._answered(
+            asked, patches, coverage, "sounds" if sound is not None else "texts", alone=alone, clamp=clamp
+        )
+
+    def _answered(
+        self,
+        asked: Asked,
+        patches: Tensor,
+        coverage: Tensor | None,
+        name: str,
+        *,
+        alone: bool = False,
+        clamp: bool | None = None,
+    ) -> Condition:
+        """The condition of embedded queries: by attention over patches, or, `alone`, the queries themselves."""
+        if coverage is not None and len(asked.queries) not in (1, len(patches)) and len(patches) > 1:
+            raise ValueError(
+                f"There are {len(patches)} masks and {len(asked.queries)} {name}, but equal numbers (or one of either) "
+                "are expected."
+            )
+        patches, query = paired(patches, asked.queries.to(patches), name)
+        if coverage is not None:
+            coverage = coverage.expand(len(query), -1)
+        if alone:
+            spread = torch.ones_like(patches[..., 0]) if coverage is None else coverage.to(patches)
+            weights = spread / spread.sum(dim=-1, keepdim=True)
+            sureness = torch.ones(len(query), device=query.device)
+            condition = Condition(query[:, None], weights, sureness, asked.sources)
+        else:
+            rows = one_by_one(patches, query, coverage)
+            condition = Condition.cat(
+                [self.grounding.by_query(one, patch, cover, clamp=clamp) for patch, one, cover in rows]
+            )
+        if not asked.sentences:
             return condition
+        turns = len(condition) // len(asked.queries)  # one query serves all rows
+        return replace(
+            condition,
+            sureness=condition.sureness * asked.sureness.to(condition.sureness).repeat(turns),
+            sources=asked.sources * turns,
+            nearest=tuple(asked.nearest * turns),
+            sentences=asked.sentences * turns,
+        )
+
+    def _ask_by_text(self, texts: list[str]) -> Asked:
+        """Sentences as queries."""
+        queries = self._embed(texts, None)
         nearest = self._nearest(queries)
-        sureness = condition.sureness * self.familiarity(text, nearest).to(condition.sureness)
-        return replace(condition, sureness=sureness, nearest=tuple(nearest * (len(condition) // len(nearest))))
+        source: Source = "text"
+        return Asked(queries, tuple(texts), (source,) * len(texts), self.familiarity(texts, nearest), nearest)
+
+    def _ask_by_name(self, patches: Tensor, mask: Tensor, text: str | list[str] | None, image: Tensor | None) -> Asked:
+        """The sentences with the names of masked objects as queries; rows of `patches` are those of masks.
+
+        Several likely names are one query, the mean of their sentences' embeddings weighted by their probabilities and
+        brought to the embeddings' mean length.
+        """
+        found = self._named(patches, mask, image)
+        texts = [None] * len(found) if text is None else check_texts(listed(text))
+        if len(texts) == 1 or len(found) == 1:
+            rows = max(len(texts), len(found))
+            texts, found = texts * (rows // len(texts)), found * (rows // len(found))
+        elif len(texts) != len(found):
+            raise ValueError(
+                f"There are {len(found)} masks and {len(texts)} texts, but equal numbers (or one of either) are "
+                "expected."
+            )
+        likely = self.config.generation.likely_names
+        voiced = [sentences(one, said, likely) for one, said in zip(found, texts, strict=True)]
+        flat = self._embed([sentence for row in voiced for sentence, _ in row], None)
+        queries = []
+        for row, embedded in zip(voiced, flat.split([len(row) for row in voiced]), strict=True):
+            shares = torch.tensor([share for _, share in row]).to(embedded)[:, None]
+            length = (shares * embedded.norm(dim=-1, keepdim=True)).sum()
+            mean = (shares * embedded).sum(dim=0)
+            queries.append(embedded[0] if len(row) == 1 else functional.normalize(mean, dim=0) * length)
+        asked = torch.stack(queries)
+        first = [row[0][0] for row in voiced]
+        nearest = self._nearest(asked)
+        by_name = [one.known and not (said and names(said, one.name)) for one, said in zip(found, texts, strict=True)]
+        sure = torch.tensor([one.probability if name else 1.0 for one, name in zip(found, by_name, strict=True)])
+        return Asked(
+            asked,
+            tuple(first),
+            tuple("name" if name else "text" for name in by_name),
+            sure * self.familiarity(first, nearest).cpu(),
+            nearest,
+        )
+
+    def _named(self, patches: Tensor, mask: Tensor, image: Tensor | None) -> list[Named]:
+        """The name of what each mask shows."""
+        if image is None:
+            return self.name(patches=patches, mask=mask)
+        if len(image) == 1:
+            return self.name(image=image, mask=mask)
+        pairs = zip(image.split(1), mask.expand(len(image), -1, -1).split(1), strict=True)
+        return [one for picture, shown in pairs for one in self.name(image=picture, mask=shown)]
 
     @torch.inference_mode()
     def nearest_words(self, text: str | list[str], top: int = 3) -> list[list[tuple[str, float]]]:
@@ -128,7 +264,6 @@ class Conditioning(Parts):
                 "This checkpoint's U-Net attends to images, so text alone cannot condition it; give an image, or "
                 "convert AudioLDM with --condition film."
             )
-        query = self._embed(check_texts(listed(text)), None)
-        patches = self.config.patches.grid**2
-        weights = query.new_full((len(query), patches), 1 / patches)
-        return Condition(query[:, None], weights, self.familiarity(text).to(query.device, torch.float32))
+        asked = self._ask_by_text(check_texts(listed(text)))
+        unseen = asked.queries.new_zeros(1, self.config.patches.grid**2, self.config.patches.width)
+        return self._answered(asked, unseen, None, "texts", alone=True)

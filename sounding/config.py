@@ -34,6 +34,8 @@ Kernel = Annotated[int, Range(1, 256)]
 Widths = Annotated[tuple[Width, ...], Length(1, 8)]  # of stages
 Sampler = Literal["ddim", "dpm++", "dpm++ karras"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
+Masks = Literal["grounding", "names"]  # what a mask does
+MASKS: tuple[str, ...] = get_args(Masks)
 Cosines = tuple[Annotated[float, Range(-1, 1)], Annotated[float, Range(-1, 1)]]
 Ratios = tuple[Annotated[float, Range(0, 100)], Annotated[float, Range(0, 100)]]
 
@@ -200,7 +202,9 @@ class GenerationConfig(Checked):
     sampler: Sampler = "ddim"
     # What a mask does: it takes the place of the attention weights (section 3.2), or the masked object is named and the
     # sentence with that name is the condition, for weights whose grounding is untrained.
-    masks: Literal["grounding", "names"] = "grounding"
+    masks: Masks = "grounding"
+    # How many of the likeliest names are averaged into one embedding, by their probabilities; 1 takes the best alone.
+    likely_names: Annotated[int, Range(1, 20)] = 1
     # Cosine between a condition and the mean condition of backdrops, both taken from the mean of all conditions.
     backdrop_cosine: Cosines = (0.6, 0.5)
     # Share of its own condition that a backdrop keeps; the rest becomes the mean condition of backdrops.

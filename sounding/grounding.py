@@ -7,8 +7,8 @@ the weights are the object's mask, brought to the mean and variance that attenti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from .config import GenerationConfig, GroundingConfig
 
+Source = Literal["mask", "text", "name", "sound"]
 SURE = 0.5  # sureness from which a selection counts as known: halfway between a checkpoint's own thresholds
 
 
@@ -33,11 +34,7 @@ def match_moments(coverage: Tensor, std: Tensor | float, *, clamp: bool = False)
     Raises:
         ValueError: a mask is empty.
     """
-    if (coverage.amax(dim=-1) <= 0).any():
-        raise ValueError(
-            "mask is empty, but it should cover the object that is to sound; paint or select something (a white "
-            "mask selects the whole image)."
-        )
+    _check_not_empty(coverage)
     return shift_and_scale(coverage, std, clamp=clamp)
 
 
@@ -53,6 +50,36 @@ def shift_and_scale(coverage: Tensor, std: Tensor | float, *, clamp: bool = Fals
         weights = weights.clamp(min=0)
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights
+
+
+def attend_within(weights: Tensor, coverage: Tensor, std: Tensor | float, *, clamp: bool = False) -> Tensor:
+    """Attention within a mask: the product of both, brought to attention's statistics as a mask alone is.
+
+    Before that it is `softmax(Q K^T / sqrt(d_k) + log coverage)`, as attention masks are applied. Even attention, which
+    a text that the model does not know tends to, leaves the mask's own weights, see `match_moments`.
+
+    Args:
+        weights: [B, heads, P] of `Grounding.attend`.
+        coverage: [B, P] share of each patch that the mask covers, not all zero.
+        std, clamp: see `match_moments`.
+
+    Returns:
+        [B, heads, P].
+
+    Raises:
+        ValueError: a mask is empty.
+    """
+    _check_not_empty(coverage)
+    confined = (weights + 1e-12) * coverage[:, None]  # where attention has vanished, the mask is weighted evenly
+    return shift_and_scale(confined / confined.sum(dim=-1, keepdim=True), std, clamp=clamp)
+
+
+def _check_not_empty(coverage: Tensor) -> None:
+    if (coverage.amax(dim=-1) <= 0).any():
+        raise ValueError(
+            "mask is empty, but it should cover the object that is to sound; paint or select something (a white "
+            "mask selects the whole image)."
+        )
 
 
 def match_norm(
@@ -125,14 +152,22 @@ class Condition:
     tokens: Tensor  # [B, N, D]
     weights: Tensor  # [B, P]
     sureness: Tensor  # [B] float, 0..1
+    sources: tuple[Source, ...]  # per row, what it was made from; "name" is the name of what a mask shows
     nearest: tuple[Names, ...] = ()  # per row, the known names nearest to its text; empty for masks and sounds
+    sentences: tuple[str, ...] = ()  # per row, the sentence that was embedded; "" for masks and sounds
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def source(self) -> str:
+        """What the rows were made from: "mask", "text", "name" or "sound"; if they differ, several, with commas."""
+        return ", ".join(dict.fromkeys(self.sources))
+
     def to(self, device: torch.device | str) -> Condition:
         """The same on another device."""
-        return Condition(self.tokens.to(device), self.weights.to(device), self.sureness.to(device), self.nearest)
+        tokens, weights, sureness = (one.to(device) for one in (self.tokens, self.weights, self.sureness))
+        return replace(self, tokens=tokens, weights=weights, sureness=sureness)
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
@@ -141,7 +176,9 @@ class Condition:
             torch.cat([one.tokens for one in conditions]),
             torch.cat([one.weights for one in conditions]),
             torch.cat([one.sureness for one in conditions]),
+            tuple(source for one in conditions for source in one.sources),
             tuple(names for one in conditions for names in one.nearest or [()] * len(one)),
+            tuple(sentence for one in conditions for sentence in one.sentences or [""] * len(one)),
         )
 
     def attention_map(self, size: tuple[int, int]) -> Tensor:
@@ -236,13 +273,27 @@ class Grounding(nn.Module):
             sureness = sureness * between(cosine.amin(dim=-1), *self.thresholds.patch_cosine)
         return condition[:, None], sureness
 
-    def by_query(self, query: Tensor, patches: Tensor) -> Condition:
-        """Condition by attention: query [B, L], patches [B, P, L]. `weights` is the mean over heads."""
+    def by_query(
+        self, query: Tensor, patches: Tensor, coverage: Tensor | None = None, *, clamp: bool | None = None
+    ) -> Condition:
+        """Condition by attention: query [B, L], patches [B, P, L]. `weights` is the mean over heads.
+
+        Args:
+            coverage: [B, P] of `mask_to_grid`: the attention is confined to it, see `attend_within`.
+            clamp: with `coverage`, overrides the configuration's `clamp_weights`.
+
+        Raises:
+            ValueError: `coverage` is empty.
+        """
         weights = self.attend(query, patches)
+        if coverage is not None:
+            cut = self.config.clamp_weights if clamp is None else clamp
+            weights = attend_within(weights, coverage.to(weights), self.weight_std.float(), clamp=cut)
         tokens, sureness = self._gathered(weights, patches)
         if self.training:
             self._observe(weights, tokens)
-        return Condition(tokens, weights.mean(dim=1), sureness)
+        source: Source = "text" if self.config.query == "text" else "sound"
+        return Condition(tokens, weights.mean(dim=1), sureness, (source,) * len(tokens))
 
     def by_mask(self, coverage: Tensor, patches: Tensor, *, clamp: bool | None = None) -> Condition:
         """Condition by mask: coverage [B, P] of `mask_to_grid`, patches [B, P, L].
@@ -256,7 +307,8 @@ class Grounding(nn.Module):
         cut = self.config.clamp_weights if clamp is None else clamp
         weights = match_moments(coverage.to(patches.device), self.weight_std.float(), clamp=cut)
         tokens, sureness = self._gathered(weights[:, None], patches)
-        return Condition(tokens, weights, sureness)
+        source: Source = "mask"
+        return Condition(tokens, weights, sureness, (source,) * len(tokens))
 
     def null_condition(self, batch: int) -> Tensor:
         """[batch, 1, D]: what replaces a dropped condition."""

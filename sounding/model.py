@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .audio.loudness import level as leveled
 from .batches import one_by_one
-from .conditioning import Conditioning
+from .conditioning import Conditioning, parts_to_ground
+from .config import Masks
 from .cost import WINDOW_SECONDS
 from .diffusion import OnStep, item_seeds, sampler_name
 from .encoders.patches import check_image
@@ -73,6 +74,9 @@ class SoundingModel(Conditioning):
         image: Tensor,
         mask: Tensor | None = None,
         text: str | list[str] | None = None,
+        negative_mask: Tensor | None = None,
+        negative_text: str | list[str] | None = None,
+        by: Masks | None = None,
         seconds: float = 5.0,
         steps: int | None = None,
         cfg: float | None = None,
@@ -92,7 +96,12 @@ class SoundingModel(Conditioning):
         Args:
             image: [1, H, W, 3] 0..1 (or one image per mask).
             mask: [B, H, W] 0..1; each row makes a sound of its own.
-            text: a sentence that names what sounds, instead of a mask; several make a sound each.
+            text: a sentence that names what sounds; several make a sound each. With a mask it says which of the sounds
+                of what is masked is meant, see `ground`.
+            negative_mask, negative_text: what the sounds are guided away from (`sample`), selected as with `mask` and
+                `text`, by one of them or by both; one for all sounds, or one per sound.
+            by: what masks do, "grounding" or "names"; the checkpoint's own (`config.generation.masks`) where it is
+                None, see `ground`.
             seconds: length of the sound.
             steps, cfg, sampler: how it is sampled; the checkpoint's own (`config.generation`) where they are None.
             scheduler: the former spelling of `sampler`, which goes on working.
@@ -118,8 +127,23 @@ class SoundingModel(Conditioning):
         image = check_image(image)
         use(("patches",))
         patches = self.see(image)
-        use(("grounding",) if text is None else ("query", "grounding"))
-        condition = self.ground(patches, mask=mask, text=text, image_size=(image.shape[1], image.shape[2]), clamp=clamp)
+        named = (by or self.config.generation.masks) == "names"
+        size = (image.shape[1], image.shape[2])
+
+        def ground(mask: Tensor | None, text: str | list[str] | None) -> Condition:
+            use(parts_to_ground(self.config, mask=mask is not None, text=text is not None, by=by))
+            return self.ground(
+                patches, mask=mask, text=text, by=by, image=image if named else None, image_size=size, clamp=clamp
+            )
+
+        condition = ground(mask, text)
+        negative = None
+        if negative_mask is not None and not (negative_mask > 0).any():
+            raise ValueError(
+                "negative_mask is empty, but it should cover what is not to be heard; paint something, or leave it out."
+            )
+        if negative_mask is not None or negative_text is not None:
+            negative = ground(negative_mask, negative_text)
         if batch < 1 or (batch > 1 and len(condition) > 1):
             raise ValueError(
                 f"batch is {batch} with {len(condition)} selections, but several sounds need a single selection; "
@@ -130,6 +154,7 @@ class SoundingModel(Conditioning):
         latents = self.sample(
             condition,
             noise,
+            negative=negative,
             steps=steps,
             cfg=cfg,
             sampler=sampler_name(sampler, scheduler),

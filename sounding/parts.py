@@ -75,6 +75,7 @@ class Parts(Pretrained):
         condition: Condition,
         noise: Tensor,
         *,
+        negative: Condition | None = None,
         steps: int | None = None,
         cfg: float | None = None,
         sampler: str | None = None,
@@ -90,6 +91,8 @@ class Parts(Pretrained):
         Args:
             condition: of `ground`; one serves any number of rows of noise.
             noise: [B, 8, T/4, 16] of `noise`; one row serves any number of conditions.
+            negative: what the sounds are guided away from; it takes the null condition's place in equation 2. One
+                serves any number of rows. At cfg 1 there is no guidance, so it has no effect, as in diffusers.
             steps, cfg, sampler: the checkpoint's own (`config.generation`) where they are None.
             scheduler: the former spelling of `sampler`.
             denoise, latents, renew: to vary latents, or parts of them, see `diffusion.sample_latents`.
@@ -110,7 +113,7 @@ class Parts(Pretrained):
                 "are expected."
             )
         tokens, noise = tokens.expand(batch, -1, -1), noise.expand(batch, -1, -1, -1)
-        null = self.grounding.null_condition(batch).to(weight).expand_as(tokens)
+        null = self._null(negative, tokens)
         denoiser: Denoiser = self.unet
         defaults, sampler = self.config.generation, sampler_name(sampler, scheduler)
         frames = self.config.latent_frames(max(window, self.config.train_seconds))
@@ -136,6 +139,21 @@ class Parts(Pretrained):
                     on_step=share_of_steps(on_step, number, len(rows)),
                 )
         return torch.stack(made)
+
+    def _null(self, negative: Condition | None, tokens: Tensor) -> Tensor:
+        """What guidance leads away from, for the conditions' tokens [B, N, D]: the same shape.
+
+        Raises:
+            ValueError: a negative condition of another model, or of another number of rows.
+        """
+        if negative is None:
+            return self.grounding.null_condition(len(tokens)).to(tokens).expand_as(tokens)
+        if negative.tokens.shape[1:] != tokens.shape[1:] or len(negative) not in (1, len(tokens)):
+            raise ValueError(
+                f"The negative condition has shape {tuple(negative.tokens.shape)}, but {tuple(tokens.shape)} (or one "
+                "row of that) is expected; make it with the same model, one for all sounds or one for each."
+            )
+        return negative.tokens.to(tokens).expand_as(tokens)
 
     @torch.inference_mode()
     def encode(self, waveform: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from comfy_api.latest import io
+
+from ...sounding.config import MASKS, Masks
 
 CATEGORY = "audio/Sounding"
 MAX_SECONDS = 600.0
@@ -57,6 +59,30 @@ def cfg_input(*, optional: bool = False) -> io.Float.Input:
         tooltip="Guidance: how strongly the selection decides. 0 takes the checkpoint's own value; 1 switches it "
         "off and is twice as fast.",
     )
+
+
+def masks_input() -> io.Combo.Input:
+    """What masks do."""
+    return io.Combo.Input(
+        "by",
+        options=[OWN, *MASKS],
+        default=OWN,
+        optional=True,
+        tooltip="What a mask does. grounding: the model sees what is masked. names: what is masked is named, and the "
+        "sentence with the name sounds. checkpoint does what the checkpoint was made for.",
+    )
+
+
+def masks_by(choice: str) -> Masks | None:
+    """The widget's value as `SoundingModel.ground` takes it."""
+    if choice not in (OWN, *MASKS):
+        raise ValueError(f"by is {choice!r}, but one of {', '.join((OWN, *MASKS))} is expected.")
+    return None if choice == OWN else cast("Masks", choice)
+
+
+def text_input(name: str, tooltip: str) -> io.String.Input:
+    """A text that may be left out."""
+    return io.String.Input(name, default="", optional=True, tooltip=tooltip)
 
 
 def level_input(*, optional: bool = False) -> io.Boolean.Input:

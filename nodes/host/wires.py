@@ -24,7 +24,12 @@ class Patches:
 
     model: LoadedModel
     embeddings: Tensor  # [B, P, L]
-    image_size: tuple[int, int]  # height and width of the images, in pixels
+    image: Tensor  # [B, H, W, 3] 0..1, what they were made from
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return self.image.shape[1], self.image.shape[2]
 
 
 @dataclass(frozen=True)

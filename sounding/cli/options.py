@@ -8,6 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 MAX_SECONDS = 600.0  # of sound, as in the nodes
 MAX_BATCH = 64  # as in the nodes
@@ -28,6 +34,9 @@ class GenerateOptions:
     out: Path
     masks: Sequence[Path]
     text: str | None
+    negative_mask: Path | None
+    negative_text: str | None
+    by: str | None
     seconds: float
     steps: int | None
     cfg: float | None
@@ -49,7 +58,7 @@ class GenerateOptions:
     def check(self) -> None:
         """Raise ValueError for anything that would fail later, whatever the model."""
         from ..audio.loudness import check_fade_out
-        from ..config import SAMPLERS
+        from ..config import MASKS, SAMPLERS
         from ..diffusion import item_seeds
         from ..encoders.text import check_texts
 
@@ -62,18 +71,19 @@ class GenerateOptions:
             _fits("--cfg", self.cfg, 0, 1000, "0 to 1000")
         if self.sampler is not None and self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler is {self.sampler!r}, but one of {', '.join(SAMPLERS)} is expected.")
+        if self.by is not None and self.by not in MASKS:
+            raise ValueError(f"--by is {self.by!r}, but one of {', '.join(MASKS)} is expected.")
         item_seeds(self.seed, [])
         check_fade_out(self.fade_out)
         check_device(self.device)
         self._check_selection()
-        if self.text is not None:
-            check_texts([self.text])
+        for text in (self.text, self.negative_text):
+            if text is not None:
+                check_texts([text])
         self._check_files()
 
     def _check_selection(self) -> None:
         masks, gains = len(self.masks), len(self.gains)
-        if masks and self.text is not None:
-            raise ValueError("Both --mask and --text came, but one is expected; leave one of them out.")
         if masks > MAX_BATCH:
             raise ValueError(f"--mask came {masks} times, but at most {MAX_BATCH} are expected; make some at a time.")
         if self.batch > 1 and masks > 1:
@@ -91,9 +101,9 @@ class GenerateOptions:
         from ..images.files import image_format
 
         audio_format(self.out)
-        read = [
-            (option, path) for option, paths in (("--image", [self.image]), ("--mask", self.masks)) for path in paths
-        ]
+        negative = [self.negative_mask] if self.negative_mask else []
+        given = (("--image", [self.image]), ("--mask", self.masks), ("--negative-mask", negative))
+        read = [(option, path) for option, paths in given for path in paths]
         written = [("--out", path) for path in dict.fromkeys([self.out, *self.tracks])]
         if self.attention_map is not None:
             image_format(self.attention_map)

@@ -205,12 +205,12 @@ def test_null_condition_is_one_vector_for_all() -> None:
 def test_attention_map_is_a_picture_of_the_weights() -> None:
     weights = torch.zeros(2, P)
     weights[0, 0], weights[1, 24] = 1.0, 0.5  # top left, middle
-    maps = Condition(torch.zeros(2, 1, 4), weights, torch.ones(2)).attention_map((70, 140))
+    maps = Condition(torch.zeros(2, 1, 4), weights, torch.ones(2), ("mask",) * 2).attention_map((70, 140))
     assert maps.shape == (2, 70, 140)
     assert maps.amin(dim=(1, 2)).tolist() == [0, 0]
     assert maps.amax(dim=(1, 2)).tolist() == [1, 1]
     assert maps[0, 2, 2] == 1
     assert maps[0, 20:].max() == 0
     assert maps[1, 35, 70] == pytest.approx(1, abs=0.15)
-    even = Condition(torch.zeros(1, 1, 4), torch.full((1, P), 1 / P), torch.ones(1))
+    even = Condition(torch.zeros(1, 1, 4), torch.full((1, P), 1 / P), torch.ones(1), ("text",))
     assert torch.isfinite(even.attention_map((8, 8))).all()

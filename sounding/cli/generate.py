@@ -1,0 +1,236 @@
+"""`sounding generate`: the sound of what a mask or a text selects in an image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from .options import DeviceOption, GenerateOptions, ModelOption, check_steps
+from .terminal import JsonOption, plain_errors, progress, say, show, show_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..config import Masks
+    from ..model import Sound, SoundingModel
+
+
+def generate(
+    image: Annotated[Path, typer.Option(help="The image.")],
+    out: Annotated[Path, typer.Option(help="Sound file to write (.wav, .flac, .ogg).")],
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="White where the object is. Several make several tracks and their mix. Without mask "
+            "and text the whole image sounds."
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="What sounds: a sentence, instead of a mask; or which sound of what is masked is meant."),
+    ] = None,
+    negative_mask: Annotated[
+        Path | None,
+        typer.Option(help="White where something is that is not to be heard: guidance leads away from it."),
+    ] = None,
+    negative_text: Annotated[str | None, typer.Option(help="What is not to be heard, such as 'music, voices'.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="What a mask does: grounding (the model sees what is masked) or names (what is masked is named, and "
+            "the sentence with the name sounds); the checkpoint's own without it."
+        ),
+    ] = None,
+    model: ModelOption = "starter",
+    seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 5.0,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; the checkpoint's own without it.")] = None,
+    cfg: Annotated[
+        float | None, typer.Option(help="Guidance scale, 1 is none; the checkpoint's own without it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, dpm++ or 'dpm++ karras'; the checkpoint's own without it.")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(hidden=True, help="The former spelling of --sampler.")] = None,
+    batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
+    device: DeviceOption = "auto",
+    attention_map: Annotated[Path | None, typer.Option(help="Image file to write: where the attention lies.")] = None,
+    level: Annotated[
+        bool, typer.Option(help="One loudness, no DC, no clicks at the ends; off gives the vocoder's own samples.")
+    ] = True,
+    gain: Annotated[
+        list[float] | None, typer.Option(help="With several masks: dB of each track in the mix, one per mask.")
+    ] = None,
+    fade_out: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds in which the sound dies away at its end; without it 0.3, or a tenth of sounds below 3."
+        ),
+    ] = None,
+    window: Annotated[
+        float, typer.Option(help="Longer sounds are made in overlapping windows of so many seconds.")
+    ] = 20.48,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the sound of what a mask or a text selects in an image."""
+    with plain_errors(as_json=as_json):
+        sampler = _one_spelling(sampler, scheduler)
+        options = GenerateOptions(
+            image=image,
+            out=out,
+            masks=mask or [],
+            text=text,
+            negative_mask=negative_mask,
+            negative_text=negative_text,
+            by=by,
+            seconds=seconds,
+            steps=steps,
+            cfg=cfg,
+            seed=seed,
+            sampler=sampler,
+            batch=batch,
+            device=device,
+            attention_map=attention_map,
+            gains=gain or [],
+            fade_out=fade_out,
+            window=window,
+        )
+        options.check()
+        import torch
+
+        from ..audio.files import write_audio
+        from ..audio.tracks import mix_tracks
+        from ..checkpoint import read_header, resolve
+        from ..conditioning import parts_to_ground
+        from ..images.drawing import overlay
+        from ..images.files import read_image, write_image
+        from ..model import load
+
+        started = time.monotonic()
+        pixels = read_image(image)
+        selection = None if text is not None and not options.masks else _read_masks(options.masks, pixels)
+        negative = None if negative_mask is None else _read_masks([negative_mask], pixels)
+        config = read_header(resolve(model)).config
+        check_steps(steps, config.diffusion.train_steps)
+        masks_by = cast("Masks | None", by)
+        parts = {"patches", "unet", "vae", "vocoder"}
+        for mask_given, text_given in ((selection, text), (negative, negative_text)):
+            if mask_given is not None or text_given is not None:
+                what = {"mask": mask_given is not None, "text": text_given is not None}
+                parts.update(parts_to_ground(config, **what, by=masks_by))
+        loaded = load(model, device=device, parts=parts)
+        with progress("sampling", as_json) as on_step:
+            sound = loaded.generate(
+                image=pixels,
+                mask=selection,
+                text=text,
+                negative_mask=negative,
+                negative_text=negative_text,
+                by=masks_by,
+                seconds=seconds,
+                steps=steps,
+                cfg=cfg,
+                seed=seed,
+                batch=batch,
+                sampler=sampler,
+                level=level,
+                fade_out=fade_out,
+                window=window,
+                on_step=on_step,
+            )
+        tracks, rate = sound.waveform.cpu(), sound.sample_rate
+        for path, track in zip(options.tracks, tracks, strict=True):
+            write_audio(path, track, rate)
+        sureness = [round(float(sure), 3) for sure in sound.sureness]
+        report: dict[str, object] = {
+            "files": [str(path) for path in options.tracks],
+            "model": loaded.config.name,
+            "sample_rate": rate,
+            "samples": tracks.shape[-1],
+            "seed": seed,
+            "source": sound.condition.source,
+            "sureness": sureness,
+        }
+        if any(sound.condition.sentences):
+            report["sentences"] = list(sound.condition.sentences)
+        if text is not None:
+            nearest = sound.condition.nearest[0]
+            report["nearest"] = [{"name": name, "cosine": round(cosine, 3)} for name, cosine in nearest]
+        written = list(options.tracks)
+        if len(options.masks) > 1:
+            write_audio(out, mix_tracks(tracks, rate, gain), rate)
+            written.append(out)
+            report["mix"] = str(out)
+        if attention_map is not None:
+            maps = sound.condition.attention_map((pixels.shape[1], pixels.shape[2]))
+            write_image(attention_map, torch.cat(list(overlay(pixels, maps)), dim=1))
+            written.append(attention_map)
+            report["attention_map"] = str(attention_map)
+        report["elapsed"] = round(time.monotonic() - started, 3)
+        if (negative_mask or negative_text) and (config.generation.cfg if cfg is None else cfg) == 1:
+            say("sounding: at guidance 1 there is nothing that leads away from what is not to be heard; raise --cfg.")
+        for line in _warnings(sound, loaded):
+            say(line)
+        if as_json:
+            show_json(report)
+        else:
+            for path in written:
+                show(path)
+
+
+def _one_spelling(sampler: str | None, scheduler: str | None) -> str | None:
+    """The sampler, under whichever option it was given."""
+    if sampler is not None and scheduler is not None:
+        raise ValueError("--sampler and --scheduler were both given, but they are one setting; leave --scheduler out.")
+    return scheduler if sampler is None else sampler
+
+
+def _warnings(sound: Sound, model: SoundingModel) -> list[str]:
+    """A sentence for each text of unknown words, and one for each other selection that the model is not sure of."""
+    from ..grounding import SURE
+
+    condition, lines = sound.condition, []
+    for row, (sure, source) in enumerate(zip(condition.sureness.tolist(), condition.sources, strict=True)):
+        if sure >= SURE:
+            continue
+        what = f"mask {row + 1}" if len(condition) > 1 else "the text" if source == "text" else "the selection"
+        if source in ("text", "name"):
+            said, found = condition.sentences[row], condition.nearest[row]
+            if float(model.familiarity(said, [found])[0]) < SURE:
+                nearest = ", ".join(f"'{name}' ({cosine:.2f})" for name, cosine in found)
+                lines.append(
+                    f"sounding: '{said}' is not among the {len(model.config.vocabulary)} known names, so the sound may "
+                    f"not fit; nearest are {nearest}."
+                )
+                continue
+        if source == "name":
+            what += f", taken for '{condition.sentences[row]}',"
+        lines.append(
+            f"sounding: the model is not sure what {what} shows (sureness {sure:.2f} of 1), so the sound may not fit; "
+            "select one whole object, or try another image."
+        )
+    return list(dict.fromkeys(lines))
+
+
+def _read_masks(files: Sequence[Path], image: Tensor) -> Tensor:
+    """Masks of any sizes as one batch of the image's size; a white one if there are none."""
+    import torch
+
+    from ..encoders.patches import check_orientation
+    from ..images.files import read_mask
+
+    size = (image.shape[1], image.shape[2])
+    if not files:
+        return torch.ones(1, *size)
+    masks = [read_mask(file) for file in files]
+    for one in masks:
+        check_orientation((one.shape[-2], one.shape[-1]), size)
+    resized = [
+        torch.nn.functional.interpolate(one[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+        for one in masks
+    ]
+    return torch.cat(resized)

@@ -1,0 +1,73 @@
+"""Names to sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+from sounding.naming.names import UNKNOWN, Named
+from sounding.naming.sentences import joined, sentences, with_article
+
+DOG = Named("dog", 0.6, (("dog", 0.6), ("wolf", 0.3), ("fox", 0.1)))
+NOTHING = Named(UNKNOWN, 0.08, (("nail", 0.08), ("web", 0.05)))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("dog", "a dog"),
+        ("owl", "an owl"),
+        ("hourglass", "an hourglass"),
+        ("unicycle", "a unicycle"),
+        ("umbrella", "an umbrella"),
+        ("ukulele", "a ukulele"),
+        ("acoustic guitar", "an acoustic guitar"),
+        ("rain", "rain"),
+        ("heavy rain", "heavy rain"),
+        ("sea", "the sea"),
+        ("sea lion", "a sea lion"),
+        ("scissors", "scissors"),
+        ("walrus", "a walrus"),
+        ("penguins", "penguins"),
+        ("sheep", "a sheep"),
+        ("wine glass", "a wine glass"),
+        ("typing", "typing"),
+        ("wing", "a wing"),
+        ("the sea", "the sea"),
+    ],
+)
+def test_articles(name: str, sentence: str) -> None:
+    assert with_article(name) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("dog", None, "a dog"),
+        ("dog", "  ", "a dog"),
+        ("dog", "barking  twice", "a dog barking twice"),
+        ("dog", "two dogs howl", "two dogs howl"),
+        ("acoustic guitar", "a guitar strumming", "a guitar strumming"),
+        ("car", "an alarm", "a car, an alarm"),
+        ("cat", "category", "a cat category"),
+        ("bus", "braking", "a bus braking"),
+    ],
+)
+def test_text_joins_the_name(name: str, text: str | None, sentence: str) -> None:
+    assert joined(name, text) == sentence
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="name is empty, but the name of an object is expected"):
+        with_article("  ")
+
+
+def test_several_likely_names_share_the_sentence() -> None:
+    assert sentences(DOG, "barking twice") == [("a dog barking twice", 1.0)]
+    assert sentences(DOG, likely=2) == [("a dog", pytest.approx(2 / 3)), ("a wolf", pytest.approx(1 / 3))]
+    assert sentences(DOG, "a dog far away", likely=3) == [("a dog far away", 1.0)]
+
+
+def test_what_has_no_name_needs_words() -> None:
+    assert sentences(NOTHING, "a hammer on a nail", likely=3) == [("a hammer on a nail", 1.0)]
+    with pytest.raises(ValueError, match=r"likeliest: nail 8%, web 5%\).*say in words what sounds"):
+        sentences(NOTHING)
