@@ -107,6 +107,42 @@ def test_text_and_attention_map(folder: Path) -> None:
     assert Image.open(folder / "map.png").size == (64, 48)
 
 
+def test_text_joins_a_mask_and_what_is_not_to_be_heard_is_left_out(folder: Path) -> None:
+    out = ("--out", str(folder / "a.wav"), "--json")
+    plain = json.loads(sounding(folder, *left(folder), *out).stdout)
+    assert plain["source"] == "mask"
+    assert "sentences" not in plain
+    first = soundfile.read(folder / "a.wav")[0]
+    joined = sounding(folder, *left(folder), "--text", "a dog", *out)
+    report = json.loads(joined.stdout)
+    assert (report["source"], report["sentences"]) == ("text", ["a dog"])
+    second = soundfile.read(folder / "a.wav")[0]
+    unwanted = ("--negative-text", "rain", "--negative-mask", str(folder / "right.png"))
+    result = sounding(folder, *left(folder), "--text", "a dog", *unwanted, *out)
+    assert result.exit_code == 0, result.output
+    third = soundfile.read(folder / "a.wav")[0]
+    assert min(np.abs(first - second).max(), np.abs(second - third).max()) > 1e-3
+    unguided = sounding(folder, *left(folder), *unwanted, "--cfg", "1", *out)
+    assert unguided.exit_code == 0, unguided.output
+    assert "at guidance 1" in unguided.stderr
+
+
+def test_masks_are_named_if_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sounding.model import SoundingModel
+    from sounding.naming.names import Named
+
+    answers = [Named("dog", 0.8, (("dog", 0.8),)), Named("cat", 0.3, (("cat", 0.3),))]
+    monkeypatch.setattr(SoundingModel, "name", lambda model, image, mask: answers[: len(mask)])
+    masks = (*left(folder), "--mask", str(folder / "right.png"))
+    result = sounding(folder, *masks, "--by", "names", "--text", "far away", "--out", str(folder / "a.wav"), "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["source"] == "name"
+    assert report["sentences"] == ["a dog far away", "a cat far away"]
+    assert report["sureness"] == [0.8, 0.3]
+    assert "not sure what mask 2, taken for 'a cat far away', shows" in result.stderr
+
+
 @pytest.mark.parametrize("seed", ["0", str(2**64 - 1)])
 def test_all_seeds_work_for_all_of_a_batch(folder: Path, seed: str) -> None:
     result = sounding(folder, *left(folder), "--seed", seed, "--batch", "2", "--out", str(folder / "a.wav"), "--json")

@@ -20,7 +20,10 @@ __all__ = ["folder"]
     ("arguments", "says"),
     [
         (("--mask", "nothing.png"), "nothing.png"),
-        ((*MASK, "--text", "a dog"), "leave one of them out"),
+        ((*MASK, "--by", "both"), "--by is 'both', but one of grounding, names is expected"),
+        ((*MASK, "--negative-text", " "), "a sentence is expected"),
+        ((*MASK, "--negative-mask", "missing.png"), "missing.png"),
+        ((*MASK, "--negative-mask", "right.png", "--attention-map", "right.png"), "is what --negative-mask reads"),
         (("--mask", "black.png"), "mask is empty"),
         ((*MASK, "--model", "no.safetensors"), "no.safetensors is not a file"),
         (("--text", " "), "a sentence is expected"),

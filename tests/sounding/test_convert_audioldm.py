@@ -16,6 +16,7 @@ import sounding
 from sounding.checkpoint import read_header
 from sounding.convert.assemble import convert
 from sounding.convert.audioldm import read_audioldm
+from sounding.naming.names import Named
 from training.initialization import initialize
 from training.recipe import RECIPES, read_recipe
 from training.tasks.grounded import GroundedObjective
@@ -33,12 +34,24 @@ def pipelines() -> dict[str, AudioLDMPipeline]:
     return {size: audioldm_pipeline(channels) for size, channels in SIZES.items()}
 
 
-def theirs(pipeline: AudioLDMPipeline, noise: torch.Tensor, seconds: float) -> torch.Tensor:
+def theirs(
+    pipeline: AudioLDMPipeline,
+    noise: torch.Tensor,
+    seconds: float,
+    sentence: str = SENTENCE,
+    negative: str | None = None,
+) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     # Its own spacing would begin at step 751 of 1000; ours begins where all is noise.
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     made = pipeline(
-        SENTENCE, audio_length_in_s=seconds, num_inference_steps=4, guidance_scale=2.5, latents=noise, output_type="pt"
+        sentence,
+        audio_length_in_s=seconds,
+        num_inference_steps=4,
+        guidance_scale=2.5,
+        negative_prompt=negative,
+        latents=noise,
+        output_type="pt",
     )
     return made.audios
 
@@ -67,6 +80,37 @@ def test_same_waveform_as_the_pipeline(
         assert (made - expected).abs().max() <= 1e-4 * expected.abs().max()
     other = model.condition_by_text("rain")
     assert not torch.allclose(other.tokens, model.condition_by_text(SENTENCE).tokens, atol=1e-3)
+
+
+def test_a_named_mask_sounds_as_in_the_pipeline(
+    pipelines: dict[str, AudioLDMPipeline], tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From image and mask by way of the object's name, with a text and a negative text."""
+    pipeline = pipelines["s"]
+    pipeline.save_pretrained(tmp_path / "s")
+    out = tmp_path / "out.safetensors"
+    convert(out, audioldm=tmp_path / "s", clip=tiny_clip, condition="film", dtype=torch.float32)
+    model = sounding.load(out, device="cpu")
+    dog = Named("dog", 0.8, (("dog", 0.8), ("wolf", 0.1)))
+    monkeypatch.setattr(model, "name", lambda image, mask: [dog] * len(mask))
+    mask = torch.zeros(1, 48, 48)
+    mask[:, 8:30, 8:30] = 1
+    settings = {"image": torch.rand(1, 48, 48, 3), "mask": mask, "seconds": 1.28, "steps": 4, "cfg": 2.5, "seed": 7}
+    noise = model.noise(1.28, [7])
+    for text, negative, sentence in (
+        (None, None, "a dog"),
+        ("barking twice", "music, voices", "a dog barking twice"),
+        ("two dogs howl", None, "two dogs howl"),
+    ):
+        expected = theirs(pipeline, noise, 1.28, sentence, negative)
+        sound = model.generate(**settings, text=text, negative_text=negative, sampler="ddim", level=False)  # type: ignore[arg-type]
+        assert sound.condition.sentences == (sentence,)
+        made = sound.waveform[:, 0]
+        assert made.shape == expected.shape
+        assert (made - expected).abs().max() <= 1e-4 * expected.abs().max()
+    unguided = theirs(pipeline, noise, 1.28, "a dog barking twice")
+    guided = theirs(pipeline, noise, 1.28, "a dog barking twice", "music, voices")
+    assert (guided - unguided).abs().max() > 1e-3 * guided.abs().max()  # the negative text is heard
 
 
 def test_original_checkpoint_is_the_folder(
