@@ -16,6 +16,7 @@ from .encoders.audio import ClapAudioQuery
 from .encoders.text import check_texts, listed
 from .encoders.vocabulary import names_it
 from .grounding import Condition, Names, Source, between
+from .naming.load import boxed_namer
 from .naming.names import Named
 from .naming.sentences import names, sentences
 from .parts import Parts
@@ -195,11 +196,36 @@ class Conditioning(Parts):
     def _named(self, patches: Tensor, mask: Tensor, image: Tensor | None) -> list[Named]:
         """The name of what each mask shows."""
         if image is None:
-            return self.name(patches=patches, mask=mask)
-        if len(image) == 1:
-            return self.name(image=image, mask=mask)
-        pairs = zip(image.split(1), mask.expand(len(image), -1, -1).split(1), strict=True)
-        return [one for picture, shown in pairs for one in self.name(image=picture, mask=shown)]
+            return self.name(mask=mask, patches=patches)
+        return self.name(image, mask.expand(max(len(image), len(mask)), -1, -1))
+
+    def name(
+        self, image: Tensor | None = None, mask: Tensor | None = None, *, patches: Tensor | None = None, top: int = 5
+    ) -> list[Named]:
+        """What each mask shows: by the checkpoint's own names where it has some, else by the namer in the box.
+
+        Args:
+            image: [1, H, W, 3] 0..1, or one per mask.
+            mask: [B, H, W] 0..1; without it, the whole image is named.
+            patches: [B, P, L] of `see`, instead of an image: quicker, and less sure of small objects. Only for
+                checkpoints with names of their own.
+            top: how many of the likeliest names are listed.
+
+        Returns:
+            One result per mask; its name is "unknown" where none is probable enough.
+
+        Raises:
+            ValueError: neither image nor patches; an empty mask; numbers of rows that do not fit.
+        """
+        if self.naming is not None:
+            self.require("patches")
+            self.require("naming")
+            return self.naming.name(self.patches, image, mask, patches=patches, top=top)
+        if image is None:
+            raise ValueError(
+                f"{self.config.name!r} has no names of its own, so its patches have none; give the image instead."
+            )
+        return boxed_namer().name(image, mask, top=top)
 
     @torch.inference_mode()
     def nearest_words(self, text: str | list[str], top: int = 3) -> list[list[tuple[str, float]]]:

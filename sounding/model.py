@@ -17,8 +17,6 @@ from .cost import WINDOW_SECONDS
 from .diffusion import OnStep, item_seeds, sampler_name
 from .encoders.patches import check_image
 from .grounding import Condition
-from .naming.load import boxed_namer
-from .naming.names import Named
 from .utils.devices import device_of
 
 OnUse = Callable[[tuple[str, ...]], None]
@@ -169,31 +167,3 @@ class SoundingModel(Conditioning):
         if level:
             waveform = torch.cat([leveled(one, rate, fade_out) for (one,) in one_by_one(waveform)])
         return Sound(waveform, mel[:, : self.config.mel_frames(seconds)], condition, rate)
-
-    def name(
-        self, image: Tensor | None = None, mask: Tensor | None = None, *, patches: Tensor | None = None, top: int = 5
-    ) -> list[Named]:
-        """What each mask shows: by the checkpoint's own names where it has some, else by the namer in the box.
-
-        Args:
-            image: [1, H, W, 3] 0..1, or one per mask.
-            mask: [B, H, W] 0..1; without it, the whole image is named.
-            patches: [B, P, L] of `see`, instead of an image: quicker, and less sure of small objects. Only for
-                checkpoints with names of their own.
-            top: how many of the likeliest names are listed.
-
-        Returns:
-            One result per mask; its name is "unknown" where none is probable enough.
-
-        Raises:
-            ValueError: neither image nor patches; an empty mask; numbers of rows that do not fit.
-        """
-        if self.naming is not None:
-            self.require("patches")
-            self.require("naming")
-            return self.naming.name(self.patches, image, mask, patches=patches, top=top)
-        if image is None:
-            raise ValueError(
-                f"{self.config.name!r} has no names of its own, so its patches have none; give the image instead."
-            )
-        return boxed_namer().name(image, mask, top=top)

@@ -194,7 +194,7 @@ def _warnings(sound: Sound, model: SoundingModel) -> list[str]:
     from ..grounding import SURE
 
     condition, lines = sound.condition, []
-    for row, (sure, source) in enumerate(zip(condition.sureness.tolist(), condition.sources, strict=True)):
+    for row, (sure, source) in enumerate(zip(sound.sureness.tolist(), condition.sources, strict=True)):
         if sure >= SURE:
             continue
         what = f"mask {row + 1}" if len(condition) > 1 else "the text" if source == "text" else "the selection"

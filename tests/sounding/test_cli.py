@@ -112,16 +112,14 @@ def test_text_joins_a_mask_and_what_is_not_to_be_heard_is_left_out(folder: Path)
     plain = json.loads(sounding(folder, *left(folder), *out).stdout)
     assert plain["source"] == "mask"
     assert "sentences" not in plain
-    first = soundfile.read(folder / "a.wav")[0]
     joined = sounding(folder, *left(folder), "--text", "a dog", *out)
     report = json.loads(joined.stdout)
     assert (report["source"], report["sentences"]) == ("text", ["a dog"])
-    second = soundfile.read(folder / "a.wav")[0]
+    first = soundfile.read(folder / "a.wav")[0]
     unwanted = ("--negative-text", "rain", "--negative-mask", str(folder / "right.png"))
     result = sounding(folder, *left(folder), "--text", "a dog", *unwanted, *out)
     assert result.exit_code == 0, result.output
-    third = soundfile.read(folder / "a.wav")[0]
-    assert min(np.abs(first - second).max(), np.abs(second - third).max()) > 1e-3
+    assert np.abs(first - soundfile.read(folder / "a.wav")[0]).max() > 1e-3
     unguided = sounding(folder, *left(folder), *unwanted, "--cfg", "1", *out)
     assert unguided.exit_code == 0, unguided.output
     assert "at guidance 1" in unguided.stderr

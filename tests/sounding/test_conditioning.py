@@ -25,6 +25,14 @@ Naming = Callable[..., SoundingModel]
 
 
 @pytest.fixture
+def sharp_model(tiny_model: SoundingModel, monkeypatch: pytest.MonkeyPatch) -> SoundingModel:
+    """The tiny model with attention that differs between texts; an untrained one is almost even."""
+    weight = tiny_model.grounding.to_query.weight
+    monkeypatch.setattr(weight, "data", weight.data * 300)
+    return tiny_model
+
+
+@pytest.fixture
 def naming(tiny_config: SoundingConfig, monkeypatch: pytest.MonkeyPatch) -> Naming:
     """A tiny model whose masks are named: by a fixed answer per mask, with a U-Net with FiLM or one with attention."""
 
@@ -45,19 +53,19 @@ def naming(tiny_config: SoundingConfig, monkeypatch: pytest.MonkeyPatch) -> Nami
     return make
 
 
-def test_text_attends_within_the_mask(tiny_model: SoundingModel) -> None:
-    patches = tiny_model.see(picture())
-    alone = tiny_model.ground(patches, text="a dog")
-    within = tiny_model.ground(patches, text="a dog", mask=half("left"), clamp=True)
+def test_text_attends_within_the_mask(sharp_model: SoundingModel) -> None:
+    patches = sharp_model.see(picture())
+    alone = sharp_model.ground(patches, text="a dog")
+    within = sharp_model.ground(patches, text="a dog", mask=half("left"), clamp=True)
     columns = torch.arange(P) % 5
-    assert within.weights[0, columns > 2].abs().max() == 0
+    assert (within.weights[0, columns > 2] == within.weights.min()).all()
     torch.testing.assert_close(within.weights.sum(), torch.tensor(1.0))
     chosen = columns < 2  # wholly covered: their order stays
     assert torch.equal(within.weights[0, chosen].argsort(), alone.weights[0, chosen].argsort())
     assert within.source == "text"
     assert within.sentences == ("a dog",)
-    other = tiny_model.ground(patches, text="rain", mask=half("left"), clamp=True)
-    assert not torch.allclose(other.tokens, within.tokens, atol=1e-6)
+    other = sharp_model.ground(patches, text="rain", mask=half("left"), clamp=True)
+    assert not torch.allclose(other.tokens, within.tokens, atol=1e-3)
 
 
 def test_attention_within_a_mask_has_attentions_moments() -> None:
@@ -84,20 +92,20 @@ def test_even_or_vanished_attention_leaves_the_mask() -> None:
         attend_within(weights, torch.zeros(1, P), 0.03)
 
 
-def test_rows_of_masks_and_texts(tiny_model: SoundingModel) -> None:
-    patches = tiny_model.see(picture())
+def test_rows_of_masks_and_texts(sharp_model: SoundingModel) -> None:
+    patches = sharp_model.see(picture())
     masks = torch.cat([half("left"), half("right")])
     for text in ("a dog", ["a dog", "rain"]):
-        both = tiny_model.ground(patches, mask=masks, text=text)
+        both = sharp_model.ground(patches, mask=masks, text=text)
         for row, side in enumerate(("left", "right")):
             said = text if isinstance(text, str) else text[row]
-            alone = tiny_model.ground(patches, mask=half(side), text=said)
-            assert torch.equal(both.tokens[row : row + 1], alone.tokens)
+            alone = sharp_model.ground(patches, mask=half(side), text=said)
+            torch.testing.assert_close(both.tokens[row : row + 1], alone.tokens, atol=1e-4, rtol=1e-4)
             assert both.sentences[row] == said
-    one = tiny_model.ground(patches, mask=half("left"), text=["a dog", "rain", "a cat"])
+    one = sharp_model.ground(patches, mask=half("left"), text=["a dog", "rain", "a cat"])
     assert len(one) == len(one.sources) == len(one.sentences) == 3
     with pytest.raises(ValueError, match="2 masks and 3 texts, but equal numbers"):
-        tiny_model.ground(patches, mask=masks, text=["a", "b", "c"])
+        sharp_model.ground(patches, mask=masks, text=["a", "b", "c"])
 
 
 def test_the_source_is_told(tiny_model: SoundingModel) -> None:
@@ -118,7 +126,7 @@ def test_sounds_attend_within_a_mask(tiny_config: SoundingConfig) -> None:
     config = replace(tiny_config, query=query, grounding=replace(tiny_config.grounding, query="audio"))
     model = SoundingModel(config).requires_grad_(False)
     patches, sound = model.see(picture()), torch.rand(1, 16_000) - 0.5
-    condition = model.ground(patches, sound=sound, mask=half("left"))
+    condition = model.ground(patches, sound=sound, mask=half("left"), clamp=True)
     assert condition.source == "sound"
     assert condition.sentences == ("",)
     assert condition.weights[0, torch.arange(P) % 5 > 2].abs().max() == 0
@@ -176,18 +184,18 @@ def test_a_unet_that_attends_takes_the_name_as_text_within_the_mask(naming: Nami
     assert (condition.source, expected.source) == ("name", "text")
     seen = model.ground(patches, mask=half("left"), by="grounding")
     assert seen.source == "mask"
-    assert not torch.allclose(seen.tokens, condition.tokens, atol=1e-5)
+    assert not torch.equal(seen.weights, condition.weights)
 
 
 def test_generate_names_from_the_image(naming: Naming, monkeypatch: pytest.MonkeyPatch) -> None:
     model = naming(DOG, film=True)
     given: list[Any] = []
     answer = model.name
-    monkeypatch.setattr(model, "name", lambda **asked: [given.append(asked), answer()][1])
+    monkeypatch.setattr(model, "name", lambda image, mask: [given.extend((image, mask)), answer()][1])
     sound = model.generate(image=picture(), mask=half("left"), seconds=0.3, steps=2)
     assert sound.condition.source == "name"
-    assert given[0]["image"].shape == (1, 60, 80, 3)
-    assert given[0]["mask"].shape == (1, 60, 80)
+    assert given[0].shape == (1, 60, 80, 3)
+    assert given[1].shape == (1, 60, 80)
 
 
 def test_parts_that_grounding_needs(tiny_config: SoundingConfig) -> None:
