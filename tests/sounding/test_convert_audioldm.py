@@ -231,7 +231,7 @@ def test_mask_and_text_work_on_the_result(tiny_clip: Path, tmp_path: Path) -> No
         image, mask = torch.rand(1, 40, 60, 3), torch.zeros(1, 40, 60)
         mask[:, :20] = 1
         for selection in ({"mask": mask}, {"text": "a dog"}):
-            sound = model.generate(image=image, seconds=0.4, steps=1, **selection).waveform  # type: ignore[arg-type]
+            sound = model.generate(image=image, seconds=0.4, steps=1, by="grounding", **selection).waveform  # type: ignore[arg-type]
             assert sound.shape == (1, 1, 6400)
             assert torch.isfinite(sound).all()
     assert read_header(out).metadata["modelspec.architecture"] == "sounding-objects"
