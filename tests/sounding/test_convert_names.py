@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.zero_shot_metadata import SIMPLE_IMAGENET_TEMPLATES
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 from typer.testing import CliRunner
@@ -231,11 +232,21 @@ def test_recommended_from_a_hub_to_a_model_that_names(hub: list[str], few_names:
     assert model.naming is not None
     mask = torch.zeros(2, 48, 64)
     mask[0, 10:30, 10:30], mask[1, 5:45, 30:60] = 1, 1
-    first, second = model.name(torch.rand(1, 48, 64, 3), mask, top=3)
+    image = (torch.rand(1, 48, 64, 3) * 255).round() / 255
+    first, second = model.name(image, mask, top=3)
     assert len(first.top) == len(second.top) == 3
     assert all(name in model.config.naming.names for name, _ in first.top)  # type: ignore[union-attr]
-    condition = model.condition_by_text("the sound of a dog")
-    assert condition.tokens.shape == (1, 1, FILM)
+    assert first.known
+
+    Image.fromarray((255 * image[0]).byte().numpy()).save("image.png")
+    Image.fromarray((255 * mask[0]).byte().numpy()).save("mask.png")
+    common = ("--model", out, "--image", "image.png", "--mask", "mask.png")
+    (named,) = json.loads(command("name", *common, "--json").stdout)["objects"]
+    assert named["name"] == first.name
+    sounded = command("generate", *common, "--seconds", 0.5, "--steps", 2, "--out", "sound.wav", "--json")
+    assert sounded.exit_code == 0, sounded.output
+    assert first.name in json.dumps(json.loads(sounded.stdout))
+    assert Path("sound.wav").is_file()
 
 
 def test_places_that_are_needed_are_said(tmp_path: Path) -> None:
