@@ -7,6 +7,8 @@ encoded by itself, and patches beside its mask do not count.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -32,10 +34,18 @@ class ClassNames(NamingPart):
         """Mean logits of each masked object's patches, or of whole images without a mask, less the bias: [B, L]."""
         image = check_image(image)
         if mask is None:
-            return torch.cat([pool_patches(encoder(one), None, encoder.config) for one in image[:, None]])
-        found = crops(image, check_mask(mask), self.config.margin)
-        return torch.cat([pool_patches(encoder(piece), cover, encoder.config) for piece, cover in found])
+            pooled = [_pooled(encoder, one, None) for one in image[:, None]]
+        else:
+            found = crops(image, check_mask(mask), self.config.margin)
+            pooled = [_pooled(encoder, piece, cover) for piece, cover in found]
+        return cast(Tensor, encoder.tower.head(torch.cat(pooled)))
 
     def scores(self, embedded: Tensor) -> Tensor:
         """Logits of all classes: [B, rows]."""
         return (embedded.to(self.bias).float() + self.bias.float()).cpu()
+
+
+def _pooled(encoder: PatchEncoder, image: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean features [1, C] of what a mask covers: the head is linear, so it need not see every patch."""
+    features = encoder.features(encoder.preprocess(image).to(next(encoder.tower.parameters()).dtype))
+    return pool_patches(features, mask, encoder.config).to(features)

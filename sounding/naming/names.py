@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 UNKNOWN = "unknown"
@@ -50,11 +51,15 @@ class Labels:
 
     def with_general(self, probabilities: Tensor) -> Tensor:
         """Each name's own probability and that of all names below it: [masks, names] -> the same."""
-        sums = probabilities.clone()
-        for name, (_, *above) in enumerate(self.ancestors):
-            for general in above:
-                sums[:, general] += probabilities[:, name]
-        return sums
+        names, general = self._pairs
+        return probabilities.index_add(1, general, probabilities[:, names])
+
+    @cached_property
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """Indices of names, and for each of them one of its more general ones."""
+        pairs = [(name, general) for name, (_, *above) in enumerate(self.ancestors) for general in above]
+        names, general = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(dim=1)
+        return names, general
 
 
 def named(probabilities: Tensor, labels: Labels, threshold: float, top: int) -> list[Named]:
