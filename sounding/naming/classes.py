@@ -1,8 +1,8 @@
 """Names of masked objects by the classes of an image classifier: the namer in the box.
 
-The classifier's linear head is folded into the patch encoder, so that each patch has logits of all classes, and their
-mean over an object's patches is what the head says to the mean of the object's features. Each object is cropped and
-encoded by itself, and patches beside its mask do not count.
+The patch encoder's projection is the classifier's linear head: patches are logits of all classes, and their mean over
+an object is what the head says to the mean of the object's features. Each object is cropped and encoded by itself,
+and patches beside its mask do not count.
 """
 
 from __future__ import annotations
