@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..batches import one_by_one
 from ..encoders.patches import PatchEncoder, check_image, check_mask
 from .config import NamingConfig
 from .objects import crops
 from .part import NamingPart
 
-BATCH = 16  # crops that are encoded at once
+BATCH = 16  # crops that are encoded at once where batches gain time
 
 
 class ZeroShotNames(NamingPart):
@@ -39,12 +40,14 @@ class ZeroShotNames(NamingPart):
         else:
             pieces = [piece for piece, _ in crops(image, check_mask(mask), self.config.margin)]
         pixels = torch.cat([encoder.preprocess(piece) for piece in pieces])  # [B, 3, S, S]
-        return torch.cat([class_embedding(encoder, some) for some in pixels.split(BATCH)])
+        batches = [some for (each,) in one_by_one(pixels) for some in each.split(BATCH)]
+        return torch.cat([class_embedding(encoder, some) for some in batches])
 
     def scores(self, embedded: Tensor) -> Tensor:
         """Cosines of image embeddings [B, L] with all stored embeddings: [B, rows]."""
         stored = functional.normalize(self.embeddings.float(), dim=-1)
-        return (functional.normalize(embedded.to(stored), dim=-1) @ stored.T).cpu()
+        directions = functional.normalize(embedded.to(stored), dim=-1)
+        return torch.cat([one @ stored.T for (one,) in one_by_one(directions)]).cpu()
 
 
 def class_embedding(encoder: PatchEncoder, pixels: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def test_objects_are_named_by_their_crops_or_by_patches(naming_model: SoundingMo
     close = ZeroShotNames(replace(NAMES, margin=0.0), 16)
     embedded = close.embed(encoder, image, masks)
     alone = class_embedding(encoder, encoder.preprocess(image[:, 40:90, 120:170]))
-    torch.testing.assert_close(embedded[1:], alone, atol=1e-5, rtol=1e-4)
+    assert torch.equal(embedded[1:], alone)  # whatever else is named
     # Give the second object's embedding to "cat".
     naming.embeddings[2] = torch.nn.functional.normalize(alone[0], dim=-1)
     naming = SoundingModel(replace(naming_model.config, naming=replace(NAMES, scale=1000, margin=0.0))).naming
@@ -88,7 +88,7 @@ def test_objects_are_named_by_their_crops_or_by_patches(naming_model: SoundingMo
     assert (second.name, len(second.top), second.known) == ("cat", 2, True)
     assert second.probability > 0.99
     (by_itself,) = naming.name(encoder, image, masks[1:])
-    assert by_itself.name == "cat"
+    assert by_itself.top[:2] == second.top
 
     patches = encoder(image)
     pooled = pool_patches(patches, masks, encoder.config)
