@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,53 +14,26 @@ import typer
 
 from sounding.cli.terminal import command_group, plain_errors
 
+from .options import (
+    BatchOption,
+    CfgOption,
+    ClampOption,
+    ClickOrder,
+    DataOption,
+    JsonOption,
+    JudgeOption,
+    ModelOption,
+    Part,
+    PerObjectOption,
+    SamplerOption,
+    SecondsOption,
+    Selection,
+    StepsOption,
+    Way,
+)
+
 log = logging.getLogger("training")
 app = command_group("Measure the model in the box, or a model that was taught more objects.")
-
-
-class Part(str, Enum):
-    """What `recognise` measures."""
-
-    real = "real"
-    masked = "masked"
-    text = "text"
-    pairs = "pairs"
-    background = "background"
-    lengths = "lengths"
-    checks = "checks"
-    demo = "demo"
-
-
-class Way(str, Enum):
-    """What selects the object of a photograph."""
-
-    mask = "mask"
-    text = "text"
-    whole = "whole"
-
-
-class ClickOrder(str, Enum):
-    """Where simulated clicks lie."""
-
-    deepest = "deepest"
-    random = "random"
-
-
-ModelOption = Annotated[str, typer.Option(help="'starter' or a checkpoint.")]
-DataOption = Annotated[Path, typer.Option(help="Made by `python -m training starter stamps`.")]
-JudgeOption = Annotated[Path, typer.Option(help="Folder that the judge is kept in.")]
-SecondsOption = Annotated[float, typer.Option(help="Length of each sound.")]
-StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps; without it the checkpoint's own.")]
-CfgOption = Annotated[float | None, typer.Option(help="Guidance scale; without it the checkpoint's own.")]
-SamplerOption = Annotated[
-    str | None, typer.Option("--sampler", "--scheduler", help="Without it the checkpoint's own sampler.")
-]
-ClampOption = Annotated[
-    bool | None, typer.Option("--clamp/--no-clamp", help="Negative weights; without either as the checkpoint says.")
-]
-BatchOption = Annotated[int, typer.Option(min=1, help="Sounds per batch.")]
-PerObjectOption = Annotated[int, typer.Option(min=1, help="Sounds per object.")]
-JsonOption = Annotated[Path | None, typer.Option("--out", help="JSON file for the figures.")]
 
 
 @app.command()
@@ -220,6 +192,36 @@ def naming(
         if plot is not None:
             draw_reliability(figures["reliability"], plot)
         _report(figures, out)
+
+
+@app.command()
+def selections(
+    model: ModelOption = "starter",
+    data: DataOption = Path("data/stamps"),
+    parts: Annotated[
+        list[Selection] | None, typer.Option(help="Measure this part alone; several may be given.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes of two or three objects.")] = 24,
+    scales: Annotated[
+        list[float] | None, typer.Option("--cfg", help="Guidance scale, for part negative; several may be given.")
+    ] = None,
+    seconds: SecondsOption = 2.56,
+    steps: StepsOption = None,
+    out: JsonOption = None,
+) -> None:
+    """Does text choose within a mask, does a name stand for its object, does a negative selection keep a thing out?"""
+    with plain_errors("training"):
+        from sounding.model import load
+
+        from ...data.object_set import ObjectSet
+        from .selections import PARTS, evaluate
+        from .sounds import Settings
+
+        _check_out(out)
+        loaded = load(model)
+        settings = Settings(seconds=seconds, steps=steps, pairs=scenes)
+        measured = tuple(part.value for part in parts) if parts else PARTS
+        _report(evaluate(loaded, ObjectSet(data), settings, measured, scales or (loaded.config.generation.cfg,)), out)
 
 
 @app.command()

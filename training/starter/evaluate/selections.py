@@ -206,7 +206,7 @@ def evaluate(
     data: ObjectSet,
     settings: Settings,
     parts: Sequence[str] = PARTS,
-    scales: Sequence[float] = (2.0, 4.0, 7.0),
+    scales: Sequence[float] = (7.0,),
 ) -> Figures:
     """The figures of `parts` as one dictionary."""
     figures: Figures = {}
