@@ -52,6 +52,7 @@ class Conditioning(Parts):
         text: str | list[str] | None = None,
         sound: Tensor | None = None,
         by: Masks | None = None,
+        likely_names: int | None = None,
         image: Tensor | None = None,
         image_size: tuple[int, int] | None = None,
         clamp: bool | None = None,
@@ -73,6 +74,8 @@ class Conditioning(Parts):
             text: one sentence, or one per row.
             sound: [B, samples] at the model's rate, for a checkpoint trained with audio queries.
             by: what a mask does, "grounding" or "names"; the checkpoint's own (`config.generation.masks`) if None.
+            likely_names: how many of the likeliest names are averaged into one embedding, weighted by their
+                probabilities; 1 takes the best name alone. The checkpoint's own (`config.generation`) if None.
             image: [1, H, W, 3] or one per row, which objects are named from; without it they are named from `patches`.
             image_size: (H, W) of the image, which crop and pad geometries need to place a mask of another size.
             clamp: overrides the checkpoint's setting, see `grounding.match_moments`.
@@ -100,7 +103,8 @@ class Conditioning(Parts):
         if sound is not None:
             asked = Asked(self._embed(None, sound))
         elif named and mask is not None:
-            asked = self._ask_by_name(patches, mask, text, image)
+            likely = self.config.generation.likely_names if likely_names is None else likely_names
+            asked = self._ask_by_name(patches, mask, text, image, likely)
         else:
             asked = self._ask_by_text(listed(text or []))
         alone = named and self.config.unet.film_width > 0
@@ -155,7 +159,9 @@ class Conditioning(Parts):
         source: Source = "text"
         return Asked(queries, tuple(texts), (source,) * len(texts), self.familiarity(texts, nearest), nearest)
 
-    def _ask_by_name(self, patches: Tensor, mask: Tensor, text: str | list[str] | None, image: Tensor | None) -> Asked:
+    def _ask_by_name(
+        self, patches: Tensor, mask: Tensor, text: str | list[str] | None, image: Tensor | None, likely: int
+    ) -> Asked:
         """The sentences with the names of masked objects as queries; rows of `patches` are those of masks.
 
         Several likely names are one query, the mean of their sentences' embeddings weighted by their probabilities and
@@ -171,7 +177,6 @@ class Conditioning(Parts):
                 f"There are {len(found)} masks and {len(texts)} texts, but equal numbers (or one of either) are "
                 "expected."
             )
-        likely = self.config.generation.likely_names
         voiced = [sentences(one, said, likely) for one, said in zip(found, texts, strict=True)]
         flat = self._embed([sentence for row in voiced for sentence, _ in row], None)
         queries = []

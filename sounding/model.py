@@ -75,6 +75,7 @@ class SoundingModel(Conditioning):
         negative_mask: Tensor | None = None,
         negative_text: str | list[str] | None = None,
         by: Masks | None = None,
+        likely_names: int | None = None,
         seconds: float = 5.0,
         steps: int | None = None,
         cfg: float | None = None,
@@ -100,6 +101,7 @@ class SoundingModel(Conditioning):
                 `text`, by one of them or by both; one for all sounds, or one per sound.
             by: what masks do, "grounding" or "names"; the checkpoint's own (`config.generation.masks`) where it is
                 None, see `ground`.
+            likely_names: how many of the likeliest names are averaged where a mask is named, likewise.
             seconds: length of the sound.
             steps, cfg, sampler: how it is sampled; the checkpoint's own (`config.generation`) where they are None.
             scheduler: the former spelling of `sampler`, which goes on working.
@@ -131,7 +133,14 @@ class SoundingModel(Conditioning):
         def ground(mask: Tensor | None, text: str | list[str] | None) -> Condition:
             use(parts_to_ground(self.config, mask=mask is not None, text=text is not None, by=by))
             return self.ground(
-                patches, mask=mask, text=text, by=by, image=image if named else None, image_size=size, clamp=clamp
+                patches,
+                mask=mask,
+                text=text,
+                by=by,
+                likely_names=likely_names,
+                image=image if named else None,
+                image_size=size,
+                clamp=clamp,
             )
 
         condition = ground(mask, text)

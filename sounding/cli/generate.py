@@ -45,6 +45,15 @@ def generate(
             "the sentence with the name sounds); the checkpoint's own without it."
         ),
     ] = None,
+    likely_names: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=20,
+            help="Where a mask is named: how many of the likeliest names are averaged; 1 takes the best alone. The "
+            "checkpoint's own without it.",
+        ),
+    ] = None,
     model: ModelOption = "starter",
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 5.0,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; the checkpoint's own without it.")] = None,
@@ -131,6 +140,7 @@ def generate(
                 negative_mask=negative,
                 negative_text=negative_text,
                 by=masks_by,
+                likely_names=likely_names,
                 seconds=seconds,
                 steps=steps,
                 cfg=cfg,

@@ -81,8 +81,10 @@ def sentences(named: Named, text: str | None = None, likely: int = 1) -> list[tu
         likely: 1 takes `named.name`; more take so many of the likeliest names, by their probabilities.
 
     Raises:
-        ValueError: the object has no name, and there is no text.
+        ValueError: the object has no name, and there is no text; or `likely` is below 1.
     """
+    if likely < 1:
+        raise ValueError(f"likely_names is {likely}, but 1 or more is expected; 1 takes the best name alone.")
     text = " ".join((text or "").split()) or None
     if not named.known:
         if text is None:

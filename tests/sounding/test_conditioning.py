@@ -174,6 +174,8 @@ def test_likely_names_are_one_weighted_embedding(naming: Naming) -> None:
     condition = model.ground(model.see(picture()), mask=half("left"))
     torch.testing.assert_close(condition.tokens[0, 0], functional.normalize(mean, dim=0) * length)
     assert condition.sentences == ("a dog",)
+    best = model.ground(model.see(picture()), mask=half("left"), likely_names=1)
+    assert torch.equal(best.tokens, model.condition_by_text("a dog").tokens)
 
 
 def test_a_unet_that_attends_takes_the_name_as_text_within_the_mask(naming: Naming) -> None:

@@ -71,3 +71,8 @@ def test_what_has_no_name_needs_words() -> None:
     assert sentences(NOTHING, "a hammer on a nail", likely=3) == [("a hammer on a nail", 1.0)]
     with pytest.raises(ValueError, match=r"likeliest: nail 8%, web 5%\).*say in words what sounds"):
         sentences(NOTHING)
+
+
+def test_at_least_one_name_is_taken() -> None:
+    with pytest.raises(ValueError, match="likely_names is 0, but 1 or more is expected"):
+        sentences(DOG, likely=0)
