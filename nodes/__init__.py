@@ -14,6 +14,7 @@ from .latent import SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler
 from .load import SoundingLoadModel
 from .mix import SoundingMixTracks
 from .name import SoundingNameObject
+from .native import SoundingNative
 from .object import SoundingThisObject
 from .segment import SoundingLoadSam, SoundingSamMask
 
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     SoundingDecode,
     SoundingVocode,
     SoundingEncodeAudio,
+    SoundingNative,
     SoundingMixTracks,
     SoundingLoadSam,
     SoundingSamMask,

@@ -28,6 +28,7 @@ SHOWN: dict[str, tuple[str, tuple[int, ...]]] = {
     "SoundingDecode": ("text_grounded", (7, 8, 10)),
     "SoundingVocode": ("text_grounded", (8, 9, 11)),
     "SoundingEncodeAudio": ("vary_a_sound", (5, 7, 10)),
+    "SoundingNative": ("native_sampling", (5, 6, 7, 8)),
     "SoundingClick": ("click_and_hear", (1, 2)),
     "SoundingNameObject": ("click_to_stable_audio", (1, 2)),
     "SoundingMixTracks": ("click_and_hear", (2, 6)),

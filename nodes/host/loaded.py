@@ -22,7 +22,7 @@ from ...sounding.loading import read_parts
 from ...sounding.model import Sound, SoundingModel
 from ...sounding.naming.names import Named
 from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
-from .memory import AUTO, DTYPES, ManagedModule, devices_of, dtype_of, load_fully
+from .memory import AUTO, DTYPES, ManagedModule, devices_of, dtype_of, load_fully, unet_values
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class LoadedModel:
             batch: items that the work is for, so that the host frees memory for their activations as well.
             frames: mel frames per item.
         """
-        memory = max(self._activation_bytes(part, batch, frames) for part in parts)
-        load_fully([self._patcher(part) for part in parts], memory)
+        memory = max(self.activation_bytes(part, batch, frames) for part in parts)
+        load_fully([self.patcher(part) for part in parts], memory)
         return self._model
 
     def generate(self, *, image: Tensor, mask: Tensor, seconds: float, **settings: Any) -> Sound:
@@ -103,14 +103,13 @@ class LoadedModel:
             return self._model.name(image.cpu(), None if mask is None else mask.cpu(), top=top)
         return self.on_device("patches", "naming").name(image, mask, top=top)
 
-    def _activation_bytes(self, part: str, batch: int, frames: int) -> float:
+    def activation_bytes(self, part: str, batch: int, frames: int) -> float:
         """A generous upper bound of what a part's activations take for `batch` items of `frames` mel frames."""
         config = self.config
         frames = min(frames, self._model.window_frames)
         cells = frames * config.audio.mel_bands
         if part == "unet":
-            # Both halves of guidance, and some 24 tensors of the highest resolution that are alive at once.
-            values = 2 * batch * cells / config.vae.stride**2 * config.unet.channels[0] * 24
+            values = unet_values(config, 2 * batch, cells / config.vae.stride**2)  # both halves of guidance
         elif part == "vae":
             values = batch * cells * config.vae.channels[0] * 12
         elif part == "vocoder":
@@ -120,7 +119,7 @@ class LoadedModel:
         load_device, _ = devices_of(part)
         return float(values * dtype_of(part, load_device, self._dtype).itemsize)
 
-    def _patcher(self, part: str) -> ModelPatcher:
+    def patcher(self, part: str) -> ModelPatcher:
         """The part's patcher; its first use reads the part from disk."""
         if part not in self._patchers:
             load_device, offload_device = devices_of(part)
@@ -130,6 +129,23 @@ class LoadedModel:
             managed = ManagedModule(getattr(self._model, part))
             self._patchers[part] = ModelPatcher(managed, load_device=load_device, offload_device=offload_device)
         return self._patchers[part]
+
+    def native_model(self) -> ModelPatcher:
+        """The U-Net as the host's MODEL, a clone that other nodes may patch.
+
+        From then on the U-Net's own patcher is of the same kind: a MODEL's clones share weights, and the host tells
+        them apart when it loads one of them. Two patchers that know nothing of each other would each take the weights
+        for theirs, and a LoRA of one would be heard in the other.
+        """
+        from .native_model import NativeModel, WholePatcher  # imports the host's model classes
+
+        plain = self.patcher("unet")
+        if not isinstance(plain, WholePatcher):
+            plain.detach()
+            window = self._model.window_frames // self.config.vae.stride
+            native = NativeModel(self._model.unet, self.config, window, plain.offload_device)
+            self._patchers["unet"] = WholePatcher(native, plain.load_device, plain.offload_device)
+        return self._patchers["unet"].clone()
 
 
 class LoadedSegmenter:

@@ -7,6 +7,7 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ...sounding.config import SoundingConfig
 from ...sounding.networks.codec import PRECISE, part_dtype
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -61,3 +62,8 @@ def dtype_of(part: str, device: torch.device, choice: str = AUTO) -> torch.dtype
     if model_management.should_use_fp16(device):
         return torch.float16
     return torch.bfloat16 if model_management.should_use_bf16(device) else torch.float32
+
+
+def unet_values(config: SoundingConfig, rows: int, cells: float) -> float:
+    """A generous upper bound of the numbers that the U-Net's activations take, for rows of latents of `cells` each."""
+    return rows * cells * config.unet.channels[0] * 24  # some 24 tensors of the highest resolution at once

@@ -79,6 +79,7 @@ def test_all_are_there_in_both_forms_with_a_thumbnail():
         "click_and_hear",
         "click_to_stable_audio",
         "generated_picture",
+        "native_sampling",
         "one_object",
         "points_to_mask",
         "text_grounded",
