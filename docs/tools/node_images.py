@@ -107,5 +107,5 @@ def take(page: Page, workflow: str, shown: tuple[int, ...]) -> bytes:
     if taken.width > WIDTH:
         taken = taken.resize((WIDTH, round(taken.height * WIDTH / taken.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    taken.save(buffer, "JPEG", quality=82, optimize=True)
+    taken.save(buffer, "JPEG", quality=75, optimize=True, progressive=True)
     return buffer.getvalue()
