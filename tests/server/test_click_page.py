@@ -29,7 +29,7 @@ def test_a_click_shows_the_mask_and_a_second_object_its_own(page: Page):
     page.drawn()
     assert iou(coloured(dog, page.image()), true_mask("cow")) > 0.7
     assert page.points() == [(1, 0, False), (1, 0, False)]
-    assert [each["name"] for each in page.state()["objects"]] == ["Object 1", "cow"]
+    assert [each["name"] for each in page.state()["objects"]] == ["dog", "cow"]
     colours = [each["colour"] for each in page.state()["objects"]]
     assert len(set(colours)) == 2
     assert page.state()["size"] == [512, 384]

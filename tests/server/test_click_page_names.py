@@ -31,34 +31,25 @@ def names(page: Page) -> list[tuple[str, bool]]:
     return [(each["name"], each.get("auto", False)) for each in page.state()["objects"]]
 
 
-def field(page: Page, number: int) -> Any:
-    return page.page.get_by_label(f"Name of object {number}")
-
-
-def rename(page: Page, number: int, name: str) -> None:
-    field(page, number).fill(name)
-    field(page, number).press("Enter")
-
-
 def test_an_object_is_named_and_a_name_that_is_typed_stays(page: Page):
     page.click(DOG)
     page.drawn()
     assert names(page) == [("dog", True)]
-    assert field(page, 1).input_value() == "dog"
+    assert page.name(1).input_value() == "dog"
     assert "dog (" in page.status()
     assert "% sure)" in page.status()
     percent = page.page.locator(".sounding-click-panel .sounding-click-percent").first
     assert percent.text_content().endswith(" %")
-    assert "dog" in field(page, 1).get_attribute("title")
+    assert "dog" in page.name(1).get_attribute("title")
     page.photograph("click-names")
-    rename(page, 1, "Rex")
+    page.rename(1, "Rex")
     page.click((30, 30), button="right")
     page.drawn()
     assert names(page) == [("Rex", False)]
     assert percent.text_content() == ""
-    rename(page, 1, "")  # to have it named again
+    page.rename(1, "")  # to have it named again
     assert names(page) == [("dog", True)]
-    assert field(page, 1).input_value() == "dog"
+    assert page.name(1).input_value() == "dog"
 
 
 def test_undo_takes_the_name_back_with_the_click(page: Page):
@@ -70,7 +61,7 @@ def test_undo_takes_the_name_back_with_the_click(page: Page):
     page.drawn()
     (_, second) = [name for name, _ in names(page)]
     assert second not in ("dog", "Object 2")
-    rename(page, 2, "Daisy")
+    page.rename(2, "Daisy")
     page.page.locator("canvas.sounding-click-stage").focus()
     found = []
     for _ in range(4):
@@ -120,5 +111,5 @@ def test_what_the_loaded_model_does_not_know_is_said(plain_tab: Page):
     wait_until(plain_tab.page, "() => document.querySelector('.sounding-click-unsure').checkVisibility()")
     assert "not among wolves's 2; nearest: a wolf" in plain_tab.status()
     assert "not among wolves's 2; nearest: a wolf" in mark.get_attribute("title")
-    rename(plain_tab, 1, "Rex")
+    plain_tab.rename(1, "Rex")
     assert not mark.is_visible()

@@ -132,14 +132,14 @@ def test_waiting_and_steps_are_told_and_stopped(page: Page, server: Any):
     busy["4"] = {"class_type": "SoundingThisObject", "inputs": inputs | {"seed": int.from_bytes(os.urandom(3))}}
     busy["5"] = {"class_type": "PreviewAudio", "inputs": {"audio": ["4", 0]}}
     assert server.queue(busy).status_code == 200
-    page.button("Hear Object 1").click()
+    page.button("Hear dog").click()
     page.told("comes first")
-    assert page.button("Stop making Object 1").count() == 1
-    page.button("Stop making Object 1").click()
+    assert page.button("Stop making dog").count() == 1
+    page.button("Stop making dog").click()
     page.told("Stopped")
     assert server.get("/queue").json()["queue_pending"] == []
     assert len(server.get("/queue").json()["queue_running"]) == 1  # not ours: it goes on
-    page.button("Hear Object 1").click()
+    page.button("Hear dog").click()
     server.post("/interrupt")
     page.told(" of 4")
     page.page.locator(".sounding-click-panel .sounding-click-chip").wait_for()
@@ -162,6 +162,7 @@ def test_two_tabs_do_not_hear_each_other(context: Any, plain_tab: Page, server: 
         each.click(place)
     for each in (plain_tab, second):
         each.drawn()
+        each.rename(1, "Object 1")
         each.button("Hear Object 1").click()
     sources = []
     for each in (plain_tab, second):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Any
 
 import numpy as np
@@ -15,27 +16,36 @@ from sounding.config import NamingConfig
 from sounding.model import SoundingModel
 from sounding.naming.load import boxed_namer
 
-from .comfyui import Graph
-from .graphs import INPUT, node
+from .comfyui import ROOT, Graph, Server
+from .graphs import node
 
 pytestmark = pytest.mark.server
 
-MASKS = ("farm_mask_dog.png", "farm_mask_cow.png")
+PHOTOGRAPHS = ROOT / "tests" / "photographs"
 
 
 def pixels(name: str, mode: str) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(Image.open(INPUT / name).convert(mode), np.float32) / 255)[None]
+    return torch.from_numpy(np.asarray(Image.open(PHOTOGRAPHS / name).convert(mode), np.float32) / 255)[None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def photograph(server: Server) -> tuple[torch.Tensor, torch.Tensor]:
+    """A dog, and the masks of it and of all around it."""
+    for name in ("dog.jpg", "dog_mask.png"):
+        shutil.copy(PHOTOGRAPHS / name, server.folder / "input" / f"photograph_{name}")
+    mask = pixels("dog_mask.png", "L")
+    return pixels("dog.jpg", "RGB"), torch.cat([mask, 1 - mask])
 
 
 def graph_of(**inputs: Any) -> Graph:
-    """The dog and the cow of the example, named; every output is shown."""
+    """The dog and its surroundings, named; every output is shown."""
     graph = {
-        "image": node("LoadImage", image="farm.png"),
-        "dog": node("LoadImageMask", image=MASKS[0], channel="red"),
-        "cow": node("LoadImageMask", image=MASKS[1], channel="red"),
-        "grey": node("MaskToImage", mask=["dog", 0]),
-        "white": node("MaskToImage", mask=["cow", 0]),
-        "both": node("ImageBatch", image1=["grey", 0], image2=["white", 0]),
+        "image": node("LoadImage", image="photograph_dog.jpg"),
+        "dog": node("LoadImageMask", image="photograph_dog_mask.png", channel="red"),
+        "around": node("InvertMask", mask=["dog", 0]),
+        "first": node("MaskToImage", mask=["dog", 0]),
+        "second": node("MaskToImage", mask=["around", 0]),
+        "both": node("ImageBatch", image1=["first", 0], image2=["second", 0]),
         "masks": node("ImageToMask", image=["both", 0], channel="red"),
         "name": node("SoundingNameObject", **{
             "image": ["image", 0],
@@ -55,30 +65,32 @@ def shown(entry: dict[str, Any], output: str) -> list[str]:
     return list(entry["outputs"][output]["text"])
 
 
-def test_each_mask_gets_a_name_its_probability_and_a_prompt(server):
-    entry = server.run(graph_of(template="{name} of {names} at {probability}"))
-    expected = boxed_namer().name(pixels("farm.png", "RGB"), torch.cat([pixels(mask, "L") for mask in MASKS]), top=3)
+def test_each_mask_gets_a_name_its_probability_and_a_prompt(server, photograph):
+    template = "{name} of {names} at {probability}"
+    entry = server.run(graph_of(template=template, if_unknown=template))
+    expected = boxed_namer().name(*photograph, top=3)
     names = [each.name for each in expected]
-    assert names[0] == "dog"
+    assert names == ["dog", "unknown"]
     assert shown(entry, "names") == names
     probabilities = [float(value) for value in shown(entry, "probabilities")]
     np.testing.assert_allclose(probabilities, [each.probability for each in expected], atol=1e-4)
-    assert shown(entry, "prompts") == [
-        f"{each.name} of {', '.join(name for name, _ in each.top)} at {each.probability:.2f}" for each in expected
-    ]
     told = entry["outputs"]["name"]["sounding_names"]
     assert [each["name"] for each in told] == names
-    assert [len(each["top"]) for each in told] == [3, 3]
+    likely = [[name for name, _ in each["top"]] for each in told]
+    assert [(each[0], len(each)) for each in likely] == [(each.top[0][0], 3) for each in expected]
+    assert shown(entry, "prompts") == [
+        f"{three[0]} of {', '.join(three)} at {share:.2f}" for three, share in zip(likely, probabilities, strict=True)
+    ]
     assert "dog" in entry["outputs"]["name"]["text"][0]
 
 
 def test_names_that_are_given_stay_and_the_others_are_found(server):
     graph = graph_of(names=["lines", 0])
-    graph["lines"] = node("StringConcatenate", string_a="Object 1", string_b="Daisy the cow", delimiter="\n")
+    graph["lines"] = node("StringConcatenate", string_a="Object 1", string_b="dry grass", delimiter="\n")
     entry = server.run(graph)
-    assert shown(entry, "names") == ["dog", "Daisy the cow"]
+    assert shown(entry, "names") == ["dog", "dry grass"]
     assert float(shown(entry, "probabilities")[1]) == 1.0
-    assert shown(entry, "prompts") == ["the sound of dog", "the sound of Daisy the cow"]
+    assert shown(entry, "prompts") == ["the sound of dog", "the sound of dry grass"]
 
 
 def test_what_nobody_can_tell_gets_a_prompt_of_its_own(server):
@@ -93,7 +105,7 @@ def test_what_nobody_can_tell_gets_a_prompt_of_its_own(server):
     assert shown(entry, "prompts") == [f"perhaps {likeliest}"]
 
 
-def test_several_images_and_the_whole_image(server):
+def test_several_images_and_the_whole_image(server, photograph):
     graph = graph_of(image=["pair", 0])
     graph["pair"] = node("ImageBatch", image1=["image", 0], image2=["image", 0])
     both = shown(server.run(graph), "names")
@@ -101,11 +113,11 @@ def test_several_images_and_the_whole_image(server):
     graph["name"]["inputs"]["mask"] = ["dog", 0]
     assert shown(server.run(graph), "names") == ["dog", "dog"]
     del graph["name"]["inputs"]["mask"]
-    whole = boxed_namer().name(pixels("farm.png", "RGB"), top=3)[0].name
+    whole = boxed_namer().name(photograph[0])[0].name
     assert shown(server.run(graph), "names") == [whole, whole]
 
 
-def test_a_converted_model_names_by_itself(server, tiny_config):
+def test_a_converted_model_names_by_itself(server, tiny_config, photograph):
     names = tuple(f"thing {i}" for i in range(tiny_config.patches.width))
     naming = NamingConfig(names=names, rows=tuple(range(len(names))), threshold=0.0)
     model = SoundingModel(dataclasses.replace(tiny_config, naming=naming))
@@ -116,7 +128,7 @@ def test_a_converted_model_names_by_itself(server, tiny_config):
     graph["load"] = node("SoundingLoadModel", checkpoint=path.name)
     entry = server.run(graph)
     model = sounding.load(path)  # with the precision of the file
-    expected = model.name(pixels("farm.png", "RGB"), torch.cat([pixels(mask, "L") for mask in MASKS]), top=3)
+    expected = model.name(*photograph, top=3)
     assert shown(entry, "names") == [each.name for each in expected]
     probabilities = [float(value) for value in shown(entry, "probabilities")]
     np.testing.assert_allclose(probabilities, [each.probability for each in expected], atol=1e-4)
