@@ -16,6 +16,8 @@ from .graphs import COW, DOG, FARM, INPUT, iou, state, true_mask
 
 pytestmark = pytest.mark.server
 
+STARTER_LABEL = "starter (in the box)"
+
 
 def test_the_route_answers_a_mask_for_each_object(server):
     body = {"picture": FARM, "state": state({"positive": [DOG]}, {}, {"positive": [COW]})}
@@ -26,6 +28,30 @@ def test_the_route_answers_a_mask_for_each_object(server):
     assert iou(mask_of(dog), true_mask("dog")) > 0.75
     assert iou(mask_of(cow), true_mask("cow")) > 0.75
     assert 0 <= dog["score"] <= 1
+
+
+def test_each_mask_has_a_name_and_what_the_starter_knows_of_it(server):
+    answer = ask(server, {"picture": FARM, "state": state({"positive": [DOG]}, {}, {"positive": [COW]})}).json()
+    assert answer["vocabulary"] == {"checkpoint": STARTER_LABEL, "names": 79}
+    dog, cow = answer["masks"][0]["named"], answer["masks"][2]["named"]
+    assert (dog["name"], dog["known"], dog["sounds_as"]) == ("dog", True, "a dog")
+    assert dog["top"][0] == ["dog", dog["probability"]]
+    assert dog["nearest"][0] == "a dog"
+    assert 1 >= dog["probability"] >= 0.5 > dog["top"][1][1]
+    assert len(cow["top"]) == 5
+    assert 0 <= answer["naming_milliseconds"] <= answer["milliseconds"]
+
+
+@pytest.mark.parametrize("checkpoint", [None, "none.safetensors", "../starter.safetensors", "text.safetensors",
+                                        "foreign.safetensors", "tiny.safetensors", "\0"])  # fmt: skip
+def test_names_come_where_nothing_is_known_of_a_checkpoint(server, checkpoint):
+    """It lists no names, is not of this pack, or cannot be read: which loading it says."""
+    answer = ask(server, BODY | {"checkpoint": checkpoint})
+    assert answer.status_code == 200
+    assert answer.json()["vocabulary"] is None
+    named = answer.json()["masks"][0]["named"]
+    assert named["name"] == "dog"
+    assert "sounds_as" not in named
 
 
 def test_the_mask_shown_is_the_mask_that_the_graph_gets(server):
@@ -99,6 +125,8 @@ REFUSED: dict[str, tuple[Any, dict[str, str], int, str]] = {
     "no segmenter": (BODY | {"segmenter": "sams/none.pth"}, {}, 400, "a Segment Anything model in models/sams"),
     "a segmenter of zero bytes": (BODY | {"segmenter": "sams/\0\ud800"}, {}, 400, "a Segment Anything model in"),
     "a segmenter by number": (BODY | {"segmenter": 7}, {}, 400, "segmenter is not a name"),
+    "a checkpoint by number": (BODY | {"checkpoint": 7}, {}, 400, "checkpoint is not a name"),
+    "a checkpoint of 2000 letters": (BODY | {"checkpoint": "a" * 2000}, {}, 400, "checkpoint is not a name"),
     "lists in the state": (json.dumps(BODY).replace("190", "[" * 800 + "]" * 800), {}, 400, "an x and a y"),
     "lists for the state": (BODY | {"state": deep(800)}, {}, 400, "a JSON object is expected"),
     "lists for the picture": (BODY | {"picture": deep(800)}, {}, 400, "a name, a subfolder and a type"),
