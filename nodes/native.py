@@ -29,16 +29,16 @@ class SoundingNative(io.ComfyNode):
                 ModelType.Input("model", tooltip="From Sounding Load Model."),
                 ConditionType.Input("condition", tooltip="What is to sound, from a Sounding Ground node."),
                 ConditionType.Input(
-                    "avoid",
+                    "negative",
                     optional=True,
-                    tooltip="What is not to sound: another selection, for the negative conditioning. Without it the "
-                    "sound is only kept away from 'nothing in particular', as in Sounding Sampler.",
+                    tooltip="What is not to be heard, from a Sounding Ground node; without it guidance leads away from "
+                    "the condition of no object, as in Sounding Sampler.",
                 ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="For KSampler and other core samplers."),
                 io.Conditioning.Output(display_name="positive", tooltip="What is to sound, one row per selection."),
-                io.Conditioning.Output(display_name="negative", tooltip="What the sound is to be kept away from."),
+                io.Conditioning.Output(display_name="negative", tooltip="What guidance leads away from."),
                 io.Vae.Output(
                     display_name="vae",
                     tooltip="From latents to sound and back, for VAE Decode Audio and VAE Encode Audio; the vocoder is "
@@ -48,19 +48,19 @@ class SoundingNative(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, condition: Condition, avoid: Condition | None = None) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, condition: Condition, negative: Condition | None = None) -> io.NodeOutput:
         """Wrap the parts, which stay where the host's memory management keeps them."""
         from .host.native_vae import NativeVae  # imports the host's model classes
 
         positive = _checked(condition, "condition", model)
-        if avoid is None:
-            negative = model.on_device("grounding").grounding.null_condition(1)
+        if negative is None:
+            null = model.on_device("grounding").grounding.null_condition(1)
         else:
-            negative = _checked(avoid, "avoid", model)
+            null = _checked(negative, "negative", model)
         device = model_management.intermediate_device()
         return io.NodeOutput(
             model.native_model(),
-            *([[tokens.to(device).float(), {}]] for tokens in (positive, negative)),
+            *([[tokens.to(device).float(), {}]] for tokens in (positive, null)),
             NativeVae(model),
         )
 

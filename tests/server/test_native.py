@@ -146,7 +146,7 @@ def rows(path):
     found["paired"] = apart(host(parts, noise), ours(loaded, condition, noise, "dpm++"))
     swapped = host(parts, noise.flip(0))
     found["differ"] = apart(swapped.flip(0), host(parts, noise))
-    avoided = native(loaded, condition_of(loaded), avoid=condition_of(loaded))
+    avoided = native(loaded, condition_of(loaded), negative=condition_of(loaded))
     assert torch.equal(avoided[1][0][0], avoided[2][0][0])
     found["too few"] = message(host, parts, noise[:1])
     found["foreign latent"] = message(host, parts, torch.randn(1, 4, 64, 64))
