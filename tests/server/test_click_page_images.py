@@ -63,6 +63,7 @@ def test_an_image_of_another_node_is_shown_after_a_run(page: Page):
 
 def test_copies_keep_their_own_clicks(page: Page):
     page.click(DOG)
+    page.drawn()
     before = page.state()
     page.page.evaluate(
         "() => { app.canvas.selectNode(theClick()); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard(); }"
@@ -81,6 +82,7 @@ def test_copies_keep_their_own_clicks(page: Page):
 
 def test_a_subgraph_keeps_the_clicks(page: Page):
     page.click(DOG)
+    page.drawn()
     before = page.state()
     page.page.evaluate("() => { app.graph.convertToSubgraph(new Set([theClick()])); }")
     workflow = page.page.evaluate("() => JSON.parse(JSON.stringify(app.graph.serialize()))")
