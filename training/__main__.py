@@ -1,4 +1,4 @@
-"""`python -m training prepare | run | finetune | starter`: training from a terminal.
+"""`python -m training prepare | run | finetune | evaluate | starter`: training from a terminal.
 
 Several processes or machines: `accelerate launch -m training run RECIPE`.
 """
@@ -15,10 +15,12 @@ import typer
 from sounding.cli.terminal import command_group, plain_errors
 
 from .data.prepare import app as prepare_app
+from .evaluate.cli import app as evaluate_app
 from .starter import cli as starter
 
 app = command_group("Train and prepare data for Sounding Objects.")
 app.add_typer(prepare_app, name="prepare")
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(starter.app, name="starter")
 for moved, command in (  # where earlier versions had them
     ("calibrate", starter.calibrate),

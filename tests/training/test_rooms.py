@@ -16,7 +16,9 @@ ALLOWED = {
     "engine": set(),
     "tasks": {"data", "engine"},
     "finetune": {"tasks", "data", "engine", "the top"},
-    "starter": {"tasks", "data", "engine", "the top", "finetune"},  # finetune: its evaluation with the starter's judge
+    "evaluate": {"data"},
+    # finetune: its evaluation with the starter's judge
+    "starter": {"tasks", "data", "engine", "the top", "finetune", "evaluate"},
 }
 
 

@@ -1,0 +1,1 @@
+"""What the paper measures, for any folder of sounds."""
