@@ -18,7 +18,7 @@ from .encoders.vocabulary import names_it
 from .grounding import Condition, Names, Source, between
 from .naming.load import boxed_namer
 from .naming.names import Named
-from .naming.sentences import names, sentences
+from .naming.sentences import sentences
 from .parts import Parts
 
 
@@ -74,8 +74,9 @@ class Conditioning(Parts):
             text: one sentence, or one per row.
             sound: [B, samples] at the model's rate, for a checkpoint trained with audio queries.
             by: what a mask does, "grounding" or "names"; the checkpoint's own (`config.generation.masks`) if None.
-            likely_names: how many of the likeliest names are averaged into one embedding, weighted by their
-                probabilities; 1 takes the best name alone. The checkpoint's own (`config.generation`) if None.
+            likely_names: where no specific name is sure but a general one ("bird"), so many of the likeliest specific
+                names are averaged into one embedding, weighted by their probabilities; 1 takes the general name. The
+                checkpoint's own (`config.generation`) if None.
             image: [1, H, W, 3] or one per row, which objects are named from; without it they are named from `patches`.
             image_size: (H, W) of the image, which crop and pad geometries need to place a mask of another size.
             clamp: overrides the checkpoint's setting, see `grounding.match_moments`.
@@ -164,11 +165,13 @@ class Conditioning(Parts):
     ) -> Asked:
         """The sentences with the names of masked objects as queries; rows of `patches` are those of masks.
 
-        Several likely names are one query, the mean of their sentences' embeddings weighted by their probabilities and
-        brought to the embeddings' mean length.
+        Several likely names are one query: the mean of their sentences' embeddings, weighted by their probabilities and
+        brought to their mean length.
         """
-        found = self._named(patches, mask, image)
-        texts = [None] * len(found) if text is None else check_texts(listed(text))
+        found = self._named(patches, mask, image, top=max(likely, 5))
+        texts: list[str | None] = [None] * len(found)
+        if text is not None:
+            texts = [" ".join(one.split()) for one in check_texts(listed(text))]
         if len(texts) == 1 or len(found) == 1:
             rows = max(len(texts), len(found))
             texts, found = texts * (rows // len(texts)), found * (rows // len(found))
@@ -177,7 +180,9 @@ class Conditioning(Parts):
                 f"There are {len(found)} masks and {len(texts)} texts, but equal numbers (or one of either) are "
                 "expected."
             )
-        voiced = [sentences(one, said, likely) for one, said in zip(found, texts, strict=True)]
+        masks = ["the mask"] if len(found) == 1 else [f"mask {number}" for number in range(1, len(found) + 1)]
+        rows_of = zip(found, texts, masks, strict=True)
+        voiced = [sentences(one, text, likely, mask=which) for one, text, which in rows_of]
         flat = self._embed([sentence for row in voiced for sentence, _ in row], None)
         queries = []
         for row, embedded in zip(voiced, flat.split([len(row) for row in voiced]), strict=True):
@@ -186,23 +191,23 @@ class Conditioning(Parts):
             mean = (shares * embedded).sum(dim=0)
             queries.append(embedded[0] if len(row) == 1 else functional.normalize(mean, dim=0) * length)
         asked = torch.stack(queries)
-        first = [row[0][0] for row in voiced]
+        said = [" or ".join(sentence for sentence, _ in row) for row in voiced]
         nearest = self._nearest(asked)
-        by_name = [one.known and not (said and names(said, one.name)) for one, said in zip(found, texts, strict=True)]
+        by_name = [sentence != text for sentence, text in zip(said, texts, strict=True)]
         sure = torch.tensor([one.probability if name else 1.0 for one, name in zip(found, by_name, strict=True)])
         return Asked(
             asked,
-            tuple(first),
+            tuple(said),
             tuple("name" if name else "text" for name in by_name),
-            sure * self.familiarity(first, nearest).cpu(),
+            sure * self.familiarity(said, nearest).cpu(),
             nearest,
         )
 
-    def _named(self, patches: Tensor, mask: Tensor, image: Tensor | None) -> list[Named]:
+    def _named(self, patches: Tensor, mask: Tensor, image: Tensor | None, top: int) -> list[Named]:
         """The name of what each mask shows."""
         if image is None:
-            return self.name(mask=mask, patches=patches)
-        return self.name(image, mask.expand(max(len(image), len(mask)), -1, -1))
+            return self.name(mask=mask, patches=patches, top=top)
+        return self.name(image, mask.expand(max(len(image), len(mask)), -1, -1), top=top)
 
     def name(
         self, image: Tensor | None = None, mask: Tensor | None = None, *, patches: Tensor | None = None, top: int = 5

@@ -203,8 +203,9 @@ class GenerationConfig(Checked):
     # What a mask does: it takes the place of the attention weights (section 3.2), or the masked object is named and the
     # sentence with that name is the condition, for weights whose grounding is untrained.
     masks: Masks = "grounding"
-    # How many of the likeliest names are averaged into one embedding, by their probabilities; 1 takes the best alone.
-    likely_names: Annotated[int, Range(1, 20)] = 1
+    # Where no specific name is sure but a general one ("bird"), so many of the likeliest specific names are averaged
+    # into one embedding, by their probabilities; 1 takes the general name.
+    likely_names: Annotated[int, Range(1, 20)] = 3
     # Cosine between a condition and the mean condition of backdrops, both taken from the mean of all conditions.
     backdrop_cosine: Cosines = (0.6, 0.5)
     # Share of its own condition that a backdrop keeps; the rest becomes the mean condition of backdrops.

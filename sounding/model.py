@@ -101,7 +101,7 @@ class SoundingModel(Conditioning):
                 `text`, by one of them or by both; one for all sounds, or one per sound.
             by: what masks do, "grounding" or "names"; the checkpoint's own (`config.generation.masks`) where it is
                 None, see `ground`.
-            likely_names: how many of the likeliest names are averaged where a mask is named, likewise.
+            likely_names: how many likely names are averaged where only a general one is sure, likewise, see `ground`.
             seconds: length of the sound.
             steps, cfg, sampler: how it is sampled; the checkpoint's own (`config.generation`) where they are None.
             scheduler: the former spelling of `sampler`, which goes on working.

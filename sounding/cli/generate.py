@@ -50,8 +50,8 @@ def generate(
         typer.Option(
             min=1,
             max=20,
-            help="Where a mask is named: how many of the likeliest names are averaged; 1 takes the best alone. The "
-            "checkpoint's own without it.",
+            help="Where only a general name is sure, such as 'bird': how many likely specific ones are averaged; 1 "
+            "takes the general name. The checkpoint's own without it.",
         ),
     ] = None,
     model: ModelOption = "starter",

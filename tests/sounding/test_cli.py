@@ -130,7 +130,7 @@ def test_masks_are_named_if_asked(folder: Path, monkeypatch: pytest.MonkeyPatch)
     from sounding.naming.names import Named
 
     answers = [Named("dog", 0.8, (("dog", 0.8),)), Named("cat", 0.3, (("cat", 0.3),))]
-    monkeypatch.setattr(SoundingModel, "name", lambda model, image, mask: answers[: len(mask)])
+    monkeypatch.setattr(SoundingModel, "name", lambda model, image, mask, top: answers[: len(mask)])
     masks = (*left(folder), "--mask", str(folder / "right.png"))
     result = sounding(folder, *masks, "--by", "names", "--text", "far away", "--out", str(folder / "a.wav"), "--json")
     assert result.exit_code == 0, result.output

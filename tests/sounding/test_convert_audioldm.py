@@ -92,7 +92,7 @@ def test_a_named_mask_sounds_as_in_the_pipeline(
     convert(out, audioldm=tmp_path / "s", clip=tiny_clip, condition="film", dtype=torch.float32)
     model = sounding.load(out, device="cpu")
     dog = Named("dog", 0.8, (("dog", 0.8), ("wolf", 0.1)))
-    monkeypatch.setattr(model, "name", lambda image, mask: [dog] * len(mask))
+    monkeypatch.setattr(model, "name", lambda image, mask, top: [dog] * len(mask))
     mask = torch.zeros(1, 48, 48)
     mask[:, 8:30, 8:30] = 1
     settings = {"image": torch.rand(1, 48, 48, 3), "mask": mask, "seconds": 1.28, "steps": 4, "cfg": 2.5, "seed": 7}

@@ -8,6 +8,7 @@ from sounding.naming.names import UNKNOWN, Named
 from sounding.naming.sentences import joined, sentences, with_article
 
 DOG = Named("dog", 0.6, (("dog", 0.6), ("wolf", 0.3), ("fox", 0.1)))
+BIRD = Named("bird", 0.9, (("owl", 0.6), ("finch", 0.3), ("jay", 0.1)))
 NOTHING = Named(UNKNOWN, 0.08, (("nail", 0.08), ("web", 0.05)))
 
 
@@ -61,10 +62,16 @@ def test_an_empty_name_is_refused() -> None:
         with_article("  ")
 
 
-def test_several_likely_names_share_the_sentence() -> None:
-    assert sentences(DOG, "barking twice") == [("a dog barking twice", 1.0)]
-    assert sentences(DOG, likely=2) == [("a dog", pytest.approx(2 / 3)), ("a wolf", pytest.approx(1 / 3))]
-    assert sentences(DOG, "a dog far away", likely=3) == [("a dog far away", 1.0)]
+def test_likely_specific_names_stand_for_a_general_one() -> None:
+    assert sentences(BIRD, "far away") == [("a bird far away", 1.0)]
+    assert sentences(BIRD, likely=2) == [("an owl", pytest.approx(2 / 3)), ("a finch", pytest.approx(1 / 3))]
+    assert sentences(BIRD, "far away", likely=3)[2] == ("a jay far away", pytest.approx(0.1))
+    assert sentences(BIRD, "two owls", likely=3) == [("two owls", 1.0)]
+    assert sentences(BIRD, "a bird far away", likely=3) == [("a bird far away", 1.0)]
+
+
+def test_a_specific_name_stands_alone() -> None:
+    assert sentences(DOG, "barking twice", likely=3) == [("a dog barking twice", 1.0)]
 
 
 def test_what_has_no_name_needs_words() -> None:

@@ -60,12 +60,16 @@ def test_text_and_mask_are_compared_with_each_objects_own_mask(
 def test_names_are_compared_with_captions(
     stamps_data: ObjectSet, tiny_model: SoundingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([Named(UNKNOWN, 0.1, (("nail", 0.1),)), *[Named("dog", 0.5, (("dog", 0.5), ("cat", 0.5)))] * 3])
+    dog, bird = Named("dog", 0.6, (("dog", 0.6), ("cat", 0.4))), Named("bird", 0.9, (("owl", 0.5), ("jay", 0.4)))
+    answers = iter([Named(UNKNOWN, 0.1, (("nail", 0.1),)), dog, bird, bird])
     monkeypatch.setattr(tiny_model, "name", lambda image, mask: [next(answers)])
     figures = name_figures(tiny_model, stamps_data, 4)
-    assert (figures["unknown"], figures["count"]) == (1, 4)
-    assert figures["1 names"]["cosine"] != figures["2 names"]["cosine"]
-    assert figures["2 names"] == figures["5 names"]  # there are but two
+    assert (figures["count"], figures["unknown"]) == (4, 1)
+    assert (figures["specific"]["count"], figures["general"]["count"]) == (1, 2)
+    assert figures["specific"]["likely_names 1"] == figures["specific"]["likely_names 5"]
+    general = figures["general"]
+    assert general["likely_names 1"]["cosine"] != general["likely_names 2"]["cosine"]
+    assert general["likely_names 2"] == general["likely_names 5"]  # there are but two
 
 
 def test_negatives_are_heard(stamps_data: ObjectSet, tiny_model: SoundingModel) -> None:

@@ -10,8 +10,8 @@ condition of the meant object's own mask is higher than with those of all other 
     pair: the mask covers two objects, and the text is the caption of one
     look-alike: the same, with a third object outside of the mask whose caption is nearest to the text
     manner: the mask covers one object of three, and the text does not name it ("barking twice")
-(names) the sentence with the name of what is masked: how near its embedding is to the caption, by the best name alone
-    and by several likely ones, as the shares of objects that the caption is the nearest of all captions
+(names) the sentence with the name of what is masked: its cosine with the object's caption, and how often that is the
+    nearest of all captions; apart for specific names and for general ones ("bird"), for which several likely ones stand
 (negative) the mask covers two objects; what is heard with the second one's mask or caption as the negative condition
 
 The same checkpoint and settings give the same figures.
@@ -128,27 +128,30 @@ def directions(model: SoundingModel, conditions: Sequence[Condition]) -> Tensor:
 def name_figures(model: SoundingModel, data: ObjectSet, count: int) -> Figures:
     """(names) of the first object in `count` scenes of two."""
     captions = embeddings(model, [entry.caption for entry in data.entries])
-    cosines: dict[str, list[float]] = defaultdict(list)
-    right: dict[str, list[bool]] = defaultdict(list)
-    unknown = 0
+    found: dict[str, list[Tensor]] = defaultdict(list)  # per kind of name, each object's cosines by number of names
+    right: dict[str, list[Tensor]] = defaultdict(list)
     for index, labels in held_out_pairs(data, count):
         scene = seen(model, data, (index, labels))
         (named,) = model.name(image=scene.image, mask=scene.masks[:1])
         if not named.known:
-            unknown += 1
             continue
+        cosines = []
         for likely in LIKELY:
             shares = sentences(named, likely=likely)
-            embedded = embeddings(model, [sentence for sentence, _ in shares])
             weights = torch.tensor([share for _, share in shares])
-            found = captions @ functional.normalize(weights @ embedded, dim=0)
-            cosines[f"{likely} names"].append(float(found[labels[0]]))
-            right[f"{likely} names"].append(int(found.argmax()) == labels[0])
-    return {
-        "unknown": unknown,
-        "count": count,
-        **{way: {"cosine": float(np.mean(cosines[way])), "nearest": float(np.mean(right[way]))} for way in cosines},
-    }
+            mean = weights @ embeddings(model, [sentence for sentence, _ in shares])
+            cosines.append(captions @ functional.normalize(mean, dim=0))
+        kind = "specific" if named.name == named.top[0][0] else "general"
+        found[kind].append(torch.stack(cosines)[:, labels[0]])
+        right[kind].append(torch.stack(cosines).argmax(dim=1) == labels[0])
+    figures: Figures = {"count": count, "unknown": count - sum(map(len, found.values()))}
+    for kind, values in found.items():
+        cosine, nearest = torch.stack(values).mean(dim=0), torch.stack(right[kind]).float().mean(dim=0)
+        figures[kind] = {"count": len(values)} | {
+            f"likely_names {likely}": {"cosine": float(cosine[place]), "nearest": float(nearest[place])}
+            for place, likely in enumerate(LIKELY)
+        }
+    return figures
 
 
 @torch.inference_mode()
