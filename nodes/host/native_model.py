@@ -7,6 +7,7 @@ What is relied on of the host: `comfy.model_base.BaseModel` with `_apply_model`,
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -91,8 +92,9 @@ class NativeModel(model_base.BaseModel):
 
     def memory_required(self, input_shape: list[int], cond_shapes: dict[str, Any] | None = None) -> float:
         """Bytes that a forward pass needs beside the weights, for latents of some shape."""
-        rows, _, frames, bands = input_shape
-        return unet_values(self.config, rows, min(frames, self.window) * bands) * self.diffusion_model.dtype.itemsize
+        # Called before `extra_conds` has looked at the latent, so any shape may come.
+        cells = min(math.prod(input_shape[2:]), self.window * self.config.latent_bands)
+        return unet_values(self.config, input_shape[0], cells) * self.diffusion_model.dtype.itemsize
 
 
 class HostConfig(supported_models_base.BASE):

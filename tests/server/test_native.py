@@ -44,7 +44,7 @@ from pack.sounding.diffusion import build_noise_schedule, draw_noise
 
 STEPS, CFG, SEED = 10, 3.0, 7
 
-def noise_of(*seeds, frames=128):
+def noise_of(*seeds, frames=32):
     return draw_noise((8, frames, 16), list(seeds))
 
 def condition_of(loaded, rows=1):
@@ -130,12 +130,13 @@ def sampling(path):
     latent = noise_of(3)
     found["denoise"] = apart(host(parts, noise, steps=5, denoise=0.5, latent=latent),
                              ours(loaded, condition, noise, "dpm++", denoise=0.5, latents=latent))
-    mask = torch.zeros(1, 128, 16)
-    mask[:, 64:] = 1
+    mask = torch.zeros(1, 32, 16)
+    mask[:, 16:] = 1
     renewed = host(parts, noise, latent=latent, noise_mask=mask)
-    found["kept"] = apart(renewed[:, :, :64], latent[:, :, :64])
-    found["renewed"] = apart(renewed[:, :, 64:], latent[:, :, 64:])
-    found["seed"] = bool(torch.equal(comfy.sample.prepare_noise(torch.zeros(1, 8, 128, 16), SEED), noise))
+    found["kept"] = apart(renewed[:, :, :16], latent[:, :, :16])
+    found["renewed"] = apart(renewed[:, :, 16:], latent[:, :, 16:])
+    block = comfy.sample.prepare_noise(torch.zeros(1, 8, 128, 16), SEED)
+    found["seed"] = bool(torch.equal(block, noise_of(SEED, frames=128)))
     return found
 
 def rows(path):
@@ -150,8 +151,9 @@ def rows(path):
     assert torch.equal(avoided[1][0][0], avoided[2][0][0])
     found["too few"] = message(host, parts, noise[:1])
     found["foreign latent"] = message(host, parts, torch.randn(1, 4, 64, 64))
+    found["audio latent"] = message(host, parts, torch.zeros(1, 64, 1024))
     found["foreign conditioning"] = message(host, (parts[0], [[torch.randn(1, 77, 768), {}]], *parts[2:]), noise)
-    long = noise_of(7, frames=600)
+    long = noise_of(7, frames=520)
     one = native(loaded, condition_of(loaded))
     found["windows"] = apart(host(one, long, steps=2), ours(loaded, condition_of(loaded), long, "dpm++", steps=2))
     return found
@@ -284,6 +286,7 @@ def test_what_does_not_fit_is_said_before_sampling(measured):
     rows = measured["rows"]
     assert "2 selections, but the latent has 1 rows; set batch_size of Sounding Empty Latent to 2" in rows["too few"]
     assert "(1, 4, 64, 64), but [B, 8, frames, 16] is expected" in rows["foreign latent"]
+    assert "(1, 64, 1024), but [B, 8, frames, 16] is expected" in rows["audio latent"]
     assert "(1, 77, 768), but [B, N, 16] is expected" in rows["foreign conditioning"]
 
 
