@@ -66,7 +66,7 @@ class Conditioning(Parts):
         the condition. This is the paper's baseline *Captioning*, made per object instead of per image: a U-Net with
         FiLM takes the sentence's embedding as in AudioLDM and sees nothing of the image; one that attends to images
         takes the sentence as the text within the mask. A text continues the name ("barking twice" makes "a dog barking
-        twice") and stands alone where it names the object by itself or where the object has no name.
+        twice") and stands alone where it names the object by itself or where no name is sure.
 
         Args:
             patches: [B, P, L] of `see`. One image serves any number of masks or texts.
@@ -82,8 +82,7 @@ class Conditioning(Parts):
             clamp: overrides the checkpoint's setting, see `grounding.match_moments`.
 
         Raises:
-            ValueError: none of mask, text and sound, or text and sound; an empty mask; a masked object without a name
-                and without text; numbers of rows that do not fit.
+            ValueError: none of mask, text and sound, or text and sound; an empty mask; numbers of rows that do not fit.
         """
         if (mask is None and text is None and sound is None) or (text is not None and sound is not None):
             raise ValueError(
@@ -180,9 +179,7 @@ class Conditioning(Parts):
                 f"There are {len(found)} masks and {len(texts)} texts, but equal numbers (or one of either) are "
                 "expected."
             )
-        masks = ["the mask"] if len(found) == 1 else [f"mask {number}" for number in range(1, len(found) + 1)]
-        rows_of = zip(found, texts, masks, strict=True)
-        voiced = [sentences(one, text, likely, mask=which) for one, text, which in rows_of]
+        voiced = [sentences(one, text, likely) for one, text in zip(found, texts, strict=True)]
         flat = self._embed([sentence for row in voiced for sentence, _ in row], None)
         queries = []
         for row, embedded in zip(voiced, flat.split([len(row) for row in voiced]), strict=True):

@@ -72,36 +72,25 @@ def joined(name: str, text: str | None = None) -> str:
     return f"{with_article(name)}{',' if apart else ''} {text}"
 
 
-def sentences(
-    named: Named, text: str | None = None, likely: int = 1, *, mask: str = "the mask"
-) -> list[tuple[str, float]]:
+def sentences(named: Named, text: str | None = None, likely: int = 1) -> list[tuple[str, float]]:
     """The sentences that stand for what a mask shows, with their shares, which sum to 1.
 
     Args:
         named: what the mask shows.
-        text: what is said about its sound; alone where the object has no name.
-        likely: where only a more general name is sure ("bird"), so many of the likeliest specific names stand for it,
-            by their probabilities; 1 takes the general name.
-        mask: what an error calls the mask.
+        text: what is said about its sound; alone where no name is sure.
+        likely: where no specific name is sure, so many of the likeliest ones stand for it, by their probabilities; 1
+            takes the more general name ("bird") if that is sure, else the likeliest.
 
     Raises:
-        ValueError: the object has no name, and there is no text; or `likely` is below 1.
+        ValueError: `likely` is below 1.
     """
     if likely < 1:
-        raise ValueError(f"likely_names is {likely}, but 1 or more is expected; 1 takes the name that is sure.")
+        raise ValueError(f"likely_names is {likely}, but 1 or more is expected; 1 takes a single name.")
     text = " ".join((text or "").split()) or None
-    if not named.known:
-        if text is None:
-            likeliest = ", ".join(f"{name} {share:.0%}" for name, share in named.top[:3])
-            raise ValueError(
-                f"What {mask} shows has no name that is probable enough (likeliest: {likeliest}), but this way of "
-                "making a sound needs one; say in words what sounds, or select one whole object."
-            )
-        return [(text, 1.0)]
     chosen = named.top[:likely]
-    if text is not None and any(names(text, name) for name in (named.name, *(name for name, _ in chosen))):
+    if text is not None and (not named.known or any(names(text, name) for name in (named.name, *dict(chosen)))):
         return [(text, 1.0)]
-    if likely == 1 or named.name == named.top[0][0]:
+    if named.known and (likely == 1 or named.name == named.top[0][0]):
         return [(joined(named.name, text), 1.0)]
     total = sum(share for _, share in chosen)
     return [(joined(name, text), share / total) for name, share in chosen]

@@ -155,11 +155,13 @@ def test_a_named_mask_sounds_as_its_sentence(naming: Naming) -> None:
     assert torch.equal(alone.tokens, model.condition_by_text("rain").tokens)
 
 
-def test_what_has_no_name_needs_words(naming: Naming) -> None:
+def test_words_take_the_place_of_a_name_that_is_not_sure(naming: Naming) -> None:
     model = naming(DOG, NOTHING, film=True)
     patches, masks = model.see(picture()), torch.cat([half("left"), half("right")])
-    with pytest.raises(ValueError, match=r"What mask 2 shows has no name.*say in words what sounds"):
-        model.ground(patches, mask=masks)
+    likely = model.ground(patches, mask=masks)
+    assert likely.sentences == ("a dog", "a nail")
+    assert likely.sources == ("name", "name")
+    assert likely.sureness.tolist() == pytest.approx([0.6, 0.08])
     both = model.ground(patches, mask=masks, text="knocking")
     assert both.sentences == ("a dog knocking", "knocking")
     assert both.sources == ("name", "text")

@@ -74,10 +74,10 @@ def test_a_specific_name_stands_alone() -> None:
     assert sentences(DOG, "barking twice", likely=3) == [("a dog barking twice", 1.0)]
 
 
-def test_what_has_no_name_needs_words() -> None:
+def test_where_no_name_is_sure_words_or_likely_names_stand_for_it() -> None:
     assert sentences(NOTHING, "a hammer on a nail", likely=3) == [("a hammer on a nail", 1.0)]
-    with pytest.raises(ValueError, match=r"likeliest: nail 8%, web 5%\).*say in words what sounds"):
-        sentences(NOTHING)
+    assert sentences(NOTHING) == [("a nail", 1.0)]
+    assert sentences(NOTHING, likely=3) == [("a nail", pytest.approx(8 / 13)), ("a web", pytest.approx(5 / 13))]
 
 
 def test_at_least_one_name_is_taken() -> None:
