@@ -48,7 +48,7 @@ class SoundingNameObject(io.ComfyNode):
                     "model",
                     optional=True,
                     tooltip="A model that has names of its own (converted with CLIP). Without it, the small one in the "
-                    "box names some 500 things.",
+                    "box names 630 kinds of things.",
                 ),
                 io.String.Input(
                     "template",

@@ -40,7 +40,7 @@ class ClickNames:
         self._known: OrderedDict[tuple[str, int, int], Vocabulary] = OrderedDict()
 
     def of(self, image: Tensor, masks: Sequence[Tensor]) -> list[Named | None]:
-        """What each mask shows; None for an empty one, and for all where the namer's file is missing.
+        """What each mask shows; None for an empty one.
 
         Args:
             image: the working image, [1, H, W, 3].
