@@ -1,8 +1,8 @@
 """The U-Net as the host's MODEL, so that its own samplers and schedulers can run it.
 
 What is relied on of the host: `comfy.model_base.BaseModel` with `_apply_model`, `extra_conds` and `memory_required`,
-`comfy.model_sampling`'s discrete schedules, and `ModelPatcher.partially_load`. All are as here from ComfyUI 0.3.64 to
-0.33. Imported only when the node runs, as the host's model classes import much.
+`comfy.model_sampling`'s discrete schedules, and `ModelPatcher.partially_load`. Tests hold them to ComfyUI 0.3.75 and
+0.33.0. Imported only when the node runs, as the host's model classes import much.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class NativeVae(VAE):
         self.upscale_index_formula = self.downscale_index_formula = self.extra_1d_channel = self.size = None
         self.disable_offload, self.not_video, self.crop_input, self.handles_tiling = True, True, False, True
         self.process_input = self.process_output = lambda values: values
-        self.memory_used_encode = self.memory_used_decode = lambda shape, dtype: self._loaded.activation_bytes(
+        self.memory_used_encode = self.memory_used_decode = lambda shape, dtype: loaded.activation_bytes(
             "vae", shape[0], shape[2] * config.vae.stride
         )
 
