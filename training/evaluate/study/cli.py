@@ -48,6 +48,19 @@ def serve(
         run(samples, database, settings, host, port, announce=typer.echo)
 
 
-@app.callback()
-def main() -> None:
-    """Listening tests: a web page for raters, and the report of what they said."""
+@app.command()
+def report(
+    database: Annotated[Path, typer.Option(help="SQLite file that `serve` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for study.json and study.md.")] = None,
+    ours: Annotated[str, typer.Option(help="Test this system against each other one; without it, all pairs.")] = "",
+    control_limit: Annotated[
+        float, typer.Option(min=1, max=5, help="A rater whose controls have a higher mean than this fails.")
+    ] = 2.0,
+    leave_out_failed: Annotated[bool, typer.Option("--leave-out-failed", help="Leave out raters who fail.")] = False,
+) -> None:
+    """Means with intervals, controls, agreement and tests of a listening test, as Markdown (and JSON with --out)."""
+    with plain_errors("training"):
+        from .report import make_report, write_report
+
+        figures = make_report(database, ours=ours, control_limit=control_limit, leave_out_failed=leave_out_failed)
+        typer.echo(write_report(figures, out))

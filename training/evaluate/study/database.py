@@ -227,6 +227,9 @@ def read_answers(path: Path) -> tuple[Settings, list[Answer]]:
             ).fetchall()
         finally:
             connection.close()
+    hints = (int, str, str, str, str, str, int, float)
+    if any(type(value) is not hint for row in rows for value, hint in zip(row, hints, strict=True)):
+        raise ValueError(f"{printable(path)} has answers that no rater gave; restore it.")
     return settings, [Answer(*row) for row in rows]
 
 
