@@ -33,7 +33,7 @@ def test_a_click_shows_the_mask_and_a_second_object_its_own(page: Page):
     colours = [each["colour"] for each in page.state()["objects"]]
     assert len(set(colours)) == 2
     assert page.state()["size"] == [512, 384]
-    assert "covers" in page.status()
+    page.told("covers")
     page.button("Switch off cow").click()
     page.drawn()
     assert coloured(dog, page.image()).mean() < 0.01
