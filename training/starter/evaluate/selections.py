@@ -11,7 +11,8 @@ condition of the meant object's own mask is higher than with those of all other 
     look-alike: the same, with a third object outside of the mask whose caption is nearest to the text
     manner: the mask covers one object of three, and the text does not name it ("barking twice")
 (names) the sentence with the name of what is masked: its cosine with the object's caption, and how often that is the
-    nearest of all captions; apart for specific names and for general ones ("bird"), for which several likely ones stand
+    nearest of all captions; apart for specific names, and for general ones ("bird") and "unknown", for which several
+    likely ones stand
 (negative) the mask covers two objects; what is heard with the second one's mask or caption as the negative condition
 
 The same checkpoint and settings give the same figures.
@@ -133,18 +134,16 @@ def name_figures(model: SoundingModel, data: ObjectSet, count: int) -> Figures:
     for index, labels in held_out_pairs(data, count):
         scene = seen(model, data, (index, labels))
         (named,) = model.name(image=scene.image, mask=scene.masks[:1])
-        if not named.known:
-            continue
         cosines = []
         for likely in LIKELY:
             shares = sentences(named, likely=likely)
             weights = torch.tensor([share for _, share in shares])
             mean = weights @ embeddings(model, [sentence for sentence, _ in shares])
             cosines.append(captions @ functional.normalize(mean, dim=0))
-        kind = "specific" if named.name == named.top[0][0] else "general"
+        kind = "unknown" if not named.known else "specific" if named.name == named.top[0][0] else "general"
         found[kind].append(torch.stack(cosines)[:, labels[0]])
         right[kind].append(torch.stack(cosines).argmax(dim=1) == labels[0])
-    figures: Figures = {"count": count, "unknown": count - sum(map(len, found.values()))}
+    figures: Figures = {"count": count}
     for kind, values in found.items():
         cosine, nearest = torch.stack(values).mean(dim=0), torch.stack(right[kind]).float().mean(dim=0)
         figures[kind] = {"count": len(values)} | {
