@@ -60,8 +60,9 @@ class Study:
 def running(samples: Path, database: Path, *options: str) -> Iterator[Study]:
     command = [sys.executable, "-m", "training", "evaluate", "study", "serve", "--samples", str(samples)]
     command += ["--database", str(database), "--port", "0", *options]
+    environment = {**os.environ, "TMPDIR": str(database.parent)}  # a killed server leaves its images behind
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heed_ctrl_c
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
     )
     try:
         assert process.stdout

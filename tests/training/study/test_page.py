@@ -102,8 +102,8 @@ def rate(rater: Rater, done: int) -> None:
     groups = page.get_by_role("group").count()
     assert groups == (4 if masked else 3)
     for index in range(groups):
-        assert not rater.next_enabled()
         page.get_by_role("group").nth(index).get_by_label(str(OPINION[system])).check()
+    assert not rater.next_enabled()  # nothing was heard yet
     rater.listen()
     rater.go_on()
     rater.loaded(done + 1)
@@ -138,6 +138,11 @@ def rows_of_control(study: Study) -> int:
     return 4 if item == ("item0",) else 3
 
 
+def lose_the_answer(route: Any) -> None:
+    assert route.fetch().status == 200
+    route.abort()
+
+
 def test_preferences_name_the_object_and_both_sounds(chromium: Any, samples: Path, tmp_path: Path):
     options = ("--minimum-seconds", "0", "--controls", "1", "--protocol", "prefer")
     with running(samples, tmp_path / "study.db", *options) as study:
@@ -145,12 +150,18 @@ def test_preferences_name_the_object_and_both_sounds(chromium: Any, samples: Pat
         rater.begin()
         for done in range(3):
             item, first, second = rater.asked()
-            legend = "Which sound is more that of this: dog 0?" if item == "item0" else "Which sound fits the image"
+            selected = "the selected object (dog 0)" if item == "item0" else "the image"
+            legend = f"Which sound fits {selected} better?"
             rater.choose(legend, "The first" if OPINION[first] > OPINION[second] else "The second")
             assert rater.page.locator("audio").count() == 2
             rater.listen()
+            if done == 1:  # the rating arrives, but its confirmation is lost
+                rater.page.route("**/api/rate", lose_the_answer, times=1)
+                rater.go_on()
+                rater.page.get_by_role("alert").get_by_text("try again").wait_for()
             rater.go_on()
             rater.loaded(done + 1)
+            assert rater.page.get_by_role("alert").count() == 0
         rater.close()
         rows = study.query("SELECT system, other, value FROM ratings JOIN trials USING (rater, position)")
         assert len(rows) == 3

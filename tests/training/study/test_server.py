@@ -7,8 +7,6 @@ import json
 import os
 import socket
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -19,8 +17,12 @@ import aiohttp
 import numpy as np
 import pytest
 import requests
+from typer.testing import CliRunner
 
-from ...conftest import ROOT
+from training.__main__ import app
+from training.evaluate.study.plan import Settings
+from training.evaluate.study.server import serve
+
 from .material import Study, new_session, rate_all, running, write_samples
 
 RATERS = int(os.environ.get("STUDY_RATERS", "12"))  # at once
@@ -138,7 +140,7 @@ def test_a_rating_is_kept_once(study: Study):
     rating = {"position": trial["position"], "values": {scale["name"]: 2 for scale in trial["scales"]}}
     assert session.post(f"{study.url}/api/rate", json=rating).json() == {}
     rating["values"] = dict.fromkeys(rating["values"], 5)
-    assert "already" in said(session.post(f"{study.url}/api/rate", json=rating), 409)
+    assert "already" in said(session.post(f"{study.url}/api/rate", json=rating), 410)
     values = study.query("SELECT value FROM ratings JOIN raters ON id = rater WHERE name = 'twice'")
     assert set(values) == {(2,)}
 
@@ -218,29 +220,30 @@ def test_hostile_addresses_are_refused(study: Study):
     assert requests.get(f"{study.url}/api/trial", headers={"Cookie": "x" * 4000}).json() == {"state": "start"}
     rebound = requests.get(f"{study.url}/api/trial", headers={"Host": "evil.example"})
     assert "address" in said(rebound, 403)
+    assert requests.get(f"{study.url}/api/trial", headers={"Host": "[::"}).status_code in (400, 403)
     with socket.create_connection(("127.0.0.1", int(study.url.rsplit(":", 1)[1]))) as raw:
         raw.sendall(b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n")
         assert b" 400 " in raw.recv(200)
     assert requests.get(f"{study.url}/api/trial").json() == {"state": "start"}  # it goes on
 
 
-def serve(*options: str) -> str:
-    """What the command says when it refuses."""
-    command = [sys.executable, "-m", "training", "evaluate", "study", "serve", "--port", "0", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    return done.stderr
-
-
 def test_a_study_is_continued_only_with_its_own_samples_and_settings(study: Study, samples: Path, tmp_path: Path):
-    database = str(study.database)
-    changed = serve("--samples", str(samples), "--database", database, "--minimum-seconds", "5", "--controls", "1")
-    assert "minimum_seconds 0.0, not 5.0" in changed
+    def refused(said: str, samples: Path, database: Path, settings: Settings, port: int = 0) -> None:
+        with pytest.raises(ValueError, match=said):
+            serve(samples, database, settings, "127.0.0.1", port)
+
+    used = Settings(minimum_seconds=0, controls=1)
+    refused(r"minimum_seconds 0\.0, not 5\.0", samples, study.database, Settings(minimum_seconds=5, controls=1))
     others = write_samples(tmp_path / "others", items=3, seconds=0.06)
-    assert "other samples" in serve("--samples", str(others), "--database", database)
+    refused("other samples", others, study.database, used)
     (tmp_path / "text.db").write_text("no database" * 100)
-    assert "not a database" in serve("--samples", str(samples), "--database", str(tmp_path / "text.db"))
+    refused("not a database", samples, tmp_path / "text.db", used)
+    refused("one of good, poor is expected", samples, tmp_path / "new.db", Settings("prefer", against="nobody"))
+    refused("cannot be listened on", samples, tmp_path / "new.db", used, port=int(study.url.rsplit(":", 1)[1]))
+    options = ["--samples", str(samples), "--database", str(tmp_path / "new.db"), "--controls", "-1"]
+    done = CliRunner().invoke(app, ["evaluate", "study", "serve", *options])
+    assert (done.exit_code, done.output) == (1, "training: Settings.controls is -1, but 0 to 100 is expected.\n")
+    assert not (tmp_path / "new.db").exists()
 
 
 def test_controls_are_noise_as_strong_as_the_sound(samples: Path):

@@ -49,6 +49,10 @@ class Refused(ValueError):
     """What a rater asks for is not possible now; the message says why."""
 
 
+class AlreadyRated(Refused):
+    """A rating that is there already: sent twice, or its confirmation was lost."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """A sample of a rater: its place in the rater's order (from 0), and when it was first shown and rated."""
@@ -142,7 +146,9 @@ class Database:
                 raise Refused(f"The name {shown(name)} is taken; go on in the browser you began in, or take another.")
             if run("SELECT count(*) FROM raters").fetchone()[0] >= MOST_RATERS:
                 raise Refused("This study has all the raters that it can have; thank you all the same.")
-            used = Counter(dict(run("SELECT item, count(DISTINCT rater) FROM trials GROUP BY item").fetchall()))
+            used: Counter[str] = Counter()
+            if self.settings.items_per_rater:
+                used.update(dict(run("SELECT item, count(DISTINCT rater) FROM trials GROUP BY item").fetchall()))
             made = run("INSERT INTO raters (token, name, started) VALUES (?, ?, ?)", (token, name, time.time()))
             rater = made.lastrowid
             for position, asked in enumerate(draw(self.items, self.settings, rater, used)):
@@ -183,16 +189,16 @@ class Database:
         return trial
 
     def remaining(self, trial: Trial) -> float:
-        """Seconds of the minimum listening time that are left."""
-        if trial.shown is None:
-            return self.settings.minimum_seconds
-        return max(0.0, trial.shown + self.settings.minimum_seconds - time.time())
+        """Seconds of the minimum listening time that are left; never more than all, should the clock be set back."""
+        least = self.settings.minimum_seconds
+        return least if trial.shown is None else max(0.0, min(least, trial.shown + least - time.time()))
 
     def rate(self, rater: int, position: int, values: dict[str, int]) -> None:
         """Keep a rating whole; it is on the disk when this returns.
 
         Raises:
             Refused: it is not this sample's turn, or too early.
+            AlreadyRated: it was rated before; that rating stays.
         """
         with self._transaction() as run:
             row = run("SELECT * FROM trials WHERE rater = ? AND position = ?", (rater, position)).fetchone()
@@ -200,7 +206,7 @@ class Database:
             if trial is None or trial.shown is None:
                 raise Refused("This sample has not been shown yet; reload the page.")
             if trial.rated is not None:
-                raise Refused("This sample is rated already; reload the page to go on.")
+                raise AlreadyRated("This sample is rated already; reload the page to go on.")
             if (left := self.remaining(trial)) > 0:
                 raise Refused(f"Please take {left:.0f} seconds more for this sample.")
             for scale, value in values.items():

@@ -25,7 +25,7 @@ from aiohttp import web
 from sounding.utils.fields import parse_json
 from sounding.utils.messages import shown
 
-from .database import Database, Refused, Trial
+from .database import AlreadyRated, Database, Refused, Trial
 from .material import Material, prepare
 from .plan import MOST_TRIALS, PREFERENCE, SCALES, Settings, control_items, draw, scales_of
 from .samples import Item, read_samples, systems_of
@@ -91,6 +91,8 @@ class Server:
             response = await handler(request)
         except web.HTTPException as error:
             response = _refusal(error.status, _SAID.get(error.status, error.text or error.reason))
+        except AlreadyRated as error:
+            response = _refusal(410, str(error))
         except Refused as error:
             response = _refusal(409, str(error))
         except ValueError as error:

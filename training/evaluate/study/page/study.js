@@ -15,7 +15,7 @@ async function ask(path, body) {
   };
   const response = await fetch(path, options);
   const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error);
+  if (!response.ok) throw Object.assign(new Error(answer.error), { status: response.status });
   return answer;
 }
 
@@ -71,12 +71,16 @@ function update() {
   const open = trial.scales.length - Object.keys(answers()).length;
   const wait = Math.ceil((ready - performance.now()) / 1000);
   const missing = [];
-  if (unheard) missing.push("listen to the end");
-  if (open) missing.push(`answer ${open} more`);
-  if (wait > 0) missing.push(`take ${wait} s more`);
-  const said = missing.length ? `Please ${missing.join(", ")}.` : "";
-  if ($("missing").textContent !== said) $("missing").textContent = said;
-  $("next").disabled = sending || missing.length > 0;
+  if (unheard) missing.push(unheard > 1 ? "listen to both sounds to the end" : "listen to the end");
+  if (open) missing.push(open > 1 ? `answer ${open} more questions` : "answer one more question");
+  say("missing", missing.length ? `Please ${missing.join(", ")}.` : "");
+  say("wait", wait > 0 ? `You can go on in ${wait} s.` : "");
+  $("next").disabled = sending || missing.length > 0 || wait > 0;
+}
+
+// Change a text only where it differs, so that screen readers do not read it again.
+function say(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
 }
 
 async function load() {
@@ -102,7 +106,8 @@ async function load() {
     $("questions").replaceChildren(...trial.scales.map(({ name, title }) => question(name, title, choices)));
   } else {
     $("players").append(player(0, "The first sound"), player(1, "The second sound"));
-    const title = trial.object ? `Which sound is more that of this: ${trial.object}?` : "Which sound fits the image better?";
+    const better = trial.object ? `the selected object (${trial.object})` : "the image";
+    const title = `Which sound fits ${better} better?`;
     const choices = ["1", "-1", "0"].map((value) => [value, SIDES[value]]);
     $("questions").replaceChildren(question("preference", title, choices));
   }
@@ -126,7 +131,10 @@ $("trial").addEventListener("submit", (event) => {
   update();
   attempt(async () => {
     try {
-      await ask("api/rate", { position: trial.position, values: answers() });
+      const rating = { position: trial.position, values: answers() };
+      await ask("api/rate", rating).catch((error) => {
+        if (error.status !== 410) throw error; // 410: it is saved, only the word of it was lost
+      });
       await load();
     } finally {
       sending = false;
