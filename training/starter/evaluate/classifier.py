@@ -1,4 +1,4 @@
-"""A small audio classifier over the data set's objects: the judge of generated sounds.
+"""Trains a small audio classifier over the data set's objects: the judge of generated sounds.
 
 It is trained on real recordings alone, with strong augmentation, and never takes part in training a generator.
 """
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sounding.audio.mel import MelSpectrogram
@@ -27,6 +27,7 @@ from ...engine.loader import Item
 from ...engine.loop import train
 from ...engine.objective import Objective
 from ...engine.settings import LoopConfig, Share
+from ...evaluate.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -36,33 +37,6 @@ class ClassifierRecipe(Checked):
     loop: LoopConfig
     seconds: Annotated[float, Range(0.5, 60)] = 2.56
     smoothing: Share = 0.1
-
-
-class Classifier(nn.Module):
-    """Log-mel [B, T, 64] -> logits [B, classes]; any length, pooled over time by mean and maximum."""
-
-    def __init__(self, classes: int, width: int = 48):
-        super().__init__()
-        widths = (width, 2 * width, 3 * width, 4 * width)
-        layers: list[nn.Module] = []
-        before = 1
-        for channels in widths:
-            layers += [
-                nn.Conv2d(before, channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(channels),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
-            before = channels
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * before * 4, classes))
-
-    def forward(self, mel: Tensor) -> Tensor:
-        """Logits of log-mels; the level is taken out, so loudness does not count."""
-        peak = mel.amax(dim=(1, 2), keepdim=True)
-        maps = self.body(((mel - peak).clamp(min=-9) / 3 + 1)[:, None])  # [B, C, T/16, 4]
-        pooled = torch.cat([maps.mean(dim=2), maps.amax(dim=2)], dim=1).flatten(1)
-        return self.head(pooled)
 
 
 def augment(clip: Tensor, samples: int, rng: np.random.Generator) -> Tensor:

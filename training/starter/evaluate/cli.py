@@ -90,6 +90,24 @@ def recognise(
 
 
 @app.command()
+def judge(
+    data: DataOption = Path("data/stamps"),
+    folder: JudgeOption = Path("runs/evaluate"),
+    out: Annotated[Path, typer.Option(help="A .safetensors file.")] = Path("judge.safetensors"),
+) -> None:
+    """Write the classifier that judges sounds, for `python -m training evaluate folders --model FILE`."""
+    with plain_errors("training"):
+        from ...data.object_set import ObjectSet
+        from ...evaluate.classifier import write_classifier
+        from .judge import open_judge
+
+        _check_out(out)
+        objects = ObjectSet(data)
+        write_classifier(out, open_judge(objects, folder).classifier, [entry.name for entry in objects.entries])
+        typer.echo(out)
+
+
+@app.command()
 def photographs(
     model: ModelOption = "starter",
     data: DataOption = Path("data/stamps"),

@@ -12,8 +12,9 @@ from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig
 
 from ...data.object_set import ObjectSet
+from ...evaluate.classifier import Classifier
 from ...recipe import RECIPES, read_recipe
-from .classifier import Classifier, ClassifierRecipe, train_classifier
+from .classifier import ClassifierRecipe, train_classifier
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""Models that hear sounds for the metrics, behind one small interface: embeddings, and logits if there are classes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sounding.audio.mel import MelSpectrogram
+from sounding.audio.resampling import resample
+from sounding.checkpoint import CONFIG_KEY, check_header_size
+from sounding.config import AudioConfig
+from sounding.encoders.audio import RATE as CLAP_RATE
+from sounding.encoders.audio import ClapAudioQuery
+from sounding.weights.reading import read_state
+
+from .classifier import CLASSES, Classifier, read_classifier
+
+LEAST_SECONDS = 0.5  # what every model can embed
+
+
+class FeatureModel(Protocol):
+    """What metrics ask of a model."""
+
+    name: str
+    rate: int  # Hz of the sounds it expects
+    seconds: float  # of a sound that suits it
+    width: int  # D
+    classes: tuple[str, ...]  # names; none where there are no logits
+
+    def embed(self, waveform: Tensor, rate: int) -> Tensor:
+        """Sounds [B, samples] at `rate` Hz -> [B, D]."""
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """What `embed` gave [B, D] -> [B, classes], before softmax; [B, 0] without classes."""
+
+
+class ClassifierFeatures:
+    """The small classifier of a known list of objects: what its last layer sees, and its logits."""
+
+    rate, seconds = 16_000, 2.56  # as it was trained
+
+    def __init__(self, classifier: Classifier, classes: list[str], name: str):
+        self.classifier, self.classes, self.name = classifier.eval(), tuple(classes), name
+        self.width = classifier.width
+        self.to_mel = MelSpectrogram(AudioConfig())
+
+    @torch.inference_mode()
+    def embed(self, waveform: Tensor, rate: int) -> Tensor:
+        """See `FeatureModel.embed`."""
+        return self.classifier.embed(self.to_mel(resample(waveform, rate, self.rate)))
+
+    @torch.inference_mode()
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """See `FeatureModel.logits`."""
+        return self.classifier.head(embeddings)
+
+
+class ClapFeatures:
+    """The CLAP audio tower of a checkpoint that was trained with audio queries; it has no classes."""
+
+    rate, seconds = CLAP_RATE, 10.0
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, query: ClapAudioQuery, name: str):
+        self.query, self.name, self.width = query.eval(), name, query.config.width
+
+    @torch.inference_mode()
+    def embed(self, waveform: Tensor, rate: int) -> Tensor:
+        """See `FeatureModel.embed`; only the first 10 s are heard."""
+        return self.query.encode(waveform, rate)
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """[B, 0]."""
+        return embeddings[:, :0]
+
+
+def open_features(path: Path) -> FeatureModel:
+    """The model of a file: a classifier written by `starter evaluate judge`, or a checkpoint with a CLAP audio tower.
+
+    Raises:
+        ValueError: the file is neither, or damaged.
+    """
+    metadata = _metadata(path)
+    if CLASSES in metadata:
+        classifier, classes = read_classifier(read_state(path), metadata, path)
+        return ClassifierFeatures(classifier, classes, f"classifier of {len(classes)} classes, {_digest(path)}")
+    if CONFIG_KEY in metadata:
+        import sounding
+
+        query = sounding.load(path, device="cpu", parts=("query",)).query
+        if isinstance(query, ClapAudioQuery):
+            return ClapFeatures(query, f"CLAP audio tower, {_digest(path)}")
+        raise ValueError(f"{path} has a text encoder, but a checkpoint with an audio query (clap_audio) is expected.")
+    raise ValueError(
+        f"{path} is no model that hears sounds; give a classifier that `python -m training starter evaluate judge` "
+        "wrote, or a checkpoint with an audio query."
+    )
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The header of a .safetensors file; nothing of other files."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file, but a model's weights are expected; check the path.")
+    try:
+        check_header_size(path)
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return {}
+
+
+def _digest(path: Path) -> str:
+    """The first letters of the file's SHA-256, so that features of two models are never taken for each other."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return f"sha256 {digest.hexdigest()[:12]}"
