@@ -123,6 +123,11 @@ def test_files_are_checked_before_anyone_rates(folder: Path, tmp_path: Path):
     Image.new("L", (80, 60)).save(folder / "item2_mask.png")
     with pytest.raises(ValueError, match="selects nothing"):
         prepare(read_samples(folder), [], out, 0)
+    Image.new("L", (60, 80), 255).save(folder / "item2_mask.png")
+    with pytest.raises(ValueError, match="60 x 80 pixels, but a mask in the shape of its image, 80 x 60"):
+        prepare(read_samples(folder), [], out, 0)
+    Image.new("L", (160, 120), 255).save(folder / "item2_mask.png")  # finer than its image
+    assert len(prepare(read_samples(folder), ["item1"], out, 0).sounds) == 4 * 3 + 1
 
 
 def test_a_rater_gets_all_systems_of_the_least_rated_items(folder: Path):

@@ -22,7 +22,7 @@ def outlined(image: Path, mask: Path | None) -> np.ndarray:
         [H, W, 3] uint8, at most `WIDEST` on the longer side.
 
     Raises:
-        ValueError: a file that cannot be read, or a mask that selects nothing.
+        ValueError: a file that cannot be read, or a mask that selects nothing or has another shape than its image.
     """
     from PIL import Image, ImageFilter
 
@@ -35,6 +35,11 @@ def outlined(image: Path, mask: Path | None) -> np.ndarray:
     if mask is None:
         return pixels
     whole = Image.fromarray((read_selection(mask) * 255).round().astype(np.uint8))
+    if abs(whole.width * picture.height - whole.height * picture.width) > 0.01 * whole.width * picture.height:
+        raise ValueError(
+            f"{printable(mask)} is {whole.width} x {whole.height} pixels, but a mask in the shape of its image, "
+            f"{picture.width} x {picture.height}, is expected."
+        )
     selected = np.array(whole.resize(size, Image.Resampling.BILINEAR)) >= 128
     if not selected.any():
         raise ValueError(f"{printable(mask)} selects nothing; make what it selects white.")

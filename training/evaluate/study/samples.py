@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +66,7 @@ class Entry:
 class Manifest:
     """The file samples.json."""
 
-    samples: Annotated[list[Entry], Length(1, MOST_ITEMS)] = field(default_factory=list)
+    samples: Annotated[list[Entry], Length(1, MOST_ITEMS)]
 
 
 def read_samples(folder: Path) -> list[Item]:
