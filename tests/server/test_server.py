@@ -34,6 +34,7 @@ NODES = (
     "SoundingThisObject",
     "SoundingClick",
     "SoundingNameObject",
+    "SoundingNative",
     "SoundingLoadSam",
     "SoundingSamMask",
 )
