@@ -5,6 +5,8 @@ from __future__ import annotations
 from sounding.cli.terminal import command_group
 
 from .study.cli import app as study_app
+from .theory.cli import theory
 
 app = command_group("Measure what the paper measures.")
 app.add_typer(study_app, name="study")
+app.command()(theory)
