@@ -155,9 +155,10 @@ def fad_infinity(generated: Array, reference: Array, *, resamples: int = 200, se
     rng = np.random.default_rng(seed)
     sizes = np.linspace(max(4, count // 5), count, SIZES).astype(int)
     whole = Moments.of_rows(reference)
-    distances = np.array(
-        [frechet_distance(Moments.of_rows(generated[np.sort(rng.permutation(count)[:size])]), whole) for size in sizes]
-    )
+    distances = np.zeros(SIZES)
+    for point, size in enumerate(sizes):
+        drawn = np.sort(rng.permutation(count)[:size])
+        distances[point] = frechet_distance(Moments.of((generated[drawn[part]], None) for part in blocks(size)), whole)
     weights = draw_weights(SIZES, resamples, seed)
     fitted = figure(np.array([_at_zero(1 / sizes, distances, row) for row in weights]), SIZES)
     return replace(fitted, count=count)
