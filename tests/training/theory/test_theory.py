@@ -18,8 +18,8 @@ from sounding.config import SoundingConfig
 from sounding.model import SoundingModel
 from training.__main__ import app
 from training.data.object_set import ObjectSet
-from training.evaluate.theory.measure import Settings, measure
-from training.evaluate.theory.quantities import l1
+from training.evaluate.theory.measure import Settings, measure, with_both
+from training.evaluate.theory.quantities import Constants, l1
 from training.evaluate.theory.queries import TrueValues, check_model, seen_queries, weightings
 from training.evaluate.theory.report import table
 from training.evaluate.theory.sounds import Sampled, Value, described
@@ -81,6 +81,13 @@ def test_the_best_value_is_that_of_the_right_sound() -> None:
     assert (value.in_mask, value.apart()) == (pytest.approx(4.5**0.5), pytest.approx(18**0.5))
 
 
+def test_each_lipschitz_constant_of_the_value_is_used_where_the_proof_needs_it() -> None:
+    value = Value(torch.tensor([[8.0, 0.0], [0.0, 0.0]]))  # 1 in the sound, 4 in the mask
+    constants = Constants(eps_sam=0.5, eps_contrast=0.02, eps_v=0.1, eps_f=0.7, b_v=2.0, l_v=4.0, l_f=3.0)
+    expected = 3 * (0.1 + 2 * (0.5 + 2 * 0.2)) + 4 * 0.5 + 0.7
+    assert with_both(constants, value) == pytest.approx(expected)
+
+
 def test_true_values_are_the_means_of_what_patches_show(monkeypatch: pytest.MonkeyPatch) -> None:
     contents = torch.eye(3, dtype=torch.float64)[[0, 0, 1, 2]][:, :2]  # the third shows no object
     wanted = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], dtype=torch.float64)
@@ -102,6 +109,7 @@ def test_both_sides_of_equation_6_fit_together(tiny_model: SoundingModel, stamps
     for reading in ("trained", "true"):
         found = gap[reading]
         assert found["holds"]
+        assert found["err_test"]["mean"] <= found["bound with both L_v apart"] <= found["bound"]["total"]
         assert sum(found["terms of the proof"].values()) == pytest.approx(found["err_test"]["mean"], abs=1e-6)
         assert found["bound"]["total"] >= found["constants"]["l_v"] * found["constants"]["eps_sam"]
     assert gap["trained"]["constants"]["eps_v"] == 0 < gap["true"]["constants"]["eps_v"]
