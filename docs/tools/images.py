@@ -41,9 +41,7 @@ from sounding.images.files import write_image
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "example_workflows"
 SELECTIONS = ("SoundingThisObject", "SoundingGroundMask", "SoundingGroundText")
-SCREENSHOTS = {
-    "click_to_stable_audio"
-}  # examples that need other publishers' files: pictures of the page, made by hand
+SCREENSHOTS = {"click_to_stable_audio"}  # needs other publishers' files: a picture of the page, made by hand
 SOUNDS_SHOWN = 4  # of one selection
 SIDE, GAP = 512, 8  # pixels of a thumbnail, which the page shows as a square
 IMAGE = 0.72  # of a thumbnail's height
