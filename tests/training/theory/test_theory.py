@@ -125,6 +125,15 @@ def test_models_that_the_theorem_is_not_about_are_refused(tiny_config: SoundingC
             check_model(model)
 
 
+def test_bad_settings_are_found_before_any_scene_is_seen(
+    tiny_model: SoundingModel, stamps_data: ObjectSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluate.theory.measure.seen_queries", lambda *_: pytest.fail("long work"))
+    for settings in (Settings(seconds=-1.0), Settings(steps=1000), Settings(cfg=-1.0), Settings(cfg=float("nan"))):
+        with pytest.raises(ValueError, match="is expected"):
+            measure(tiny_model, stamps_data, settings)
+
+
 def test_the_command_writes_figures_table_and_image(tiny_checkpoint: Path, stamps_folder: Path, tmp_path: Path) -> None:
     words = [
         "evaluate",

@@ -58,9 +58,15 @@ def measure(model: SoundingModel, data: ObjectSet, settings: Settings) -> tuple[
     """All figures, and the queries that they are of.
 
     Raises:
-        ValueError: the theorem is not about such a model.
+        ValueError: the theorem is not about such a model, or sounds cannot be made with such settings.
     """
     check_model(model)
+    model.config.latent_frames(settings.seconds)
+    if settings.steps >= model.config.diffusion.train_steps:
+        most = model.config.diffusion.train_steps - 1
+        raise ValueError(f"steps is {settings.steps}, but 1 to {most} is expected; 10 do for this.")
+    if settings.cfg is not None and not 0 <= settings.cfg < float("inf"):
+        raise ValueError(f"cfg is {settings.cfg}, but a number of 0 or more is expected; the paper uses 2.")
     model.requires_grad_(False)
     queries = list(seen_queries(model, data, settings.scenes))
     log.info("%d scenes seen", len(queries))
