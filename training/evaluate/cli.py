@@ -25,7 +25,7 @@ def folders(
     out: Annotated[Path, typer.Option(help="Folder for report.json, table.md and features.npz.")],
     labels: Annotated[Path | None, typer.Option(help="CSV: name,labels (separated by a semicolon), for ACC.")] = None,
     model: Annotated[
-        Path, typer.Option(help="Classifier, or checkpoint with a CLAP audio tower (.safetensors).")
+        Path, typer.Option(help="A classifier's file, a checkpoint with a CLAP audio tower, or PANNs' Cnn14.")
     ] = Path("judge.safetensors"),
     seconds: Annotated[
         float | None, typer.Option(min=0.5, max=60, help="Length that all are cut or padded to; else the model's.")

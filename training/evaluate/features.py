@@ -18,6 +18,7 @@ from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state
 
 from .classifier import CLASSES, Classifier, read_classifier
+from .panns import WINDOW, read_panns
 
 LEAST_SECONDS = 0.5  # what every model can embed
 
@@ -79,10 +80,10 @@ class ClapFeatures:
 
 
 def open_features(path: Path) -> FeatureModel:
-    """The model of a file: a classifier written by `starter evaluate judge`, or a checkpoint with a CLAP audio tower.
+    """The model of a file: a classifier of `starter evaluate judge`, a checkpoint with a CLAP audio tower, or a CNN14.
 
     Raises:
-        ValueError: the file is neither, or damaged.
+        ValueError: the file is none of them, or damaged.
     """
     metadata = _metadata(path)
     if CLASSES in metadata:
@@ -95,9 +96,12 @@ def open_features(path: Path) -> FeatureModel:
         if isinstance(query, ClapAudioQuery):
             return ClapFeatures(query, f"CLAP audio tower, {_digest(path)}")
         raise ValueError(f"{path} has a text encoder, but a checkpoint with an audio query (clap_audio) is expected.")
+    state = read_state(path)
+    if WINDOW in state:
+        return read_panns(state, path, f"PANNs CNN14, {_digest(path)}")
     raise ValueError(
         f"{path} is no model that hears sounds; give a classifier that `python -m training starter evaluate judge` "
-        "wrote, or a checkpoint with an audio query."
+        "wrote, a checkpoint with an audio query, or PANNs' Cnn14."
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig, GroundingConfig, QueryConfig, SoundingConfig
@@ -61,8 +62,11 @@ def test_other_files_are_refused(tiny_checkpoint: Path, classifier: Classifier, 
     with pytest.raises(ValueError, match="has a text encoder"):
         open_features(tiny_checkpoint)
     (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(ValueError, match="no model that hears"):
+    with pytest.raises(ValueError, match=r"text\.safetensors"):
         open_features(tmp_path / "text.safetensors")
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="no model that hears"):
+        open_features(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="not a file"):
         open_features(tmp_path / "missing.safetensors")
     with pytest.raises(ValueError, match="2 names"):
