@@ -205,6 +205,14 @@ def table(report: dict[str, Any]) -> str:
     lines += _row(["Method", *BESIDE.values()]) + _row(["---"] * (len(BESIDE) + 1))
     for system in report["systems"]:
         lines += _row([_escaped(system["name"]), *(_cell(system["figures"].get(name)) for name in BESIDE)])
+    lines += "\n"
+    for system in report["systems"]:
+        kinds = ", ".join(f"{len(names)} {kind}" for kind, names in system["sounds"].items())
+        lines += f"- {_escaped(system['name'])}: {system['pairs']} pairs; {kinds or 'nothing to note'}\n"
+        reasons: dict[str, list[str]] = {reason: [] for reason in system["not_computed"].values()}
+        for name, reason in system["not_computed"].items():
+            reasons[reason].append(name)
+        lines += "".join(f"  - without {', '.join(names)}: {reason}\n" for reason, names in reasons.items())
     if report["differences"]:
         names = {**IN_TABLE, **BESIDE}
         lines += "\n" + _row(["Difference", *names.values()]) + _row(["---"] * (len(names) + 1))

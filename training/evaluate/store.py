@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -86,6 +87,9 @@ class Store:
             for part, shape in shapes.items()
         }
         if mode == "w+":
+            for part, shape in shapes.items():
+                if 0 not in shape:
+                    _reserve(folder / f"{part}.npy")
             write_atomic(kept, said.encode())
         return cls(folder, names, maps["embeddings"], maps["logits"], maps["findings"].view(np.uint8))
 
@@ -109,6 +113,13 @@ class Store:
         """Rows of names, in their order."""
         at = {name: row for row, name in enumerate(self.names)}
         return np.array([at[name] for name in names], int)
+
+
+def _reserve(path: Path) -> None:
+    """Take the room on the disk now: a memory map that runs out of it would end the process without a word."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def write_npz(path: Path, stores: dict[str, Store]) -> None:
