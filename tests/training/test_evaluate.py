@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from sounding.model import SoundingModel
 from training.data.object_set import ObjectSet
 from training.data.scenes import SIDE, as_tensors, make_scene, scene_rng
 from training.engine.settings import LoopConfig
 from training.evaluate.classifier import Classifier
+from training.evaluate.features import open_features
 from training.starter.evaluate import classifier, recognise, sounds
 from training.starter.evaluate.audio_quality import CHECKS
 from training.starter.evaluate.classifier import ClassifierRecipe, train_classifier
+from training.starter.evaluate.cli import app
 from training.starter.evaluate.judge import Judge, score
 from training.starter.evaluate.lengths import WINDOW, score_length, window_starts
 from training.starter.evaluate.recognise import evaluate
@@ -194,3 +197,19 @@ def test_the_judge_of_other_recordings_is_another(
     train_classifier(ClassifierRecipe(loop, seconds=2.0), stamps_data, tmp_path)
     assert trained[0] == trained[4]
     assert len(set(trained)) == 5
+
+
+def test_the_judge_is_written_to_a_file(
+    stamps_folder: Path, stamps_data: ObjectSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its objects' names; what reads it hears the same."""
+    network = Classifier(len(stamps_data)).eval()
+    monkeypatch.setattr("training.starter.evaluate.judge.open_judge", lambda data, folder: Judge(network))
+    out = tmp_path / "judge.safetensors"
+    done = CliRunner().invoke(app, ["judge", "--data", str(stamps_folder), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    model = open_features(out)
+    assert model.classes == tuple(stamp.name for stamp in stamps_data.entries)
+    sounds = torch.randn(2, 16_000)
+    logits = model.logits(model.embed(sounds, 16_000))
+    torch.testing.assert_close(logits.log_softmax(dim=-1), Judge(network)(sounds))
