@@ -138,11 +138,13 @@ def with_given(found: list[Named], names: str | None) -> list[Named]:
     """
     if names is None or not names.strip():
         return found
-    lines = [line.strip() for line in names.splitlines()]
+    lines = [line.strip() for line in names.split("\n")]
+    if len(lines) == len(found) + 1 and not lines[-1]:  # a line break at the end
+        lines.pop()
     if len(lines) != len(found):
         raise ValueError(
-            f"names has {len(lines)} lines for {len(found)} objects, but one per object is expected; connect the names "
-            "of the node that the masks come from."
+            f"names has {len(lines)} {'line' if len(lines) == 1 else 'lines'} for {len(found)} objects, but one per "
+            "object is expected; connect the names of the node that the masks come from."
         )
     return [
         each if not line or PLACEHOLDER.fullmatch(line) else given_name(line)

@@ -8,6 +8,7 @@ from string import Formatter
 
 FIELDS = ("name", "names", "probability")
 ALLOWED = "{name}, {names} and {probability}"
+MOST = 5000  # characters
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Template:
         Raises:
             ValueError: a field that is none of `FIELDS`, or a single brace.
         """
+        if len(text) > MOST:
+            raise ValueError(
+                f"{what} has {len(text)} characters, but at most {MOST} are expected; write a shorter one."
+            )
         pieces: list[tuple[str, str | None]] = []
         try:
             for literal, field, form, conversion in Formatter().parse(text):

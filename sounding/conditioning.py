@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -89,6 +90,8 @@ class Conditioning(Parts):
                 "ground got none of mask, text and sound, or both text and sound, but a mask, a text or a sound (or a "
                 "mask and one of the others) is expected; give one."
             )
+        if by is not None and by not in get_args(Masks):
+            raise ValueError(f"by is {by!r}, but one of {', '.join(get_args(Masks))} is expected.")
         weight = self.require("grounding")
         patches = patches.to(weight)
         named = (by or self.config.generation.masks) == "names" and sound is None
@@ -191,7 +194,11 @@ class Conditioning(Parts):
         said = [" or ".join(sentence for sentence, _ in row) for row in voiced]
         nearest = self._nearest(asked)
         by_name = [sentence != text for sentence, text in zip(said, texts, strict=True)]
-        sure = torch.tensor([one.probability if name else 1.0 for one, name in zip(found, by_name, strict=True)])
+        # Where several names sound, one of them is likely at most.
+        single = [
+            one.probability if len(row) == 1 else one.candidates[0][1] for one, row in zip(found, voiced, strict=True)
+        ]
+        sure = torch.tensor([share if name else 1.0 for share, name in zip(single, by_name, strict=True)])
         return Asked(
             asked,
             tuple(said),

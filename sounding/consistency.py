@@ -44,6 +44,8 @@ def _check_naming(naming: NamingConfig) -> None:
     names, parents = naming.names, naming.parents
     if len(set(names)) < len(names):
         raise ValueError("naming.names has a name twice, but different ones are expected; merge them.")
+    if not all(name.strip() for name in names) or max(naming.rows) < 0:
+        raise ValueError("naming.names has an empty name, or no row has a name, but names are expected; convert again.")
     if len(parents) not in (0, len(names)):
         raise ValueError(f"naming.parents has {len(parents)} values, but {len(names)} are expected, one per name.")
     if (last := max((*naming.rows, *parents))) >= len(names):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import CheckpointError, Header, read_header, read_tensors, resolve, write
-from .config import SoundingConfig
+from .config import NAMING, SoundingConfig
 from .cost import blocks
 from .networks.codec import part_dtype
 from .networks.meta import PrivateGenerator, fitted, meta_parameters
@@ -105,6 +105,10 @@ def _check_tensors(
     missing = sorted(expected.keys() - found.keys())
     foreign = sorted(found.keys() - expected.keys())
     absent = sorted({name.partition(".")[0] for name in missing} - set(header.parts))
+    if set(header.parts) == {"patches", NAMING} and absent:
+        raise CheckpointError(
+            f"{header.path} only names objects, but a model that makes sounds is expected; give one, such as 'starter'."
+        )
     if absent:
         where = "; ".join(f"{part}: {header.config.absent.get(part, 'export it with its weights')}" for part in absent)
         raise CheckpointError(f"{header.path} has no weights for {', '.join(absent)}, but they are needed ({where}).")

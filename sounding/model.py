@@ -125,6 +125,11 @@ class SoundingModel(Conditioning):
         """
         use = on_use or (lambda parts: None)
         image = check_image(image)
+        if mask is None and text is None:
+            raise ValueError(
+                "generate got neither mask nor text, but something is to be selected; give one of them (a white mask "
+                "selects the whole image)."
+            )
         use(("patches",))
         patches = self.see(image)
         named = (by or self.config.generation.masks) == "names"

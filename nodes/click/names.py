@@ -38,17 +38,26 @@ class ClickNames:
     def __init__(self) -> None:
         # Path, time and bytes of a checkpoint -> its names.
         self._known: OrderedDict[tuple[str, int, int], Vocabulary] = OrderedDict()
+        self._told = ""
 
     def of(self, image: Tensor, masks: Sequence[Tensor]) -> list[Named | None]:
-        """What each mask shows; None for an empty one.
+        """What each mask shows; None for an empty one, and for all where the namer's file is missing or damaged.
 
         Args:
             image: the working image, [1, H, W, 3].
             masks: each [H, W].
         """
+        from ...sounding.checkpoint import CheckpointError
         from ...sounding.naming.load import boxed_namer
 
-        return [boxed_namer().name(image, mask[None], top=LOOKALIKES)[0] if mask.max() > 0 else None for mask in masks]
+        try:
+            namer = boxed_namer()
+        except CheckpointError as error:
+            if str(error) != self._told:  # once per fault: each click asks again
+                logger.warning("Sounding: clicked objects get no names: %s", error)
+                self._told = str(error)
+            return [None] * len(masks)
+        return [namer.name(image, mask[None], top=LOOKALIKES)[0] if mask.max() > 0 else None for mask in masks]
 
     def known_by(self, checkpoint: str) -> Known | None:
         """The names that a checkpoint was trained on; None where it lists none or cannot be read (loading it says why).

@@ -86,5 +86,12 @@ def namer_of(model: str | os.PathLike[str], *, device: torch.device | str = "cpu
 
 @lru_cache(maxsize=1)
 def boxed_namer() -> Namer:
-    """The namer in the box, read once."""
-    return load_namer()
+    """The namer in the box, read once.
+
+    Raises:
+        CheckpointError: its file is missing, damaged or another one.
+    """
+    try:
+        return load_namer()
+    except CheckpointError as error:
+        raise CheckpointError(f"The namer in the box cannot be used; reinstall the pack ({error})") from None

@@ -18,12 +18,18 @@ class Named:
 
     name: str  # the most specific name that is probable enough, or `UNKNOWN`
     probability: float  # of that name, 0..1; of the likeliest one where it is unknown
-    top: tuple[tuple[str, float], ...]  # the likeliest specific names with their probabilities, the likeliest first
+    top: tuple[tuple[str, float], ...]  # the likeliest names with their own probabilities, the likeliest first
+    kinds: tuple[tuple[str, float], ...] = ()  # likewise, of kinds of `name` alone; empty where it is unknown
 
     @property
     def known(self) -> bool:
         """Whether any name is probable enough."""
         return self.name != UNKNOWN
+
+    @property
+    def candidates(self) -> tuple[tuple[str, float], ...]:
+        """The likeliest specific names: kinds of the one that is given, or all."""
+        return self.kinds or self.top
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def named(probabilities: Tensor, labels: Labels, threshold: float, top: int) -> 
     Args:
         probabilities: [masks, names]; a row's sum may lie below 1, and the rest is the probability of none of them.
         labels: the names.
-        threshold: the least probability of a name that is given; below 0.5 the likelier of several wins.
+        threshold: the least probability of a name that is given; of several that reach it, the most specific one is.
         top: how many of the likeliest names are listed.
 
     Raises:
@@ -79,10 +85,15 @@ def named(probabilities: Tensor, labels: Labels, threshold: float, top: int) -> 
     probabilities = probabilities.float().cpu()
     found = probabilities.topk(min(top, len(labels.names)), dim=-1)
     results = []
-    for row, values, indices in zip(labels.with_general(probabilities), *found, strict=True):
-        likeliest = [(labels.names[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True)]
+    for row, own, values, indices in zip(labels.with_general(probabilities), probabilities, *found, strict=True):
+        likeliest = tuple((labels.names[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))
         sure = [i for i, p in enumerate(row.tolist()) if p >= threshold]
         best = max(sure, key=lambda i: (len(labels.ancestors[i]), float(row[i])), default=None)
-        name, probability = (UNKNOWN, likeliest[0][1]) if best is None else (labels.names[best], float(row[best]))
-        results.append(Named(name, min(probability, 1.0), tuple(likeliest)))
+        if best is None:
+            results.append(Named(UNKNOWN, likeliest[0][1], likeliest))
+            continue
+        below = [i for i, line in enumerate(labels.ancestors) if best in line and own[i] > 0]
+        below = sorted(below, key=lambda i: -float(own[i]))[:top]
+        kinds = tuple((labels.names[i], float(own[i])) for i in below)
+        results.append(Named(labels.names[best], min(float(row[best]), 1.0), likeliest, kinds))
     return results

@@ -20,7 +20,7 @@ UNCOUNTED = {
     "butter", "poultry", "cattle", "livestock", "people", "men", "women", "children", "mice", "geese", "oxen",
     "machinery", "equipment", "furniture", "luggage", "jazz", "reggae", "opera",
     "percussion", "weather", "cutlery", "silverware", "crockery", "foliage", "paper", "glassware", "tableware",
-    "popcorn",
+    "popcorn", "underwear", "honey", "swimwear", "jewelry", "money", "fruit",
 }  # fmt: skip
 SINGULAR = re.compile(r"(ss|us|iris|mantis|chassis|gas|lens|atlas|canvas)$")  # in spite of the last letter
 COUNTED_ING = re.compile(r"^(ring|king|wing|string|spring|swing|sling|thing|building|ceiling|being|railing|earring)$")
@@ -60,16 +60,18 @@ def joined(name: str, text: str | None = None) -> str:
     """The sentence for a named object and what is said about its sound.
 
     `joined("dog")` is "a dog" and `joined("dog", "barking twice")` "a dog barking twice". A text that names the object
-    is the sentence by itself: `joined("dog", "two dogs howl")` is "two dogs howl". One that begins as a noun phrase of
-    its own stands beside the name: `joined("car", "an alarm")` is "a car, an alarm".
+    is the sentence by itself: `joined("dog", "two dogs howl")` is "two dogs howl". So is one that names something else,
+    as it begins as a noun phrase: `joined("dog", "a cat meowing")` is "a cat meowing".
     """
     text = " ".join((text or "").split())
     if not text:
         return with_article(name)
-    if names(text, name):
-        return text
-    apart = text.split()[0].casefold().strip(",.;:!?") in DETERMINERS
-    return f"{with_article(name)}{',' if apart else ''} {text}"
+    return text if names(text, name) or names_something(text) else f"{with_article(name)} {text}"
+
+
+def names_something(text: str) -> bool:
+    """Whether a text begins as a noun phrase of its own, "a cat meowing", instead of going on from a name."""
+    return text.split(maxsplit=1)[0].casefold().strip(",.;:!?") in DETERMINERS
 
 
 def sentences(named: Named, text: str | None = None, likely: int = 1) -> list[tuple[str, float]]:
@@ -87,12 +89,14 @@ def sentences(named: Named, text: str | None = None, likely: int = 1) -> list[tu
     if likely < 1:
         raise ValueError(f"likely_names is {likely}, but 1 or more is expected; 1 takes a single name.")
     text = " ".join((text or "").split()) or None
-    chosen = named.top[:likely]
-    if text is not None and (not named.known or any(names(text, name) for name in (named.name, *dict(chosen)))):
+    chosen = named.candidates[:likely]
+    if text is not None and (
+        not named.known or names_something(text) or any(names(text, name) for name in (named.name, *dict(chosen)))
+    ):
         return [(text, 1.0)]
     if named.known and (likely == 1 or named.name == named.top[0][0]):
         return [(joined(named.name, text), 1.0)]
-    total = sum(share for _, share in chosen)
+    total = sum(share for _, share in chosen) or 1.0
     return [(joined(name, text), share / total) for name, share in chosen]
 
 

@@ -33,7 +33,9 @@ class Vocabulary:
 
 
 def read_vocabulary(*paths: Path) -> Vocabulary:
-    """The vocabulary of one or several files together; a name that comes again is the same name.
+    """The vocabulary of one or several files together.
+
+    A name that comes again is the same name; a phrase that comes again in a later file is of the name there.
 
     Raises:
         ValueError: a file that cannot be read, is too long or has no names; names the line.
@@ -84,6 +86,7 @@ class _Reader:
 
     def read(self, lines: Iterable[str], path: Path) -> None:
         above: list[tuple[int, int]] = []  # (indentation, index of the name)
+        here: dict[str, int] = {}  # phrases of this file
         for number, line in enumerate(lines, start=1):
             stripped = line.partition("#")[0].rstrip()
             text = stripped.lstrip()
@@ -105,8 +108,14 @@ class _Reader:
                 index = self.add(name.strip(), above[-1][1] if above else -1)
                 above.append((indentation, index))
             for phrase in phrases:
-                self.phrases.setdefault(phrase.casefold(), index)
-                self.spelled.setdefault(phrase.casefold(), phrase)
+                key = phrase.casefold()
+                if here.setdefault(key, index) != index:
+                    raise ValueError(
+                        f"Line {number} of {path} gives the phrase {shown(phrase)} to a second name, but a phrase can "
+                        "stand for one name only; leave one of them out."
+                    )
+                self.phrases[key] = index  # a later file's own names come before those of an earlier one
+                self.spelled.setdefault(key, phrase)
             if len(self.names) > MOST_NAMES or len(self.phrases) > MOST_PHRASES:
                 raise ValueError(
                     f"{path} has more than {MOST_NAMES} names or {MOST_PHRASES} phrases (line {number}); give fewer."

@@ -50,3 +50,8 @@ def test_anything_else_is_refused_with_one_sentence(text):
 
 def test_what_is_filled_in_is_no_template():
     assert module.Template.parse("{name}", "template").fill("{names}", ["dog"], 1.0) == "{names}"
+
+
+def test_a_template_has_an_end():
+    with pytest.raises(ValueError, match="template has 5001 characters, but at most 5000"):
+        module.Template.parse("x" * 5001, "template")

@@ -211,3 +211,11 @@ def test_parts_that_grounding_needs(tiny_config: SoundingConfig) -> None:
     assert parts_to_ground(named, mask=True, text=False) == ("query", "grounding")
     assert parts_to_ground(named, mask=True, text=False, by="grounding") == ("grounding",)
     assert parts_to_ground(named, mask=False, text=True) == ("query", "grounding")
+
+
+def test_ways_and_selections_that_are_none_are_refused(tiny_model: SoundingModel) -> None:
+    patches = tiny_model.see(picture())
+    with pytest.raises(ValueError, match="by is 'guess', but one of grounding, names is expected"):
+        tiny_model.ground(patches, mask=half("left"), by="guess")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="generate got neither mask nor text"):
+        tiny_model.generate(image=picture())

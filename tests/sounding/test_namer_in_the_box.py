@@ -11,6 +11,7 @@ import timm
 import torch
 from typer.testing import CliRunner, Result
 
+import sounding
 from sounding.checkpoint import CheckpointError
 from sounding.cli.app import app
 from sounding.images.files import read_image, read_mask
@@ -73,6 +74,19 @@ def test_models_without_names_of_their_own_use_the_box(tiny_model: SoundingModel
     assert namer_of(tiny_checkpoint).labels == load_namer().labels
     with pytest.raises(CheckpointError, match="gives no names; convert it again"):
         load_namer(tiny_checkpoint)
+
+
+def test_a_missing_namer_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sounding.checkpoint.__file__", str(tmp_path / "sounding" / "checkpoint.py"))
+    boxed_namer.cache_clear()
+    with pytest.raises(CheckpointError, match="namer in the box cannot be used; reinstall the pack"):
+        boxed_namer()
+    boxed_namer.cache_clear()
+
+
+def test_the_namer_makes_no_sounds() -> None:
+    with pytest.raises(CheckpointError, match=r"only names objects.*give one, such as 'starter'"):
+        sounding.load("starter-names", device="cpu")
 
 
 def test_the_command_names_objects() -> None:

@@ -187,7 +187,7 @@ def test_a_vocabulary_is_a_text_file(tmp_path: Path) -> None:
     read = read_vocabulary(first, second)
     assert read.names == ("animal", "dog", "puppy", "cat", "car", "vehicle")
     assert read.parents == (-1, 0, 1, 0, 5, -1)
-    expected = ["1dog", "1Beagle", "2puppy", "3cat", "4car", "-1wall", "1Pug", "5vehicle", "4taxi"]
+    expected = ["1dog", "4Beagle", "2puppy", "3cat", "4car", "-1wall", "1Pug", "5vehicle", "4taxi"]
     assert [f"{index}{phrase}" for index, phrase in read.phrases] == expected
 
 
@@ -199,6 +199,7 @@ def test_a_vocabulary_is_a_text_file(tmp_path: Path) -> None:
         (b"dog\n" + b"x" * 101, r"Line 2 of .*1 to 100 printable"),
         (b"dog\n: cat", r"Line 2 of .*1 to 100 printable"),
         (b"a\x07b", r"Line 1 of .*printable"),
+        (b"cat\ndog: cat", "Line 2 of .*gives the phrase 'cat' to a second name"),
         (b"\xff\xfe", "is not text in UTF-8"),
         (b"a" * (2**18 + 1), "more than 262144 bytes"),
         ("\n".join(f"n{i}" for i in range(5001)).encode(), r"more than 5000 names .*line 5001"),

@@ -34,6 +34,14 @@ def test_the_likeliest_specific_names_are_listed_in_order() -> None:
     assert len(named(torch.tensor([[0.1] * 6]), LABELS, 0.5, top=50)[0].top) == 6
 
 
+def test_kinds_are_those_of_the_name_that_is_given() -> None:
+    rows = [[0.4, 0.3, 0.1, 0.2, 0.0, 0.0], [0.6, 0.1, 0.1, 0.1, 0.0, 0.0], [0.1, 0.1, 0.1, 0.3, 0.0, 0.0]]
+    bird, robin, unknown = named(torch.tensor(rows), LABELS, 0.5, top=3)
+    assert [name for name, _ in bird.kinds] == ["robin", "owl"]
+    assert robin.kinds == (("robin", pytest.approx(0.6)),)
+    assert unknown.candidates == unknown.top
+
+
 def test_no_names_are_an_error() -> None:
     with pytest.raises(ValueError, match="top is 0"):
         named(torch.zeros(1, 6), LABELS, 0.5, top=0)

@@ -48,7 +48,7 @@ def test_articles(name: str, sentence: str) -> None:
         ("dog", "barking  twice", "a dog barking twice"),
         ("dog", "two dogs howl", "two dogs howl"),
         ("acoustic guitar", "a guitar strumming", "a guitar strumming"),
-        ("car", "an alarm", "a car, an alarm"),
+        ("dog", "a cat meowing", "a cat meowing"),
         ("cat", "category", "a cat category"),
         ("bus", "braking", "a bus braking"),
     ],
@@ -68,6 +68,12 @@ def test_likely_specific_names_stand_for_a_general_one() -> None:
     assert sentences(BIRD, "far away", likely=3)[2] == ("a jay far away", pytest.approx(0.1))
     assert sentences(BIRD, "two owls", likely=3) == [("two owls", 1.0)]
     assert sentences(BIRD, "a bird far away", likely=3) == [("a bird far away", 1.0)]
+
+
+def test_only_kinds_of_the_general_name_stand_for_it() -> None:
+    cow = Named("animal", 0.8, (("dog", 0.4), ("muzzle", 0.2), ("cow", 0.3)), (("dog", 0.4), ("cow", 0.3)))
+    assert [sentence for sentence, _ in sentences(cow, likely=3)] == ["a dog", "a cow"]
+    assert sentences(cow, "a cow mooing", likely=3) == [("a cow mooing", 1.0)]
 
 
 def test_a_specific_name_stands_alone() -> None:
