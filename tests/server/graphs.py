@@ -15,6 +15,7 @@ FARM = {"name": "farm.png", "subfolder": "", "type": "input"}
 DOG, COW = {"x": 140, "y": 190}, {"x": 340, "y": 225}  # in farm.png
 MEADOW = {"x": 30, "y": 30}
 OTHER_MODELS = {"click_to_stable_audio"}  # examples that need files of other publishers
+CORE_DECODES = {"native_sampling"}  # examples whose sounds have the host's rate and length (test_native_workflow.py)
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

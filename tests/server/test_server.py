@@ -14,12 +14,13 @@ import pytest
 import torch
 import websocket
 
-from .graphs import OTHER_MODELS, node
+from .graphs import CORE_DECODES, OTHER_MODELS, node
 
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parent.parent.parent
-API = [path for path in sorted((ROOT / "example_workflows" / "api").glob("*.json")) if path.stem not in OTHER_MODELS]
+API = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
+API = [path for path in API if path.stem not in OTHER_MODELS | CORE_DECODES]
 NODES = (
     "SoundingLoadModel",
     "SoundingEncodeImage",
