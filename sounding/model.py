@@ -127,7 +127,7 @@ class SoundingModel(Conditioning):
         image = check_image(image)
         if mask is None and text is None:
             raise ValueError(
-                "generate got neither mask nor text, but something is to be selected; give one of them (a white mask "
+                "generate got neither mask nor text, but a selection is expected; give one of them (a white mask "
                 "selects the whole image)."
             )
         use(("patches",))

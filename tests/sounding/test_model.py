@@ -189,7 +189,7 @@ NAN = torch.full((1, 60, 80, 3), torch.nan)
         ({"mask": torch.full((1, 60, 80), 255.0)}, r"mask has values 255\.\.255"),
         ({"mask": torch.zeros(1, 60, 80, 3)}, "mask has shape"),
         ({"mask": torch.ones(2, 60, 80), "text": ["a", "b", "c"]}, "2 masks and 3 texts"),
-        ({"mask": None, "text": None}, "none of mask, text and sound"),
+        ({"mask": None, "text": None}, "generate got neither mask nor text"),
         ({"text": ""}, "a sentence is expected"),
         ({"text": []}, "a sentence is expected"),
         ({"mask": torch.ones(2, 60, 80), "batch": 2}, "batch is 2 with 2 selections"),
