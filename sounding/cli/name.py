@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import MAX_BATCH, check_device
+from .options import MAX_BATCH, DeviceOption, check_device
 from .terminal import JsonOption, plain_errors, show, show_json
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def name(
         str, typer.Option(help="A checkpoint; where it gives no names, as 'starter', the namer in the box does.")
     ] = "starter",
     top: Annotated[int, typer.Option(min=1, max=100, help="How many of the likeliest names are listed.")] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Name what masks show in an image, or say "unknown"."""

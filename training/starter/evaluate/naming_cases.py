@@ -19,12 +19,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from sounding.images.decoding import open_image, open_mask
+from sounding.images.decoding import open_image
 
 from ...data.object_set import ObjectSet
 from ...data.scenes import as_tensors, background_photographs, make_scene, part_of, scene_rng
-from ..cutouts import Cutouts, read_cutouts, read_rows
+from ..cutouts import Cutouts, read_rows
 from ..imagenet import class_names, known_classes
+from .segment import listed_photographs
 
 CUTOUT_NAMES = Path(__file__).parent / "cutout_names.json"
 Half = Literal["calibration", "test"]
@@ -67,11 +68,13 @@ def _named_cutouts(stamps: ObjectSet, folder: Path, half: Half) -> tuple[Cutouts
         found.append(
             (caption, cutout, tuple(sorted({vocabulary.names[vocabulary.phrases[number][0]] for number in classes})))
         )
-    for row in read_rows(folder):
+    rows = read_rows(folder)
+    for row in rows:
         if row.kind == "object" and row.name in table:
             found.append((row.name, open_image(folder / row.file).convert("RGBA"), (table[row.name],)))
     chosen = [(cutout, names) for name, cutout, names in found if names and half_of(name) == half]
-    photographs = [one for held_out in (False, True) for one in read_cutouts(folder, held_out=held_out).photographs]
+    backgrounds = sorted((row for row in rows if row.kind == "background"), key=lambda row: row.held_out)
+    photographs = [open_image(folder / row.file).convert("RGB") for row in backgrounds]
     photographs += background_photographs()[TEXTURES]
     behind = photographs[HALVES.index(half) :: len(HALVES)]
     return Cutouts([cutout for cutout, _ in chosen], behind), [names for _, names in chosen]
@@ -114,9 +117,6 @@ def background_cases(photographs: list[Image.Image], half: Half, count: int) -> 
 
 def photograph_cases(folder: Path) -> Iterator[NamingCase]:
     """Photographs that an `index.json` lists with masks, and with `names` where a label fits what they show."""
-    for row in json.loads((folder / "index.json").read_text(encoding="utf-8")):
-        image = open_image(folder / row["file"]).convert("RGB")
-        white = open_mask(folder / row["mask"]).resize(image.size, Image.Resampling.BILINEAR)
-        pixels, mask = (np.asarray(each) / np.float32(255) for each in (image, white))
-        shown = Path(row["file"]).stem
-        yield NamingCase(tuple(row["names"]), torch.from_numpy(pixels)[None], torch.from_numpy(mask)[None], shown)
+    for row, image, white in listed_photographs(folder):
+        mask = torch.from_numpy(white / np.float32(255))[None]
+        yield NamingCase(tuple(row["names"]), image, mask, Path(row["file"]).stem)

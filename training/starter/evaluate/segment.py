@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,8 +65,8 @@ def scene_cases(data: HasCutouts, photographs: list[Image.Image], count: int) ->
         index += 1
 
 
-def photograph_cases(folder: Path) -> Iterator[Case]:
-    """Photographs with hand-checked masks and clicks, as its `index.json` lists them (file, mask, click [x, y]).
+def listed_photographs(folder: Path) -> Iterator[tuple[dict[str, Any], Tensor, np.ndarray]]:
+    """What a folder's `index.json` lists: the row, its photograph [1, H, W, 3] 0..1 and its mask [H, W] uint8.
 
     Raises:
         FileNotFoundError: it has no such list.
@@ -76,9 +77,18 @@ def photograph_cases(folder: Path) -> Iterator[Case]:
     for row in json.loads(index.read_text(encoding="utf-8")):
         image = open_image(folder / row["file"]).convert("RGB")
         white = open_mask(folder / row["mask"]).resize(image.size, Image.Resampling.BILINEAR)
-        picture = torch.from_numpy(np.asarray(image) / np.float32(255))[None]
+        yield row, torch.from_numpy(np.asarray(image) / np.float32(255))[None], np.asarray(white)
+
+
+def photograph_cases(folder: Path) -> Iterator[Case]:
+    """Photographs with hand-checked masks and clicks, as its `index.json` lists them (file, mask, click [x, y]).
+
+    Raises:
+        FileNotFoundError: it has no such list.
+    """
+    for row, picture, white in listed_photographs(folder):
         click = Click(row["click"][0] + 0.5, row["click"][1] + 0.5, True) if "click" in row else None
-        yield Case(Path(row["mask"]).stem, picture, np.asarray(white) > 127, click)
+        yield Case(Path(row["mask"]).stem, picture, white > 127, click)
 
 
 def overlap(found: np.ndarray, truth: np.ndarray) -> float:
