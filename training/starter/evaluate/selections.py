@@ -165,12 +165,12 @@ def negative_figures(model: SoundingModel, data: ObjectSet, settings: Settings, 
     retrieval = MelRetrieval(objects, settings.seconds)
     pairs = held_out_pairs(data, settings.pairs)
     figures: Figures = {"count": len(pairs), "recordings": retrieval.recordings()}
+    grounded = [(chosen[0], list(ways_to_leave_out(model, seen(model, data, chosen)))) for chosen in pairs]
     for scale in scales:
         ways: dict[str, list[Tensor]] = defaultdict(list)
-        for index, labels in pairs:
-            scene = seen(model, data, (index, labels))
-            for way, condition, negative in ways_to_leave_out(model, scene):
-                noise = model.noise(settings.seconds, [index])
+        for index, conditions in grounded:
+            noise = model.noise(settings.seconds, [index])
+            for way, condition, negative in conditions:
                 latents = model.sample(condition, noise, negative=negative, cfg=scale, steps=settings.steps)
                 ways[way].append(sound_of(model, latents, settings.seconds))
         figures[f"cfg {scale:g}"] = {
