@@ -16,8 +16,8 @@ from sounding.model import SoundingModel
 from training.data.object_set import ObjectSet
 from training.data.scenes import SIDE, as_tensors, make_scene, scene_rng
 from training.engine.settings import LoopConfig
-from training.evaluate.classifier import Classifier
 from training.evaluate.features import open_features
+from training.evaluate.models.classifier import Classifier
 from training.starter.evaluate import classifier, recognise, sounds
 from training.starter.evaluate.audio_quality import CHECKS
 from training.starter.evaluate.classifier import ClassifierRecipe, train_classifier

@@ -17,7 +17,7 @@ from sounding.encoders.text import OpenClipQuery
 from sounding.model import SoundingModel
 from training.__main__ import app
 from training.data.object_set import ObjectSet
-from training.evaluate.classifier import Classifier
+from training.evaluate.models.classifier import Classifier
 from training.starter.evaluate.judge import Judge
 from training.starter.evaluate.photographs import (
     PHOTOGRAPHS,

@@ -6,19 +6,15 @@ import hashlib
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from sounding.audio.mel import MelSpectrogram
-from sounding.audio.resampling import resample
 from sounding.checkpoint import CONFIG_KEY, check_header_size
-from sounding.config import AudioConfig
-from sounding.encoders.audio import RATE as CLAP_RATE
 from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state
 
-from .classifier import CLASSES, Classifier, read_classifier
-from .panns import WINDOW, read_panns
+from .models.clap import ClapFeatures
+from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
+from .models.panns import WINDOW, read_panns
 
 LEAST_SECONDS = 0.5  # what every model can embed
 
@@ -37,46 +33,6 @@ class FeatureModel(Protocol):
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """What `embed` gave [B, D] -> [B, classes], before softmax; [B, 0] without classes."""
-
-
-class ClassifierFeatures:
-    """The small classifier of a known list of objects: what its last layer sees, and its logits."""
-
-    rate, seconds = 16_000, 2.56  # as it was trained
-
-    def __init__(self, classifier: Classifier, classes: list[str], name: str):
-        self.classifier, self.classes, self.name = classifier.eval(), tuple(classes), name
-        self.width = classifier.width
-        self.to_mel = MelSpectrogram(AudioConfig())
-
-    @torch.inference_mode()
-    def embed(self, waveform: Tensor, rate: int) -> Tensor:
-        """See `FeatureModel.embed`."""
-        return self.classifier.embed(self.to_mel(resample(waveform, rate, self.rate)))
-
-    @torch.inference_mode()
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """See `FeatureModel.logits`."""
-        return self.classifier.head(embeddings)
-
-
-class ClapFeatures:
-    """The CLAP audio tower of a checkpoint that was trained with audio queries; it has no classes."""
-
-    rate, seconds = CLAP_RATE, 10.0
-    classes: tuple[str, ...] = ()
-
-    def __init__(self, query: ClapAudioQuery, name: str):
-        self.query, self.name, self.width = query.eval(), name, query.config.width
-
-    @torch.inference_mode()
-    def embed(self, waveform: Tensor, rate: int) -> Tensor:
-        """See `FeatureModel.embed`; only the first 10 s are heard."""
-        return self.query.encode(waveform, rate)
-
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """[B, 0]."""
-        return embeddings[:, :0]
 
 
 def open_features(path: Path) -> FeatureModel:

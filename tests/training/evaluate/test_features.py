@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig, GroundingConfig, QueryConfig, SoundingConfig
 from sounding.model import SoundingModel
-from training.evaluate.classifier import Classifier, write_classifier
-from training.evaluate.features import ClapFeatures, open_features
+from training.evaluate.features import open_features
+from training.evaluate.models.clap import ClapFeatures
+from training.evaluate.models.classifier import Classifier, write_classifier
 
 
 @pytest.fixture

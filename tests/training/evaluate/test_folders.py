@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from sounding.audio.files import write_audio
 from sounding.audio.resampling import resample
-from training.evaluate.classifier import Classifier, write_classifier
 from training.evaluate.cli import app
 from training.evaluate.folders import Side, find_sounds, hear, pairs, problems
 from training.evaluate.frechet import frechet_distances
+from training.evaluate.models.classifier import Classifier, write_classifier
 from training.evaluate.report import measure, read_labels
 from training.evaluate.scores import kl_divergences, label_confidences
 

@@ -27,7 +27,7 @@ from ...engine.loader import Item
 from ...engine.loop import train
 from ...engine.objective import Objective
 from ...engine.settings import LoopConfig, Share
-from ...evaluate.classifier import Classifier
+from ...evaluate.models.classifier import Classifier
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def judge(
     """Write the classifier that judges sounds, for `python -m training evaluate folders --model FILE`."""
     with plain_errors("training"):
         from ...data.object_set import ObjectSet
-        from ...evaluate.classifier import write_classifier
+        from ...evaluate.models.classifier import write_classifier
         from .judge import open_judge
 
         _check_out(out)

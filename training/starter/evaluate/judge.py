@@ -12,7 +12,7 @@ from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig
 
 from ...data.object_set import ObjectSet
-from ...evaluate.classifier import Classifier
+from ...evaluate.models.classifier import Classifier
 from ...recipe import RECIPES, read_recipe
 from .classifier import ClassifierRecipe, train_classifier
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.evaluate.features import open_features
-from training.evaluate.panns import FRONT_ENDS, WINDOW, Cnn14, PannsFeatures
+from training.evaluate.models.panns import FRONT_ENDS, WINDOW, Cnn14, PannsFeatures
 
 
 def published(network: Cnn14) -> dict[str, Tensor]:

@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sounding.audio.mel import MelSpectrogram
+from sounding.audio.resampling import resample
+from sounding.config import AudioConfig
 from sounding.utils.fields import parse_json
 from sounding.utils.files import replacing
 
@@ -51,6 +54,27 @@ class Classifier(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """Logits of log-mels [B, T, 64]: [B, classes]."""
         return self.head(self.embed(mel))
+
+
+class ClassifierFeatures:
+    """The small classifier of a known list of objects: what its last layer sees, and its logits."""
+
+    rate, seconds = 16_000, 2.56  # as it was trained
+
+    def __init__(self, classifier: Classifier, classes: list[str], name: str):
+        self.classifier, self.classes, self.name = classifier.eval(), tuple(classes), name
+        self.width = classifier.width
+        self.to_mel = MelSpectrogram(AudioConfig())
+
+    @torch.inference_mode()
+    def embed(self, waveform: Tensor, rate: int) -> Tensor:
+        """See `features.FeatureModel.embed`."""
+        return self.classifier.embed(self.to_mel(resample(waveform, rate, self.rate)))
+
+    @torch.inference_mode()
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """See `features.FeatureModel.logits`."""
+        return self.classifier.head(embeddings)
 
 
 def write_classifier(path: Path, classifier: Classifier, classes: Sequence[str]) -> None:
