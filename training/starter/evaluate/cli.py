@@ -108,6 +108,28 @@ def judge(
 
 
 @app.command()
+def items(
+    out: Annotated[Path, typer.Option(help="New folder for images, masks, recordings and labels.")],
+    data: DataOption = Path("data/stamps"),
+    stream: Annotated[
+        int | None, typer.Option(min=0, help="Random stream of the scenes; without it the one of development.")
+    ] = None,
+    per_object: Annotated[int, typer.Option(min=0, max=100, help="Scenes in which each object is selected.")] = 1,
+    pairs: Annotated[int, typer.Option(min=0, max=100_000, help="Scenes of two objects.")] = 80,
+    backgrounds: Annotated[int, typer.Option(min=0, max=100_000, help="Scenes with the background selected.")] = 40,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of each recording.")] = 2.56,
+) -> None:
+    """Write scenes with a selected object and its recording each, to measure any system on."""
+    with plain_errors("training"):
+        from .items import ItemsSettings, write_items
+        from .sounds import HELD_OUT
+
+        _check_out(out)
+        chosen = HELD_OUT if stream is None else stream
+        typer.echo(write_items(data, out, ItemsSettings(chosen, per_object, pairs, backgrounds, seconds)))
+
+
+@app.command()
 def photographs(
     model: ModelOption = "starter",
     data: DataOption = Path("data/stamps"),

@@ -14,12 +14,13 @@ from sounding.grounding import Condition
 from sounding.model import SoundingModel
 
 from ...data.object_set import ObjectSet
-from ...data.scenes import as_tensors, make_scene, scene_rng
+from ...data.scenes import SPLIT_SEEDS, as_tensors, make_scene, scene_rng
 from ...data.shard_format import SAMPLE_RATE
 from ...finetune.retrieval import sound_of
 
 Chosen = tuple[int, tuple[int, ...]]  # a held-out scene's number, and its objects, the first of which is asked for
 By = Literal["mask", "text", "background"]
+HELD_OUT = SPLIT_SEEDS["held-out"]  # the random stream that development looked at
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,29 @@ def every_label(data: ObjectSet, per_object: int) -> list[int]:
     return [label for label in range(len(data)) for _ in range(per_object)]
 
 
-def held_out_scenes(data: ObjectSet, per_object: int) -> list[Chosen]:
-    """Scenes of one to four objects, each object first in `per_object` of them; the others are drawn."""
+def held_out_scenes(data: ObjectSet, per_object: int, stream: int = HELD_OUT) -> list[Chosen]:
+    """Scenes of one to four objects, each object first in `per_object` of them; the others are drawn from `stream`."""
     scenes: list[Chosen] = []
     for n, label in enumerate(every_label(data, per_object)):
-        rng = np.random.default_rng([98, n])
+        rng = _choice_rng(98, n, stream)
         count = int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.2, 0.15]))
         others = rng.choice([i for i in range(len(data)) if i != label], min(count, len(data) - 1), replace=False)
         scenes.append((n, (label, *(int(i) for i in others))))
     return scenes
 
 
-def held_out_pairs(data: ObjectSet, count: int) -> list[Chosen]:
-    """Scenes of two different objects."""
+def held_out_pairs(data: ObjectSet, count: int, stream: int = HELD_OUT) -> list[Chosen]:
+    """Scenes of two different objects, drawn from `stream`."""
     pairs: list[Chosen] = []
     for n in range(count):
-        rng = np.random.default_rng([97, n])
+        rng = _choice_rng(97, n, stream)
         pairs.append((100_000 + n, tuple(int(i) for i in rng.choice(len(data), 2, replace=False))))
     return pairs
+
+
+def _choice_rng(purpose: int, number: int, stream: int) -> np.random.Generator:
+    """Decides which objects a scene has; figures of earlier versions are of `HELD_OUT`, which is not in its seed."""
+    return np.random.default_rng([purpose, number] if stream == HELD_OUT else [purpose, number, stream])
 
 
 @torch.inference_mode()

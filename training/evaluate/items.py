@@ -1,0 +1,148 @@
+"""A folder of items: images with a selected object each, what it really sounds like, and what is in the image.
+
+    images/NAME.png     the image
+    masks/NAME.png      the selected object, white on black; of background items all that is no object
+    reference/NAME.wav  a real sound of the selected object; none of background items
+    labels.csv          name,labels,others: classes of the selected object, and of the objects that are not selected
+    items.json          captions, objects and kinds, and what the folder was made from
+
+`python -m training starter evaluate items` writes one. To read one, `images` is enough: without `items.json` each
+image is an item that nothing is known about.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from sounding.utils.fields import Checked, Length, Text, from_dict
+from sounding.utils.messages import printable, shown
+
+from ..data.shard_format import read_json
+
+MOST_JSON = 2**28  # bytes of items.json
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class ItemObject(Checked):
+    """An object in the image: its class, a phrase that names it, and its box (left, top, right, bottom) in pixels."""
+
+    name: Annotated[str, Text(200)]
+    caption: Annotated[str, Text(1000)]
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ItemEntry(Checked):
+    """What is known of an item. Of kinds "object" and "pair" the first object is the selected one.
+
+    `caption` says what is selected; it is empty where that is the background, or where nothing is known.
+    """
+
+    name: Annotated[str, Text(200)]
+    kind: Literal["object", "pair", "background"]
+    caption: Annotated[str, Text(1000)]
+    objects: Annotated[tuple[ItemObject, ...], Length(0, 1000)] = ()
+
+    @property
+    def selected(self) -> tuple[ItemObject, ...]:
+        """Objects that the mask covers."""
+        return () if self.kind == "background" else self.objects[:1]
+
+    @property
+    def others(self) -> tuple[ItemObject, ...]:
+        """Objects that it does not cover."""
+        return self.objects if self.kind == "background" else self.objects[1:]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item and its files; `mask` is None where there is none."""
+
+    entry: ItemEntry
+    image: Path
+    mask: Path | None
+
+    @property
+    def name(self) -> str:
+        """The stem of all its files."""
+        return self.entry.name
+
+
+def write_entries(entries: list[ItemEntry], source: dict[str, Any]) -> bytes:
+    """The content of `items.json`.
+
+    Args:
+        entries: of the items.
+        source: what they were made from (JSON); kept under the key "source".
+    """
+    return json.dumps({"source": source, "items": [asdict(entry) for entry in entries]}, indent=1).encode()
+
+
+def read_source(folder: Path) -> dict[str, Any]:
+    """What a folder was made from, as `write_entries` got it.
+
+    Raises:
+        ValueError: see `read_items`.
+    """
+    return _read_json(folder / "items.json")["source"]
+
+
+def read_items(folder: Path) -> list[Item]:
+    """The items of a folder, in the order of `items.json`, or else in the order of their images' names.
+
+    Raises:
+        ValueError: there is no folder of images, or a damaged `items.json`.
+    """
+    if not (folder / "images").is_dir():
+        raise ValueError(
+            f"{folder} has no folder `images`, but one of items is expected; `python -m training starter evaluate "
+            "items` writes one."
+        )
+    images = _by_stem(folder / "images")
+    masks = _by_stem(folder / "masks") if (folder / "masks").is_dir() else {}
+    described = folder / "items.json"
+    entries = _entries(described) if described.is_file() else [ItemEntry(name, "object", "") for name in images]
+    missing = [entry.name for entry in entries if entry.name not in images]
+    if missing:
+        raise ValueError(
+            f"{folder} lists the item {printable(missing[0], 100)}, but images/ has no image of that name "
+            f"({len(missing)} such items); make the folder again."
+        )
+    if not entries:
+        raise ValueError(f"{folder} has no items, but at least one image is expected.")
+    return [Item(entry, images[entry.name], masks.get(entry.name)) for entry in entries]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES and path.name[0] != ".")
+    return {path.stem: path for path in files}
+
+
+def _entries(path: Path) -> list[ItemEntry]:
+    try:
+        entries: list[ItemEntry] = [from_dict(ItemEntry, row) for row in _read_json(path)["items"]]
+        names = [entry.name.casefold() for entry in entries]
+        if len(set(names)) < len(names):
+            raise ValueError("two items have one name")
+        bad = [name for name in names if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name)]
+        if bad:
+            raise ValueError(f"{shown(bad[0])} cannot be a file's name")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({printable(error, 300)}); make the folder again.") from None
+    return entries
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path, MOST_JSON)
+        if not isinstance(content, dict) or not isinstance(content.get("items"), list):
+            raise ValueError("a mapping with a list of items is expected")
+        if not isinstance(content.get("source"), dict):
+            raise ValueError("the mapping `source` is missing")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({printable(error, 300)}); make the folder again.") from None
+    return content
