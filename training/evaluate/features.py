@@ -12,6 +12,7 @@ from sounding.checkpoint import CONFIG_KEY, check_header_size
 from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state
 
+from .audiovisual import AudioVisualModel
 from .models.clap import ClapFeatures
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
 from .models.panns import WINDOW, read_panns
@@ -36,6 +37,18 @@ class FeatureModel(Protocol):
 
 
 def open_features(path: Path) -> FeatureModel:
+    """The model of sounds of a file, see `open_model`.
+
+    Raises:
+        ValueError: the file has none, or is damaged.
+    """
+    model = open_model(path)
+    if isinstance(model, AudioVisualModel):
+        raise ValueError(f"{path} has a model of sounds and images ({model.name}), but one of sounds is expected.")
+    return model
+
+
+def open_model(path: Path) -> FeatureModel | AudioVisualModel:
     """The model of a file: a classifier of `starter evaluate judge`, a checkpoint with a CLAP audio tower, or a CNN14.
 
     Raises:

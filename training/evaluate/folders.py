@@ -11,7 +11,7 @@ What is done with sounds that are not alike, for generated ones and the referenc
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,14 +46,23 @@ class Side:
 
 
 def find_sounds(folder: Path) -> dict[str, Path]:
-    """Sound files directly in a folder, by stem; of two with one stem the first in order of names.
+    """Sound files directly in a folder, by stem, see `find_files`.
 
     Raises:
         ValueError: there is no such folder, or no sound in it.
     """
+    return find_files(folder, SUFFIXES, "sounds")
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...], kind: str) -> dict[str, Path]:
+    """Files with one of the endings directly in a folder, by stem; of two with one stem the first in order of names.
+
+    Raises:
+        ValueError: there is no such folder, or no such file in it; `kind` says in the plural what they are.
+    """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder, but one of sound files is expected; check the path.")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        raise ValueError(f"{folder} is not a folder, but one of {kind} is expected; check the path.")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
     found: dict[str, Path] = {}
     for path in files:
         if path.stem in found:
@@ -62,7 +71,7 @@ def find_sounds(folder: Path) -> dict[str, Path]:
             )
         found.setdefault(path.stem, path)
     if not found:
-        raise ValueError(f"{folder} has no sounds, but files ending in {', '.join(SUFFIXES)} are expected.")
+        raise ValueError(f"{folder} has no {kind}, but files ending in {', '.join(suffixes)} are expected.")
     return found
 
 
@@ -86,7 +95,7 @@ def hear(
     description = {
         "model": model.name,
         "seconds": seconds,
-        "files": {stem: [path.name, *_stamp(path)] for stem, path in files.items()},
+        "files": {stem: [path.name, *stamp(path)] for stem, path in files.items()},
     }
     store = Store.open(out, list(files), description, model.width, len(model.classes))
     side = Side(name, folder, store)
@@ -101,7 +110,7 @@ def hear(
     return side
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
     """Size and time of a file; zeros where it cannot be looked at, such as a link to nothing."""
     try:
         stat = path.stat()
@@ -171,10 +180,10 @@ def pairs(side: Side, reference: Side) -> list[str]:
     return sorted(side.usable() & reference.usable())
 
 
-def problems(side: Side, reference: Side) -> Iterator[tuple[str, list[str]]]:
-    """What is to be known of a system's sounds: a kind and the names."""
+def problems(side: Side, reference: Side, backgrounds: Set[str] = frozenset()) -> Iterator[tuple[str, list[str]]]:
+    """What is to be known of a system's sounds: a kind and the names. Items that are `backgrounds` lack references."""
     own, others = set(side.store.names), set(reference.store.names)
-    yield "without a reference", sorted(own - others)
+    yield "without a reference", sorted(own - others - backgrounds)
     yield "missing", sorted(others - own)
     yield "unreadable", sorted(side.unreadable)
     for finding in Finding:

@@ -1,238 +1,262 @@
-"""Features of systems and reference to figures: JSON, and a table in the shape of the paper's table 1."""
+"""Features of systems and reference to figures, as report.json has them: by one model, or by several."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from sounding.utils.messages import printable
-
-from . import scores
+from . import control, scores
+from .audiovisual import METRICS, AudioVisualModel
+from .features import FeatureModel
 from .folders import Side, pairs, problems
-from .frechet import fad_infinity, frechet_distances
-from .intervals import Array, Figure, draw_weights, figure, weighted_means
-from .kernel import kernel_distances
-from .published import COLUMNS, HIGHER_IS_BETTER, TABLE_1
-from .store import Rows
+from .frechet import fad_infinity
+from .images import ImageSide
+from .intervals import Figure
+from .labels import Labels
+from .metrics import Labelled, Resampled, lazy, resample_alone, resample_metrics, weights_of
 
-# Figures by their keys in the JSON; those of table 1 have its columns.
-IN_TABLE = {"acc": "ACC", "fad": "FAD", "kl_audioldm_eval": "KL", "is": "IS"}
-BESIDE = {
-    "fad_infinity": "FAD-infinity",
-    "kad": "KAD",
-    "kl_av_benchmark": "KL (av-benchmark)",
-    "is_in_order": "IS (not shuffled)",
-    "cosine": "cosine to the reference",
-}
+BY_EMBEDDINGS = ("fad", "fad_infinity", "kad", "cosine")  # the others of a feature model need its classes
+NO_MODEL = "There is no encoder of images and sounds among the models."
+NO_IMAGES = "There are no images; give --images."
 
 
-@dataclass
-class Resampled:
-    """Values of each metric, the first of which is the figure; sample counts; why other metrics have none."""
+@dataclass(frozen=True)
+class Heard:
+    """All folders by one model of sounds."""
 
-    values: dict[str, Array] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    not_computed: dict[str, str] = field(default_factory=dict)
-
-    def figures(self) -> dict[str, Figure]:
-        """With intervals."""
-        return {name: figure(values, self.counts[name]) for name, values in self.values.items()}
+    model: FeatureModel
+    seconds: float  # that sounds were cut or padded to
+    systems: list[Side]
+    reference: Side
+    labels: Labels | None = None  # by this model's classes
 
 
-def read_labels(path: Path, classes: Sequence[str]) -> tuple[dict[str, list[int]], list[str]]:
-    """Class numbers per stem of a CSV with the columns `name` and `labels` (separated by ";"), and labels unknown here.
+@dataclass(frozen=True)
+class Seen:
+    """All folders, and the items' images, by one model of sounds and images."""
 
-    Raises:
-        ValueError: it cannot be read, or has no such columns.
-    """
-    known = {name.casefold(): number for number, name in enumerate(classes)}
-    labels: dict[str, list[int]] = {}
-    unknown: set[str] = set()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"name", "labels"} <= set(rows.fieldnames or ()):
-                raise ValueError("it has other columns")
-            for row in rows:
-                given = [label.strip() for label in (row["labels"] or "").split(";") if label.strip()]
-                labels[row["name"] or ""] = sorted({known[x.casefold()] for x in given if x.casefold() in known})
-                unknown |= {label for label in given if label.casefold() not in known}
-    except (OSError, ValueError, csv.Error) as error:
-        raise ValueError(
-            f"{path} is no list of labels ({printable(error, 200)}); give a CSV with the columns name and labels."
-        ) from None
-    return labels, sorted(unknown)
-
-
-def resample_metrics(
-    side: Side,
-    reference: Side,
-    names: Sequence[str],
-    weights: Array,
-    classes: Sequence[str],
-    labels: dict[str, list[int]] | None,
-) -> Resampled:
-    """All metrics of the pairs `names` for each row of weights; what cannot be computed says why."""
-    found = Resampled()
-    own, others = side.store.rows(names), reference.store.rows(names)
-    made, real = (
-        cast(Array, Rows(store.embeddings, rows)) for store, rows in ((side.store, own), (reference.store, others))
-    )
-    made_logits, real_logits = (
-        cast(Array, Rows(store.logits, rows)) for store, rows in ((side.store, own), (reference.store, others))
-    )
-
-    def put(name: str, compute: Callable[[], Array], needs_classes: bool = False) -> None:
-        try:
-            if needs_classes and not classes:
-                raise ValueError("The model has no classes; give a classifier.")
-            values = compute()
-            found.values[name], found.counts[name] = values, len(names)
-        except ValueError as error:
-            found.not_computed[name] = str(error)
-
-    def mean(name: str, compute: Callable[[], Array], needs_classes: bool = False) -> None:
-        def means() -> Array:
-            values = compute()
-            if not np.isfinite(values).any():
-                raise ValueError("No sound has a value.")
-            counts[name] = int(np.isfinite(values).sum())
-            return weighted_means(values, weights)
-
-        counts: dict[str, int] = {}
-        put(name, means, needs_classes)
-        found.counts.update(counts)
-
-    def confidences() -> Array:
-        if labels is None:
-            raise ValueError("There are no labels; give --labels.")
-        left_out = [number for number, name in enumerate(classes) if name in scores.LEFT_OUT]
-        return scores.label_confidences(made_logits, [labels.get(name, []) for name in names], left_out)
-
-    mean("acc", confidences, True)
-    put("fad", lambda: frechet_distances(made, real, weights))
-    mean("kl_audioldm_eval", lambda: scores.kl_divergences(made_logits, real_logits, "audioldm_eval"), True)
-    mean("kl_av_benchmark", lambda: scores.kl_divergences(made_logits, real_logits, "av_benchmark"), True)
-    put("is", lambda: scores.inception_scores(made_logits, weights), True)
-    put("is_in_order", lambda: scores.inception_scores(made_logits, weights, shuffle_seed=None), True)
-    put("kad", lambda: kernel_distances(made, real, weights))
-    mean("cosine", lambda: scores.cosines(made, real))
-    return found
+    model: AudioVisualModel
+    seconds: float
+    systems: list[Side]
+    reference: Side
+    images: ImageSide
 
 
 def measure(
     sides: Sequence[Side],
     reference: Side,
     classes: Sequence[str],
-    labels: dict[str, list[int]] | None = None,
+    labels: Labelled | None = None,
     *,
     resamples: int = 200,
+    others: Labelled | None = None,
 ) -> dict[str, Any]:
-    """Figures of every system, and of the differences between the first and each other one, as JSON has them."""
+    """Figures by one model of sounds, as JSON has them: of every system, and differences between the first and others.
+
+    Args:
+        sides: the systems.
+        reference: real sounds of the same items.
+        classes: the model's, none where it has no logits.
+        labels: class numbers of each item's selected object.
+        resamples: for the 95 % intervals.
+        others: class numbers of the objects in the image that are not selected, for `control`.
+    """
     report: dict[str, Any] = {"systems": [], "differences": []}
+    backgrounds = {name for name in others or () if not (labels or {}).get(name)}
+    whole: list[tuple[list[str], Resampled, control.ByItem]] = []
     for side in sides:
         names = pairs(side, reference)
-        found = resample_metrics(side, reference, names, _weights(names, resamples), classes, labels)
+        found = resample_metrics(side, reference, names, weights_of(names, resamples), classes, labels)
         figures = found.figures()
-        own, others = side.store.rows(names), reference.store.rows(names)
         try:
-            made = cast(Array, Rows(side.store.embeddings, own))
-            real = cast(Array, Rows(reference.store.embeddings, others))
+            made, real = (lazy(one.store.embeddings, one.store, names) for one in (side, reference))
             figures["fad_infinity"] = fad_infinity(made, real, resamples=resamples)
         except ValueError as error:
             found.not_computed["fad_infinity"] = str(error)
-        found.not_computed["avc"] = "There is no encoder of images and sounds beside the model."
+        met, chance = _controls(side, classes, labels, others, figures, found)
+        whole.append((names, found, met))
         report["systems"].append(
             {
                 "name": side.name,
                 "folder": str(side.folder),
                 "pairs": len(names),
-                "figures": {name: _plain(value) for name, value in figures.items()},
+                "figures": plain(figures),
+                "chance": chance,
                 "not_computed": found.not_computed,
-                "sounds": {kind: found for kind, found in problems(side, reference) if found},
+                "sounds": {kind: found for kind, found in problems(side, reference, backgrounds) if found},
                 "unreadable": side.unreadable,
             }
         )
-    for side in sides[1:]:
-        names = sorted(set(pairs(sides[0], reference)) & set(pairs(side, reference)))
-        weights = _weights(names, resamples)
-        first, second = (resample_metrics(s, reference, names, weights, classes, labels) for s in (sides[0], side))
+    for side, (its_names, other, other_met) in list(zip(sides, whole, strict=True))[1:]:
+        names, first, first_met = whole[0]
+        if names != its_names:
+            names = sorted(set(names) & set(its_names))
+            weights = weights_of(names, resamples)
+            first, other = (resample_metrics(s, reference, names, weights, classes, labels) for s in (sides[0], side))
+        found_differences = first.minus(other)
+        for name in control.CONTROLS:
+            if first_met[name].keys() & other_met[name].keys():
+                found_differences[name] = control.difference(first_met[name], other_met[name], resamples)
         report["differences"].append(
-            {
-                "of": [sides[0].name, side.name],
-                "pairs": len(names),
-                "figures": {
-                    name: _plain(figure(values - second.values[name], first.counts[name]))
-                    for name, values in first.values.items()
-                    if name in second.values
-                },
-            }
+            {"of": [sides[0].name, side.name], "pairs": len(names), "figures": plain(found_differences)}
         )
-    report["reference"] = {"folder": str(reference.folder), "unreadable": reference.unreadable}
+    names = sorted(reference.usable())
+    alone = resample_alone(reference, names, weights_of(names, resamples), classes, labels)
+    figures = alone.figures()
+    _controls(reference, classes, labels, others, figures, alone)
+    report["reference"] = {
+        "folder": str(reference.folder),
+        "sounds": len(names),
+        "figures": plain(figures),
+        "unreadable": reference.unreadable,
+    }
     return report
 
 
-def _weights(names: Sequence[str], resamples: int) -> Array:
-    return draw_weights(len(names), resamples) if names else np.ones((1, 0), np.float32)
+def _controls(
+    side: Side,
+    classes: Sequence[str],
+    labels: Labelled | None,
+    others: Labelled | None,
+    figures: dict[str, Figure],
+    found: Resampled,
+) -> tuple[control.ByItem, dict[str, float]]:
+    """Put the controls' figures, or why there are none; which items meet them, and their chances."""
+    met = control.controls(side, labels, others) if classes and labels and others else {n: {} for n in control.CONTROLS}
+    for name, items in met.items():
+        if items:
+            figures[name] = control.share(items)
+        else:
+            found.not_computed[name] = (
+                "The labels name no item's other objects (column others), or no sound is of such an item."
+                if classes
+                else "The model has no classes; give a classifier."
+            )
+    return met, control.chances(met, others or {}, len(classes))
 
 
-def _plain(found: Figure) -> dict[str, float | int | None]:
-    """A figure as JSON has it: no NaN."""
-    numbers = {"value": found.value, "low": found.low, "high": found.high}
-    return {**{name: x if math.isfinite(x) else None for name, x in numbers.items()}, "count": found.count}
+def measure_models(
+    heard: Sequence[Heard], seen: Sequence[Seen], *, resamples: int = 200, unseen: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Figures by all models, as JSON has them.
+
+    `figures` of a system are those of the table: of metrics that need classes by the first model that has some, of
+    those that compare embeddings by VGGish if it is among the models, as in the paper, else by the first one.
+    `by_model` has all of them, by the models' names. `unseen` says why metrics of sounds and images have no model.
+    """
+    reports = [
+        measure(
+            one.systems,
+            one.reference,
+            one.model.classes,
+            one.labels.own if one.labels else None,
+            others=one.labels.others if one.labels else None,
+            resamples=resamples,
+        )
+        for one in heard
+    ]
+    by_classes = next((at for at, one in enumerate(heard) if one.model.classes), 0)
+    by_embeddings = next((at for at, one in enumerate(heard) if one.model.name.startswith("VGGish")), 0)
+    report = reports[0]
+    views = [(heard[at].model.name, reports[at]) for at in range(len(heard))]
+    merged: dict[str, Any] = {
+        "models": [*map(_described, heard), *map(_described, seen)],
+        "figures_by": {"classes": views[by_classes][0], "embeddings": views[by_embeddings][0]},
+        "systems": [],
+        "differences": [],
+        "reference": dict(report["reference"]),
+    }
+    for kind in ("systems", "differences"):
+        for at, entry in enumerate(report[kind]):
+            own = [(name, one[kind][at]) for name, one in views]
+            merged[kind].append(entry | _merged(own, by_classes, by_embeddings))
+    merged["reference"] |= _merged([(n, one["reference"]) for n, one in views], by_classes, by_embeddings)
+    for one in seen:
+        _add_seen(merged, one, resamples)
+    for system in merged["systems"]:
+        for metric in METRICS:
+            if metric not in system["figures"]:
+                system["not_computed"].setdefault(metric, (unseen or {}).get(metric, NO_MODEL))
+    return merged
 
 
-def table(report: dict[str, Any]) -> str:
-    """Markdown: the systems in the columns of table 1 above the paper's rows as quoted, and the other figures."""
-    head = [f"{name} ({'↑' if HIGHER_IS_BETTER[name] else '↓'})" for name in COLUMNS]
-    lines = _row(["Method", "n", *head]) + _row(["---"] * (len(head) + 2))
-    by_column = {column: name for name, column in IN_TABLE.items()}
-    for system in report["systems"]:
-        cells = [_cell(system["figures"].get(by_column.get(column, ""))) for column in COLUMNS]
-        lines += _row([_escaped(system["name"]), str(system["pairs"]), *cells])
-    for name, values in TABLE_1.items():
-        lines += _row([f"{name} (quoted)", "", *values])
-    lines += (
-        "\nRows marked as quoted are the paper's (table 1: AudioCaps, PANNs, VGGish, OpenL3). They cannot be compared "
-        f"with the others unless these were measured the same way; the model here is: {report['model']}.\n\n"
-    )
-    lines += _row(["Method", *BESIDE.values()]) + _row(["---"] * (len(BESIDE) + 1))
-    for system in report["systems"]:
-        lines += _row([_escaped(system["name"]), *(_cell(system["figures"].get(name)) for name in BESIDE)])
-    lines += "\n"
-    for system in report["systems"]:
-        kinds = ", ".join(f"{len(names)} {kind}" for kind, names in system["sounds"].items())
-        lines += f"- {_escaped(system['name'])}: {system['pairs']} pairs; {kinds or 'nothing to note'}\n"
-        reasons: dict[str, list[str]] = {reason: [] for reason in system["not_computed"].values()}
-        for name, reason in system["not_computed"].items():
-            reasons[reason].append(name)
-        lines += "".join(f"  - without {', '.join(names)}: {reason}\n" for reason, names in reasons.items())
-    if report["differences"]:
-        names = {**IN_TABLE, **BESIDE}
-        lines += "\n" + _row(["Difference", *names.values()]) + _row(["---"] * (len(names) + 1))
-        for one in report["differences"]:
-            called = " - ".join(map(_escaped, one["of"]))
-            lines += _row([called, *(_cell(one["figures"].get(name)) for name in names)])
-    return lines
+def _described(one: Heard | Seen) -> dict[str, Any]:
+    described = {"name": one.model.name, "rate": one.model.rate, "seconds": one.seconds, "width": one.model.width}
+    if isinstance(one, Seen):
+        return described | {"metric": one.model.metric, "scale": one.model.scale}
+    return described | {
+        "classes": len(one.model.classes),
+        "unknown_labels": one.labels.unknown if one.labels else [],
+    }
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |\n"
+def _merged(own: list[tuple[str, dict[str, Any]]], by_classes: int, by_embeddings: int) -> dict[str, Any]:
+    """What several models found for one system: the table's figures, and all by model."""
+
+    def choose(key: str) -> dict[str, Any]:
+        chosen = {name: value for name, value in own[by_classes][1].get(key, {}).items() if name not in BY_EMBEDDINGS}
+        embeddings = own[by_embeddings][1].get(key, {})
+        return chosen | {name: embeddings[name] for name in BY_EMBEDDINGS if name in embeddings}
+
+    keys = [key for key in ("figures", "not_computed", "chance") if key in own[0][1]]
+    by_model = {name: {key: entry[key] for key in keys} for name, entry in own}
+    return {key: choose(key) for key in keys} | {"by_model": by_model}
 
 
-def _cell(found: dict[str, Any] | None) -> str:
-    if found is None or found["value"] is None:
-        return "not computed"
-    if found["low"] is None:
-        return f"{found['value']:.3f}"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+def _add_seen(report: dict[str, Any], seen: Seen, resamples: int) -> None:
+    """Add the figure of a model of sounds and images to every system, to differences, and to the reference."""
+    metric, usable = seen.model.metric, seen.images.usable()
+
+    def found(side: Side, names: list[str]) -> Resampled:
+        result = Resampled(weights_of(names, resamples))
+        sounds, images = (lazy(one.embeddings, one, names) for one in (side.store, seen.images.store))
+
+        def cosines() -> Any:
+            if not names:
+                raise ValueError("No pair of sounds has an image.")
+            return seen.model.scale * scores.cosines(sounds, images)
+
+        result.mean(metric, cosines)
+        return result
+
+    def put(entry: dict[str, Any], figures: dict[str, Figure], why: dict[str, str] | None = None) -> None:
+        entry["figures"] = plain(figures) | entry["figures"]  # of two models of one metric the first counts
+        entry["by_model"][seen.model.name] = {"figures": plain(figures)}
+        if why is not None:
+            entry["not_computed"] = why | entry["not_computed"]
+            entry["by_model"][seen.model.name]["not_computed"] = why
+
+    named = [sorted(set(pairs(side, seen.reference)) & usable) for side in seen.systems]
+    results = [found(side, names) for side, names in zip(seen.systems, named, strict=True)]
+    for system, side, result in zip(report["systems"], seen.systems, results, strict=True):
+        put(system, result.figures(), result.not_computed)
+        system.setdefault("without_image", {}).update(
+            {name: seen.images.without[name] for name in pairs(side, seen.reference) if name in seen.images.without}
+        )
+    for at, entry in enumerate(report["differences"], 1):
+        first, other, names = results[0], results[at], named[0]
+        if names != named[at]:
+            names = sorted(set(names) & set(named[at]))
+            first, other = found(seen.systems[0], names), found(seen.systems[at], names)
+        put(entry, first.minus(other))
+    real = found(seen.reference, sorted(seen.reference.usable() & usable))
+    put(report["reference"], real.figures())
 
 
-def _escaped(name: str) -> str:
-    return printable(name, 80).replace("|", "\\|")
+def plain(figures: dict[str, Figure]) -> dict[str, dict[str, float | int | None]]:
+    """Figures as JSON has them: no NaN."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return {
+        name: {
+            "value": finite(found.value),
+            "low": finite(found.low),
+            "high": finite(found.high),
+            "count": found.count,
+        }
+        for name, found in figures.items()
+    }

@@ -18,8 +18,9 @@ from sounding.audio.resampling import resample
 from training.evaluate.cli import app
 from training.evaluate.folders import Side, find_sounds, hear, pairs, problems
 from training.evaluate.frechet import frechet_distances
+from training.evaluate.labels import Labels, read_labels
 from training.evaluate.models.classifier import Classifier, write_classifier
-from training.evaluate.report import measure, read_labels
+from training.evaluate.report import measure
 from training.evaluate.scores import kl_divergences, label_confidences
 
 RATE = 16_000
@@ -199,7 +200,11 @@ def test_what_cannot_be_computed_is_said(material: Path, tmp_path: Path) -> None
 def test_labels_and_folders_from_outside(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_text("name,labels\n00,Dog; cat\n01,\n02,zebra\n", encoding="utf-8")
-    assert read_labels(file, Bands.classes) == ({"00": [1, 2], "01": [], "02": []}, ["zebra"])
+    assert read_labels(file, Bands.classes) == Labels({"00": [1, 2], "01": [], "02": []}, {}, ["zebra"])
+    file.write_text("name,labels,others\n00,dog,cat;dog\n01,,Cat;speech\n02,zebra,cat\n03,cat,lion\n")
+    found = read_labels(file, Bands.classes)
+    assert found.others == {"00": [2], "01": [0, 2]}  # without items whose own or other classes are all unknown
+    assert found.unknown == ["lion", "zebra"]
     file.write_text("stem,classes\n")
     with pytest.raises(ValueError, match="columns name and labels"):
         read_labels(file, Bands.classes)
@@ -224,7 +229,7 @@ def test_the_command_writes_a_report(material: Path, tmp_path: Path) -> None:
     assert "| Ours (quoted) |  | 0.859 | 1.271 | 0.517 | 2.102 | 0.891 |" in table
     assert "| first | 22 |" in table
     assert "- second: 28 pairs; 2 without a reference, 1 missing, 4 unreadable, 1 silent, 1 clipped" in table
-    assert "without avc: There is no encoder of images" in table
+    assert "without avc, ib, cs: There is no encoder of images" in table
     with np.load(out / "features.npz", allow_pickle=False) as features:
         names = {side: features[f"{side}/names"].tolist() for side in ("first", "reference")}
         rows = [names["reference"].index(name) for name in names["first"]]

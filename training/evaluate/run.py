@@ -1,0 +1,136 @@
+"""`evaluate folders`: everything is checked, every model hears every folder, and the report is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sounding.utils.files import write_atomic
+
+from .audiovisual import AudioVisualModel, SoundsOf
+from .features import FeatureModel, open_model
+from .folders import OnStep, Side, find_sounds, hear, pairs
+from .images import ItemImages, see
+from .labels import read_labels
+from .report import NO_IMAGES, Heard, Seen, measure_models
+from .store import Store, write_npz
+from .table import table
+
+Progress = Callable[[str], AbstractContextManager[OnStep | None]]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What is measured, and with which files."""
+
+    generated: Sequence[Path]
+    reference: Path
+    models: Sequence[Path]
+    out: Path
+    labels: Path | None = None
+    images: Path | None = None
+    masks: Path | None = None
+    seconds: float | None = None
+    resamples: int = 200
+
+    @property
+    def systems(self) -> list[str]:
+        """Names of the systems, which are those of their folders."""
+        return [folder.resolve().name for folder in self.generated]
+
+
+def evaluate_folders(asked: Folders, progress: Progress) -> dict[str, Any]:
+    """Measure, and write `report.json`, `table.md` and `features.npz`.
+
+    Raises:
+        ValueError: a folder, file or model is not what is expected; this is found before anything is heard.
+    """
+    _check_names(asked)
+    names = {name for folder in asked.generated for name in find_sounds(folder)} & find_sounds(asked.reference).keys()
+    if asked.masks and not asked.images:
+        raise ValueError("There is a folder of masks, but none of images, which masks belong to; give --images.")
+    files = ItemImages.find(asked.images, asked.masks, names) if asked.images else None
+    models = _open_models(asked.models)
+    labels = [read_labels(asked.labels, one.classes) if asked.labels and one.classes else None for one in models[0]]
+    heard: list[Heard] = []
+    seen: list[Seen] = []
+    stores: dict[str, Store] = {}
+    unseen: dict[str, str] = {}
+    for place, (sounds, own) in enumerate(zip(models[0], labels, strict=True)):
+        folder = _folder(sounds.name)
+        seconds, sides = _hear_all(asked, sounds, asked.out / "features" / folder, progress)
+        heard.append(Heard(sounds, seconds, sides[1:], sides[0], own))
+        stores |= {f"{folder}/{side.name}" if place else side.name: side.store for side in sides}
+    for pictures in models[1]:
+        if files is None:
+            unseen[pictures.metric] = NO_IMAGES
+            continue
+        folder = _folder(pictures.name)
+        seconds, sides = _hear_all(asked, SoundsOf(pictures), asked.out / "features" / folder, progress)
+        common = {name for side in sides[1:] for name in pairs(side, sides[0])}
+        with progress("images") as on_step:
+            images = see(files, common, pictures, asked.out / "features" / folder / "images of items", on_step)
+        seen.append(Seen(pictures, seconds, sides[1:], sides[0], images))
+        stores |= {f"{folder}/{side.name}": side.store for side in sides}
+        stores[f"{folder}/images of items"] = images.store
+    report = _settings(asked, heard) | measure_models(heard, seen, resamples=asked.resamples, unseen=unseen)
+    write_npz(asked.out / "features.npz", stores)
+    write_atomic(asked.out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
+    write_atomic(asked.out / "table.md", table(report).encode())
+    return report
+
+
+def _check_names(asked: Folders) -> None:
+    called = asked.systems
+    if len({"reference", *(name.casefold() for name in called)}) <= len(called):
+        raise ValueError(f"The generated folders are called {', '.join(called)}, but different names are expected.")
+
+
+def _open_models(paths: Sequence[Path]) -> tuple[list[FeatureModel], list[AudioVisualModel]]:
+    sounds: list[FeatureModel] = []
+    pictures: list[AudioVisualModel] = []
+    for path in paths:
+        model = open_model(path)
+        if model.name in [*(one.name for one in sounds), *(one.name for one in pictures)]:
+            raise ValueError(f"{path} is given twice; give each model once.")
+        if isinstance(model, AudioVisualModel):
+            pictures.append(model)
+        else:
+            sounds.append(model)
+    if not sounds:
+        raise ValueError(
+            "There are models of sounds and images alone; give a model of sounds, too, for what they are compared by."
+        )
+    return sounds, pictures
+
+
+def _folder(name: str) -> str:
+    """A model's name as part of a path."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80]
+
+
+def _hear_all(asked: Folders, model: FeatureModel, out: Path, progress: Progress) -> tuple[float, list[Side]]:
+    """The reference and all systems by one model, and the length that they were brought to."""
+    seconds = asked.seconds or model.seconds
+    sides = []
+    for name, folder in zip(["reference", *asked.systems], [asked.reference, *asked.generated], strict=True):
+        with progress(name) as on_step:
+            sides.append(hear(name, folder, model, seconds, out / name, on_step))
+    return seconds, sides
+
+
+def _settings(asked: Folders, heard: Sequence[Heard]) -> dict[str, Any]:
+    first = heard[0]
+    return {
+        "model": first.model.name,
+        "seconds": first.seconds,
+        "resamples": asked.resamples,
+        "unknown_labels": first.labels.unknown if first.labels else [],
+        "images": str(asked.images) if asked.images else None,
+        "masks": str(asked.masks) if asked.masks else None,
+    }
