@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 
-from sounding.weights.download import CATALOGUE
+from sounding.weights.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parent.parent
 MADE = {"data", "demo", "dist", "runs", "weights"}  # by commands, in the checkout

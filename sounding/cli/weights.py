@@ -96,7 +96,7 @@ def convert(
         import torch
 
         from ..convert.assemble import convert as run
-        from ..weights.download import recommended_licence
+        from ..weights.catalogue import recommended_licence
 
         film = condition == Conditioning.film or (condition is None and which is not None)
         with progress("names", quiet=as_json or not sys.stderr.isatty()) as on_names:
@@ -140,7 +140,7 @@ def _places(which: Which | None, out: Path | None, audioldm: Path | None, clip: 
     Raises:
         ValueError: a place is missing, or `sounding fetch recommended` has not been run.
     """
-    from ..weights.download import FOLDER, RECOMMENDED
+    from ..weights.catalogue import FOLDER, RECOMMENDED
 
     if which is not None:
         defaults = dict(zip(("audioldm", "clip"), (FOLDER / name for name in RECOMMENDED), strict=True))
@@ -172,7 +172,8 @@ def fetch(
 ) -> None:
     """Download published weights: resumed after a break, checked, into a folder that is shown."""
     with plain_errors():
-        from ..weights.download import CATALOGUE, FOLDER, NC, RECOMMENDED, download, find
+        from ..weights.catalogue import CATALOGUE, FOLDER, NC, RECOMMENDED, find
+        from ..weights.download import download
 
         if name is None:
             for entry in CATALOGUE:

@@ -23,7 +23,9 @@ from sounding.client.server import ComfyServer
 from sounding.segment import Prompt
 from sounding.weights import download as fetch
 from sounding.weights import transfer
-from sounding.weights.download import FetchError, File, download
+from sounding.weights.catalogue import File
+from sounding.weights.download import download
+from sounding.weights.transfer import FetchError
 
 from ..nodes.test_click_state import state
 from .mutations import as_json, damaged, hostile_value, mutated

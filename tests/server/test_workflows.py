@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sounding.cli.demo import SCENE
-from sounding.weights.download import CATALOGUE
+from sounding.weights.catalogue import CATALOGUE
 
 from .browser import browser, open_page, wait_until
 

@@ -18,7 +18,10 @@ from typer.testing import CliRunner
 import sounding.weights.download as fetching
 import sounding.weights.transfer as transfer
 from sounding.cli.app import app
-from sounding.weights.download import CATALOGUE, Entry, FetchError, File, download, find, mirrored
+from sounding.weights import catalogue
+from sounding.weights.catalogue import CATALOGUE, Entry, File, find, mirrored
+from sounding.weights.download import download
+from sounding.weights.transfer import FetchError
 
 from .publisher import DATA, SHA, Publisher, publisher
 
@@ -282,7 +285,7 @@ def test_catalogue_is_complete() -> None:
 
 def test_command(publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry("small", "A small thing", "MIT", len(DATA), (File(f"{publisher.url}/a", "a.bin", SHA),))
-    monkeypatch.setattr(fetching, "CATALOGUE", (entry,))
+    monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
     run = CliRunner().invoke
     listed = run(app, ["fetch"])
     assert "small" in listed.output

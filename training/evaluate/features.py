@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +14,9 @@ from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state
 
 from .audiovisual import AudioVisualModel
+from .models import panns, passt
 from .models.clap import ClapFeatures
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
-from .models.panns import WINDOW, read_panns
 
 LEAST_SECONDS = 0.5  # what every model can embed
 
@@ -36,6 +37,13 @@ class FeatureModel(Protocol):
         """What `embed` gave [B, D] -> [B, classes], before softmax; [B, 0] without classes."""
 
 
+# Published weights by a tensor that only they have: what they are called, and how they are read.
+PUBLISHED: dict[str, tuple[str, Callable[[dict[str, Tensor], Path, str], FeatureModel | AudioVisualModel]]] = {
+    panns.WINDOW: ("PANNs CNN14", panns.read_panns),
+    passt.MARK: ("PaSST", passt.read_passt),
+}
+
+
 def open_features(path: Path) -> FeatureModel:
     """The model of sounds of a file, see `open_model`.
 
@@ -49,7 +57,7 @@ def open_features(path: Path) -> FeatureModel:
 
 
 def open_model(path: Path) -> FeatureModel | AudioVisualModel:
-    """The model of a file: a classifier of `starter evaluate judge`, a checkpoint with a CLAP audio tower, or a CNN14.
+    """The model of a file: published weights, a classifier of `starter evaluate judge`, a checkpoint with a CLAP tower.
 
     Raises:
         ValueError: the file is none of them, or damaged.
@@ -66,11 +74,12 @@ def open_model(path: Path) -> FeatureModel | AudioVisualModel:
             return ClapFeatures(query, f"CLAP audio tower, {_digest(path)}")
         raise ValueError(f"{path} has a text encoder, but a checkpoint with an audio query (clap_audio) is expected.")
     state = read_state(path)
-    if WINDOW in state:
-        return read_panns(state, path, f"PANNs CNN14, {_digest(path)}")
+    for mark, (called, read) in PUBLISHED.items():
+        if mark in state:
+            return read(state, path, f"{called}, {_digest(path)}")
     raise ValueError(
         f"{path} is no model that hears sounds; give a classifier that `python -m training starter evaluate judge` "
-        "wrote, a checkpoint with an audio query, or PANNs' Cnn14."
+        f"wrote, a checkpoint with an audio query, or {' or '.join(called for called, _ in PUBLISHED.values())}."
     )
 
 

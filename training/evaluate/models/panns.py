@@ -6,7 +6,6 @@ published files are Cnn14_mAP=0.431.pth (32 kHz) and Cnn14_16k_mAP=0.438.pth (16
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from torch.nn import functional
 
 from sounding.audio.mel import mel_filters
 from sounding.audio.resampling import resample
-from sounding.utils.messages import printable
 from sounding.weights.reading import laid_out
+
+from .loading import audioset_classes, fitted
 
 BANDS = 64
 WINDOW = "spectrogram_extractor.stft.conv_real.weight"  # its size tells the rate
@@ -73,7 +73,7 @@ class Cnn14(nn.Module):
         self.fc_audioset = nn.Linear(sizes[-1], classes)
         filters = mel_filters(front_end.fft, BANDS, front_end.low, front_end.high, front_end.rate)
         self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("window", torch.hann_window(front_end.fft), persistent=False)
+        self.register_buffer("window", torch.hann_window(front_end.fft, device="cpu"), persistent=False)
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
         """[B, samples] -> log-mel [B, 1, T, 64] in dB of power."""
@@ -129,20 +129,7 @@ def read_panns(state: dict[str, Tensor], path: Path, name: str) -> PannsFeatures
         size = state[WINDOW].shape[-1]
         if size not in FRONT_ENDS:
             raise ValueError(f"the window has {size} samples, but {' or '.join(map(str, FRONT_ENDS))} are expected")
-        network = Cnn14(FRONT_ENDS[size], len(state["fc_audioset.bias"]), width=len(state["conv_block1.conv1.weight"]))
-        network.load_state_dict({key: value for key, value in state.items() if not key.startswith(NOT_LEARNED)})
-    classes = _classes(path.parent / "class_labels_indices.csv", network.fc_audioset.out_features)
-    return PannsFeatures(network, classes, name)
-
-
-def _classes(file: Path, count: int) -> tuple[str, ...]:
-    if not file.is_file():
-        return tuple(map(str, range(count)))
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            names = {int(row["index"]): row["display_name"] for row in csv.DictReader(lines)}
-        return tuple(names[number] for number in range(count))
-    except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
-        raise ValueError(
-            f"{file} does not name {count} classes ({printable(error, 100)}); give AudioSet's class_labels_indices.csv."
-        ) from None
+        front_end, classes, width = FRONT_ENDS[size], len(state["fc_audioset.bias"]), len(state["conv_block1.bn1.bias"])
+        learned = {key: value for key, value in state.items() if not key.startswith(NOT_LEARNED)}
+        network = fitted(lambda: Cnn14(front_end, classes, width), learned)
+    return PannsFeatures(network, audioset_classes(path, classes), name)

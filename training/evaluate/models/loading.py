@@ -1,0 +1,59 @@
+"""Published tensors into a network: names and shapes are compared before anything is allocated."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sounding.utils.messages import printable
+
+Network = TypeVar("Network", bound=nn.Module)
+CLASSES = "class_labels_indices.csv"  # AudioSet's file
+
+
+def fitted(build: Callable[[], Network], state: dict[str, Tensor]) -> Network:
+    """The network that `build` makes, with the tensors of `state` in float32, for inference.
+
+    It is built on PyTorch's "meta" device, so that sizes out of a file cost no memory; buffers that are not in the
+    state have to name their device.
+
+    Raises:
+        ValueError: a tensor is missing, foreign, or of another shape.
+    """
+    with torch.device("meta"):
+        network = build()
+    wanted = network.state_dict()
+    for names, is_what in ((wanted.keys() - state.keys(), "missing"), (state.keys() - wanted.keys(), "not its own")):
+        if names:
+            raise ValueError(f"{printable(min(names), 80)} is {is_what}, as are {len(names) - 1} others")
+    for name, value in wanted.items():
+        if state[name].shape != value.shape:
+            raise ValueError(f"{name} has shape {tuple(state[name].shape)}, but {tuple(value.shape)} is expected")
+    network.load_state_dict({name: state[name].to(value.dtype) for name, value in wanted.items()}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def audioset_classes(beside: Path, count: int) -> tuple[str, ...]:
+    """Names of `count` classes by AudioSet's CSV in the same folder as the weights, or numbers where there is none.
+
+    Raises:
+        ValueError: the CSV does not name so many classes.
+    """
+    file = beside.parent / CLASSES
+    if not file.is_file():
+        return tuple(map(str, range(count)))
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            names = {int(row["index"]): row["display_name"] for row in csv.DictReader(lines)}
+        if len(names) != count:
+            raise ValueError(f"it has {len(names)}")
+        return tuple(names[number] for number in range(count))
+    except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
+        raise ValueError(
+            f"{file} does not name {count} classes ({printable(error, 100)}); give AudioSet's {CLASSES}."
+        ) from None
