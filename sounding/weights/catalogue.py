@@ -162,6 +162,18 @@ CATALOGUE = (
         (File(f"{_ZENODO}/Cnn14_16k_mAP%3D0.438.pth", "Cnn14_16k_mAP=0.438.pth"), _AUDIOSET),
     ),
     Entry(
+        "vggish",
+        "VGGish, PyTorch",
+        "Apache-2.0",
+        289_000_000,
+        (
+            File(
+                "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+                "vggish-10086976.pth",
+            ),
+        ),
+    ),
+    Entry(
         "passt",
         "PaSST-S, AudioSet, 10 s",
         "Apache-2.0",

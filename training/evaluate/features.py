@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state
 
 from .audiovisual import AudioVisualModel
-from .models import panns, passt
+from .models import panns, passt, vggish
 from .models.clap import ClapFeatures
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
 
@@ -37,10 +37,22 @@ class FeatureModel(Protocol):
         """What `embed` gave [B, D] -> [B, classes], before softmax; [B, 0] without classes."""
 
 
+@runtime_checkable
+class WindowedModel(FeatureModel, Protocol):
+    """A feature model that embeds windows of a sound: `embed` gives [B, windows * D], one window after the other.
+
+    Every window is a sample of FAD and KAD, as in the toolboxes.
+    """
+
+    def windows(self, samples: int) -> int:
+        """How many windows a sound of so many samples at `rate` has."""
+
+
 # Published weights by a tensor that only they have: what they are called, and how they are read.
 PUBLISHED: dict[str, tuple[str, Callable[[dict[str, Tensor], Path, str], FeatureModel | AudioVisualModel]]] = {
     panns.WINDOW: ("PANNs CNN14", panns.read_panns),
     passt.MARK: ("PaSST", passt.read_passt),
+    vggish.MARK: ("VGGish", vggish.read_vggish),
 }
 
 

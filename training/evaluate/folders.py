@@ -21,7 +21,7 @@ from sounding.audio.files import read_audio
 from sounding.audio.resampling import fit_length
 from sounding.utils.messages import printable
 
-from .features import LEAST_SECONDS, FeatureModel
+from .features import LEAST_SECONDS, FeatureModel, WindowedModel
 from .store import Finding, Store
 
 log = logging.getLogger("training")
@@ -97,13 +97,15 @@ def hear(
         "seconds": seconds,
         "files": {stem: [path.name, *stamp(path)] for stem, path in files.items()},
     }
-    store = Store.open(out, list(files), description, model.width, len(model.classes))
+    samples = round(max(seconds, LEAST_SECONDS) * model.rate)
+    windows = model.windows(samples) if isinstance(model, WindowedModel) else 1
+    store = Store.open(out, list(files), description, model.width, len(model.classes), windows)
     side = Side(name, folder, store)
     missing = store.missing()
     done = len(files) - len(missing)
     for start in range(0, len(missing), BATCH):
         rows = missing[start : start + BATCH]
-        _hear_batch(side, files, rows, model, round(max(seconds, LEAST_SECONDS) * model.rate))
+        _hear_batch(side, files, rows, model, samples)
         done += len(rows)
         if on_step:
             on_step(done, len(files))

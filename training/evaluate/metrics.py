@@ -74,6 +74,14 @@ def lazy(values: Array, store: Store, names: Sequence[str]) -> Array:
     return cast(Array, Rows(values, store.rows(names)))
 
 
+def windows_of(store: Store, names: Sequence[str]) -> Array:
+    """Embeddings of every window [N * windows, D] of names in their order, read when they are asked for."""
+    count = store.windows
+    rows = store.rows(names)[:, None] * count + np.arange(count)
+    each = store.embeddings.reshape(len(store.names) * count, store.embeddings.shape[1] // count)
+    return cast(Array, Rows(each, rows.ravel()))
+
+
 def confidences(side: Side, names: Sequence[str], classes: Sequence[str], labels: Labelled | None) -> Array:
     """ACC per item: [N], see `scores.label_confidences`.
 
@@ -114,18 +122,23 @@ def resample_metrics(
 ) -> Resampled:
     """All metrics of the pairs `names` for each row of weights; what cannot be computed says why."""
     found = resample_alone(side, names, weights, classes, labels)
-    made, real = (lazy(one.store.embeddings, one.store, names) for one in (side, reference))
+    made, real = (windows_of(one.store, names) for one in (side, reference))
+    windows = side.store.windows
     made_logits, real_logits = (lazy(one.store.logits, one.store, names) for one in (side, reference))
 
     def divergences(convention: str) -> Array:
         _check_classes(classes)
         return scores.kl_divergences(made_logits, real_logits, convention)
 
-    found.put("fad", lambda: frechet_distances(made, real, weights))
+    def distances() -> Array:  # weights of all windows for one resample at a time, as all would fill the memory
+        each = (np.repeat(row[None], windows, axis=1) for row in weights)
+        return np.concatenate([frechet_distances(made, real, row) for row in each])
+
+    found.put("fad", distances)
     for convention in scores.KL_CONVENTIONS:
         found.mean(f"kl_{convention}", lambda convention=convention: divergences(convention))  # type: ignore[misc]
-    found.put("kad", lambda: kernel_distances(made, real, weights))
-    found.mean("cosine", lambda: scores.cosines(made, real))
+    found.put("kad", lambda: kernel_distances(made, real, np.repeat(weights, windows, axis=1)))
+    found.mean("cosine", lambda: scores.cosines(made, real).reshape(-1, windows).mean(axis=1))
     return found
 
 

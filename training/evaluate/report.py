@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import control, scores
@@ -15,7 +15,7 @@ from .frechet import fad_infinity
 from .images import ImageSide
 from .intervals import Figure
 from .labels import Labels
-from .metrics import Labelled, Resampled, lazy, resample_alone, resample_metrics, weights_of
+from .metrics import Labelled, Resampled, lazy, resample_alone, resample_metrics, weights_of, windows_of
 
 BY_EMBEDDINGS = ("fad", "fad_infinity", "kad", "cosine")  # the others of a feature model need its classes
 NO_MODEL = "There is no encoder of images and sounds among the models."
@@ -71,8 +71,8 @@ def measure(
         found = resample_metrics(side, reference, names, weights_of(names, resamples), classes, labels)
         figures = found.figures()
         try:
-            made, real = (lazy(one.store.embeddings, one.store, names) for one in (side, reference))
-            figures["fad_infinity"] = fad_infinity(made, real, resamples=resamples)
+            made, real = (windows_of(one.store, names) for one in (side, reference))
+            figures["fad_infinity"] = replace(fad_infinity(made, real, resamples=resamples), count=len(names))
         except ValueError as error:
             found.not_computed["fad_infinity"] = str(error)
         met, chance = _controls(side, classes, labels, others, figures, found)

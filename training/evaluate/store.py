@@ -52,16 +52,22 @@ class Rows:
 
 @dataclass(frozen=True)
 class Store:
-    """Features of the files of one folder: memory maps [N, D], [N, C] and findings [N], in the order of `names`."""
+    """Features of the files of one folder: memory maps [N, D], [N, C] and findings [N], in the order of `names`.
+
+    With several windows per file, embeddings are [N, windows * D].
+    """
 
     folder: Path
     names: list[str]
     embeddings: Array
     logits: Array
     findings: NDArray[np.uint8]
+    windows: int = 1
 
     @classmethod
-    def open(cls, folder: Path, names: list[str], description: dict[str, Any], width: int, classes: int) -> Store:
+    def open(
+        cls, folder: Path, names: list[str], description: dict[str, Any], width: int, classes: int, windows: int = 1
+    ) -> Store:
         """What an earlier run of the same description left, or an empty one.
 
         Args:
@@ -70,10 +76,15 @@ class Store:
             description: all that features depend on (files, model, length); JSON.
             width: D.
             classes: C.
+            windows: per file.
         """
         said = json.dumps(description, sort_keys=True)
         kept = folder / "description.json"
-        shapes = {"embeddings": (len(names), width), "logits": (len(names), classes), "findings": (len(names),)}
+        shapes = {
+            "embeddings": (len(names), windows * width),
+            "logits": (len(names), classes),
+            "findings": (len(names),),
+        }
         mode = "r+" if kept.is_file() and kept.read_text(encoding="utf-8") == said else "w+"
         if mode == "w+":
             kept.unlink(missing_ok=True)
@@ -91,7 +102,7 @@ class Store:
                 if 0 not in shape:
                     _reserve(folder / f"{part}.npy")
             write_atomic(kept, said.encode())
-        return cls(folder, names, maps["embeddings"], maps["logits"], maps["findings"].view(np.uint8))
+        return cls(folder, names, maps["embeddings"], maps["logits"], maps["findings"].view(np.uint8), windows)
 
     def put(self, rows: list[int], embeddings: Array, logits: Array, findings: list[Finding]) -> None:
         """Write features of some rows; findings come last, as they say that the rest is there."""
@@ -123,12 +134,17 @@ def _reserve(path: Path) -> None:
 
 
 def write_npz(path: Path, stores: dict[str, Store]) -> None:
-    """All stores as one .npz, streamed: `SYSTEM/names`, `SYSTEM/embeddings`, `SYSTEM/logits`, `SYSTEM/findings`."""
+    """All stores as one .npz, streamed: `SYSTEM/names`, `SYSTEM/embeddings`, `SYSTEM/logits`, `SYSTEM/findings`.
+
+    Embeddings are [N, D], or [N, windows, D] with several windows per file.
+    """
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for system, store in stores.items():
+            width = store.embeddings.shape[1] // store.windows
+            shape = (-1, width) if store.windows == 1 else (-1, store.windows, width)
             parts = {
                 "names": np.array(store.names, dtype=np.str_),
-                "embeddings": store.embeddings,
+                "embeddings": store.embeddings.reshape(shape),
                 "logits": store.logits,
                 "findings": store.findings,
             }
