@@ -16,8 +16,9 @@ from sounding.model import SoundingModel
 from training.data.object_set import ObjectSet
 from training.data.scenes import SIDE, as_tensors, make_scene, scene_rng
 from training.engine.settings import LoopConfig
-from training.evaluate.features import open_features
-from training.evaluate.models.classifier import Classifier
+from training.evaluate.features import open_features, open_model
+from training.evaluate.models.captioned import CaptionedClasses
+from training.evaluate.models.classifier import Classifier, write_classifier
 from training.starter.evaluate import classifier, recognise, sounds
 from training.starter.evaluate.audio_quality import CHECKS
 from training.starter.evaluate.classifier import ClassifierRecipe, train_classifier
@@ -213,3 +214,29 @@ def test_the_judge_is_written_to_a_file(
     sounds = torch.randn(2, 16_000)
     logits = model.logits(model.embed(sounds, 16_000))
     torch.testing.assert_close(logits.log_softmax(dim=-1), Judge(network)(sounds))
+
+
+def test_a_stand_in_for_avc_is_written_to_a_file(
+    tiny_checkpoint: Path, tiny_model: SoundingModel, stamps_folder: Path, stamps_data: ObjectSet, tmp_path: Path
+) -> None:
+    """With the judge of a file, whose classes have to be the objects."""
+    names = [stamp.name for stamp in stamps_data.entries]
+    write_classifier(tmp_path / "judge.safetensors", Classifier(len(names), width=4), names)
+    options = [
+        "--model",
+        str(tiny_checkpoint),
+        "--data",
+        str(stamps_folder),
+        "--out",
+        str(tmp_path / "avc.safetensors"),
+    ]
+    done = CliRunner().invoke(app, ["avc", *options, "--judge", str(tmp_path / "judge.safetensors")])
+    assert done.exit_code == 0, done.output
+    model = open_model(tmp_path / "avc.safetensors")
+    assert isinstance(model, CaptionedClasses)
+    captions = tiny_model.query.encode([stamp.caption for stamp in stamps_data.entries])
+    torch.testing.assert_close(model.captions, torch.nn.functional.normalize(captions, dim=-1))
+    write_classifier(tmp_path / "judge.safetensors", Classifier(len(names), width=4), names[::-1])
+    refused = CliRunner().invoke(app, ["avc", *options, "--judge", str(tmp_path / "judge.safetensors")])
+    assert refused.exit_code == 1
+    assert "has other classes" in refused.output

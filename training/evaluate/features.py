@@ -15,6 +15,7 @@ from sounding.weights.reading import read_state
 
 from .audiovisual import AudioVisualModel
 from .models import panns, passt, vggish
+from .models.captioned import CAPTIONED, read_captioned
 from .models.clap import ClapFeatures
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
 
@@ -78,6 +79,8 @@ def open_model(path: Path) -> FeatureModel | AudioVisualModel:
     if CLASSES in metadata:
         classifier, classes = read_classifier(read_state(path), metadata, path)
         return ClassifierFeatures(classifier, classes, f"classifier of {len(classes)} classes, {_digest(path)}")
+    if CAPTIONED in metadata:
+        return read_captioned(read_state(path), metadata, path, _digest(path))
     if CONFIG_KEY in metadata:
         import sounding
 

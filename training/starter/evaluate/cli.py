@@ -130,6 +130,25 @@ def items(
 
 
 @app.command()
+def avc(
+    model: ModelOption = "starter",
+    data: DataOption = Path("data/stamps"),
+    folder: JudgeOption = Path("runs/evaluate"),
+    judge: Annotated[Path | None, typer.Option(help="A file of `judge`; without it the judge of --folder.")] = None,
+    out: Annotated[Path, typer.Option(help="A .safetensors file.")] = Path("avc.safetensors"),
+) -> None:
+    """Write a stand-in for AVC's encoders, for `python -m training evaluate folders --model FILE`."""
+    with plain_errors("training"):
+        from sounding.model import load
+
+        from ...data.object_set import ObjectSet
+        from .audiovisual import write_stand_in
+
+        _check_out(out)
+        typer.echo(write_stand_in(load(model, device="cpu"), model, ObjectSet(data), folder, judge, out))
+
+
+@app.command()
 def photographs(
     model: ModelOption = "starter",
     data: DataOption = Path("data/stamps"),
