@@ -174,6 +174,19 @@ CATALOGUE = (
         ),
     ),
     Entry(
+        "openl3",
+        "OpenL3, env, linear, of sounds and images",
+        CC,
+        35_000_000,
+        tuple(
+            File(f"https://github.com/marl/openl3/raw/models/{name}", name, git)
+            for name, git in (
+                ("openl3_audio_linear_env-v0_4_0.h5.gz", "7837407f033f3564c7e8d53fc4a4241fe160478b"),
+                ("openl3_image_linear_env-v0_4_0.h5.gz", "a1e527ad5367efb19b18cd051523bf3fadd02feb"),
+            )
+        ),
+    ),
+    Entry(
         "passt",
         "PaSST-S, AudioSet, 10 s",
         "Apache-2.0",

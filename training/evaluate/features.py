@@ -14,10 +14,11 @@ from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state
 
 from .audiovisual import AudioVisualModel
-from .models import panns, passt, vggish
+from .models import openl3, panns, passt, vggish
 from .models.captioned import CAPTIONED, read_captioned
 from .models.clap import ClapFeatures
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
+from .models.keras import is_keras
 
 LEAST_SECONDS = 0.5  # what every model can embed
 
@@ -88,13 +89,16 @@ def open_model(path: Path) -> FeatureModel | AudioVisualModel:
         if isinstance(query, ClapAudioQuery):
             return ClapFeatures(query, f"CLAP audio tower, {_digest(path)}")
         raise ValueError(f"{path} has a text encoder, but a checkpoint with an audio query (clap_audio) is expected.")
+    if is_keras(path):
+        files = openl3.both_files(path)
+        return openl3.read_openl3(*files, f"OpenL3 (env, linear, 512), {_digest(*files)}")
     state = read_state(path)
     for mark, (called, read) in PUBLISHED.items():
         if mark in state:
             return read(state, path, f"{called}, {_digest(path)}")
     raise ValueError(
         f"{path} is no model that hears sounds; give a classifier that `python -m training starter evaluate judge` "
-        f"wrote, a checkpoint with an audio query, or {' or '.join(called for called, _ in PUBLISHED.values())}."
+        f"wrote, a checkpoint with an audio query, {', '.join(called for called, _ in PUBLISHED.values())} or OpenL3."
     )
 
 
@@ -112,10 +116,11 @@ def _metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def _digest(path: Path) -> str:
-    """The first letters of the file's SHA-256, so that features of two models are never taken for each other."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(2**20):
-            digest.update(piece)
+def _digest(*paths: Path) -> str:
+    """The first letters of the files' SHA-256, so that features of two models are never taken for each other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
     return f"sha256 {digest.hexdigest()[:12]}"
