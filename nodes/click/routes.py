@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import logging
 import time
 from collections import OrderedDict
@@ -17,9 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from aiohttp import ClientPayloadError, web
-from aiohttp.http_exceptions import HttpProcessingError
-from comfy.cli_args import args
+from aiohttp import web
 from PIL import Image
 from torch import Tensor
 
@@ -28,8 +25,10 @@ from .gate import Busy, QueueGate
 from .images import image_path, read_image
 from .masks import ObjectMask, segment_objects, sides, working_image
 from .names import ClickNames, described
+from .request_checks import Refused, error_response, json_body, same_origin
 from .segmenters import ClickSegmenters
 from .state import ClickState, read_state
+from .study_routes import StudyRoutes, study_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,14 +40,6 @@ MAX_BODY = 256 * 1024  # bytes
 MAX_WAITING = 16  # requests; pages send one at a time
 KEPT_IMAGES = 4
 FIELDS = {"picture", "state", "segmenter", "checkpoint"}
-
-
-class Refused(Exception):
-    """A request that is answered with an HTTP status and a sentence."""
-
-    def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
-        self.status = status
 
 
 class Gone(Exception):
@@ -93,19 +84,21 @@ class ClickRoutes:
         where a checkpoint lists none. `"milliseconds"` counts all work, `"naming_milliseconds"` the names alone.
         """
         try:
-            _same_origin(request)
-            return web.json_response(await self._in_turn(request, _read_request(await _body(request))))
+            same_origin(request)
+            return web.json_response(await self._in_turn(request, _read_request(await json_body(request, MAX_BODY))))
         except Refused as refused:
-            return _error(refused.status, str(refused))
+            return error_response(refused.status, str(refused))
         except ValueError as error:  # an invalid state, image or segmenter
-            return _error(400, str(error))
+            return error_response(400, str(error))
         except Busy:
-            return _error(503, "A workflow runs and needs the model's memory; the mask follows when it is done.")
+            return error_response(
+                503, "A workflow runs and needs the model's memory; the mask follows when it is done."
+            )
         except Gone:
-            return _error(499, "The page does not wait for this answer any more.")
+            return error_response(499, "The page does not wait for this answer any more.")
         except Exception:
             logger.exception("Sounding: a click could not be answered")
-            return _error(500, "The click could not be answered; the server's log says why.")
+            return error_response(500, "The click could not be answered; the server's log says why.")
 
     async def _in_turn(self, request: web.Request, asked: Asked) -> dict[str, Any]:
         """Answer one request at a time, and none that its page has given up."""
@@ -168,44 +161,14 @@ class ClickRoutes:
 
 
 def register_routes() -> None:
-    """Add the route to the host's server, where there is one."""
+    """Add the routes to the host's server, where there is one."""
     import sys
 
     server = sys.modules.get("server")  # importing it would half start one in tools that only list nodes
     if server is not None and getattr(server.PromptServer, "instance", None) is not None:
         host = server.PromptServer.instance
         ClickRoutes(QueueGate(host.prompt_queue)).register(host.routes)
-
-
-def _same_origin(request: web.Request) -> None:
-    """Refuse what a page of another origin can make a browser send, unless the host was told to allow such pages.
-
-    The host itself compares Origin and Host, but only where the latter is this machine. Browsers also say where a
-    request comes from (Sec-Fetch-Site), and ask before they send JSON across origins: both are required here.
-    """
-    if request.content_type != "application/json":
-        raise Refused(415, f"The request is {request.content_type[:60]}, but application/json is expected; send JSON.")
-    if args.enable_cors_header is None and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-        raise Refused(403, "The request comes from a page of another origin; open ComfyUI itself, or allow it to by "
-                           "its option --enable-cors-header.")  # fmt: skip
-
-
-async def _body(request: web.Request) -> Any:
-    """The request's JSON, parsed, of at most `MAX_BODY` bytes."""
-    data = bytearray()
-    try:
-        async for chunk in request.content.iter_any():
-            data += chunk
-            if len(data) > MAX_BODY:
-                raise Refused(
-                    413, f"The request has more than {MAX_BODY} bytes, but fewer are expected; send fewer points."
-                )
-    except (ClientPayloadError, HttpProcessingError, web.RequestPayloadError) as error:
-        raise Refused(400, "The request's body is damaged, but JSON is expected; send it again.") from error
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, "The request is not JSON, but JSON is expected; send picture and state.") from error
+        StudyRoutes(lambda request: study_folder(request, host.user_manager)).register(host.routes)
 
 
 def _read_request(data: Any) -> Asked:
@@ -229,7 +192,3 @@ def _shown(made: ObjectMask) -> dict[str, Any]:
     file = io.BytesIO()
     Image.merge("LA", (Image.new("L", alpha.size, 255), alpha)).save(file, "PNG", compress_level=1)
     return {"png": base64.b64encode(file.getvalue()).decode(), "score": round(made.score, 4)}
-
-
-def _error(status: int, sentence: str) -> web.Response:
-    return web.json_response({"error": sentence}, status=status)

@@ -1,4 +1,4 @@
-"""The click node's route, called by foreign pages."""
+"""The click node's routes, called by foreign pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .sandbox import SECONDS, Case, try_inputs
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of processes, and how they are watched")
 
 ROOT = Path(__file__).parent.parent.parent
-REFUSALS = (400, 403, 413, 415, 429, 503)
+REFUSALS = (400, 403, 413, 415, 429, 503, 507)
 SAM = "sams/sam_vit_b_bad.pth"
 
 
@@ -74,11 +74,12 @@ def routes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
 
 
 class Server:
-    """The route on a local port, in an event loop of this process."""
+    """The routes on a local port, in an event loop of this process."""
 
-    def __init__(self, routes: ModuleType):
+    def __init__(self, routes: ModuleType, logs: Path):
         table = web.RouteTableDef()
         routes.ClickRoutes(routes.QueueGate(Queue())).register(table)
+        routes.StudyRoutes(lambda request: logs).register(table)
         app = web.Application()
         app.add_routes(table)
         self.loop = asyncio.new_event_loop()
@@ -104,7 +105,7 @@ class Server:
             writer.close()
 
 
-def head(draw: random.Random, body: bytes) -> tuple[bytes, bool]:
+def head(draw: random.Random, body: bytes, path: str = "/sounding/click") -> tuple[bytes, bool]:
     """The head of a request, and whether it is as a page sends it."""
     fields = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
     fields["Connection"] = "close"
@@ -116,7 +117,7 @@ def head(draw: random.Random, body: bytes) -> tuple[bytes, bool]:
                                     "deflate", "br", "chunked", "cross-site", "null", "100-continue", "websocket",
                                     "\x01"))  # fmt: skip
     method = draw.choice(("GET", "PUT", "OPTIONS", "X")) if draw.random() < 0.02 else "POST"
-    lines = [f"{method} /sounding/click HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode(), not odd and method == "POST"
 
 
@@ -129,7 +130,7 @@ def check(answer: bytes, whole: bool) -> None:
     assert b"application/json" in top, answer[:300]
     status, said = int(top.split()[1]), json.loads(body)
     if status == 200:
-        assert all(mask is None or 0 <= mask["score"] <= 1 for mask in said["masks"])
+        assert "kept" in said or all(mask is None or 0 <= mask["score"] <= 1 for mask in said["masks"])
         return
     assert status in REFUSALS, answer[:500]
     assert set(said) == {"error"}
@@ -158,7 +159,7 @@ def test_click_routes(rounds: int, folder: Path, routes: ModuleType) -> None:
 
     def make(draw: random.Random, folder: Path) -> Case:
         if not servers:
-            servers.append(Server(routes))  # its threads live in the process that tries
+            servers.append(Server(routes, folder))  # its threads live in the process that tries
         how, asked = draw.random(), {key: good[key] for key in draw.sample(list(good), 3)}
         if how < 0.15:  # what is on disk is bad
             (folder / "input" / "bad.png").write_bytes(damaged(draw, picture.getvalue()))
@@ -183,3 +184,46 @@ def test_click_routes(rounds: int, folder: Path, routes: ModuleType) -> None:
         return lambda: check(servers[0].ask(request, SECONDS if whole else 0.3), whole)
 
     try_inputs("click routes", rounds, folder, make, ())
+
+
+def test_study_route(rounds: int, folder: Path, routes: ModuleType) -> None:
+    """Whatever comes, the log stays whole lines of events that were checked."""
+    (folder / "input").mkdir()
+    (folder / "input" / "good.png").write_bytes(b"any bytes")
+    (folder / "input" / "link.png").symlink_to("/etc/hostname")
+    start = {"study": "yard", "participant": "P01", "task": "dog", "condition": "mask", "sentence": "Make it bark."}
+    events = [
+        {"event": "start", "seq": 0, "at": 0, "picture": {"name": "good.png"}, **start},
+        {"event": "edit", "seq": 1, "at": 1.5, "act": "box", "object": 0},
+        {"event": "queue", "seq": 2, "at": 2, "run": 1, "by": "page", "fresh": True},
+        {"event": "rated", "seq": 3, "at": 20.5, "satisfaction": 5},
+    ]
+    good = {"trial": "0123456789abcdef" * 2, "events": events}
+    servers: list[Server] = []
+    log = folder / "log.jsonl"
+
+    def attempt(request: bytes, whole: bool) -> None:
+        check(servers[0].ask(request, SECONDS if whole else 0.3), whole)
+        for line in log.read_bytes().splitlines() if log.exists() else ():
+            event = json.loads(line)
+            assert event["version"] == 1
+            assert "picture" not in event
+        log.unlink(missing_ok=True)
+
+    def make(draw: random.Random, folder: Path) -> Case:
+        if not servers:
+            servers.append(Server(routes, folder))
+        how, asked = draw.random(), good
+        if how < 0.1:
+            picture = {"name": draw.choice(("../log.jsonl", "link.png", "/etc/hostname", ".", "none.png", "\0"))}
+            asked = {**good, "events": [{**events[0], "picture": picture}]}
+        elif how < 0.9:
+            asked = mutated(draw, good)
+        body = as_json(draw, asked).encode(errors="surrogatepass")
+        start, whole = head(draw, body, "/sounding/study")
+        request = start + body
+        if draw.random() < 0.1:
+            request, whole = damaged(draw, request), False
+        return lambda: attempt(request, whole)
+
+    try_inputs("study route", rounds, folder, make, ())

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 
 LOCALES = Path(__file__).parent.parent.parent / "locales"
 LANGUAGES = sorted(folder.name for folder in LOCALES.iterdir())
-FILES = ("main", "nodeDefs")
+FILES = ("main", "nodeDefs", "settings")
 CHINESE = re.compile("[\u4e00-\u9fff]")
 PROPER = {"Latent"}  # ComfyUI's own Chinese leaves this word
 # vue-i18n reads these as links to messages, plurals and places for values, unless they are quoted as {'@'}.
@@ -96,11 +96,20 @@ def test_types_and_categories_are_those_of_the_nodes(object_info):
     assert {part for info in ours for part in info["category"].split("/")} - {"audio"} == set(english["nodeCategories"])
 
 
+def test_the_english_setting_is_the_pages_own():
+    texts = read("en", "settings")["Sounding_Study_Record"]
+    page = (LOCALES.parent / "web" / "sounding_study.js").read_text(encoding="utf-8")
+    joined = re.sub(r'" \+\s+"', "", page)
+    assert '"Sounding.Study.Record"' in page
+    assert all(f'"{text}"' in joined for text in texts.values())
+
+
 @pytest.mark.parametrize("route", ["/i18n", "/api/i18n"])
 def test_the_server_hands_them_out(server, route):
     served = server.get(route).json()
     for language in LANGUAGES:
-        assert served[language] == {**read(language, "main"), "nodeDefs": read(language, "nodeDefs")}
+        files = {name: read(language, name) for name in FILES[1:]}
+        assert served[language] == {**read(language, "main"), **files}
 
 
 # A page of the tested version forgets packs' texts as it fetches its own ones of a language: they come again here, as

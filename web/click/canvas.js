@@ -70,8 +70,8 @@ export class ImageCanvas {
   }
 
   remove({ index, kind, i }) {
-    if (kind === "box") this.editor.edit((state) => (state.objects[index].box = null), "Box removed");
-    else this.editor.edit((state) => state.objects[index][kind].splice(i, 1), "Point removed");
+    if (kind === "box") this.editor.edit((state) => (state.objects[index].box = null), "remove_box");
+    else this.editor.edit((state) => state.objects[index][kind].splice(i, 1), "remove_point");
   }
 
   isNear(a, b) {

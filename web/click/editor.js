@@ -2,6 +2,28 @@
 import { History } from "./history.js";
 import { emptyState, giveName, MAX_OBJECTS, MAX_POINTS, newObject, readState, sameShape, scaled, writeState } from "./state.js";
 
+// What the status line says of each step, by names that a study's log has too (nodes/click/study_log.py).
+const SAID = {
+  point_on: "Point on the object",
+  point_outside: "Point outside the object",
+  box: "Box around the object",
+  move: "Point moved",
+  remove_point: "Point removed",
+  remove_box: "Box removed",
+  remove_points: "Points removed",
+  stretch: "Points stretched over the image",
+  add_object: "Now click on the object",
+  remove_object: "Object removed",
+  rename: "Renamed",
+  unname: "Named by the node",
+  colour: "Colour changed",
+  switch: "Switched",
+  gain: "Gain changed",
+  clear: "All objects removed; undo brings them back",
+  undo: "Undone",
+  redo: "Redone",
+};
+
 export class Editor {
   #history = new History();
   #value = ""; // exactly what was set, until something is edited
@@ -13,9 +35,10 @@ export class Editor {
   size = null; // width and height of the image that is shown
 
   // onChange(): show the state. onStep(object): a step was made in that object and is not shown yet. onCommit(): the
-  // value has changed, and is shown. say(text): tell the user.
-  constructor({ onChange, onStep, onCommit, say }) {
-    Object.assign(this, { onChange, onStep, onCommit, say });
+  // value has changed, and is shown. onAct(act): a person has done something, by its name above. say(text): tell the
+  // user.
+  constructor({ onChange, onStep, onCommit, onAct, say }) {
+    Object.assign(this, { onChange, onStep, onCommit, onAct, say });
   }
 
   // The widget's value
@@ -91,12 +114,12 @@ export class Editor {
 
   // Edits
 
-  // One step that can be undone; `said` is for the status line.
-  edit(change, said) {
+  // One step that can be undone; `act` is one of the names above.
+  edit(change, act) {
     if (!this.#prepare()) return;
     const before = this.text;
     change(this.state);
-    this.#step(before, said);
+    this.#step(before, act);
   }
 
   // A change in progress, such as a drag: shown at once, and settled or restored at its end.
@@ -109,7 +132,7 @@ export class Editor {
 
   settle(before) {
     this.#isMoving = false;
-    this.#step(before, "Point moved");
+    this.#step(before, "move");
   }
 
   restore(before) {
@@ -140,12 +163,17 @@ export class Editor {
     return true;
   }
 
-  #step(before, said) {
+  #step(before, act) {
     if (before === this.text) return;
     this.#history.push(before);
     this.onStep(this.activeObject);
     this.#commit();
-    if (said) this.say(said);
+    this.#tell(act);
+  }
+
+  #tell(act) {
+    this.say(SAID[act]);
+    this.onAct(act);
   }
 
   #commit() {
@@ -157,21 +185,21 @@ export class Editor {
   }
 
   undo() {
-    this.#travel(this.#history.undo(this.text), "Undone");
+    this.#travel(this.#history.undo(this.text), "undo");
   }
 
   redo() {
-    this.#travel(this.#history.redo(this.text), "Redone");
+    this.#travel(this.#history.redo(this.text), "redo");
   }
 
-  #travel(text, said) {
+  #travel(text, act) {
     if (text === null) {
       this.say("Nothing more");
       return;
     }
     this.state = readState(text);
     this.#commit();
-    this.say(said);
+    this.#tell(act);
   }
 
   clear() {
@@ -184,21 +212,21 @@ export class Editor {
     const before = this.text;
     this.state = emptyState();
     this.active = -1;
-    this.#step(before, "All objects removed; undo brings them back");
+    this.#step(before, "clear");
   }
 
   // Stretch the points over an image of another shape.
   stretch() {
     const before = this.text;
     this.state = scaled(this.state, this.size);
-    this.#step(before, "Points stretched over the image");
+    this.#step(before, "stretch");
   }
 
   removePoints() {
     const before = this.text;
     for (const object of this.state.objects) Object.assign(object, { positive: [], negative: [], box: null });
     this.state.size = this.size;
-    this.#step(before, "Points removed");
+    this.#step(before, "remove_points");
   }
 
   select(index) {
@@ -214,7 +242,7 @@ export class Editor {
     this.edit((state) => {
       state.objects.push(newObject(state));
       this.active = state.objects.length - 1;
-    }, "Now click on the object");
+    }, "add_object");
     return this.state.objects.length > length;
   }
 
@@ -222,28 +250,27 @@ export class Editor {
     this.edit((state) => {
       state.objects[index].name = name;
       delete state.objects[index].auto;
-    }, "Renamed");
+    }, "rename");
   }
 
   // Let the node name an object again.
   unname(index) {
-    this.edit((state) => (state.objects[index].auto = true), "Named by the node");
+    this.edit((state) => (state.objects[index].auto = true), "unname");
   }
 
   removeObject(index) {
-    this.edit((state) => state.objects.splice(index, 1), "Object removed");
+    this.edit((state) => state.objects.splice(index, 1), "remove_object");
   }
 
   addPoint(kind, point) {
-    const said = kind === "positive" ? "Point on the object" : "Point outside the object";
     this.edit((state) => {
       const points = this.#clickedObject(state)[kind];
       if (points.length < MAX_POINTS) points.push(point);
-    }, said);
+    }, kind === "positive" ? "point_on" : "point_outside");
   }
 
   setBox(box) {
-    this.edit((state) => (this.#clickedObject(state).box = box), "Box around the object");
+    this.edit((state) => (this.#clickedObject(state).box = box), "box");
   }
 
   // The object that clicks go to; the first click makes one.

@@ -112,7 +112,11 @@ export async function upload(node, file) {
     throw new Error(`${file.name} was refused by the server (${response.status}); choose another file.`);
   }
   const { name, subfolder } = await response.json();
-  const value = subfolder ? `${subfolder}/${name}` : name;
+  chooseImage(node, subfolder ? `${subfolder}/${name}` : name);
+}
+
+// Choose an image by its name in the list, which may not have it yet.
+export function chooseImage(node, value) {
   const widget = imageWidget(node);
   const values = widget.options?.values;
   if (Array.isArray(values) && !values.includes(value)) values.push(value);

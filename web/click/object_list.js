@@ -44,11 +44,11 @@ export class ObjectList {
 
   #append(index) {
     const { editor, preview } = this.widget;
-    const edit = (change, said) => editor.edit((state) => change(state.objects[index]), said);
+    const edit = (change, act) => editor.edit((state) => change(state.objects[index]), act);
     const colour = element("input", {
       type: "color",
       title: "Colour",
-      onchange: () => edit((object) => (object.colour = colour.value), "Colour changed"),
+      onchange: () => edit((object) => (object.colour = colour.value), "colour"),
     });
     const name = element("input", {
       type: "text",
@@ -67,7 +67,7 @@ export class ObjectList {
         if (event.key === "Enter") name.blur();
       },
     });
-    const on = button("eye", "", () => edit((object) => (object.on = !object.on), "Switched"));
+    const on = button("eye", "", () => edit((object) => (object.on = !object.on), "switch"));
     const gain = element("input", {
       type: "number",
       className: "sounding-click-gain",
@@ -77,7 +77,7 @@ export class ObjectList {
       title: "Gain in dB",
       onchange: () => {
         const value = Math.min(GAINS[1], Math.max(GAINS[0], Math.round(gain.valueAsNumber * 10) / 10));
-        if (Number.isFinite(value)) edit((object) => (object.gain_db = value), "Gain changed");
+        if (Number.isFinite(value)) edit((object) => (object.gain_db = value), "gain");
         this.sync();
       },
     });

@@ -10,7 +10,8 @@ export class Panel {
     this.status = element("div", { className: "sounding-click-status", role: "status" });
     const shown = [widget.canvas.element, this.hint, this.#problem()];
     const view = element("div", { className: "sounding-click-view" }, ...shown);
-    const left = element("div", { className: "sounding-click-left" }, this.#toolbar(), view, this.status);
+    const parts = [widget.study.root, this.#toolbar(), view, this.status];
+    const left = element("div", { className: "sounding-click-left" }, ...parts);
     const right = element("div", { className: "sounding-click-right" }, widget.list.root, widget.preview.player.root);
     this.root = element("div", { className: "sounding-click-panel" }, left, right);
     this.root.setAttribute("title", ""); // otherwise the widget's tooltip hangs over the image

@@ -3,6 +3,7 @@ import { api } from "../../../scripts/api.js";
 import { Player } from "../player/player.js";
 import { MIX, SoundCache } from "../player/sound_cache.js";
 import { isOwn, QueuedRun } from "./queued_run.js";
+import { study } from "../study/study.js";
 import { PREVIEWS, soundGraph, soundsIn, surenessIn } from "./sound_graph.js";
 
 // What can be heard, `what` below, is an object by its number in the list, or MIX.
@@ -11,13 +12,14 @@ export class Preview {
   #jobs = new Map(); // key of a graph -> {run, wanted: what is played at its end, news}
   #sureness = new Map(); // clicks -> {sureness, sure}
   #asked = new Set(); // what was pressed and is not yet in a job
+  #playing = false;
   #onSuccess = (event) => this.#takeRun(event.detail);
 
   constructor(widget) {
     this.widget = widget;
     this.player = new Player({
       gainOf: (place) => widget.editor.state.objects[place]?.gain_db,
-      onChange: () => widget.list.sync(),
+      onChange: () => this.#playerChanged(),
       fail: (text) => widget.fail(text),
     });
     api.addEventListener("execution_success", this.#onSuccess);
@@ -26,6 +28,22 @@ export class Preview {
   close() {
     api.removeEventListener("execution_success", this.#onSuccess);
     this.player.close();
+  }
+
+  // Keep no sound that was made.
+  forget() {
+    this.#cache = new SoundCache();
+    this.player.clear();
+  }
+
+  #playerChanged() {
+    const { widget, player } = this;
+    widget.list.sync();
+    const { playing } = player.playback;
+    if (playing && !this.#playing) {
+      study.note("play", { object: widget.editor.state.objects.findIndex((_, index) => player.plays(index)) });
+    }
+    this.#playing = playing;
   }
 
   // {is: "playing"}, {is: "waiting", share: how much of it is made, or null}, or {is: ""}.

@@ -1,5 +1,6 @@
 // One graph in the host's queue: sent, followed, stopped.
 import { api } from "../../../scripts/api.js";
+import { study } from "../study/study.js";
 
 const POLL = 700; // ms, between the host's own messages
 const own = new Set(); // ids of all that was sent from here
@@ -26,6 +27,7 @@ export class QueuedRun {
   }
 
   async #follow(prompt, targets) {
+    const noted = study.queueing(prompt, targets, "node");
     const response = await post("/prompt", {
       client_id: api.clientId,
       prompt,
@@ -34,10 +36,12 @@ export class QueuedRun {
     });
     const answer = await response.json().catch(() => ({}));
     if (!response.ok) {
+      noted?.refused();
       throw new Error(refusal(answer) ?? `The queue answered ${response.status}; the server's log says why.`);
     }
     this.#id = answer.prompt_id;
     own.add(this.#id);
+    noted?.accepted(this.#id);
     if (this.#stopped) await this.stop();
     const entry = await this.#finished();
     if (!entry) return null;

@@ -72,6 +72,21 @@ function soundsOf(prompt, own, source, stamp) {
   return { key: JSON.stringify([decides, source]), objects, tell: upstream };
 }
 
+// What decides each sound that a prompt makes, or the part of it that the nodes `targets` need: the same keys, the same
+// sounds. A node makes a sound if it has an AUDIO output and takes none in.
+export function soundKeys(prompt, targets = Object.keys(prompt)) {
+  const needed = new Set(targets.flatMap((id) => [...above(prompt, String(id))]));
+  const slotOf = (id) => outputsOf(prompt[id].class_type).indexOf("AUDIO");
+  const fromSound = ([id, slot]) => prompt[id] && outputsOf(prompt[id].class_type)[slot] === "AUDIO";
+  const makers = [...needed].filter((id) => slotOf(id) >= 0 && !linksOf(prompt[id]).some(fromSound));
+  return makers.map((id) => {
+    const upstream = [...above(prompt, id)].sort();
+    const own = upstream.find((each) => prompt[each].class_type === "SoundingClick");
+    if (own) return soundsOf(prompt, own, [id, slotOf(id)]).key;
+    return JSON.stringify(upstream.map((each) => [each, prompt[each].class_type, prompt[each].inputs]));
+  });
+}
+
 // The checkpoint that makes the sounds of a node's objects, by its name in the loader's list: undefined is the starter,
 // null a model that is not of this pack.
 export async function soundingCheckpoint(node) {

@@ -1,10 +1,12 @@
 // The node's widget: ties together the state under edit, the image, the masks, the canvas, the list and the sounds.
 import { app } from "../../../scripts/app.js";
 import { addBaseStyle, addStyle, element, keepEvents } from "../page/elements.js";
+import { StudyPanel } from "../study/panel.js";
+import { study } from "../study/study.js";
 import { ImageCanvas } from "./canvas.js";
 import { Editor } from "./editor.js";
 import {
-  connectedImage, connectedSlot, isImageInput, loadImage, sameReference, segmenterName, upload,
+  chooseImage, connectedImage, connectedSlot, isImageInput, loadImage, sameReference, segmenterName, upload,
 } from "./image.js";
 import { LargeWindow } from "./large_window.js";
 import { Masks } from "./masks.js";
@@ -33,6 +35,7 @@ export class ClickWidget {
       onChange: () => this.changed(),
       onStep: (object) => this.#awaitMask(object),
       onCommit: () => this.#markChanged(),
+      onAct: (act) => study.note("edit", { act, object: this.editor.active }),
       say: (text) => this.say(text),
     });
     this.masks = new Masks({
@@ -43,6 +46,7 @@ export class ClickWidget {
     this.canvas = new ImageCanvas(this);
     this.preview = new Preview(this);
     this.list = new ObjectList(this);
+    this.study = new StudyPanel(this);
     this.panel = new Panel(this);
     this.root = element("div", { className: "sounding-click widget-expands" }, this.panel.root);
     this.window = new LargeWindow(this);
@@ -65,6 +69,7 @@ export class ClickWidget {
     clearInterval(this.timer);
     this.masks.close();
     this.preview.close();
+    this.study.close();
     this.window.close();
   }
 
@@ -115,6 +120,15 @@ export class ClickWidget {
     } catch (error) {
       this.fail(error.message);
     }
+  }
+
+  // Begin anew, on an image of the list or the one that is shown: nothing is clicked, and no sound is kept.
+  renew(image) {
+    if (image) chooseImage(this.node, image);
+    this.editor.value = "";
+    this.preview.forget();
+    this.look();
+    this.#markChanged();
   }
 
   // Files may also be dropped on the node's frame, or pasted while the node is selected.
@@ -168,7 +182,9 @@ export class ClickWidget {
   drawn() {
     const object = this.editor.activeObject;
     if (this.#clicked === null || !object || !hasPlace(object) || !this.maskOf(object)) return;
-    performance.measure("sounding-click-overlay", { start: this.#clicked, end: performance.now() });
+    const end = performance.now();
+    performance.measure("sounding-click-overlay", { start: this.#clicked, end });
+    study.note("mask", { object: this.editor.active, waited: Math.round(end - this.#clicked) / 1000 });
     this.#clicked = null;
     const { share, score } = this.maskOf(object);
     const percent = (100 * share).toFixed(share < 0.1 ? 1 : 0);

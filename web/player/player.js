@@ -35,6 +35,13 @@ export class Player {
     this.playback.close();
   }
 
+  // Show nothing.
+  clear() {
+    this.stop();
+    this.#shown = this.sound = null;
+    this.root.hidden = true;
+  }
+
   // Whether an object, by its place in the list, or MIX, is playing.
   plays(what) {
     if (!this.#shown || !this.playback.playing) return false;
