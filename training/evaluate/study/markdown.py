@@ -36,7 +36,7 @@ def _rated(figures: dict[str, Any]) -> list[str]:
     rows, wide = [], []
     best = {s: max(own[s]["value"] for own in systems.values() if s in own) for s in SCALES if _any_has(systems, s)}
     for system in sorted(systems, key=lambda name: (name == ours, name)):
-        row, wider = [_cell(system)], [_cell(system)]
+        row, wider = [cell(system)], [cell(system)]
         for scale in SCALES:
             found = systems[system].get(scale)
             if found is None:
@@ -46,16 +46,16 @@ def _rated(figures: dict[str, Any]) -> list[str]:
             half = "" if found["low"] is None else f" ± {found['value'] - found['low']:.2f}"
             text = f"{found['value']:.2f}{half}"
             row.append(f"**{text}**" if found["value"] == best[scale] else text)
-            wider.append(f"{_range(found['crossed_low'], found['crossed_high'])} ({found['count']})")
+            wider.append(f"{bounds(found['crossed_low'], found['crossed_high'])} ({found['count']})")
         rows.append(row)
         wide.append(wider)
     quoted = [[f"*{name} (the paper's, quoted)*", *values] for name, values in QUOTED.items()]
     head = ["Method", *(f"{scale} (↑)" for scale in SCALES)]
     return [
-        _table(head, rows + quoted),
+        table(head, rows + quoted),
         "Mean ± half the 95 % interval over single ratings. Quoted figures are of other sounds and other raters.",
         "95 % intervals for other raters and other samples (both resampled), and the number of ratings:",
-        _table(["Method", *SCALES], wide),
+        table(["Method", *SCALES], wide),
     ]
 
 
@@ -66,16 +66,16 @@ def _any_has(systems: dict[str, Any], scale: str) -> bool:
 def _compared(figures: dict[str, Any]) -> list[str]:
     rows = [
         [
-            f"{_cell(each['system'])} or {_cell(each['other'])}",
+            f"{cell(each['system'])} or {cell(each['other'])}",
             f"{each['share']:.2f}",
-            _range(each["crossed_low"], each["crossed_high"]),
+            bounds(each["crossed_low"], each["crossed_high"]),
             f"{each['preferred']} / {each['no_difference']} / {each['other_preferred']}",
         ]
         for each in figures["preferences"]
     ]
     head = ["Pair", "the first preferred", "95 % interval", "first / no difference / second"]
     return [
-        _table(head, rows),
+        table(head, rows),
         "No difference counts as half. Intervals are for other raters and other samples (both resampled).",
     ]
 
@@ -85,13 +85,13 @@ def _tests(figures: dict[str, Any]) -> str:
     for each in figures["tests"]:
         name = "" if each["scale"] == PREFERENCE else f"{each['scale']}: "
         row = [
-            f"{name}{_cell(each['system'])} - {_cell(each['other'])}",
-            _number(each["samples"]["difference"], "+.2f"),
+            f"{name}{cell(each['system'])} - {cell(each['other'])}",
+            number(each["samples"]["difference"], "+.2f"),
         ]
         for over in ("samples", "raters"):
             test = each[over]
             row.append("" if test["t"] is None else f"t({test['df']}) = {test['t']:.2f}")
-            row.append(_p(test["p_holm"]))
+            row.append(p_value(test["p_holm"]))
         rows.append(row)
     if not rows:
         return "There is one system alone, so nothing is compared."
@@ -100,7 +100,7 @@ def _tests(figures: dict[str, Any]) -> str:
         "What holds for other samples and for other raters is below the level in both."
     )
     head = ["", "difference", "over samples", "p", "over raters", "p"]
-    return f"{said}\n\n{_table(head, rows)}"
+    return f"{said}\n\n{table(head, rows)}"
 
 
 def _agreement(figures: dict[str, Any]) -> str:
@@ -110,10 +110,10 @@ def _agreement(figures: dict[str, Any]) -> str:
         rows.append(
             [
                 scale,
-                _number(found["kappa"]["mean"]),
-                _number(found["quadratic_kappa"]["mean"]),
+                number(found["kappa"]["mean"]),
+                number(found["quadratic_kappa"]["mean"]),
                 str(found["kappa"]["pairs"]),
-                f"{_number(alpha['value'])} {_range(alpha['low'], alpha['high'])}",
+                f"{number(alpha['value'])} {bounds(alpha['low'], alpha['high'])}",
             ]
         )
     metric = next(iter(figures["agreement"].values()))["alpha"]["metric"]
@@ -123,7 +123,7 @@ def _agreement(figures: dict[str, Any]) -> str:
         "how it was weighted."
     )
     head = ["", "kappa", "kappa, quadratic weights", "pairs", "alpha"]
-    return f"{_table(head, rows)}\n\n{said}"
+    return f"{table(head, rows)}\n\n{said}"
 
 
 def _controls(figures: dict[str, Any]) -> str:
@@ -134,28 +134,32 @@ def _controls(figures: dict[str, Any]) -> str:
     said += f", {len(controls) - passed - len(failed)} have rated none."
     if not failed:
         return said
-    rows = [[str(each["rater"]), _cell(each["name"]), f"{each['mean']:.2f}", str(each["answers"])] for each in failed]
+    rows = [[str(each["rater"]), cell(each["name"]), f"{each['mean']:.2f}", str(each["answers"])] for each in failed]
     what = "mean of controls" if "systems" in figures else "sound preferred to noise"
-    return f"{said}\n\n{_table(['Rater', 'name', what, 'answers'], rows)}"
+    return f"{said}\n\n{table(['Rater', 'name', what, 'answers'], rows)}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells below a head."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(text: str) -> str:
+def cell(text: str, limit: int = 80) -> str:
     """A name in a table, which it must not break."""
-    return printable(text, 80).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return printable(text, limit).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
-def _number(value: float | None, form: str = ".2f") -> str:
+def number(value: float | None, form: str = ".2f") -> str:
+    """A figure, or nothing where there is none."""
     return "" if value is None else format(value, form)
 
 
-def _range(low: float | None, high: float | None) -> str:
+def bounds(low: float | None, high: float | None) -> str:
+    """An interval, or nothing where there is none."""
     return "" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
 
 
-def _p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """A p-value to three places."""
     return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

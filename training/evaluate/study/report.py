@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,17 @@ from .markdown import as_markdown
 from .plan import PREFERENCE, SCALES
 from .samples import CONTROL
 from .statistics import (
+    Compared,
     Matrix,
     Metric,
-    PairedTest,
     cohen_kappas,
     crossed_interval,
-    holm,
+    crossed_tests,
+    json_ready,
     krippendorff_alpha,
+    matrix_of,
     mean_of,
-    means_along,
-    paired_test,
+    pairs_of,
 )
 
 CONTROL_SHARE = 0.75  # of a rater's comparisons with noise in which the sound has to be preferred
@@ -77,18 +76,18 @@ def make_report(
     if settings.protocol == "rate":
         figures |= {
             "systems": _means(kept, systems),
-            "tests": _tests(_differences(kept, _pairs(systems, ours))),
+            "tests": crossed_tests(_differences(kept, pairs_of(systems, ours))),
             "agreement": {scale: _agreement(_matrix(kept, scale), "ordinal") for scale in _scales(kept)},
         }
     else:
         kept = [_oriented(each, ours) for each in kept]
         figures |= {
             "preferences": _preferences(kept),
-            "tests": _tests(_preferred(kept)),
+            "tests": crossed_tests(_preferred(kept)),
             "agreement": {PREFERENCE: _agreement(_matrix(kept, PREFERENCE), "nominal")},
         }
     figures["ours"] = ours
-    return _plain(figures)
+    return json_ready(figures)
 
 
 def write_report(figures: dict[str, Any], out: Path | None) -> str:
@@ -128,17 +127,7 @@ def _scales(answers: Iterable[Answer]) -> list[str]:
 
 def _matrix(answers: Iterable[Answer], scale: str) -> Matrix:
     """Values of a scale as [raters, samples]; a sample is an item with its system or systems."""
-    return _filled({(a.rater, (a.item, a.system, a.other)): a.value for a in answers if a.scale == scale})
-
-
-def _filled(values: dict[tuple[int, Any], int]) -> Matrix:
-    """Values by rater and sample as a matrix, NaN where there is none."""
-    rows = {rater: row for row, rater in enumerate(sorted({rater for rater, _ in values}))}
-    columns = {sample: column for column, sample in enumerate(sorted({sample for _, sample in values}))}
-    matrix = np.full((len(rows), len(columns)), np.nan)
-    for (rater, sample), value in values.items():
-        matrix[rows[rater], columns[sample]] = value
-    return matrix
+    return matrix_of({(a.rater, (a.item, a.system, a.other)): a.value for a in answers if a.scale == scale})
 
 
 def _means(answers: Sequence[Answer], systems: Sequence[str]) -> dict[str, Any]:
@@ -159,13 +148,6 @@ def _means(answers: Sequence[Answer], systems: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _pairs(systems: Sequence[str], ours: str) -> list[tuple[str, str]]:
-    return [(ours, other) for other in systems if other != ours] if ours else list(combinations(systems, 2))
-
-
-Compared = tuple[str, str, str, Matrix]  # scale, system, other, differences [raters, items]
-
-
 def _differences(answers: Sequence[Answer], pairs: Sequence[tuple[str, str]]) -> list[Compared]:
     """How much higher each rater rated the first system's sound of each item."""
     values: dict[tuple[str, str], dict[tuple[int, str], int]] = defaultdict(dict)
@@ -176,23 +158,8 @@ def _differences(answers: Sequence[Answer], pairs: Sequence[tuple[str, str]]) ->
         for system, other in pairs:
             own, others = values[scale, system], values[scale, other]
             both = {key: own[key] - others[key] for key in own.keys() & others.keys()}
-            found.append((scale, system, other, _filled(both)))
+            found.append((scale, system, other, matrix_of(both)))
     return found
-
-
-def _tests(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Two tests per comparison, each corrected among its kind: over samples' means and over raters' means.
-
-    A difference that holds in the first is expected of other samples with these raters, in the second of other raters
-    with these samples (Clark, 1973).
-    """
-    tests: list[dict[str, Any]] = [{"scale": s, "system": a, "other": b} for s, a, b, _ in compared]
-    for over, axis in (("samples", 0), ("raters", 1)):
-        found: list[PairedTest] = [paired_test(means_along(matrix, axis)) for *_, matrix in compared]
-        adjusted = holm(np.array([each.p for each in found]))
-        for test, each, p in zip(tests, found, adjusted, strict=True):
-            test[over] = {**asdict(each), "p_holm": float(p)}
-    return tests
 
 
 def _oriented(answer: Answer, ours: str) -> Answer:
@@ -246,12 +213,3 @@ def _agreement(matrix: Matrix, metric: Metric) -> dict[str, Any]:
             "pairs": len(kappas),
         }
     return found
-
-
-def _plain(value: Any) -> Any:
-    """NaN and infinities as None, which JSON has."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

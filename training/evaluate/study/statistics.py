@@ -8,9 +8,12 @@ crossed bootstrap is not.
 
 from __future__ import annotations
 
+import math
 import warnings
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ Matrix = NDArray[np.float64]
 Metric = Literal["nominal", "ordinal", "interval"]
 DRAWS = 2000  # of a bootstrap
 LEAST_COMMON = 5  # samples that two raters must share for a kappa
+Compared = tuple[str, str, str, Matrix]  # scale, system, other, differences [raters, items]
 
 
 @dataclass(frozen=True)
@@ -180,3 +184,42 @@ def means_along(ratings: Matrix, axis: int) -> Matrix:
 def _without_empty(ratings: Matrix) -> Matrix:
     known = np.isfinite(ratings)
     return ratings[known.any(axis=1)][:, known.any(axis=0)]
+
+
+def matrix_of(values: Mapping[tuple[Any, Any], float]) -> Matrix:
+    """Values by rater and sample as a matrix, NaN where there is none."""
+    rows = {rater: row for row, rater in enumerate(sorted({rater for rater, _ in values}))}
+    columns = {sample: column for column, sample in enumerate(sorted({sample for _, sample in values}))}
+    matrix = np.full((len(rows), len(columns)), np.nan)
+    for (rater, sample), value in values.items():
+        matrix[rows[rater], columns[sample]] = value
+    return matrix
+
+
+def pairs_of(systems: Sequence[str], ours: str) -> list[tuple[str, str]]:
+    """The pairs that are tested: `ours` with each other system, or all where `ours` is empty."""
+    return [(ours, other) for other in systems if other != ours] if ours else list(combinations(systems, 2))
+
+
+def crossed_tests(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Two tests per comparison, each corrected among its kind: over samples' means and over raters' means.
+
+    A difference that holds in the first is expected of other samples with these raters, in the second of other raters
+    with these samples (Clark, 1973).
+    """
+    tests: list[dict[str, Any]] = [{"scale": s, "system": a, "other": b} for s, a, b, _ in compared]
+    for over, axis in (("samples", 0), ("raters", 1)):
+        found: list[PairedTest] = [paired_test(means_along(matrix, axis)) for *_, matrix in compared]
+        adjusted = holm(np.array([each.p for each in found]))
+        for test, each, p in zip(tests, found, adjusted, strict=True):
+            test[over] = {**asdict(each), "p_holm": float(p)}
+    return tests
+
+
+def json_ready(value: Any) -> Any:
+    """NaN and infinities as None, which JSON has."""
+    if isinstance(value, dict):
+        return {key: json_ready(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [json_ready(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
