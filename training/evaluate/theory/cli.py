@@ -18,7 +18,7 @@ def theory(
     reference: Annotated[int, typer.Option(min=1, help="Scenes that the true values V* are fitted to.")] = 150,
     sounds: Annotated[
         int, typer.Option(min=0, help="Scenes that sounds are made of, for equation 6; 0 leaves it out.")
-    ] = 8,
+    ] = 24,
     slopes: Annotated[int, typer.Option(min=1, help="Of these, scenes at which L_f is estimated.")] = 2,
     seconds: Annotated[float, typer.Option(help="Length of each sound.")] = 2.56,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 10,

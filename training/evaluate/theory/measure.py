@@ -47,7 +47,7 @@ class Settings:
 
     scenes: int = 120
     reference: int = 150
-    sounds: int = 8
+    sounds: int = 24
     slopes: int = 2
     seconds: float = 2.56
     steps: int = 10
