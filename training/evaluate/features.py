@@ -14,7 +14,7 @@ from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state
 
 from .audiovisual import AudioVisualModel
-from .models import openl3, panns, passt, vggish
+from .models import imagebind, openl3, panns, passt, vggish
 from .models.captioned import CAPTIONED, read_captioned
 from .models.clap import ClapFeatures
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
@@ -55,6 +55,7 @@ PUBLISHED: dict[str, tuple[str, Callable[[dict[str, Tensor], Path, str], Feature
     panns.WINDOW: ("PANNs CNN14", panns.read_panns),
     passt.MARK: ("PaSST", passt.read_passt),
     vggish.MARK: ("VGGish", vggish.read_vggish),
+    imagebind.MARK: ("ImageBind", imagebind.read_imagebind),
 }
 
 

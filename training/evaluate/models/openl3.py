@@ -22,6 +22,7 @@ from sounding.weights.reading import laid_out
 
 from .keras import read_keras
 from .loading import fitted
+from .pixels import check_aspect
 
 RATE = 48_000
 WINDOW, STEP = RATE, RATE // 10  # samples
@@ -30,7 +31,7 @@ LEAST_POWER, RANGE = 1e-10, 80.0  # of the decibels below the window's maximum
 CROP, SHORTER = 224, 256  # pixels
 WINDOWS = 8  # that are computed together
 BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-NAME = re.compile(r"openl3_(audio|image)_linear_(env|music)\b[-.\w]*")
+NAME = re.compile(r"openl3_(audio|image)_linear_env\b[-.\w]*")
 
 
 class Tower(nn.Module):
@@ -77,8 +78,11 @@ def to_pixels(image: Tensor) -> Tensor:
 
     That is -1..1 for an image of 224 x 224 only, and 0..1 for all others, since its resizing takes it there. Those
     below 224 pixels, which openl3 refuses, are enlarged as larger ones are reduced.
+
+    Raises:
+        ValueError: see `pixels.check_aspect`.
     """
-    height, width = image.shape[1:]
+    height, width = check_aspect(image).shape[1:]
     shorter = min(height, width)
     if (height, width) == (CROP, CROP):
         return 2 * image - 1
