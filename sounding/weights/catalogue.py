@@ -187,6 +187,25 @@ CATALOGUE = (
         ),
     ),
     Entry(
+        "imagebind",
+        "ImageBind, huge",
+        NC,
+        4_800_000_000,
+        (File("https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth", "imagebind_huge.pth"),),
+    ),
+    Entry(
+        "wav2clip",
+        "Wav2CLIP, beside clip-b32",
+        "MIT",
+        47_000_000,
+        (
+            File(
+                "https://github.com/descriptinc/lyrebird-wav2clip/releases/download/v0.1.0-alpha/Wav2CLIP.pt",
+                "Wav2CLIP.pt",
+            ),
+        ),
+    ),
+    Entry(
         "passt",
         "PaSST-S, AudioSet, 10 s",
         "Apache-2.0",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,11 +13,12 @@ from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state
 
 from .audiovisual import AudioVisualModel
-from .models import imagebind, openl3, panns, passt, vggish
+from .models import imagebind, openl3, panns, passt, vggish, wav2clip
 from .models.captioned import CAPTIONED, read_captioned
 from .models.clap import ClapFeatures
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
 from .models.keras import is_keras
+from .models.loading import digest
 
 LEAST_SECONDS = 0.5  # what every model can embed
 
@@ -56,6 +56,7 @@ PUBLISHED: dict[str, tuple[str, Callable[[dict[str, Tensor], Path, str], Feature
     passt.MARK: ("PaSST", passt.read_passt),
     vggish.MARK: ("VGGish", vggish.read_vggish),
     imagebind.MARK: ("ImageBind", imagebind.read_imagebind),
+    wav2clip.MARK: ("Wav2CLIP", wav2clip.read_wav2clip),
 }
 
 
@@ -80,23 +81,23 @@ def open_model(path: Path) -> FeatureModel | AudioVisualModel:
     metadata = _metadata(path)
     if CLASSES in metadata:
         classifier, classes = read_classifier(read_state(path), metadata, path)
-        return ClassifierFeatures(classifier, classes, f"classifier of {len(classes)} classes, {_digest(path)}")
+        return ClassifierFeatures(classifier, classes, f"classifier of {len(classes)} classes, {digest(path)}")
     if CAPTIONED in metadata:
-        return read_captioned(read_state(path), metadata, path, _digest(path))
+        return read_captioned(read_state(path), metadata, path, digest(path))
     if CONFIG_KEY in metadata:
         import sounding
 
         query = sounding.load(path, device="cpu", parts=("query",)).query
         if isinstance(query, ClapAudioQuery):
-            return ClapFeatures(query, f"CLAP audio tower, {_digest(path)}")
+            return ClapFeatures(query, f"CLAP audio tower, {digest(path)}")
         raise ValueError(f"{path} has a text encoder, but a checkpoint with an audio query (clap_audio) is expected.")
     if is_keras(path):
         files = openl3.both_files(path)
-        return openl3.read_openl3(*files, f"OpenL3 (env, linear, 512), {_digest(*files)}")
+        return openl3.read_openl3(*files, f"OpenL3 (env, linear, 512), {digest(*files)}")
     state = read_state(path)
     for mark, (called, read) in PUBLISHED.items():
         if mark in state:
-            return read(state, path, f"{called}, {_digest(path)}")
+            return read(state, path, f"{called}, {digest(path)}")
     raise ValueError(
         f"{path} is no model that hears sounds; give a classifier that `python -m training starter evaluate judge` "
         f"wrote, a checkpoint with an audio query, {', '.join(called for called, _ in PUBLISHED.values())} or OpenL3."
@@ -115,13 +116,3 @@ def _metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError):
         return {}
-
-
-def _digest(*paths: Path) -> str:
-    """The first letters of the files' SHA-256, so that features of two models are never taken for each other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while piece := file.read(2**20):
-                digest.update(piece)
-    return f"sha256 {digest.hexdigest()[:12]}"
