@@ -9,12 +9,14 @@ import typer
 
 from sounding.cli.terminal import command_group, plain_errors, progress
 
+from .baselines.cli import baselines
 from .study.cli import app as study_app
 from .theory.cli import theory
 
 app = command_group("Measure what the paper measures.")
 app.add_typer(study_app, name="study")
 app.command()(theory)
+app.command()(baselines)
 
 
 @app.command()

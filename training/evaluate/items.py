@@ -91,6 +91,16 @@ def read_source(folder: Path) -> dict[str, Any]:
     return _read_json(folder / "items.json")["source"]
 
 
+def read_seconds(folder: Path) -> float | None:
+    """The length of the recordings of a folder, if its `items.json` says so.
+
+    Raises:
+        ValueError: see `read_items`.
+    """
+    seconds = read_source(folder).get("seconds") if (folder / "items.json").is_file() else None
+    return float(seconds) if isinstance(seconds, (int, float)) and 0.5 <= seconds <= 60 else None
+
+
 def read_items(folder: Path) -> list[Item]:
     """The items of a folder, in the order of `items.json`, or else in the order of their images' names.
 

@@ -31,9 +31,12 @@ from .options import (
     StepsOption,
     Way,
 )
+from .separator_cli import library, separator
 
 log = logging.getLogger("training")
 app = command_group("Measure the model in the box, or a model that was taught more objects.")
+app.command()(separator)
+app.command()(library)
 
 
 @app.command()
