@@ -2,8 +2,10 @@
 
 The separator is that of *The Sound of Pixels* (Zhao et al., 2018): a U-Net splits the mixture's spectrogram into K
 components, and the visual feature of an object says how much of each belongs to it. Here the feature is the mean of a
-sounding model's patch embeddings within the object's mask. Differences: ratio masks instead of binary ones, and a
-narrower network on 128 log-spaced bands, since a small one is trained here (`training.starter.evaluate.separator`).
+sounding model's patch embeddings within the object's mask. Differences: ratio masks instead of binary ones, a narrower
+network on 128 log-spaced bands, since a small one is trained here (`training.starter.evaluate.separator`), and instead
+of one number that is added to all logits, one per band that depends on the feature: the object's typical spectrum,
+which few steps of training suffice to learn.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Separator(nn.Module):
             nn.LayerNorm(config.visual), nn.Linear(config.visual, config.components), nn.Sigmoid()
         )
         self.scale = nn.Parameter(torch.ones(config.components))
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.typical = nn.Sequential(nn.LayerNorm(config.visual), nn.Linear(config.visual, BANDS))
 
     def forward(self, bands: Tensor, visual: Tensor) -> Tensor:
         """Magnitudes [B, bands, T] of mixtures and features [B, L] -> logits of the share [B, bands, T]."""
@@ -86,7 +88,8 @@ class Separator(nn.Module):
                 maps = torch.cat([maps, skipped.pop()], dim=1)
             maps = block(functional.interpolate(maps, scale_factor=2.0))
         weights = self.weights(visual) * self.scale
-        return torch.einsum("bk,bkft->bft", weights, self.components(maps)[..., :frames]) + self.bias
+        logits = torch.einsum("bk,bkft->bft", weights, self.components(maps)[..., :frames])
+        return logits + self.typical(visual)[..., None]
 
     @torch.inference_mode()
     def separate(self, waveform: Tensor, visual: Tensor) -> Tensor:
