@@ -16,10 +16,12 @@ from sounding.cli.terminal import command_group, plain_errors
 
 from .data.prepare import app as prepare_app
 from .evaluate.cli import app as evaluate_app
+from .matching.cli import matching
 from .starter import cli as starter
 
 app = command_group("Train and prepare data for Sounding Objects.")
 app.add_typer(prepare_app, name="prepare")
+prepare_app.command("matching")(matching)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(starter.app, name="starter")
 for moved, command in (  # where earlier versions had them

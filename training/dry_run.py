@@ -21,7 +21,7 @@ from .provenance import is_finished
 from .recipe import Recipe, to_yaml
 from .registry import TASKS
 from .run import fresh_parts, prepare
-from .tasks.task import Context
+from .tasks.task import Context, NetworkTask, Task
 
 log = logging.getLogger("training")
 
@@ -84,7 +84,10 @@ def settings_in_use(recipe: Recipe) -> str:
         values[block] = _without_off(values[block], dataclasses.asdict(usual))
     if not recipe.data.stamps:
         values["data"].pop("plain", None)
-    if not recipe.model.grounding.norm_matching:  # then thresholds of sureness are not used, all but one
+    if isinstance(TASKS[recipe.task], NetworkTask):
+        for block in ("start", "model", "preview"):
+            values.pop(block)
+    elif not recipe.model.grounding.norm_matching:  # then thresholds of sureness are not used, all but one
         usual = dataclasses.asdict(GenerationConfig())
         generation = values["model"]["generation"]
         shown = {key for key, value in generation.items() if value != usual[key]} | {"steps", "cfg", "sampler"}
@@ -124,6 +127,10 @@ def estimate_step(
 
 def _alone(recipe: Recipe) -> tuple[Objective, Critic | None]:
     """Objective and critic of a model of the recipe's own sizes, without any file."""
-    task, model = TASKS[recipe.task], SoundingModel(recipe.model).requires_grad_(False)
+    task = TASKS[recipe.task]
+    if isinstance(task, NetworkTask):
+        return task.objective(recipe.settings, None), task.critic(recipe.settings)
+    assert isinstance(task, Task)
+    model = SoundingModel(recipe.model).requires_grad_(False)
     context = Context(task.captions(recipe.data), fresh_parts(recipe))
     return task.objective(model, recipe.settings, context), task.critic(recipe.settings)

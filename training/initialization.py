@@ -15,6 +15,7 @@ from sounding.model import SoundingModel
 from .recipe import RANDOM, Recipe
 from .registry import TASKS
 from .tasks.segmenter import backbone_tensors
+from .tasks.task import NetworkTask
 
 log = logging.getLogger("training")
 
@@ -41,6 +42,10 @@ def initialize(recipe: Recipe) -> SoundingModel:
         ValueError: an unknown part, a checkpoint of other audio settings, or parts that do not fit each other.
         CheckpointError: a checkpoint that cannot be read.
     """
+    if isinstance(TASKS[recipe.task], NetworkTask):
+        raise ValueError(
+            f"The {recipe.task} trainer trains a network of its own and starts from no model; give another recipe."
+        )
     parts = (*PARTS, *OPTIONAL)
     unknown = sorted(recipe.start.keys() - {"all", *parts})
     if unknown:

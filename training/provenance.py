@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sounding
-from sounding.checkpoint import CheckpointError, read_header, resolve
+from sounding.checkpoint import check_header_size, read_header, resolve
 from sounding.utils.files import write_atomic
 
 from .data.shard_format import INDEX
@@ -76,6 +76,22 @@ def weights_fingerprint(names: Iterable[str]) -> str:
     return hashlib.sha256(" ".join(found).encode()).hexdigest() if found else ""
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What the header of a result says of itself, whatever kind of network it holds.
+
+    Raises:
+        ValueError, OSError: it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_header_size(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a readable .safetensors file ({error}).") from None
+
+
 def header(recipe: str, data: str, start: str) -> dict[str, str]:
     """Entries of a checkpoint's header on how it was trained, bounded in size.
 
@@ -108,8 +124,8 @@ def is_finished(recipe: Recipe, effective: Recipe, steps: int, made_of: dict[str
         return False
     metadata: dict[str, str] = {}
     if recipe.result.is_file():
-        with suppress(CheckpointError):
-            metadata = read_header(recipe.result).metadata
+        with suppress(ValueError, OSError):
+            metadata = read_metadata(recipe.result)
     told = made_of.keys() <= metadata.keys()
     changes = _changes(effective, places=not told, older=recipe if RECIPE not in metadata else None)
     names = {DATA: "the data", START: "the checkpoints that it starts with"}

@@ -9,16 +9,18 @@ from .starter.segmenter import SegmenterTask
 from .starter.tasks import EncodersTask, ReplayTask
 from .starter.vocoder import StarterVocoderTask
 from .tasks.grounded import GroundedTask
-from .tasks.task import Task
+from .tasks.matching import MatchingTask
+from .tasks.task import AnyTask
 from .tasks.vae import VaeTask
 from .tasks.vocoder import VocoderTask
 
-TASKS: dict[str, Task[Any]] = {
+TASKS: dict[str, AnyTask[Any]] = {
     task.name: task
     for task in (
         GroundedTask(),
         VaeTask(),
         VocoderTask(),
+        MatchingTask(),
         StarterGroundedTask(),
         StarterVocoderTask(),
         EncodersTask(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sounding.config import OPTIONAL, PARTS
+from sounding.config import OPTIONAL, PARTS, SoundingConfig
 from sounding.model import SoundingModel
 
 from .data.shard_folders import find_folders
@@ -24,7 +24,7 @@ from .initialization import initialize
 from .provenance import DATA, START, data_fingerprint, header, is_finished, keep_recipe, weights_fingerprint
 from .recipe import RANDOM, Recipe
 from .registry import TASKS
-from .tasks.task import Built
+from .tasks.task import Built, NetworkTask, Task
 
 log = logging.getLogger("training")
 
@@ -35,7 +35,7 @@ DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 class Ready:
     """A run before its first step, with everything built and checked."""
 
-    model: SoundingModel
+    model: SoundingModel | None  # None where a network of its own is trained
     built: Built  # items without those held out
     held_out: Items | None
     steps: int
@@ -46,6 +46,24 @@ class Ready:
 def fresh_parts(recipe: Recipe) -> frozenset[str]:
     """The model's parts that start from random weights."""
     return frozenset(part for part in (*PARTS, *OPTIONAL) if recipe.source(part) == RANDOM)
+
+
+def check_alone(recipe: Recipe) -> None:
+    """Refuse what a recipe of a `NetworkTask` says of a model that makes sounds.
+
+    Raises:
+        ValueError: naming the block.
+    """
+    for block, given in (
+        ("start", bool(recipe.start)),
+        ("model", recipe.model != SoundingConfig()),
+        ("preview.every", bool(recipe.preview.every)),
+    ):
+        if given:
+            raise ValueError(
+                f"{block} is set, but the {recipe.task} trainer trains a network of its own, which makes no sounds; "
+                "leave it out."
+            )
 
 
 def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready:
@@ -62,24 +80,37 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
     """
     check_environment(recipe.loop)
     task, data = TASKS[recipe.task], recipe.data
-    model = initialize(recipe)
-    effective = dataclasses.replace(recipe, model=model.config)
     if bool(data.shards) == bool(data.stamps):
         raise ValueError("data has both or neither of shards and stamps, but one is expected; name a folder.")
+    settings = task.quick(recipe.settings) if quick else recipe.settings
+    model: SoundingModel | None = None
     fresh = fresh_parts(recipe)
-    built = task.build(model, task.quick(recipe.settings) if quick else recipe.settings, data, fresh)
+    if isinstance(task, NetworkTask):
+        check_alone(recipe)
+        torch.manual_seed(recipe.loop.seed)
+        built = task.build(settings, data)
+    else:
+        assert isinstance(task, Task)
+        model = initialize(recipe)
+        built = task.build(model, settings, data, fresh)
     held_out: Items | None = None
     if recipe.validation.share:
         items, held_out = split(built.items, recipe.validation.share)
         built = dataclasses.replace(built, items=items)
     elif recipe.validation.shards:
         other = dataclasses.replace(data, shards=recipe.validation.shards, stamps="")
-        held_out = task.items(model, recipe.settings, other)
+        if isinstance(task, NetworkTask):
+            held_out = task.items(recipe.settings, other)
+        else:
+            assert isinstance(task, Task)
+            assert model is not None
+            held_out = task.items(model, recipe.settings, other)
         warn_of_overlap(built.items, held_out)
+    effective = recipe if model is None else dataclasses.replace(recipe, model=model.config)
     count = task.epoch(recipe.settings, built.items)
     steps = recipe.loop.length(count)
     Order(count, batch=recipe.loop.batch, steps=steps, accumulate=recipe.loop.accumulate, processes=processes)
-    if recipe.preview.every:
+    if recipe.preview.every and model is not None:
         check_previews(model.config, recipe.preview)
     folders = [*(find_folders(data.shards) if data.shards else ()), data.stamps, *task.folders(recipe.settings)]
     first = [recipe.source(part) for part in (*PARTS, *OPTIONAL) if part not in fresh]
@@ -94,7 +125,8 @@ def run(recipe: Recipe) -> Path:
     """Train by the recipe, continuing an earlier run of it that was stopped, and write the checkpoint.
 
     Returns:
-        The checkpoint, `recipe.result`, with all parts of the model; the nodes load it as it is.
+        The checkpoint, `recipe.result`, with all parts of the model; the nodes load it as it is. Of a `NetworkTask`
+        it is a file of the network's own kind.
 
     Raises:
         ValueError: see `prepare` and `train`; or the run is finished, with other settings or data.
@@ -113,22 +145,29 @@ def run(recipe: Recipe) -> Path:
         model, objective = ready.model, ready.built.objective
 
         def preview(step: int, report: Report) -> None:
+            assert model is not None
             objective.install(model)
             with report.paused():
                 sounds = make_previews(model, recipe.preview)
             report.preview(step, sounds)
 
         def export(file: Path, **record: str) -> None:
+            made = header(ready.effective.to_yaml(), ready.made_of[DATA], ready.made_of[START]) | record
+            task = TASKS[recipe.task]
+            if isinstance(task, NetworkTask):
+                task.write(objective, file, made, dtype=DTYPES[recipe.dtype])
+                return
+            assert isinstance(task, Task)
+            assert model is not None
             objective.install(model)
-            TASKS[recipe.task].finish(model, ready.built)
-            made = header(ready.effective.to_yaml(), ready.made_of[DATA], ready.made_of[START])
+            task.finish(model, ready.built)
             model.save_pretrained(
                 file,
                 dtype=DTYPES[recipe.dtype],
                 title=recipe.name,
                 description=recipe.description or f"Trained by the recipe {recipe.name}.",
                 licence=recipe.licence,
-                record=made | record,
+                record=made,
             )
 
         def keep_best(step: int, loss: float) -> None:

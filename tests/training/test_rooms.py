@@ -14,11 +14,12 @@ ROOT = Path(training.__file__).parent
 ALLOWED = {
     "data": set(),
     "engine": set(),
-    "tasks": {"data", "engine"},
+    "matching": {"data"},
+    "tasks": {"data", "engine", "matching"},
     "finetune": {"tasks", "data", "engine", "the top"},
-    "evaluate": {"data"},
+    "evaluate": {"data", "matching"},
     # finetune: its evaluation with the starter's judge
-    "starter": {"tasks", "data", "engine", "the top", "finetune", "evaluate"},
+    "starter": {"tasks", "data", "engine", "the top", "finetune", "evaluate", "matching"},
 }
 
 

@@ -75,7 +75,7 @@ def make_scene(
         masks = [np.zeros(size[::-1], np.uint8) for _ in labels]
         whole = []
         for place, label in enumerate(labels):
-            cutout, corner = _placed(data.cutouts[label], rng, size, len(labels), attempt)
+            cutout, corner = placed(data.cutouts[label], rng, size, len(labels), attempt)
             layer = Image.new("L", size)
             layer.paste(cutout.getchannel("A"), corner)
             canvas.paste(cutout.convert("RGB"), corner, cutout.getchannel("A"))
@@ -90,7 +90,7 @@ def make_scene(
     sounding = rng.permutation(len(labels))[: int(rng.integers(1, len(labels) + 1))]
     gains = rng.uniform(-6, 6, len(sounding))
     return Scene(
-        _lit(canvas, rng),
+        lit(canvas, rng),
         np.stack(masks),
         labels,
         tuple(int(i) for i in sounding),
@@ -116,7 +116,7 @@ def as_tensors(scene: Scene) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(scene.image / np.float32(255))[None], torch.from_numpy(scene.masks / np.float32(255))
 
 
-def _placed(
+def placed(
     cutout: Image.Image, rng: np.random.Generator, size: tuple[int, int], count: int, attempt: int
 ) -> tuple[Image.Image, tuple[int, int]]:
     """A cut-out scaled, flipped, lit and somewhere in the frame; later attempts make crowded scenes smaller."""
@@ -138,7 +138,7 @@ def _placed(
     return lit, (x, y)
 
 
-def _lit(canvas: Image.Image, rng: np.random.Generator) -> np.ndarray:
+def lit(canvas: Image.Image, rng: np.random.Generator) -> np.ndarray:
     """The whole image's exposure, tint, blur and grain."""
     pixels = np.asarray(canvas, np.float64)
     pixels = pixels * rng.uniform(0.8, 1.2) * rng.uniform(0.93, 1.07, 3) + rng.uniform(-12, 12)

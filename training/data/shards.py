@@ -28,9 +28,18 @@ from .tensor_layout import LENGTH, StoredTensor, header_size, read_layout
 DESCRIBED = ("id", "captions", "licence", "source", "seconds", "labels", "sounding")
 RAW = ("waveform", "images", "masks")
 FRAMES = "frames"
-FEATURES = ("patches", FRAMES, "queries", "coverage", "backdrop", "mean", "std")
+DIMENSIONS = {
+    "patches": 3,
+    "queries": 2,
+    "coverage": 1,
+    "backdrop": 1,
+    "mean": 3,
+    "std": 3,
+    "visual_tokens": 3,
+    "audio_tokens": 3,
+}
+FEATURES = (*DIMENSIONS, FRAMES)
 FIELDS = (*DESCRIBED, *RAW, *FEATURES)
-DIMENSIONS = {"patches": 3, "queries": 2, "coverage": 1, "backdrop": 1, "mean": 3, "std": 3}
 
 
 class Frames:
@@ -55,7 +64,8 @@ class Shards(Dataset[dict[str, Any]]):
     float32 at 16 kHz; images [F, H, W, 3] uint8; masks [k, H, W] uint8; and of features patches [F, P, L], or the
     same as frames, of which each is read when it is asked for (`Frames`), queries [C, L], coverage and backdrop [P]
     (share of each patch under the sounding objects' masks, and under none), mean and std [8, T/4, 16] (the VAE's
-    posterior times the latents' scale), all float16.
+    posterior times the latents' scale); or, for audio-visual matching, visual_tokens [F, K, W] and audio_tokens
+    [A, M, V]; all float16.
 
     Objects of this class can be forked and pickled into a DataLoader's workers, and used by several threads.
 

@@ -50,3 +50,28 @@ def folders(
         models = model or [Path("judge.safetensors")]
         asked = Folders(generated, reference, models, out, labels, images, masks, seconds, resamples)
         typer.echo(table(evaluate_folders(asked, lambda label: progress(label, quiet))))
+
+
+@app.command()
+def matching(
+    model: Annotated[Path, typer.Option(help="A trained matching network, a .safetensors file.")],
+    shards: Annotated[list[str], typer.Option(help="Tokens of clips that it never saw; several may be given.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json, table.md and scores.png.")],
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="From which on clips match; without it the network's own.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=0, help="Take the first so many; 0 takes all.")] = 0,
+    resamples: Annotated[int, typer.Option(min=0, max=10_000, help="For the 95 % intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of who gets whose sound.")] = 0,
+) -> None:
+    """Accuracy of audio-visual matching on matched and mismatched clips, its ROC, scores and thresholds."""
+    with plain_errors("training"):
+        from ..matching.checkpoint import read_matching
+        from .matching import measure, score_pairs, table, write_report
+
+        network = read_matching(model)
+        scores = score_pairs(network, shards, seed=seed, clips=clips)
+        at = network.config.threshold if threshold is None else threshold
+        report = measure(scores, threshold=at, resamples=resamples, seed=seed)
+        write_report({"model": model.name, "seed": seed, **report}, out)
+        typer.echo(table(report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from sounding.cli.terminal import command_group, plain_errors
 
+from ..matching.cli import AudioOption, BandsOption, CellsOption, RateOption, SideOption, VisualOption
 from .evaluate.cli import app as evaluate_app
 
 app = command_group("Make the model in the box: its data, its training, its evaluation.")
@@ -141,3 +143,42 @@ def rehearsal_items(
 
         size = pack(data, out)
         typer.echo(f"{out}: {size / 1e6:.2f} MB")
+
+
+class VideoSplitName(str, Enum):
+    """Of clips; no two have a random stream in common."""
+
+    train = "train"
+    development = "development"
+    test = "test"
+
+
+@app.command("matching-scenes")
+def matching_scenes(
+    out: Annotated[Path, typer.Option(help="Folder for the shards, or with --videos for the files.")],
+    data: StampsOption = Path("data/stamps"),
+    split: Annotated[VideoSplitName, typer.Option(help="Which clips.")] = VideoSplitName.train,
+    clips: Annotated[int, typer.Option(help="How many.")] = 1000,
+    videos: Annotated[bool, typer.Option("--videos", help="Write small .mp4 files instead of tokens.")] = False,
+    visual: VisualOption = "starter",
+    audio: AudioOption = "mel",
+    rate: RateOption = 2.0,
+    cells: CellsOption = 2,
+    size: SideOption = 224,
+    bands: BandsOption = 1,
+    shard_size: Annotated[int, typer.Option(help="Clips per shard.")] = 100,
+) -> None:
+    """Videos of the stamps for audio-visual matching: what moves, enters and leaves is heard while it is seen."""
+    with plain_errors("training"):
+        from ..matching.cli import make
+        from ..matching.encoders import open_audio, open_visual
+        from ..matching.tokens import TokenSource
+        from .matching_scenes import SECONDS, VideoSceneSource, write_videos
+
+        source = VideoSceneSource(data, clips=clips, split=split.value, frames=round(SECONDS * rate), size=size or 224)
+        if videos:
+            write_videos(source, out)
+            typer.echo(f"{clips} clips in {out}")
+            return
+        seeing = open_visual(visual, cells=cells, rate=rate, size=size)
+        make(TokenSource(source, seeing, open_audio(audio, bands=bands)), out, shard_size)

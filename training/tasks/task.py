@@ -1,14 +1,17 @@
 """What a recipe's `task` stands for: the settings of one kind of training, and what is built from them.
 
-Each subclass of `Task` stands beside the objective that it builds; `training.registry` lists them all.
+Each subclass of `Task` or `NetworkTask` stands beside the objective that it builds; `training.registry` lists them all.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
+
+import torch
 
 from sounding.model import SoundingModel
 
@@ -41,8 +44,8 @@ class Context:
     fresh: frozenset[str] = frozenset()
 
 
-class Task(ABC, Generic[S]):
-    """One kind of training.
+class AnyTask(ABC, Generic[S]):
+    """One kind of training; either a `Task` or a `NetworkTask`.
 
     Attributes:
         name: what a recipe calls it, both as `task` and as the key of its settings.
@@ -53,24 +56,6 @@ class Task(ABC, Generic[S]):
     name: ClassVar[str]
     settings: type[S]
     locations: ClassVar[tuple[str, ...]] = ()
-
-    @abstractmethod
-    def objective(self, model: SoundingModel, settings: S, context: Context) -> Objective:
-        """The objective, which trains parts of `model` in place."""
-
-    @abstractmethod
-    def items(self, model: SoundingModel, settings: S, data: DataSettings) -> Items:
-        """The training set.
-
-        Raises:
-            ValueError: data that the task cannot use.
-            FileNotFoundError: data that is not there.
-        """
-
-    def build(self, model: SoundingModel, settings: S, data: DataSettings, fresh: frozenset[str]) -> Built:
-        """Objective, items and critic together; raises what `items` raises. `fresh`: see `Context`."""
-        items, critic = self.items(model, settings, data), self.critic(settings)
-        return Built(self.objective(model, settings, Context(fresh=fresh)), items, critic)
 
     def critic(self, settings: S) -> Critic | None:
         """What the objective is trained against, where the settings ask for it."""
@@ -96,5 +81,52 @@ class Task(ABC, Generic[S]):
         """Whether training measures the statistics of attention and conditions that masks are brought to."""
         return False
 
+
+class Task(AnyTask[S]):
+    """Training of parts of a model that makes sounds."""
+
+    @abstractmethod
+    def objective(self, model: SoundingModel, settings: S, context: Context) -> Objective:
+        """The objective, which trains parts of `model` in place."""
+
+    @abstractmethod
+    def items(self, model: SoundingModel, settings: S, data: DataSettings) -> Items:
+        """The training set.
+
+        Raises:
+            ValueError: data that the task cannot use.
+            FileNotFoundError: data that is not there.
+        """
+
+    def build(self, model: SoundingModel, settings: S, data: DataSettings, fresh: frozenset[str]) -> Built:
+        """Objective, items and critic together; raises what `items` raises. `fresh`: see `Context`."""
+        items, critic = self.items(model, settings, data), self.critic(settings)
+        return Built(self.objective(model, settings, Context(fresh=fresh)), items, critic)
+
     def finish(self, model: SoundingModel, built: Built) -> None:
         """Called before an export: measure what belongs in the model's configuration."""
+
+
+class NetworkTask(AnyTask[S]):
+    """Training of a network that is no part of a model that makes sounds: its recipe has neither `model` nor `start`
+    nor `preview`, and its result is a file of the network's own kind.
+    """
+
+    @abstractmethod
+    def objective(self, settings: S, items: Items | None) -> Objective:
+        """The objective with a network of random weights, whose sizes fit `items`; without them, for estimates, those
+        of the settings alone.
+        """
+
+    @abstractmethod
+    def items(self, settings: S, data: DataSettings) -> Items:
+        """The training set; raises what `Task.items` raises."""
+
+    def build(self, settings: S, data: DataSettings) -> Built:
+        """Objective, items and critic together; raises what `items` raises."""
+        items = self.items(settings, data)
+        return Built(self.objective(settings, items), items, self.critic(settings))
+
+    @abstractmethod
+    def write(self, objective: Objective, file: Path, record: Mapping[str, str], *, dtype: torch.dtype) -> None:
+        """Write the network that was trained in one step, with `record` in the header of its file."""
