@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sounding.utils.fields import Checked, Range
@@ -176,14 +176,11 @@ def align_loss(visual: Tensor, audio: Tensor, video: Tensor, temperature: float)
 
 
 class MatchingObjective(Objective):
-    """Learns `network`; the heads of the contrastive loss, if there is one, are not kept."""
+    """Learns `network`, on the batches of `MatchingItems`."""
 
     def __init__(self, network: MatchingNetwork, settings: MatchingSettings):
         super().__init__()
         self.network, self.settings = network, settings
-        if settings.align:
-            self.visual_head = nn.Linear(settings.width, settings.width)
-            self.audio_head = nn.Linear(settings.width, settings.width)
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """See `Objective`."""
@@ -206,8 +203,7 @@ class MatchingObjective(Objective):
         losses = {"match": matching_loss(matched, mismatched)}
         loss = losses["match"]
         if settings.align:
-            seen = self.visual_head(visual.mean(dim=(1, 2))).unflatten(0, groups)
-            heard = self.audio_head(audio.mean(dim=(1, 2))).unflatten(0, groups)
+            seen, heard = (tokens.mean(dim=(1, 2)).unflatten(0, groups) for tokens in (visual, audio))
             losses["align"] = align_loss(seen, heard, batch["video"], settings.align_temperature)
             loss = loss + settings.align * losses["align"]
         with torch.no_grad():
