@@ -10,12 +10,11 @@ from torch import Tensor
 
 from sounding.checkpoint import CONFIG_KEY, check_header_size
 from sounding.encoders.audio import ClapAudioQuery
-from sounding.weights.reading import read_state
+from sounding.weights.reading import read_state, read_transformers
 
 from .audiovisual import AudioVisualModel
-from .models import imagebind, openl3, panns, passt, vggish, wav2clip
+from .models import clap, imagebind, openl3, panns, passt, vggish, wav2clip
 from .models.captioned import CAPTIONED, read_captioned
-from .models.clap import ClapFeatures
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
 from .models.keras import is_keras
 from .models.loading import digest
@@ -55,6 +54,7 @@ PUBLISHED: dict[str, tuple[str, Callable[[dict[str, Tensor], Path, str], Feature
     panns.WINDOW: ("PANNs CNN14", panns.read_panns),
     passt.MARK: ("PaSST", passt.read_passt),
     vggish.MARK: ("VGGish", vggish.read_vggish),
+    **{mark: ("CLAP", clap.read_clap) for mark in clap.MARKS},
     imagebind.MARK: ("ImageBind", imagebind.read_imagebind),
     wav2clip.MARK: ("Wav2CLIP", wav2clip.read_wav2clip),
 }
@@ -75,10 +75,13 @@ def open_features(path: Path) -> FeatureModel:
 def open_model(path: Path) -> FeatureModel | AudioVisualModel:
     """The model of a file: published weights, a classifier of `starter evaluate judge`, a checkpoint with a CLAP tower.
 
+    Folders of `sounding fetch` are taken as well.
+
     Raises:
         ValueError: the file is none of them, or damaged.
     """
-    metadata = _metadata(path)
+    path = _weights_in(path) if path.is_dir() else path
+    metadata = {} if path.is_dir() else _metadata(path)
     if CLASSES in metadata:
         classifier, classes = read_classifier(read_state(path), metadata, path)
         return ClassifierFeatures(classifier, classes, f"classifier of {len(classes)} classes, {digest(path)}")
@@ -89,19 +92,33 @@ def open_model(path: Path) -> FeatureModel | AudioVisualModel:
 
         query = sounding.load(path, device="cpu", parts=("query",)).query
         if isinstance(query, ClapAudioQuery):
-            return ClapFeatures(query, f"CLAP audio tower, {digest(path)}")
+            return clap.ClapFeatures(query, f"CLAP audio tower, {digest(path)}")
         raise ValueError(f"{path} has a text encoder, but a checkpoint with an audio query (clap_audio) is expected.")
-    if is_keras(path):
+    if path.is_file() and is_keras(path):
         files = openl3.both_files(path)
         return openl3.read_openl3(*files, f"OpenL3 (env, linear, 512), {digest(*files)}")
-    state = read_state(path)
+    state = read_transformers(path) if path.is_dir() else read_state(path)
     for mark, (called, read) in PUBLISHED.items():
         if mark in state:
             return read(state, path, f"{called}, {digest(path)}")
+    known = ", ".join(dict.fromkeys(called for called, _ in PUBLISHED.values()))
     raise ValueError(
         f"{path} is no model that hears sounds; give a classifier that `python -m training starter evaluate judge` "
-        f"wrote, a checkpoint with an audio query, {', '.join(called for called, _ in PUBLISHED.values())} or OpenL3."
+        f"wrote, a checkpoint with an audio query, or published weights ({known}, OpenL3)."
     )
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of weights in a folder of `sounding fetch`; the folder itself where it is one of transformers'.
+
+    Raises:
+        ValueError: several files could be meant.
+    """
+    files = [file for file in folder.iterdir() if file.suffix in (".pt", ".pth", ".h5", ".gz")]
+    files = [file for file in files if "_image_" not in file.name]  # OpenL3's second one
+    if len(files) > 1:
+        raise ValueError(f"{folder} has {len(files)} files of weights, but one model is expected; name one of them.")
+    return files[0] if files else folder
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,27 +16,32 @@ from sounding.utils.messages import printable
 
 Network = TypeVar("Network", bound=nn.Module)
 CLASSES = "class_labels_indices.csv"  # AudioSet's file
+WEIGHTS = (".safetensors", ".bin")  # of files in a folder
 
 
-def fitted(build: Callable[[], Network], state: dict[str, Tensor]) -> Network:
+def fitted(build: Callable[[], Network], state: dict[str, Tensor], computed: tuple[str, ...] = ()) -> Network:
     """The network that `build` makes, with the tensors of `state` in float32, for inference.
 
     It is built on PyTorch's "meta" device, so that sizes out of a file cost no memory; buffers that are not in the
-    state have to name their device.
+    state have to name their device. Where a library's network computes tensors of its own, `computed` are endings of
+    their names: they are not looked for, and the network is built anew once the others fit.
 
     Raises:
         ValueError: a tensor is missing, foreign, or of another shape.
     """
     with torch.device("meta"):
         network = build()
-    wanted = network.state_dict()
+    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(computed)}
     for names, is_what in ((wanted.keys() - state.keys(), "missing"), (state.keys() - wanted.keys(), "not its own")):
         if names:
             raise ValueError(f"{printable(min(names), 80)} is {is_what}, as are {len(names) - 1} others")
     for name, value in wanted.items():
         if state[name].shape != value.shape:
             raise ValueError(f"{name} has shape {tuple(state[name].shape)}, but {tuple(value.shape)} is expected")
-    network.load_state_dict({name: state[name].to(value.dtype) for name, value in wanted.items()}, assign=True)
+    if computed:
+        network = build()
+    tensors = {name: state[name].to(value.dtype) for name, value in wanted.items()}
+    network.load_state_dict(tensors, strict=not computed, assign=True)
     return network.eval().requires_grad_(False)
 
 
@@ -61,9 +67,15 @@ def audioset_classes(beside: Path, count: int) -> tuple[str, ...]:
 
 
 def digest(*paths: Path) -> str:
-    """The first letters of the files' SHA-256, so that features of two models are never taken for each other."""
+    """The first letters of the files' SHA-256, so that features of two models are never taken for each other.
+
+    Of a folder, its files of weights count.
+    """
     found = hashlib.sha256()
-    for path in paths:
+    files = [sorted(path.iterdir()) if path.is_dir() else [path] for path in paths]
+    for path in chain.from_iterable(files):
+        if path not in paths and path.suffix not in WEIGHTS:
+            continue
         with path.open("rb") as file:
             while piece := file.read(2**20):
                 found.update(piece)
