@@ -22,6 +22,7 @@ export class QueuedRun {
   async stop() {
     this.#stopped = true;
     if (!this.#id) return;
+    study.ended(this.#id, "stopped"); // the host says nothing of runs that had not begun
     await post("/queue", { delete: [this.#id] });
     await post("/interrupt", { prompt_id: this.#id });
   }

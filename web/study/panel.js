@@ -80,7 +80,12 @@ export class StudyPanel {
       element("p", { className: "sounding-study-note" }, `Task ${done + 1} of ${of}`),
       ...task(entry),
       element("p", { className: "sounding-study-note" }, KEPT),
-      row(textButton("Start", () => this.#start(who.value, entry), "strong")),
+      row(
+        textButton("Start", ({ currentTarget }) => {
+          currentTarget.disabled = true; // until the server has noted it, or has not
+          this.#start(who.value, entry).finally(() => (currentTarget.disabled = false));
+        }, "strong"),
+      ),
     ];
   }
 
