@@ -23,7 +23,7 @@ app.command()(baselines)
 def folders(
     generated: Annotated[list[Path], typer.Option(help="Folder of generated sounds; several may be given.")],
     reference: Annotated[Path, typer.Option(help="Folder of real sounds with the same names.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.json, table.md and features.npz.")],
+    out: Annotated[Path, typer.Option(help="Folder for index.html, report.json, table.md and features.npz.")],
     labels: Annotated[
         Path | None, typer.Option(help="CSV: name,labels,others (classes, separated by a semicolon), for ACC.")
     ] = None,

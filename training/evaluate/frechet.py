@@ -120,20 +120,26 @@ def frechet_distances(generated: Array, reference: Array, weights: Array) -> Arr
                 for row in weights.astype(np.float64)
             ]
         )
+    first, second = _centred(generated, reference)
+    return np.array([_small_distance(first, second, row, row) for row in weights.astype(np.float64)])
+
+
+def _centred(generated: Array, reference: Array) -> tuple[Array, Array]:
+    """Both in float64 about one centre, which has no effect on distances, but on rounding."""
     first, second = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
-    centre = (first.mean(axis=0) + second.mean(axis=0)) / 2  # of no effect on distances, but on rounding
-    first, second = first - centre, second - centre
-    return np.array([_small_distance(first, second, row) for row in weights.astype(np.float64)])
+    centre = (first.mean(axis=0) + second.mean(axis=0)) / 2
+    return first - centre, second - centre
 
 
-def _small_distance(first: Array, second: Array, weights: Array) -> float:
-    chosen = weights > 0
-    weights = weights[chosen]
-    total = weights.sum()
+def _small_distance(first: Array, second: Array, weights: Array, others: Array) -> float:
+    """`frechet_distance` of rows [N, D] and [M, D] with weights [N] and [M], for fewer rows than dimensions."""
     centred, means = [], []
-    for rows in (first[chosen], second[chosen]):
-        means.append(weights @ rows / total)
-        centred.append((rows - means[-1]) * np.sqrt(weights / (total - 1))[:, None])
+    for rows, own in ((first, weights), (second, others)):
+        chosen = own > 0
+        rows, own = rows[chosen], own[chosen]
+        total = own.sum()
+        means.append(own @ rows / total)
+        centred.append((rows - means[-1]) * np.sqrt(own / (total - 1))[:, None])
     overlap = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
     spread = sum(float(np.square(rows).sum()) for rows in centred)
     return max(0.0, float(np.square(means[0] - means[1]).sum() + spread - 2 * overlap))
@@ -149,16 +155,22 @@ def fad_infinity(generated: Array, reference: Array, *, resamples: int = 200, se
     Raises:
         ValueError: there are fewer than `LEAST` generated samples, or the widths differ.
     """
-    count = len(generated)
+    count, width = generated.shape
     if count < LEAST:
         raise ValueError(f"There are {count} embeddings, but FAD-infinity expects at least {LEAST}; give more sounds.")
     rng = np.random.default_rng(seed)
     sizes = np.linspace(max(4, count // 5), count, SIZES).astype(int)
-    whole = Moments.of_rows(reference)
-    distances = np.zeros(SIZES)
-    for point, size in enumerate(sizes):
-        drawn = np.sort(rng.permutation(count)[:size])
-        distances[point] = frechet_distance(Moments.of((generated[drawn[part]], None) for part in blocks(size)), whole)
+    draws = [np.sort(rng.permutation(count)[:size]) for size in sizes]
+    if generated.shape[1:] == reference.shape[1:] and len(reference) >= 2 and max(count, len(reference)) <= width:
+        first, second = _centred(generated, reference)
+        ones = np.ones(len(second))
+        distances = np.array([_small_distance(first[drawn], second, np.ones(len(drawn)), ones) for drawn in draws])
+    else:
+        whole = Moments.of_rows(reference)
+        distances = np.zeros(SIZES)
+        for point, drawn in enumerate(draws):
+            batches = ((generated[drawn[part]], None) for part in blocks(len(drawn)))
+            distances[point] = frechet_distance(Moments.of(batches), whole)
     weights = draw_weights(SIZES, resamples, seed)
     fitted = figure(np.array([_at_zero(1 / sizes, distances, row) for row in weights]), SIZES)
     return replace(fitted, count=count)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from .features import FeatureModel, open_model
 from .folders import OnStep, Side, find_sounds, hear, pairs
 from .images import ItemImages, see
 from .labels import read_labels
+from .page.items import by_class
+from .page.write import PageWriter
 from .report import NO_IMAGES, Heard, Seen, measure_models
 from .store import Store, write_npz
 from .table import table
@@ -45,7 +47,7 @@ class Folders:
 
 
 def evaluate_folders(asked: Folders, progress: Progress) -> dict[str, Any]:
-    """Measure, and write `report.json`, `table.md` and `features.npz`.
+    """Measure, and write `report.json`, `table.md`, `features.npz`, and `index.html` with its files.
 
     Raises:
         ValueError: a folder, file or model is not what is expected; this is found before anything is heard.
@@ -79,9 +81,16 @@ def evaluate_folders(asked: Folders, progress: Progress) -> dict[str, Any]:
         stores |= {f"{folder}/{side.name}": side.store for side in sides}
         stores[f"{folder}/images of items"] = images.store
     report = _settings(asked, heard) | measure_models(heard, seen, resamples=asked.resamples, unseen=unseen)
+    by_name = {one.model.name: one for one in heard}
+    judging, comparing = (by_name[report["figures_by"][what]] for what in ("classes", "embeddings"))
+    known = judging.labels.own if judging.labels else None
+    classes = [by_class(side, judging.reference, judging.model.classes, known) for side in judging.systems]
+    for system, figures in zip(report["systems"], classes, strict=True):
+        system["by_class"] = {name: asdict(found) for name, found in figures.items()}
     write_npz(asked.out / "features.npz", stores)
     write_atomic(asked.out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomic(asked.out / "table.md", table(report).encode())
+    PageWriter(asked.out, judging, files).write(report, comparing, classes)
     return report
 
 

@@ -1,9 +1,10 @@
-"""A report as Markdown: systems in the shape of the paper's table 1, above its rows as quoted."""
+"""A report as tables, in the shape of the paper's table 1 above its rows as quoted; and all of it as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from sounding.utils.messages import printable
 
@@ -22,40 +23,63 @@ BESIDE = {
 }
 IMAGES = {"ib": "IB", "cs": "CS"}
 CONTROL = dict(zip(CONTROLS, ("selected above the others", "of two objects", "background"), strict=True))
-BY_MODEL = {name: title for name, title in {**IN_TABLE, **BESIDE}.items() if name in {"fad", *BESIDE}}
+TITLES = {**IN_TABLE, **BESIDE, **IMAGES, **CONTROL}
+LOWER_IS_BETTER = {"fad", "kl_audioldm_eval", "fad_infinity", "kad", "kl_av_benchmark"}
+BY_MODEL = {name: TITLES[name] for name in ("fad", *BESIDE)}
 REAL = "Reference (real sounds)"
 
 
+@dataclass(frozen=True)
+class Row:
+    """Cells of a row, the first of which names what it is of; names in it are as they came."""
+
+    cells: list[str]
+    kind: Literal["system", "real", "quoted"] = "system"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its title, and sentences that belong below it."""
+
+    title: str
+    head: list[str]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+def tables(report: dict[str, Any]) -> Iterator[Table]:
+    """All figures of a report."""
+    yield _first(report)
+    yield _beside(report)
+    if len(_sound_models(report)) > 1:
+        yield _by_model(report)
+    if report["differences"]:
+        yield _differences(report)
+
+
 def table(report: dict[str, Any]) -> str:
-    """The whole report but its lists of names."""
-    return "\n".join("".join(part) for part in (_first(report), _beside(report), _notes(report), _differences(report)))
+    """The whole report but its lists of names, as Markdown."""
+    parts = []
+    for one in tables(report):
+        lines = [_line(one.head), _line(["---"] * len(one.head)), *(_line(map(escaped, row.cells)) for row in one.rows)]
+        parts.append("".join(lines))
+        parts += [f"{note}\n" for note in one.notes]
+    parts.insert(len(parts) - bool(report["differences"]), "".join(_notes(report)))
+    return "\n".join(parts)
 
 
-def _first(report: dict[str, Any]) -> Iterator[str]:
-    yield row(["Method", "n", *headings()])
-    yield _rule(len(COLUMNS) + 2)
-    real = report["reference"]
-    yield row([REAL, str(real["sounds"]), *cells(real["figures"])])
-    for system in report["systems"]:
-        yield row([escaped(system["name"]), str(system["pairs"]), *cells(system["figures"])])
-    for name, values in TABLE_1.items():
-        yield row([f"{name} (quoted)", "", *values])
-    yield f"\n{quoted_text(report)}\n"
-
-
-def headings() -> list[str]:
-    """Of table 1."""
-    return [f"{name} ({'↑' if HIGHER_IS_BETTER[name] else '↓'})" for name in COLUMNS]
-
-
-def cells(figures: dict[str, Any]) -> list[str]:
-    """A row of table 1."""
+def _first(report: dict[str, Any]) -> Table:
+    head = [f"{name} ({'↑' if HIGHER_IS_BETTER[name] else '↓'})" for name in COLUMNS]
     by_column = {column: name for name, column in IN_TABLE.items()}
-    return [cell(figures.get(by_column.get(column, ""))) for column in COLUMNS]
+    names = [by_column.get(column, "") for column in COLUMNS]
+    real = report["reference"]
+    rows = [Row([REAL, str(real["sounds"]), *_cells(real["figures"], names)], "real")]
+    rows += [Row([one["name"], str(one["pairs"]), *_cells(one["figures"], names)]) for one in report["systems"]]
+    rows += [Row([f"{name} (quoted)", "", *values], "quoted") for name, values in TABLE_1.items()]
+    return Table("In the shape of the paper's table 1", ["Method", "n", *head], rows, [_quoted_text(report)])
 
 
-def quoted_text(report: dict[str, Any]) -> str:
-    """What the rows of table 1 are, and which models gave the others."""
+def _quoted_text(report: dict[str, Any]) -> str:
     chosen = report["figures_by"]
     images = [f"{METRICS[one['metric']]}: {one['name']}" for one in report["models"] if "metric" in one]
     models = [f"ACC, KL and IS: {chosen['classes']}", f"FAD: {chosen['embeddings']}", *images]
@@ -65,31 +89,50 @@ def quoted_text(report: dict[str, Any]) -> str:
     )
 
 
-def _beside(report: dict[str, Any]) -> Iterator[str]:
-    columns = BESIDE | {name: title for name, title in IMAGES.items() if _any_has(report, name)}
-    columns |= {name: title for name, title in CONTROL.items() if _any_has(report, name)}
-    yield row(["Method", *columns.values()])
-    yield _rule(len(columns) + 1)
+def _beside(report: dict[str, Any]) -> Table:
+    names = [*BESIDE, *(name for name in (*IMAGES, *CONTROL) if _any_has(report["systems"], name))]
+    rows = [Row([one["name"], *_cells(one["figures"], names)]) for one in report["systems"]]
     real = report["reference"]["figures"]
-    if any(name in real for name in columns):
-        yield row([REAL, *(cell(real.get(name)) for name in columns)])
-    for system in report["systems"]:
-        yield row([escaped(system["name"]), *(cell(system["figures"].get(name)) for name in columns)])
+    if any(name in real for name in names):
+        rows.insert(0, Row([REAL, *_cells(real, names)], "real"))
+    notes = []
     for name, values in (("ib", IMAGEBIND), ("cs", CLIP_SCORE)):
-        if name in columns:
+        if name in names:
             quoted = ", ".join(f"{system} {value}" for system, value in values.items())
-            yield f"\nThe paper's {IMAGES[name]}, quoted: {quoted}.\n"
-    models = [one["name"] for one in report["models"] if "metric" not in one]
-    if len(models) > 1:
-        yield "\n" + row(["Method", "Model", *BY_MODEL.values()]) + _rule(len(BY_MODEL) + 2)
-        for system in report["systems"]:
-            for model in models:
-                figures = system["by_model"][model]["figures"]
-                yield row([escaped(system["name"]), escaped(model), *(cell(figures.get(name)) for name in BY_MODEL)])
+            notes.append(f"The paper's {IMAGES[name]}, quoted: {quoted}.")
+    for one in report["systems"]:
+        if one.get("chance"):
+            chances = (f"{CONTROL[name]} {value:.3f}" for name, value in one["chance"].items())
+            notes.append(f"Chance of {printable(one['name'], 80)}: {', '.join(chances)}.")
+    return Table("Other figures", ["Method", *(_heading(name) for name in names)], rows, notes)
 
 
-def _any_has(report: dict[str, Any], name: str) -> bool:
-    return any(name in system["figures"] for system in report["systems"])
+def _by_model(report: dict[str, Any]) -> Table:
+    rows = [
+        Row([one["name"], model, *_cells(one["by_model"][model]["figures"], BY_MODEL)])
+        for one in report["systems"]
+        for model in _sound_models(report)
+    ]
+    return Table("By each model of sounds", ["Method", "Model", *map(_heading, BY_MODEL)], rows)
+
+
+def _differences(report: dict[str, Any]) -> Table:
+    names = [name for name in TITLES if _any_has(report["differences"], name)]
+    rows = [Row([" - ".join(one["of"]), *_cells(one["figures"], names)]) for one in report["differences"]]
+    notes = ["Differences are over the items that both have, with paired intervals."]
+    return Table("Differences", ["Difference", *map(_heading, names)], rows, notes)
+
+
+def _sound_models(report: dict[str, Any]) -> list[str]:
+    return [one["name"] for one in report["models"] if "metric" not in one]
+
+
+def _any_has(entries: Iterable[dict[str, Any]], name: str) -> bool:
+    return any(name in one["figures"] for one in entries)
+
+
+def _heading(name: str) -> str:
+    return f"{TITLES[name]} ({'↓' if name in LOWER_IS_BETTER else '↑'})"
 
 
 def _notes(report: dict[str, Any]) -> Iterator[str]:
@@ -110,29 +153,15 @@ def reasons(system: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def _differences(report: dict[str, Any]) -> Iterator[str]:
-    if not report["differences"]:
-        return
-    names = {**IN_TABLE, **BESIDE, **IMAGES, **CONTROL}
-    names = {name: title for name, title in names.items() if any(name in d["figures"] for d in report["differences"])}
-    yield row(["Difference", *names.values()])
-    yield _rule(len(names) + 1)
-    for one in report["differences"]:
-        called = " - ".join(map(escaped, one["of"]))
-        yield row([called, *(cell(one["figures"].get(name)) for name in names)])
-
-
-def row(cells: Sequence[str]) -> str:
-    """One line of a Markdown table."""
+def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def _rule(columns: int) -> str:
-    return row(["---"] * columns)
+def _cells(figures: dict[str, Any], names: Sequence[str] | dict[str, str]) -> list[str]:
+    return [_cell(figures.get(name)) for name in names]
 
 
-def cell(found: dict[str, Any] | None) -> str:
-    """A figure with its interval."""
+def _cell(found: dict[str, Any] | None) -> str:
     if found is None or found["value"] is None:
         return "not computed"
     if found["low"] is None:
@@ -140,6 +169,6 @@ def cell(found: dict[str, Any] | None) -> str:
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
-def escaped(name: str) -> str:
-    """A name in a table, which it must not break."""
-    return printable(name, 80).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def escaped(text: str) -> str:
+    """Text in a table of Markdown, which it must not break."""
+    return printable(text, 200).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

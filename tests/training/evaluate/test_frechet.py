@@ -111,6 +111,15 @@ def test_infinity_is_less_biased_than_few_samples() -> None:
     assert fad_infinity(first, second) == found
 
 
+def test_infinity_of_few_samples_in_many_dimensions() -> None:
+    """It is computed in the space of samples then, and gives what covariances and a fitted line give."""
+    first, second = embeddings(24, 60, 0), embeddings(40, 60, 1, 0.5)
+    rng = np.random.default_rng(0)
+    sizes = np.linspace(4, 24, 25).astype(int)
+    distances = [by_eigenvalues(first[rng.permutation(24)[:size]], second) for size in sizes]
+    assert fad_infinity(first, second).value == pytest.approx(np.polyfit(1 / sizes, distances, 1)[1], rel=1e-4)
+
+
 def test_what_has_no_distance_is_refused() -> None:
     rows = embeddings(20, 4, 0)
     with pytest.raises(ValueError, match="4 and 3 dimensions"):
