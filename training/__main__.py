@@ -1,4 +1,4 @@
-"""`python -m training prepare | run | finetune | evaluate | starter`: training from a terminal.
+"""`python -m training refine | prepare | run | finetune | evaluate | starter`: training from a terminal.
 
 Several processes or machines: `accelerate launch -m training run RECIPE`.
 """
@@ -17,6 +17,7 @@ from sounding.cli.terminal import command_group, plain_errors
 from .data.prepare import app as prepare_app
 from .evaluate.cli import app as evaluate_app
 from .matching.cli import matching
+from .refine.cli import refine
 from .starter import cli as starter
 
 app = command_group("Train and prepare data for Sounding Objects.")
@@ -24,6 +25,7 @@ app.add_typer(prepare_app, name="prepare")
 prepare_app.command("matching")(matching)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(starter.app, name="starter")
+app.command()(refine)
 for moved, command in (  # where earlier versions had them
     ("calibrate", starter.calibrate),
     ("put-segmenter", starter.put_segmenter),

@@ -18,6 +18,8 @@ ALLOWED = {
     "tasks": {"data", "engine", "matching"},
     "finetune": {"tasks", "data", "engine", "the top"},
     "evaluate": {"data", "matching"},
+    # evaluate: its models of sounds; the top: the reading of YAML files
+    "refine": {"data", "evaluate", "matching", "the top"},
     # finetune: its evaluation with the starter's judge
     "starter": {"tasks", "data", "engine", "the top", "finetune", "evaluate", "matching"},
 }

@@ -213,6 +213,6 @@ def test_cut_clips_are_found_under_every_usual_name(tmp_path: Path, audiocaps: P
     file = tmp_path / "list.csv"
     file.write_text("youtube_id,start_time,caption\n" + "".join(f"{v},30,x\n" for v in "abcde"))
     source = video_source(file, tmp_path)
-    found = [source._find(clip) for clip in source.clips]
+    found = [source.files.find(clip.video, clip.start) for clip in source.clips]
     assert [path.name[0] for path, _ in found] == list("abcde")
     assert [start for _, start in found] == [0, 0, 0, 0, 30]

@@ -68,7 +68,7 @@ def read_clips(file: Path, form: Form | None = None, classes: Path | None = None
             f"{file} is an AudioSet list, whose labels are codes, but the names of classes are missing; give "
             "--classes class_labels_indices.csv."
         )
-    return list(_audioset(file, lines, _read_classes(classes)))
+    return list(_audioset(file, lines, read_classes(classes)))
 
 
 def read_ids(file: Path) -> set[str]:
@@ -261,8 +261,12 @@ def _short(fields: list[str]) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-def _read_classes(file: Path) -> dict[str, tuple[int, str]]:
-    """Code -> (index, display name)."""
+def read_classes(file: Path) -> dict[str, tuple[int, str]]:
+    """Code -> (index, display name), from AudioSet's class_labels_indices.csv.
+
+    Raises:
+        ValueError: unreadable, or another file.
+    """
     rows = _rows(file, _read(file))
     _, header = next(rows, (0, []))
     if not set(CLASSES) <= set(header):

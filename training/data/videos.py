@@ -53,8 +53,7 @@ class VideoSource(Source):
             )
         self.clips, self.folder, self.licence = clips, folder, licence
         self.seconds, self.frames, self.size, self.unused = seconds, frames, size, list(left_out)
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
-        self.files = {file.stem: file for file in reversed(files)}
+        self.files = VideoFiles(folder)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -79,24 +78,12 @@ class VideoSource(Source):
         """See Source."""
         return self.clips[position].id
 
-    def _find(self, clip: Clip) -> tuple[Path, float]:
-        """The file that has the clip, and where in it the clip begins."""
-        written = [f"{clip.start:g}", f"{clip.start:.3f}", f"{round(1000 * clip.start)}"]
-        if clip.start == int(clip.start):
-            written.append(f"{int(clip.start):06d}")
-        for start in written:
-            if file := self.files.get(f"{clip.video}_{start}"):
-                return file, 0.0
-        if file := self.files.get(clip.video):
-            return file, clip.start
-        raise ValueError(f"There is no video {clip.video} or {clip.id} in {self.folder.name}.")
-
     def make(self, position: int) -> Sample:
         """See Source."""
         from av import FFmpegError
 
         clip = self.clips[position]
-        file, start = self._find(clip)
+        file, start = self.files.find(clip.video, clip.start)
         seconds = min(self.seconds, clip.seconds or self.seconds)
         try:
             waveform = read_sound(file, start, seconds)
@@ -121,6 +108,31 @@ class VideoSource(Source):
             waveform=waveform,
             images=tuple(pictures),
         )
+
+
+class VideoFiles:
+    """The videos in a folder, by what they are called: YTID.ext (whole) or YTID_START.ext (the clip alone)."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
+        self.files = {file.stem: file for file in reversed(files)}
+
+    def find(self, video: str, start: float) -> tuple[Path, float]:
+        """The file that has the clip which begins at `start` seconds, and where in the file it begins.
+
+        Raises:
+            ValueError: there is none.
+        """
+        written = [f"{start:g}", f"{start:.3f}", f"{round(1000 * start)}"]
+        if start == int(start):
+            written.append(f"{int(start):06d}")
+        for text in written:
+            if file := self.files.get(f"{video}_{text}"):
+                return file, 0.0
+        if file := self.files.get(video):
+            return file, start
+        raise ValueError(f"There is no video {video} or {video}_{start:g} in {self.folder.name}.")
 
 
 def read_sound(file: Path, start: float, seconds: float) -> np.ndarray:

@@ -1,0 +1,268 @@
+"""The whole pipeline on a few videos: what is kept, what is computed once, and runs that are stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from training.__main__ import app
+from training.data.shards import Shards
+from training.refine import parts as parts_module
+from training.refine.manifest import read_manifest
+from training.refine.parts import Parts
+from training.refine.pipeline import Summary, refine
+from training.refine.rows import Row
+from training.refine.step import StopRun
+from training.refine.steps.clips import ClipStep
+
+from .material import KEPT, settings_of, write_settings
+
+DROPPED = {
+    "song0_0": ("labels", "It is labelled Guitar."),
+    "gone0_0": ("lists", "There is no video gone0 or gone0_0 in videos."),
+    "bench0_0": ("lists", "The list benchmark.txt keeps this video out."),
+    "late0_5": ("clips", "It has less than 1.9 s of sound."),
+    "mute0_0": ("clips", "mute0.mp4 has no sound."),
+    "silent0_0": ("clips", "It is silent."),
+}
+
+
+@pytest.fixture(scope="module")
+def done(material: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """An unbroken run."""
+    out = tmp_path_factory.mktemp("runs") / "out"
+    return out, refine(settings_of(material, out))
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the clips that are decoded by the first step."""
+    seen: list[str] = []
+    measure = ClipStep.measure
+
+    def spy(self: ClipStep, rows: Sequence[Row]) -> list[Row]:
+        found = measure(self, rows)
+        seen.extend(row["id"] for row in rows)
+        return found
+
+    monkeypatch.setattr(ClipStep, "measure", spy)
+    return seen
+
+
+def test_what_is_kept_and_why_the_others_are_not(done: tuple[Path, Summary]) -> None:
+    out, summary = done
+    rows = {row["id"]: row for row in read_manifest(out)}
+    assert len(rows) == summary.listed == 13
+    assert [name for name, row in rows.items() if not row["dropped_by"]] == KEPT
+    found = {name: (row["dropped_by"], row["reason"]) for name, row in rows.items() if row["dropped_by"]}
+    step, reason = found.pop("broken0_0")
+    assert step == "clips"
+    assert reason.startswith("broken0.mp4 cannot be decoded")
+    assert found == DROPPED
+    dog = rows["dog0_2"]
+    assert (dog["caption"], dog["caption_by"], dog["licence"]) == ("Bark, yap", "labels", "CC-BY-4.0")
+    assert dog["sound_seconds"] == pytest.approx(2, abs=0.01)
+    assert dog["level"] == pytest.approx(20 * np.log10(0.4 / np.sqrt(2)), abs=0.3)
+    assert (dog["category"], rows["rain0_1"]["category"]) == ("Animal", "Weather")
+    assert rows["song0_0"]["subset"] == ""
+    assert summary.hours == pytest.approx(6 * 2 / 3600, rel=0.01)
+
+
+def test_shards_have_the_clips_with_their_captions_and_no_video_twice(done: tuple[Path, Summary]) -> None:
+    out, _ = done
+    rows = {row["id"]: row for row in read_manifest(out) if not row["dropped_by"]}
+    videos = {}
+    for subset in ("train", "test"):
+        shards = Shards(out / "shards" / "raw" / subset, ("id", "captions", "licence", "waveform", "images"))
+        samples = [shards[number] for number in range(len(shards))]
+        assert {sample["id"] for sample in samples} == {name for name, row in rows.items() if row["subset"] == subset}
+        for sample in samples:
+            assert sample["captions"] == [rows[sample["id"]]["caption"]]
+            assert sample["licence"] == "CC-BY-4.0"
+            assert len(sample["waveform"]) == pytest.approx(32_000, abs=200)
+            assert tuple(sample["images"].shape) == (2, 32, 43, 3)
+        videos[subset] = {rows[sample["id"]]["video"] for sample in samples}
+    assert videos["train"]
+    assert videos["test"]
+    assert not videos["train"] & videos["test"]
+
+
+def test_the_report_shows_the_funnel_and_clips_to_hear(done: tuple[Path, Summary]) -> None:
+    import soundfile
+
+    out, summary = done
+    page = summary.report.read_text()
+    for text in ("13 clips were listed, 6 are kept", "It is labelled Guitar. (1)", "Dropped by clips", "Animal"):
+        assert text in page
+    assert page.count("<audio") == 10  # all but those without a file, without sound or without anything
+    sounds = sorted((out / "report" / "clips").glob("*.mp3"))
+    sound, rate = soundfile.read(sounds[0])
+    assert len(sound) / rate == pytest.approx(2, abs=1.1)
+    assert len(list((out / "report" / "clips").glob("*.jpg"))) >= 10
+
+
+def test_texts_of_lists_cannot_become_markup(material: Path, tmp_path: Path) -> None:
+    from training.refine.report import write_report
+    from training.refine.steps import steps_of
+
+    settings = settings_of(material, tmp_path / "out")
+    evil = '<script>alert("1")</script>'
+    row: Row = {
+        **dict.fromkeys(("path", "version"), ""),
+        **dict.fromkeys(("id", "video", "caption", "reason", "category", "caption_by", "dropped_by", "subset"), evil),
+        "labels": [evil],
+        "seconds": 1.0,
+        "sound_seconds": None,
+    }
+    rows = [row, {**row, "dropped_by": ""}]
+    page = write_report(tmp_path / "out", rows, steps_of(settings), settings).read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_second_run_decodes_nothing_and_gives_the_same(
+    material: Path, done: tuple[Path, Summary], looked: list[str]
+) -> None:
+    out, _ = done
+    before = read_manifest(out)
+    refine(settings_of(material, out))
+    assert looked == []
+    assert read_manifest(out) == before
+
+
+def test_another_threshold_decodes_nothing(
+    material: Path, done: tuple[Path, Summary], looked: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(done[0], tmp_path / "out")
+    with pytest.raises(ValueError, match="shards of another selection"):
+        refine(settings_of(material, tmp_path / "out", clips__least=0.2))
+    shutil.rmtree(tmp_path / "out" / "shards")
+    summary = refine(settings_of(material, tmp_path / "out", clips__least=0.2))
+    assert summary.kept == 7  # the late one, too
+    assert looked == []
+    shutil.rmtree(tmp_path / "out" / "shards")
+    refine(settings_of(material, tmp_path / "out", clips__least=0.2, labels__drop="[]"))
+    assert looked == ["song0_0"]
+
+
+def test_a_damaged_part_is_measured_again(
+    material: Path, done: tuple[Path, Summary], looked: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(done[0], tmp_path / "out")
+    damaged = min((tmp_path / "out" / "steps").glob("clips-*/*/part-*.parquet"))
+    ids = set(parquet.read_table(damaged)["id"].to_pylist())
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    refine(settings_of(material, tmp_path / "out"))
+    assert set(looked) == ids - {"broken0_0", "mute0_0"}  # which cannot be measured
+    assert read_manifest(tmp_path / "out") == read_manifest(done[0])
+
+
+def test_many_parts_become_one_and_nothing_is_measured_again(
+    material: Path, done: tuple[Path, Summary], looked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(done[0], tmp_path / "out")
+    monkeypatch.setattr(parts_module, "MANY", 2)
+    refine(settings_of(material, tmp_path / "out"))
+    assert len(list((tmp_path / "out" / "steps").glob("clips-*/*/part-*.parquet"))) == 1
+    assert looked == []
+    assert read_manifest(tmp_path / "out") == read_manifest(done[0])
+
+
+def test_a_step_that_stops_the_run_loses_nothing(
+    material: Path, done: tuple[Path, Summary], looked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Parts.write
+    written: list[int] = []
+
+    def full(self: Parts, rows: Sequence[Row], took: float) -> None:
+        if len(written) == 3:
+            raise StopRun("no more")
+        written.append(len(rows))
+        write(self, rows, took)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "write", full)
+        with pytest.raises(StopRun, match="no more"):
+            refine(settings_of(material, tmp_path / "out"))
+    refine(settings_of(material, tmp_path / "out"))
+    assert read_manifest(tmp_path / "out") == read_manifest(done[0])
+    assert len(looked) <= 12  # ten clips, and a batch of two that was measured but not kept
+
+
+def test_runs_that_are_killed_at_any_moment_end_as_an_unbroken_one(
+    material: Path, done: tuple[Path, Summary], tmp_path: Path
+) -> None:
+    """kill -9 at random moments of a run, ten times; then a run to the end."""
+    server = multiprocessing.get_context("forkserver")  # imports once what all of them need
+    server.set_forkserver_preload(["training.refine.pipeline", "pandas", "pyarrow.parquet", "webdataset", "av"])
+    settings = settings_of(material, tmp_path / "out")
+    first = server.Process(target=time.sleep, args=(0,))  # starts the server
+    first.start()
+    first.join()
+    began = time.monotonic()
+    unbroken = server.Process(target=refine, args=(settings_of(material, tmp_path / "unbroken"),))
+    unbroken.start()
+    unbroken.join()
+    assert unbroken.exitcode == 0
+    whole, draw, killed = time.monotonic() - began, random.Random(0), 0
+    for _ in range(10):
+        process = server.Process(target=refine, args=(settings,))
+        process.start()
+        process.join(draw.uniform(0.0, 0.7 * whole))
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+    assert killed > 2
+    last = server.Process(target=refine, args=(settings,))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
+    assert read_manifest(tmp_path / "out") == read_manifest(done[0])
+    for subset in ("train", "test"):
+        one, other = (out / "shards" / "raw" / subset for out in (tmp_path / "out", done[0]))
+        tars = sorted(file.name for file in other.glob("*.tar"))
+        assert sorted(file.name for file in one.glob("*.tar")) == tars
+        assert all((one / name).read_bytes() == (other / name).read_bytes() for name in tars)
+
+
+def test_a_dry_run_says_what_is_done_what_is_left_and_what_stands_in(
+    material: Path, done: tuple[Path, Summary], looked: list[str], tmp_path: Path
+) -> None:
+    new = write_settings(material, tmp_path / "new")
+    said = CliRunner().invoke(app, ["refine", str(new), "--dry-run"])
+    assert said.exit_code == 0, said.output
+    for text in (
+        "lists: 13 clips, 2 without a video or excluded",
+        "labels: 1 dropped, 10 go on",
+        "at most 10 to do; not measured yet",
+        "stand-in: no language model",
+        "and the steps that are not measured yet",
+    ):
+        assert text in said.output
+    assert not (tmp_path / "new").exists()
+    again = CliRunner().invoke(app, ["refine", str(write_settings(material, done[0])), "--dry-run"])
+    assert "10 clips measured, at most 0 to do" in again.output
+    assert "if as many pass as did before (60%)" in again.output
+    assert looked == []
+
+
+def test_the_command_says_in_a_sentence_what_is_wrong(material: Path, tmp_path: Path) -> None:
+    settings = write_settings(material, tmp_path / "out")
+    for change, said in (
+        ("matching={scorer: names, sounds: nowhere.safetensors}", "nowhere.safetensors is missing"),
+        ("lists=[{form: folder, videos: nowhere}]", "nowhere is not a folder"),
+        ("exclude=[nowhere.csv]", "nowhere.csv"),
+    ):
+        result = CliRunner().invoke(app, ["refine", str(settings), change])
+        assert result.exit_code == 1
+        assert said in result.output
+        assert "Traceback" not in result.output

@@ -1,0 +1,117 @@
+"""The same pipeline on Ray, with its processes killed: a driver in the middle of its work, then a worker."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from training.refine.engine import shares, started, stop_run_in
+from training.refine.manifest import read_manifest
+from training.refine.pipeline import refine
+from training.refine.settings import CaptionSettings, ClipSettings, EngineSettings, RephraseSettings
+from training.refine.step import Resources, Step, StopRun
+from training.refine.steps.captions import CaptionStep
+from training.refine.steps.clips import ClipStep
+from training.refine.steps.rephrase import RephraseStep
+
+from .material import settings_of
+
+PATIENCE = 300  # s, for a process to appear on a busy machine
+
+
+def waiting_for(found: Callable[[], bool], process: BaseProcess) -> bool:
+    """Whether something happens before the process ends."""
+    end = time.monotonic() + PATIENCE
+    while process.is_alive() and time.monotonic() < end:
+        if found():
+            return True
+        process.join(0.02)
+    return False
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Of a cluster of this process, which drivers connect to."""
+    # Ray starts a dozen interpreters; where no bytecode may lie beside the sources, each would compile all of them.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
+    ray = started(EngineSettings(cpus=2, object_store_mb=80))
+    yield ray.get_runtime_context().gcs_address
+    left = psutil.Process().children(recursive=True)
+    ray.shutdown()
+    _, alive = psutil.wait_procs([process for process in left if is_of_ray(process)], timeout=PATIENCE)
+    assert not alive
+
+
+def is_of_ray(process: psutil.Process, name: str = "") -> bool:
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return words.startswith(f"ray::{name}") if name else "/ray/" in words or words.startswith("ray::")
+
+
+def workers() -> list[psutil.Process]:
+    """Processes that run steps."""
+    return [process for process in psutil.Process().children(recursive=True) if is_of_ray(process, "MapWorker")]
+
+
+def test_killed_drivers_and_workers_lose_and_double_nothing(material: Path, tmp_path: Path, address: str) -> None:
+    out = tmp_path / "out"
+    settings = settings_of(material, out, engine__kind="ray", engine__address=address)
+    processes = multiprocessing.get_context("spawn")
+    driver = processes.Process(target=refine, args=(settings,))
+    driver.start()
+    assert waiting_for(lambda: any(out.glob("steps/clips-*/*/part-*.parquet")), driver)
+    abandoned = workers()
+    assert abandoned
+    driver.kill()
+    driver.join()
+    _, alive = psutil.wait_procs(abandoned, timeout=PATIENCE)
+    assert not alive  # they end with their driver
+    assert not (out / "manifest.parquet").exists()
+
+    driver = processes.Process(target=refine, args=(settings,))
+    driver.start()
+    assert waiting_for(lambda: bool(workers()), driver)
+    workers()[0].kill()
+    driver.join()
+    assert driver.exitcode == 0
+    refine(settings_of(material, tmp_path / "local"))
+    assert read_manifest(out) == read_manifest(tmp_path / "local")
+
+
+def steps_with(cpus: list[float]) -> list[Step]:
+    resources = [Resources(cpus=number) for number in cpus]
+    return [
+        ClipStep(ClipSettings(resources=resources[0])),
+        CaptionStep(CaptionSettings(resources=resources[1])),
+        RephraseStep(RephraseSettings(resources=resources[2])),
+    ]
+
+
+@pytest.mark.parametrize("cpus", [1.0, 2.0, 64.0])
+def test_one_worker_of_every_step_fits_into_the_cpus(cpus: float) -> None:
+    found = shares(steps_with([1, 4, 0.1]), cpus)
+    assert sum(found) <= max(cpus, 0.03)
+    assert found[1] > found[0] > found[2] > 0
+    assert cpus < 64 or found == [1, 4, 0.1]
+
+
+def test_a_step_that_stops_the_run_is_heard_through_the_errors_of_ray() -> None:
+    from ray.exceptions import RayTaskError
+
+    inner = RayTaskError("measure", "traceback", StopRun("no key"))
+    outer = RayTaskError("map", "traceback", RuntimeError("wrapped"))
+    outer.__cause__ = inner
+    for error in (inner, outer, inner.as_instanceof_cause()):
+        found = stop_run_in(error)
+        assert found is not None
+        assert str(found) == "no key"
+    assert stop_run_in(RayTaskError("map", "traceback", RuntimeError("another"))) is None

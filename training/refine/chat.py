@@ -1,0 +1,151 @@
+"""Language models that are asked for captions: a server with OpenAI's chat interface, or one in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Protocol
+
+from sounding.client.http import ErrorStatus, NoAnswer, Overlong, Wire
+from sounding.utils.fields import parse_json
+from sounding.utils.messages import printable
+
+from .model_files import device_for
+from .settings import RephraseSettings
+from .step import StopRun
+
+MOST_BYTES = 2**20  # of an answer; a caption has some hundred
+TOKENS = 200  # that a model may write
+REFUSED = (401, 403, 404)  # a wrong key, model or address: wrong for every clip
+
+Messages = list[dict[str, str]]
+
+
+class Failed(Exception):
+    """No answer this time; the message has neither the key nor what the server wrote."""
+
+
+class Chat(Protocol):
+    """What the step asks of a model."""
+
+    def answer(self, messages: Messages) -> str:
+        """What the model says.
+
+        Raises:
+            Failed: nothing that could be read, this time.
+            StopRun: what is wrong is wrong for every clip.
+        """
+
+
+class Endpoint:
+    """A server with OpenAI's chat interface (vLLM, llama.cpp, Ollama, hosted ones).
+
+    It is not trusted: its answers have an end in bytes and time, redirects are not followed, and what it writes into
+    errors is not repeated.
+    """
+
+    def __init__(self, settings: RephraseSettings):
+        self.chosen = settings
+        self.url = f"{settings.url.rstrip('/')}/chat/completions"
+        self.headers = {"Content-Type": "application/json", **_authorization(settings.key)}
+        self.wire = Wire(proxies=True)
+
+    def answer(self, messages: Messages) -> str:
+        """See Chat."""
+        body = {
+            "model": self.chosen.model,
+            "messages": messages,
+            "temperature": self.chosen.temperature,
+            "max_tokens": TOKENS,
+            "stream": False,
+        }
+        try:
+            pieces = self.wire.exchange(
+                self.url, json.dumps(body).encode(), self.headers, seconds=self.chosen.seconds, limit=MOST_BYTES
+            )
+            answer = b"".join(pieces)
+        except ErrorStatus as error:
+            if error.status in REFUSED:
+                raise StopRun(
+                    f"The endpoint of rephrase refuses all requests (status {error.status}); check url, model and the "
+                    f"variable named by key ({self.chosen.key or 'none'})."
+                ) from None
+            raise Failed(f"status {error.status}") from None
+        except Overlong:
+            raise Failed(f"an answer of more than {MOST_BYTES:,} bytes") from None
+        except NoAnswer as error:
+            raise Failed(printable(error, 120)) from None
+        try:
+            said = parse_json(answer.decode(), most=MOST_BYTES)["choices"][0]["message"]["content"]
+        except (UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError):
+            raise Failed("an answer of another form than OpenAI's") from None
+        if not isinstance(said, str):
+            raise Failed("an answer without text")
+        return said
+
+
+def _authorization(variable: str) -> dict[str, str]:
+    """The header with the key.
+
+    Raises:
+        StopRun: the variable is not set, or has what no header may have; the key itself is not shown.
+    """
+    if not variable:
+        return {}
+    key = os.environ.get(variable, "")
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        state = "is not set" if not key else "has spaces or characters that no key has"
+        raise StopRun(
+            f"The environment variable {printable(variable, 60)} {state}, but rephrase.key names it; set it on every "
+            "machine that asks."
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+class Local:
+    """A causal language model of transformers, from a folder; the likeliest words, so that answers repeat."""
+
+    def __init__(self, settings: RephraseSettings):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.device = device_for(settings.device)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(settings.folder, local_files_only=True)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                settings.folder, local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StopRun(
+                f"{settings.folder} is no folder of a language model ({printable(error, 200)}); give one with "
+                "config.json, a tokenizer and safetensors."
+            ) from None
+        self.model = self.model.eval().to(self.device)
+
+    def answer(self, messages: Messages) -> str:
+        """See Chat."""
+        import torch
+
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        else:
+            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+        given = self.tokenizer(text, return_tensors="pt", add_special_tokens=not self.tokenizer.chat_template)
+        tokens = given.input_ids.to(self.device)
+        with torch.inference_mode():
+            made = self.model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=TOKENS,
+                do_sample=False,
+                pad_token_id=self.tokenizer.eos_token_id,
+            )
+        return str(self.tokenizer.decode(made[0, tokens.shape[1] :], skip_special_tokens=True))
+
+
+def chat_of(settings: RephraseSettings) -> Chat:
+    """The model of the settings, loaded.
+
+    Raises:
+        StopRun: it cannot be.
+    """
+    return Endpoint(settings) if settings.by == "endpoint" else Local(settings)

@@ -1,0 +1,138 @@
+"""Results of steps on disk: small parquet files, each written whole, so that a run that was killed loses one batch.
+
+    OUT/steps/NAME-FINGERPRINT/HA/part-HASH.parquet
+
+A part has the rows of one batch of one step: `id`, `version`, the step's columns, its error, and the seconds per row.
+Its name is a hash of the ids, so that a batch that is computed twice (a worker died just after writing) replaces
+itself. Rows that are there twice all the same count once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sounding.utils.files import remove_abandoned, replacing
+
+from .rows import Column, Row, schema_of, to_table
+from .step import Step, StopRun, error_column, timed, why_dropped
+
+if TYPE_CHECKING:
+    import pyarrow
+
+log = logging.getLogger("training")
+MANY = 64  # parts of one step that are put together before a run
+TOOK = "took"
+FIXED = {"id": Column("text", ""), "version": Column("text", ""), TOOK: Column("number", "")}
+
+
+class Parts:
+    """The results of one step."""
+
+    def __init__(self, out: Path, step: Step, fingerprint: str):
+        self.folder = out / "steps" / f"{step.name}-{fingerprint}"
+        self.columns = {**step.columns, error_column(step): Column("text", "")}
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        """Of a part."""
+        return schema_of({**FIXED, **self.columns})
+
+    def write(self, rows: Sequence[Row], took: float) -> None:
+        """Keep results: rows with `id`, `version` and the step's columns.
+
+        Raises:
+            FullDiskError: no room.
+        """
+        named = hashlib.sha256("\n".join(sorted(f"{row['id']} {row['version']}" for row in rows)).encode())
+        self._write(to_table([{**row, TOOK: took} for row in rows], self.schema), named.hexdigest()[:24])
+
+    def _write(self, table: pyarrow.Table, name: str) -> None:
+        from pyarrow import parquet
+
+        # In folders by the first two digits: writing looks through the folder for what killed writers left.
+        with replacing(self.folder / name[:2] / f"part-{name}.parquet") as temporary:
+            parquet.write_table(table, temporary)
+
+    def read(self) -> dict[tuple[str, str], Row]:
+        """All results, the step's columns and its error, by clip and version."""
+        found: dict[tuple[str, str], Row] = {}
+        for table in self._tables():
+            for row in table.to_pylist():
+                key = row.pop("id"), row.pop("version")
+                del row[TOOK]
+                found.setdefault(key, row)
+        return found
+
+    def rates(self) -> tuple[int, float]:
+        """How many clips were measured, and the workers' seconds for all of them."""
+        clips, seconds = 0, 0.0
+        for table in self._tables():
+            clips += table.num_rows
+            seconds += sum(table[TOOK].to_pylist())
+        return clips, seconds
+
+    def _tables(self) -> Iterator[pyarrow.Table]:
+        """The readable parts in a fixed order. A damaged one (of a disk that failed) is computed again."""
+        from pyarrow import ArrowException, parquet
+
+        for file in sorted(self.folder.glob("*/part-*.parquet")):
+            try:
+                yield parquet.read_table(file, schema=self.schema)
+            except (ArrowException, OSError, ValueError) as error:
+                log.warning("%s cannot be read (%s); its clips are measured again.", file, str(error)[:200])
+
+    def compact(self) -> None:
+        """Put many small parts together. Stopped anywhere, nothing is lost: what is there twice counts once."""
+        import pyarrow
+
+        for folder in self.folder.glob("*/"):
+            remove_abandoned(folder)
+        files = sorted(self.folder.glob("*/part-*.parquet"))
+        if len(files) < MANY:
+            return
+        tables = list(self._tables())
+        name = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()[:24]
+        self._write(pyarrow.concat_tables(tables), name)
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+class Worker:
+    """One step in one process: measures what is open, keeps it, and lets go on what may."""
+
+    def __init__(self, step: Step, parts: Parts):
+        self.step, self.parts = step, parts
+        self._opened = False
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows with the step's columns; those that it drops are left out.
+
+        A row whose `done` names the step has its columns already.
+
+        Raises:
+            StopRun: the run cannot go on.
+        """
+        todo = [row for row in rows if self.step.name not in row["done"]]
+        if todo:
+            if not self._opened:
+                self._open()
+            found, took = timed(self.step, todo)
+            self.parts.write(
+                [{"id": row["id"], "version": row["version"], **new} for row, new in zip(todo, found, strict=True)],
+                took,
+            )
+            for row, new in zip(todo, found, strict=True):
+                row.update(new)
+                row["done"] = [*row["done"], self.step.name]
+        return [row for row in rows if not why_dropped(self.step, row)]
+
+    def _open(self) -> None:
+        try:
+            self.step.open()
+        except (OSError, ValueError) as error:  # a model's file; without it no clip can be measured
+            raise StopRun(str(error)) from error
+        self._opened = True

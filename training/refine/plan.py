@@ -1,0 +1,76 @@
+"""What a run would do, without doing it: the graph, models, resources, and its cost by the last measured rates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from .lists import list_clips
+from .ontology import EMPTY, read_ontology
+from .outcome import Results, parts_of
+from .pipeline import PASSED, RATES, read_numbers
+from .settings import RefineSettings
+from .steps import steps_of
+
+
+def dry_run(settings: RefineSettings) -> str:
+    """A text to read; lists and models are looked for, no video is decoded.
+
+    Raises:
+        ValueError: a list, the ontology or a model is missing or of another form.
+    """
+    out = Path(settings.out)
+    ontology = read_ontology(Path(settings.ontology)) if settings.ontology else EMPTY
+    steps = steps_of(settings, ontology)
+    listed = list_clips(settings)
+    results = Results(steps, parts_of(out, steps))
+    rates, passed = read_numbers(out / RATES), read_numbers(out / PASSED)
+    whole = len(listed.rows) + len(listed.out)
+    why = Counter(row["dropped_by"] for row in listed.out)
+    lines = [
+        f"lists: {whole} clips, {why['lists']} without a video or excluded"
+        + (f", {listed.twice} more listed twice" if listed.twice else ""),
+        f"labels: {why['labels']} dropped, {len(listed.rows)} go on",
+    ]
+    rows = [results.apply(row) for row in listed.rows]
+    arriving = float(sum(results.is_open(row) for row in rows))
+    total, unknown = 0.0, False
+    for position, step in enumerate(steps):
+        # Open clips that have this step's results already still go through it, at no cost.
+        done = sum(results.is_open(row) and step.name in row["done"] for row in rows)
+        todo = max(0.0, arriving - done)
+        asked = step.resources
+        lines.append(
+            f"{'-> ' if position else ''}{step.name}: {asked.batch} clips at once, up to {asked.workers} workers of "
+            f"{asked.cpus:g} CPUs" + (f" and {asked.gpus:g} GPUs" if asked.gpus else "")
+        )
+        if step.model():
+            lines.append(f"   model: {step.model()}")
+        if step.missing():
+            lines.append(f"   stand-in: {step.missing()}")
+        measured = len(results.found[step.name])
+        cost = "not measured yet"
+        if step.name in rates:
+            seconds = todo * rates[step.name]
+            total += seconds
+            cost = f"{rates[step.name]:.3g} s per clip, {_hours(seconds)} of one worker"
+        elif todo:
+            unknown = True
+        known = f", if as many pass as did before ({passed[step.name]:.0%})" if step.name in passed else ""
+        lines.append(f"   {measured} clips measured, at most {round(todo)} to do; {cost}{known}")
+        arriving *= passed.get(step.name, 1.0)
+    shards = f"features by {settings.shards.model}" if settings.shards.model else "no features (shards.model is empty)"
+    lines.append(f"-> split ({settings.split.test_hours:g} h of test) -> raw shards, {shards} -> manifest, report")
+    engine = settings.engine
+    place = (
+        "this process" if engine.kind == "local" else engine.address or f"{engine.cpus or 'all'} CPUs of this machine"
+    )
+    more = " and the steps that are not measured yet" if unknown else ""
+    lines.append(f"engine: {engine.kind} ({place}); in all {_hours(total)} of one worker{more}")
+    return "\n".join(lines)
+
+
+def _hours(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"

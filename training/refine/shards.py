@@ -1,0 +1,115 @@
+"""Kept clips as shards (`data/shard_format.py`): raw shards as `prepare` makes them, with the refined captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..data.shard_format import INDEX, SAMPLE_RATE, Sample, ShardIndex
+from ..data.shard_writer import make_shards
+from ..data.source import Source, hash_json
+from .media import clip_frames, clip_sound
+from .rows import Row
+from .settings import ShardSettings
+from .split import TEST, TRAIN
+
+RAW, FEATURES = "raw", "features"
+
+
+class RefinedSource(Source):
+    """Samples of rows that came through all steps."""
+
+    def __init__(self, rows: list[Row], settings: ShardSettings):
+        self.rows, self.frames, self.size = rows, settings.frames, settings.size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def settings(self) -> dict[str, Any]:
+        """See Source."""
+        told = [(row["id"], row["version"], row["caption"], row["licence"]) for row in self.rows]
+        return {"from": "refine", "frames": self.frames, "size": self.size, "inputs": hash_json(told)}
+
+    def name(self, position: int) -> str:
+        """See Source."""
+        return str(self.rows[position]["id"])
+
+    def make(self, position: int) -> Sample:
+        """See Source."""
+        row = self.rows[position]
+        waveform = clip_sound(row)
+        length = len(waveform) / SAMPLE_RATE
+        pictures = clip_frames({**row, "sound_seconds": length}, self.frames / length, self.size)
+        return Sample(
+            id=row["id"],
+            captions=(row["caption"],),
+            licence=row["licence"],
+            source=row["source"],
+            seconds=round(length, 3),
+            waveform=waveform,
+            images=tuple(pictures),
+        )
+
+
+def folder_of(out: Path, kind: str, subset: str) -> Path:
+    """Where the shards of a subset are."""
+    return out / "shards" / kind / subset
+
+
+def sources(rows: list[Row], settings: ShardSettings) -> dict[str, RefinedSource]:
+    """The subsets that have clips."""
+    found = {subset: [row for row in rows if row["subset"] == subset] for subset in (TRAIN, TEST)}
+    return {subset: RefinedSource(some, settings) for subset, some in found.items() if some}
+
+
+def check_shards(out: Path, rows: list[Row], settings: ShardSettings) -> None:
+    """Whether finished shards in `out` are of these clips.
+
+    Raises:
+        ValueError: they are of others.
+    """
+    made = sources(rows, settings)
+    for subset in (TRAIN, TEST):
+        folder = folder_of(out, RAW, subset)
+        if not (folder / INDEX).is_file():
+            continue
+        old = {key: ShardIndex.read(folder).settings.get(key) for key in ("from", "frames", "size", "inputs")}
+        if subset not in made or made[subset].settings() != old:
+            raise ValueError(
+                f"{folder} has shards of another selection of clips than these settings give; rename or remove "
+                f"{out / 'shards'} and run the same command again (what was measured is kept)."
+            )
+
+
+def write_raw(out: Path, rows: list[Row], settings: ShardSettings) -> dict[str, ShardIndex]:
+    """Make the raw shards, or those that are not there yet; clips that cannot be read any more are in `skipped`.
+
+    Raises:
+        ValueError: no clip of a subset can be read.
+        OSError: the folder cannot be written.
+    """
+    return {
+        subset: make_shards(
+            source, folder_of(out, RAW, subset), shard_size=settings.shard_size, workers=settings.workers
+        )
+        for subset, source in sources(rows, settings).items()
+    }
+
+
+def write_features(out: Path, subsets: list[str], settings: ShardSettings) -> None:
+    """What the encoders and the VAE of `settings.model` make of the raw shards, in this process.
+
+    Raises:
+        ValueError: the model's file is missing or of another kind.
+    """
+    import torch
+
+    import sounding
+
+    from ..data.features import FeatureSource
+    from .model_files import device_for
+
+    model = sounding.load(settings.model, device=device_for(settings.device), dtype=torch.float32)
+    for subset in subsets:
+        source = FeatureSource([str(folder_of(out, RAW, subset))], model)
+        make_shards(source, folder_of(out, FEATURES, subset), shard_size=settings.shard_size)
