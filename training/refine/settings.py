@@ -72,13 +72,19 @@ class MatchingSettings(Checked):
     """How well sound and images match (appendix B.1, "Audio-visual matching").
 
     Attributes:
-        scorer: "names" is the stand-in of the starter's encoders; "none" leaves the step out.
+        scorer: "model" is a matching model that `run training/recipes/matching.yaml` trained; "names" is the stand-in
+            of the starter's encoders; "none" leaves the step out.
+        model: for "model", its file.
+        visual, audio: likewise, where its encoders' weights lie, if elsewhere than in training.
         sounds: for "names", the classifier of sounds.
         threshold: clips below it are dropped.
         frames_per_second, size: of the frames that the scorer gets; the paper's are 8 and 224.
     """
 
-    scorer: Literal["names", "none"] = "names"
+    scorer: Literal["model", "names", "none"] = "model"
+    model: File = ""
+    visual: File = ""
+    audio: File = ""
     sounds: File = ""
     threshold: Annotated[float, Range(0, 1)] = 0.6
     frames_per_second: Annotated[float, Range(0.1, 60)] = 8.0
@@ -90,6 +96,8 @@ class MatchingSettings(Checked):
         super().__post_init__()
         if self.scorer == "names" and not self.sounds:
             raise ValueError("matching.sounds is missing, but the scorer 'names' needs a classifier of sounds.")
+        if self.scorer == "model" and not self.model:
+            raise ValueError("matching.model is missing, but the scorer 'model' is one; name its file.")
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ def test_a_clip_of_two_lists_counts_once_and_another_file_is_another_version(mat
     [
         ("ontology=''", "ontology is missing"),
         ("matching={scorer: names}", "matching.sounds is missing"),
+        ("matching={}", "matching.model is missing"),
         ("rephrase={by: endpoint}", "rephrase.url"),
         ("captions={frames: blip}", "captions.blip is missing"),
         ("events={threshold: 0.05}", "events.threshold"),

@@ -1,8 +1,8 @@
 """How well sound and images of a clip match (appendix B.1): a score from 0 to 1, and a threshold.
 
 A scorer is anything that has what `Scorer` asks for; `scorer_of` knows them by the names that settings have. The
-paper's is a transformer over tokens of CLIP and BEATs. The stand-in here takes what the project has without any
-download: a classifier of sounds, and the starter's shared space of words and patches.
+paper's is a transformer over tokens of CLIP and BEATs, `training.matching`. The stand-in takes what the project has
+without any download: a classifier of sounds, and the starter's shared space of words and patches.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class MatchingStep(Step):
     def __init__(self, settings: MatchingSettings):
         super().__init__(settings.resources)
         self.chosen = settings
-        self.digest = digest(settings.sounds)
+        files = [settings.sounds] if settings.scorer == "names" else [settings.model]
+        self.digest = digest(*files)
         self.scorer: Scorer | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -65,10 +66,14 @@ class MatchingStep(Step):
 
     def model(self) -> str:
         """See Step."""
-        return f"stand-in: names by {self.chosen.sounds} (sound) and the starter (images)"
+        if self.chosen.scorer == "model":
+            return self.chosen.model
+        return f"names by {self.chosen.sounds} (sound) and the starter (images)"
 
     def missing(self) -> str:
         """See Step."""
+        if self.chosen.scorer == "model":
+            return ""
         return "no audio-visual matching model; the starter's encoders compare names of what is heard and seen"
 
     def open(self) -> None:
@@ -100,7 +105,21 @@ def scorer_of(settings: MatchingSettings) -> Scorer:
     Raises:
         ValueError: its files are of another kind.
     """
-    return NameScorer(settings)
+    return NameScorer(settings) if settings.scorer == "names" else ModelScorer(settings)
+
+
+class ModelScorer:
+    """A trained matching model: the probability that sound and frames belong together."""
+
+    def __init__(self, settings: MatchingSettings):
+        from ...matching.score import Matcher
+
+        device = device_for(settings.device)
+        self.matcher = Matcher.open(settings.model, visual=settings.visual, audio=settings.audio, device=device)
+
+    def score(self, sounds: list[Tensor], frames: list[Tensor]) -> list[float]:
+        """See Scorer."""
+        return [self.matcher.score(images, sound, SAMPLE_RATE) for sound, images in zip(sounds, frames, strict=True)]
 
 
 class NameScorer:
