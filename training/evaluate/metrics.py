@@ -15,6 +15,7 @@ from .intervals import Array, Figure, draw_weights, figure, weighted_means
 from .kernel import kernel_distances
 from .store import Rows, Store
 
+NO_CLASSES = "The model has no classes; give a classifier, such as PANNs' CNN14 (`sounding fetch panns`)."
 Labelled = Mapping[str, Sequence[int]]  # an item's class numbers
 
 
@@ -144,4 +145,4 @@ def resample_metrics(
 
 def _check_classes(classes: Sequence[str]) -> None:
     if not classes:
-        raise ValueError("The model has no classes; give a classifier.")
+        raise ValueError(NO_CLASSES)

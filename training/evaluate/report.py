@@ -15,10 +15,13 @@ from .frechet import fad_infinity
 from .images import ImageSide
 from .intervals import Figure
 from .labels import Labels
-from .metrics import Labelled, Resampled, lazy, resample_alone, resample_metrics, weights_of, windows_of
+from .metrics import NO_CLASSES, Labelled, Resampled, lazy, resample_alone, resample_metrics, weights_of, windows_of
 
 BY_EMBEDDINGS = ("fad", "fad_infinity", "kad", "cosine")  # the others of a feature model need its classes
-NO_MODEL = "There is no encoder of images and sounds among the models."
+NO_MODEL = (
+    "There is no encoder of images and sounds among the models; `sounding fetch` brings openl3 (AVC), imagebind (IB) "
+    "and wav2clip (CS)."
+)
 NO_IMAGES = "There are no images; give --images."
 
 
@@ -132,7 +135,7 @@ def _controls(
             found.not_computed[name] = (
                 "The labels name no item's other objects (column others), or no sound is of such an item."
                 if classes
-                else "The model has no classes; give a classifier."
+                else NO_CLASSES
             )
     return met, control.chances(met, others or {}, len(classes))
 
