@@ -46,13 +46,13 @@ class Colours:
 
 @pytest.fixture(scope="module")
 def tokens(stamps_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokens of six clips, made by way of raw shards."""
+    """Tokens of six clips with two takes of their sound each, made by way of raw shards."""
     folder = tmp_path_factory.mktemp("matching")
-    source = VideoSceneSource(stamps_folder, clips=6, split="train", seconds=2.5, frames=10, size=48)
+    source = VideoSceneSource(stamps_folder, clips=6, split="train", seconds=2.5, frames=10, size=48, takes=2)
     make_shards(source, folder / "raw", shard_size=4)
     source_of_tokens = TokenSource(ShardClips(folder / "raw"), Colours(), MelPatches())
     index = make_shards(source_of_tokens, folder / "tokens", shard_size=4)
-    assert (index.samples, index.bare) == (6, ())
+    assert (index.samples, index.bare) == (12, ())
     return folder / "tokens"
 
 
@@ -94,12 +94,14 @@ def test_too_few_frames_are_refused(tokens: Path) -> None:
 def test_items_are_windows_of_one_moment(tokens: Path) -> None:
     items = MatchingItems(DataSettings(shards=str(tokens)), SETTINGS)
     hard = 0
-    for index in range(6):
+    for index in range(12):
         item = items.item(index, np.random.default_rng(index))
         assert item["visual"].shape == (4, 4, 2, 3)
         assert item["audio"].shape == (4, 6, 1, 1024)
-        assert int(item["video"][0]) == index
-        for slot, number in enumerate(item["video"].tolist()):
+        assert int(item["video"][0]) == index // 2
+        for slot, clip in enumerate(item["id"].split()):
+            number = items.shards.ids().index(clip)
+            assert items.video[number] == item["video"][slot]
             row = items.shards[number]
             starts = []
             for name, field, config in (
@@ -113,6 +115,7 @@ def test_items_are_windows_of_one_moment(tokens: Path) -> None:
             assert min(abs(a - b) for a in starts[0] for b in starts[1]) <= 0.5 / 4 + 0.5 / 6.25
         first, second = (item["video"].tolist()[i::2] for i in (0, 1))
         hard += sum(a == b for a, b in zip(first, second, strict=True))
+        assert len(set(item["video"].tolist())) == 4 - sum(a == b for a, b in zip(first, second, strict=True))
         again = items.item(index, np.random.default_rng(index))
         assert torch.equal(again["audio"], item["audio"])
     assert hard >= 2
@@ -123,7 +126,7 @@ def test_every_sound_is_in_one_match_and_one_mismatch(tokens: Path, monkeypatch:
     items = MatchingItems(DataSettings(shards=str(tokens)), SETTINGS)
     objective = task.objective(SETTINGS, items)
     assert isinstance(objective, MatchingObjective)
-    batch = collate([items.item(index, np.random.default_rng(index)) for index in (0, 3)])
+    batch = collate([items.item(index, np.random.default_rng(index)) for index in (0, 7)])
     seen: list[tuple[Tensor, Tensor]] = []
     match = objective.network.match
     monkeypatch.setattr(objective.network, "match", lambda v, a: seen.append((v, a)) or match(v, a))
@@ -180,7 +183,7 @@ def test_a_network_of_its_own_starts_from_no_model(tokens: Path, tmp_path: Path)
 
 
 def test_data_that_do_not_suit_are_refused(tokens: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"6 clips, but matching\.group 8"):
+    with pytest.raises(ValueError, match=r"of 6 videos, but matching\.group 8"):
         prepare(recipe(tokens, tmp_path, "matching.group=8"))
     with pytest.raises(ValueError, match="have no 'visual_tokens'"):
         prepare(recipe(tokens.parent / "raw", tmp_path))
@@ -263,9 +266,13 @@ def test_a_threshold_that_keeps_nothing_has_no_purity() -> None:
 
 
 def test_every_sound_goes_to_another_clip() -> None:
-    other = in_circle(7, 3)
-    assert sorted(other) == list(range(7))
-    assert (other != np.arange(7)).all()
+    videos = list("aabcddeaf")
+    for seed in range(5):
+        other = in_circle(videos, seed)
+        assert sorted(other) == list(range(9))
+        assert all(videos[clip] != videos[theirs] for clip, theirs in enumerate(other))
+    with pytest.raises(ValueError, match="3 of 5 clips are of one video"):
+        in_circle(list("aaabc"), 0)
 
 
 def test_the_command_writes_a_report(trained: Path, tokens: Path, tmp_path: Path) -> None:
@@ -274,7 +281,7 @@ def test_the_command_writes_a_report(trained: Path, tokens: Path, tmp_path: Path
     assert shown.exit_code == 0, shown.output
     report = json.loads((tmp_path / "report.json").read_text())
     scores = score_pairs(read_matching(trained), tokens)
-    assert report["clips"] == 6
+    assert report["clips"] == 12
     assert report["matched"]["value"] == pytest.approx((scores.matched >= 0.6).mean())
     assert report["published"] == {"matched": 0.91, "mismatched": 0.85}
     assert (tmp_path / "scores.png").stat().st_size > 5000

@@ -11,6 +11,7 @@ import torch
 from training.data.object_set import ObjectSet
 from training.data.video_scenes import Track, VideoScene, make_video_scene, position, video_rng
 from training.data.videos import read_frames, read_sound
+from training.matching.tokens import same_frames, video_of
 from training.starter.matching_scenes import VideoSceneSource, write_videos
 
 
@@ -89,6 +90,18 @@ def test_the_source_describes_what_sounds(stamps_folder: Path) -> None:
     assert clip.captions == (" and ".join(names[i] for i in clip.sounding or ()),)
     with pytest.raises(ValueError, match="clips 0"):
         VideoSceneSource(stamps_folder, clips=0, split="test")
+
+
+def test_takes_have_the_same_frames_and_other_sounds(stamps_folder: Path) -> None:
+    source = VideoSceneSource(stamps_folder, clips=2, split="train", seconds=2.0, frames=4, size=48, takes=3)
+    plain = VideoSceneSource(stamps_folder, clips=2, split="train", seconds=2.0, frames=4, size=48)
+    takes = [source.make(position) for position in range(3, 6)]
+    assert [take.id for take in takes] == ["train-1", "train-1@1", "train-1@2"]
+    assert {video_of(take.id) for take in takes} == {"train-1"}
+    assert np.array_equal(takes[0].waveform, plain.make(1).waveform)
+    assert all(same_frames(take.images, takes[0].images) for take in takes)
+    assert not np.array_equal(takes[1].waveform, takes[2].waveform)
+    assert video_of("dQw4-w9_xc_30") == "dQw4-w9_xc"
 
 
 def test_videos_hold_the_frames_and_the_sound(stamps_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ every object has a single image and a single recording.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -53,9 +54,9 @@ class VideoScene:
     tracks: tuple[Track, ...]
 
 
-def video_rng(split: VideoSplit, index: int) -> np.random.Generator:
-    """The random stream of one clip."""
-    return np.random.default_rng([VIDEO_SEEDS[split], index])
+def video_rng(split: VideoSplit, index: int, *more: int) -> np.random.Generator:
+    """The random stream of one clip; with further numbers, streams beside it."""
+    return np.random.default_rng([VIDEO_SEEDS[split], index, *more])
 
 
 def make_video_scene(
@@ -84,7 +85,7 @@ def make_video_scene(
         for cutout, track in zip(cutouts, tracks, strict=True):
             _paste(canvas, cutout, track, (number + 0.5) * seconds / frames, seconds)
         pictures.append(lit(canvas, np.random.default_rng(light)))
-    return VideoScene(np.stack(pictures), _mix(data, tracks, rng, seconds), tuple(tracks))
+    return VideoScene(np.stack(pictures), track_sound(data, tracks, rng, seconds), tuple(tracks))
 
 
 def _presences(rng: np.random.Generator, count: int, seconds: float) -> list[tuple[bool, float, float]]:
@@ -136,7 +137,7 @@ def _paste(canvas: Image.Image, cutout: Image.Image, track: Track, time: float, 
         canvas.paste(cutout.convert("RGB"), corner, cutout.getchannel("A"))
 
 
-def _mix(data: ObjectSet, tracks: list[Track], rng: np.random.Generator, seconds: float) -> Tensor:
+def track_sound(data: ObjectSet, tracks: Sequence[Track], rng: np.random.Generator, seconds: float) -> Tensor:
     """[samples]: what sounds, each object from when it enters until it leaves."""
     samples = round(seconds * SAMPLE_RATE)
     times = torch.arange(samples) / SAMPLE_RATE

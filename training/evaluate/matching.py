@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def score_pairs(network: MatchingNetwork, folders: Folders, *, seed: int = 0, cl
     Raises:
         ValueError: other shards, or tokens of other encoders than the network's.
     """
-    from ..matching.tokens import open_tokens
+    from ..matching.tokens import open_tokens, video_of
 
     shards, visual, audio = open_tokens(folders)
     for made, wanted in ((visual, network.config.visual), (audio, network.config.audio)):
@@ -64,7 +65,7 @@ def score_pairs(network: MatchingNetwork, folders: Folders, *, seed: int = 0, cl
     count = min(clips, len(shards)) if clips else len(shards)
     if count < 2:
         raise ValueError(f"{shards.named} has {count} clips to score, but 2 or more are expected.")
-    other = in_circle(count, seed)
+    other = in_circle([video_of(clip) for clip in shards.ids()[:count]], seed)
     found: list[list[np.ndarray]] = [[], []]
     for first in range(0, count, AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, count))
@@ -86,11 +87,21 @@ def _probabilities(network: MatchingNetwork, seen: list[Tensor], heard: list[Ten
     return np.concatenate([clip_probability(network, each[None], other[None]).numpy() for each, other in pairs])
 
 
-def in_circle(count: int, seed: int) -> np.ndarray:
-    """For each of `count` clips another one whose sound it gets; each gives its own away once."""
-    order = np.random.default_rng([seed, count]).permutation(count)
+def in_circle(videos: list[str], seed: int) -> np.ndarray:
+    """For each clip one of another video, whose sound it gets; each gives its own away once. `videos`: of all clips.
+
+    Raises:
+        ValueError: more than half of the clips are of one video.
+    """
+    count, most = len(videos), max(Counter(videos).values())
+    if 2 * most > count:
+        raise ValueError(f"{most} of {count} clips are of one video, but at most half are expected; take others.")
+    draws = np.random.default_rng([seed, count])
+    places = {video: place for place, video in enumerate(draws.permutation(sorted(set(videos))).tolist())}
+    # Clips of a video side by side, so that a step as long as the longest such row always leads to another video.
+    order = np.array(sorted(draws.permutation(count).tolist(), key=lambda clip: places[videos[clip]]))
     other = np.empty(count, np.int64)
-    other[order] = np.roll(order, 1)
+    other[order] = np.roll(order, most)
     return other
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +71,7 @@ class TokenSource(Source):
 
     def __init__(self, clips: Source, visual: VisualEncoder, audio: AudioEncoder):
         self.clips, self.visual, self.audio = clips, visual, audio
+        self._seen: tuple[tuple[np.ndarray, ...], Tensor] | None = None
         both = f"{visual.config.fingerprint} {visual.config.rate} {audio.config.fingerprint}"
         self.model = hashlib.sha256(both.encode()).hexdigest()
 
@@ -98,11 +101,9 @@ class TokenSource(Source):
                 f"It has {len(clip.images)} frames in {clip.seconds:g} s, but {self.visual.config.rate:g} per second "
                 f"are expected; prepare clips with --frames {wanted}."
             )
-        chosen = frames_at(len(clip.images), clip.seconds, self.visual.config)
-        frames = torch.stack([torch.from_numpy(clip.images[number]) for number in chosen])
         waveform = torch.from_numpy(clip.waveform).float()
         made = {
-            "visual_tokens": self.visual.encode(frames).half(),
+            "visual_tokens": self._see(clip).half(),
             "audio_tokens": self.audio.encode(waveform, SAMPLE_RATE).half(),
         }
         for name, value in made.items():
@@ -111,8 +112,26 @@ class TokenSource(Source):
         features = {name: value.contiguous().numpy() for name, value in made.items()}
         return dataclasses.replace(clip, waveform=None, images=(), masks=(), features=features)
 
+    def _see(self, clip: Sample) -> Tensor:
+        """Visual tokens [F, K, W]; those of the last clip are kept for one with the same frames and another sound."""
+        if self._seen is None or not same_frames(self._seen[0], clip.images):
+            chosen = frames_at(len(clip.images), clip.seconds, self.visual.config)
+            frames = torch.stack([torch.from_numpy(clip.images[number]) for number in chosen])
+            self._seen = clip.images, self.visual.encode(frames)
+        return self._seen[1]
+
     def _encoders(self) -> dict[str, VisualEncoder | AudioEncoder]:
         return {"visual": self.visual, "audio": self.audio}
+
+
+def same_frames(first: tuple[np.ndarray, ...], second: tuple[np.ndarray, ...]) -> bool:
+    """Whether two clips show the same."""
+    return len(first) == len(second) and all(map(np.array_equal, first, second))
+
+
+def video_of(clip: str) -> str:
+    """The video that a clip is of, by its id: without where it begins (`YTID_30`) or which take it is (`train-7@2`)."""
+    return re.sub(r"(_\d+(\.\d+)?|@\d+)$", "", clip)
 
 
 def frames_at(count: int, seconds: float, tokens: TokenConfig) -> list[int]:

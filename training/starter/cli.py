@@ -159,6 +159,7 @@ def matching_scenes(
     data: StampsOption = Path("data/stamps"),
     split: Annotated[VideoSplitName, typer.Option(help="Which clips.")] = VideoSplitName.train,
     clips: Annotated[int, typer.Option(help="How many.")] = 1000,
+    takes: Annotated[int, typer.Option(help="Of the sound per clip: other cuts of the same recordings.")] = 1,
     videos: Annotated[bool, typer.Option("--videos", help="Write small .mp4 files instead of tokens.")] = False,
     visual: VisualOption = "starter",
     audio: AudioOption = "mel",
@@ -175,7 +176,9 @@ def matching_scenes(
         from ..matching.tokens import TokenSource
         from .matching_scenes import SECONDS, VideoSceneSource, write_videos
 
-        source = VideoSceneSource(data, clips=clips, split=split.value, frames=round(SECONDS * rate), size=size or 224)
+        source = VideoSceneSource(
+            data, clips=clips, split=split.value, frames=round(SECONDS * rate), size=size or 224, takes=takes
+        )
         if videos:
             write_videos(source, out)
             typer.echo(f"{clips} clips in {out}")

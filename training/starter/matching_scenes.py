@@ -14,13 +14,15 @@ from sounding.utils.files import write_atomic
 from ..data.object_set import ObjectSet, content_digest
 from ..data.shard_format import Sample
 from ..data.source import Source
-from ..data.video_scenes import VideoScene, VideoSplit, make_video_scene, video_rng, write_video
+from ..data.video_scenes import VideoScene, VideoSplit, make_video_scene, track_sound, video_rng, write_video
 
 SECONDS = 5.0  # of a clip
 
 
 class VideoSceneSource(Source):
-    """Clip `i` of a split as sample `i`.
+    """Clips of a split, each with one or several takes of its sound: clip `i` as samples `takes * i` and following.
+
+    All takes have the same objects at the same times, but other cuts of their recordings, at other loudness.
 
     Args:
         data: folder of an `ObjectSet`.
@@ -29,6 +31,7 @@ class VideoSceneSource(Source):
         seconds: length of a clip.
         frames: of a clip, evenly spaced.
         size: side of the square frames, in pixels.
+        takes: of the sound, per clip.
 
     Raises:
         ValueError: bad numbers, or a damaged data set.
@@ -36,15 +39,26 @@ class VideoSceneSource(Source):
     """
 
     def __init__(
-        self, data: Path, *, clips: int, split: VideoSplit, seconds: float = SECONDS, frames: int = 20, size: int = 224
+        self,
+        data: Path,
+        *,
+        clips: int,
+        split: VideoSplit,
+        seconds: float = SECONDS,
+        frames: int = 20,
+        size: int = 224,
+        takes: int = 1,
     ):
+        if not 1 <= takes <= 1000:
+            raise ValueError(f"takes is {takes}, but 1 to 1000 is expected.")
         if clips < 1 or not 1 <= seconds <= 60 or not 1 <= frames <= 1000 or not 32 <= size <= 1024:
             raise ValueError(
                 f"clips {clips}, seconds {seconds}, frames {frames} and size {size} came, but 1 or more, 1 to 60, 1 to "
                 "1000 and 32 to 1024 are expected."
             )
         self.data, self.clips, self.split = data, clips, split
-        self.seconds, self.frames, self.size = seconds, frames, size
+        self.seconds, self.frames, self.size, self.takes = seconds, frames, size, takes
+        self._drawn: tuple[int, VideoScene] | None = None
         self._inputs = content_digest(data)
 
     @cached_property
@@ -53,7 +67,7 @@ class VideoSceneSource(Source):
         return ObjectSet(self.data)
 
     def __len__(self) -> int:
-        return self.clips
+        return self.clips * self.takes
 
     def settings(self) -> dict[str, Any]:
         """See Source."""
@@ -64,21 +78,30 @@ class VideoSceneSource(Source):
             "seconds": self.seconds,
             "frames": self.frames,
             "size": self.size,
+            "takes": self.takes,
             "inputs": self._inputs,
         }
 
     def name(self, position: int) -> str:
         """See Source."""
-        return f"{self.split}-{position}"
+        clip, take = divmod(position, self.takes)
+        return f"{self.split}-{clip}" + (f"@{take}" if take else "")
 
-    def scene(self, position: int) -> VideoScene:
-        """One clip."""
-        rng = video_rng(self.split, position)
-        return make_video_scene(self.objects, rng, seconds=self.seconds, frames=self.frames, size=self.size)
+    def scene(self, clip: int) -> VideoScene:
+        """One clip with its first take; the last one drawn is kept for its other takes."""
+        if self._drawn is None or self._drawn[0] != clip:
+            rng = video_rng(self.split, clip)
+            made = make_video_scene(self.objects, rng, seconds=self.seconds, frames=self.frames, size=self.size)
+            self._drawn = clip, made
+        return self._drawn[1]
 
     def make(self, position: int) -> Sample:
         """See Source."""
-        scene = self.scene(position)
+        clip, take = divmod(position, self.takes)
+        scene, waveform = self.scene(clip), self.scene(clip).waveform
+        if take:
+            rng = video_rng(self.split, clip, take)
+            waveform = track_sound(self.objects, scene.tracks, rng, self.seconds)
         entries = [self.objects.entries[track.label] for track in scene.tracks]
         named = [entry.caption for entry, track in zip(entries, scene.tracks, strict=True) if track.sounds]
         return Sample(
@@ -89,7 +112,7 @@ class VideoSceneSource(Source):
             seconds=self.seconds,
             labels=tuple(track.label for track in scene.tracks),
             sounding=tuple(number for number, track in enumerate(scene.tracks) if track.sounds),
-            waveform=scene.waveform.numpy(),
+            waveform=waveform.numpy(),
             images=tuple(scene.frames),
         )
 

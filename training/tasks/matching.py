@@ -27,7 +27,7 @@ from ..engine.objective import Objective
 from ..engine.settings import Share, Temperature, Weight
 from ..matching.checkpoint import write_matching
 from ..matching.network import MatchingConfig, MatchingNetwork, TokenConfig, Width
-from ..matching.tokens import open_tokens, window
+from ..matching.tokens import open_tokens, video_of, window
 from .task import NetworkTask
 
 # What the paper's encoders give: CLIP ViT-B/16 and BEATs; for estimates before there is data.
@@ -87,10 +87,10 @@ class MatchingSettings(Checked):
 class MatchingItems:
     """Groups of windows: visual [G, F, K, W], audio [G, A, M, V], and video [G], equal for windows of one video.
 
-    Windows 2i and 2i + 1 are partners.
+    Windows 2i and 2i + 1 are partners. A group has clips of different videos, but for the partners that are hard.
 
     Raises:
-        ValueError: shards of something else, or fewer clips than a group has.
+        ValueError: shards of something else, or fewer videos than a group has clips.
     """
 
     def __init__(self, data: DataSettings, settings: MatchingSettings):
@@ -98,10 +98,15 @@ class MatchingItems:
             raise ValueError("The matching trainer reads tokens; give data.shards, made by `prepare matching`.")
         self.shards, self.visual, self.audio = open_tokens(data.shards)
         self.settings = settings
-        if len(self.shards) < settings.group:
+        of_video: dict[str, list[int]] = {}
+        for number, clip in enumerate(self.shards.ids()):
+            of_video.setdefault(video_of(clip), []).append(number)
+        self.clips = list(of_video.values())  # of each video
+        self.video = {number: video for video, numbers in enumerate(self.clips) for number in numbers}
+        if len(self.clips) < settings.group:
             raise ValueError(
-                f"{self.shards.named} has {len(self.shards)} clips, but matching.group {settings.group} or more are "
-                "expected; prepare more, or make groups smaller."
+                f"{self.shards.named} has clips of {len(self.clips)} videos, but matching.group {settings.group} or "
+                "more are expected; prepare more, or make groups smaller."
             )
 
     def __len__(self) -> int:
@@ -110,8 +115,10 @@ class MatchingItems:
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """Clip `index` and others that `rng` draws; with them the names of all, for messages."""
         settings = self.settings
-        others = rng.choice(len(self) - 1, settings.group - 1, replace=False)
-        numbers = [index, *(int(other) + (other >= index) for other in others)]
+        own = self.video[index]
+        drawn = rng.choice(len(self.clips) - 1, settings.group - 1, replace=False)
+        others = [self.clips[int(other) + (int(other) >= own)] for other in drawn]
+        numbers = [index, *(clips[int(rng.integers(len(clips)))] for clips in others)]
         starts = rng.random(settings.group)
         hard = rng.random(settings.group // 2) < settings.hard
         visual, audio, videos, names = [], [], [], []
@@ -129,7 +136,7 @@ class MatchingItems:
                     start, number = shifted, numbers[slot - 1]
             visual.append(window(row["visual_tokens"], self.visual, start, settings.seconds))
             audio.append(window(row["audio_tokens"], self.audio, start, settings.seconds))
-            videos.append(number)
+            videos.append(self.video[number])
             names.append(row["id"])
         return {
             "id": " ".join(names),
