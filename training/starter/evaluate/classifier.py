@@ -6,6 +6,7 @@ It is trained on real recordings alone, with strong augmentation, and never take
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,9 @@ from ...engine.settings import LoopConfig, Share
 from ...evaluate.models.classifier import Classifier
 
 
+Takes = Mapping[str, Sequence[Tensor]]  # the recordings of a class by their source
+
+
 @dataclass(frozen=True)
 class ClassifierRecipe(Checked):
     """Settings of `train_classifier`."""
@@ -37,6 +41,13 @@ class ClassifierRecipe(Checked):
     loop: LoopConfig
     seconds: Annotated[float, Range(0.5, 60)] = 2.56
     smoothing: Share = 0.1
+
+
+@dataclass(frozen=True)
+class SecondRecipe(ClassifierRecipe):
+    """Settings of a judge of few recordings, which a narrower network suits (`width`, of its first layer)."""
+
+    width: Annotated[int, Range(4, 512)] = 16
 
 
 def augment(clip: Tensor, samples: int, rng: np.random.Generator) -> Tensor:
@@ -58,21 +69,32 @@ def real_crops(data: ObjectSet, labels: list[int], samples: int, rng: np.random.
     """[len(labels), samples]: random cuts of real recordings, augmented if `strong`."""
     if not strong:
         return torch.stack([fill(data.recordings[label], samples, rng) for label in labels])
-    return torch.stack([augment(fill(data.recordings[label], samples * 5 // 4, rng), samples, rng) for label in labels])
+    return torch.stack([augmented(data.recordings[label], samples, rng) for label in labels])
+
+
+def augmented(recording: Tensor, samples: int, rng: np.random.Generator) -> Tensor:
+    """A random cut of a recording [any], augmented: [samples]."""
+    return augment(fill(recording, samples * 5 // 4, rng), samples, rng)
+
+
+def _any_of(choices: Sequence[Any], rng: np.random.Generator) -> Any:
+    """One of the choices; nothing is drawn where there is only one."""
+    return choices[int(rng.integers(len(choices)))] if len(choices) > 1 else choices[0]
 
 
 class _Items:
     """Augmented cuts of real recordings as masked log-mels, with their labels."""
 
-    def __init__(self, data: ObjectSet, samples: int):
-        self.data, self.samples = data, samples
+    def __init__(self, classes: Sequence[Takes], samples: int):
+        self.classes, self.samples = classes, samples
         self.to_mel = MelSpectrogram(AudioConfig())
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.classes)
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        mel = self.to_mel(real_crops(self.data, [index], self.samples, rng, strong=True))[0]
+        takes = _any_of(list(self.classes[index].values()), rng)
+        mel = self.to_mel(augmented(_any_of(takes, rng), self.samples, rng)[None])[0]
         start, low = int(rng.integers(0, len(mel) - 30)), int(rng.integers(0, 56))
         silence = mel.min()
         mel[start : start + int(rng.integers(0, 30))] = silence
@@ -93,17 +115,26 @@ class _Objective(Objective):
 
 def train_classifier(recipe: ClassifierRecipe, data: ObjectSet, folder: Path) -> Classifier:
     """Train, or load what `folder` holds of an earlier run with the same recordings, objects and settings."""
+    classes = zip(data.entries, data.recordings, strict=True)
+    return train_on(recipe, {entry.name: {"": [recording]} for entry, recording in classes}, folder)
+
+
+def train_on(recipe: ClassifierRecipe, classes: Mapping[str, Takes], folder: Path) -> Classifier:
+    """As `train_classifier`, with several recordings per class: each of its sources is drawn as often as another."""
     torch.manual_seed(recipe.loop.seed)
-    judge = Classifier(len(data))
-    items = _Items(data, round(recipe.seconds * SAMPLE_RATE))
-    train(_Objective(judge, recipe.smoothing), items, recipe.loop, folder / f"classifier-{_content(recipe, data)}")
+    judge = Classifier(len(classes), recipe.width) if isinstance(recipe, SecondRecipe) else Classifier(len(classes))
+    items = _Items(list(classes.values()), round(recipe.seconds * SAMPLE_RATE))
+    train(_Objective(judge, recipe.smoothing), items, recipe.loop, folder / f"classifier-{_content(recipe, classes)}")
     return judge.cpu().eval()
 
 
-def _content(recipe: ClassifierRecipe, data: ObjectSet) -> str:
+def _content(recipe: ClassifierRecipe, classes: Mapping[str, Takes]) -> str:
     """Names all that decides what the judge learns: settings, and the recordings in the order of their labels."""
     total = hashlib.sha256(repr(recipe).encode())
-    for stamp, recording in zip(data.entries, data.recordings, strict=True):
-        total.update(f"{stamp.name} {tuple(recording.shape)} ".encode())
-        total.update(recording.float().cpu().contiguous().numpy().tobytes())
+    for name, takes in classes.items():
+        for source, recordings in takes.items():
+            for recording in recordings:
+                called = f"{name}/{source}" if source else name
+                total.update(f"{called} {tuple(recording.shape)} ".encode())
+                total.update(recording.float().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]

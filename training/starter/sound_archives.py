@@ -1,0 +1,100 @@
+"""Recordings that lie inside of other files: what games and educational programs pack their sounds into.
+
+A path with `!` in it names a member of an archive, `FILE!MEMBER`:
+
+- `.zip` (0 A.D.): the member's path
+- `.rcc` (Qt's binary resources, GCompris): the resource's path
+- `.cat` (OpenTTD's sound sets): the sound's number
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+MOST_MEMBER = 1 << 26  # bytes of a recording
+COMPRESSED, DIRECTORY = 1, 2  # flags of a Qt resource
+
+
+def read_packed(root: Path, path: str) -> bytes:
+    """The bytes of a file under `root`, or of a member of an archive there.
+
+    Raises:
+        FileNotFoundError: there is no such file or member.
+        ValueError: the archive is damaged, of a kind that is not known, or the recording is larger than 64 MiB.
+    """
+    outer, _, member = path.partition("!")
+    file = root / outer
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing.")
+    if not member:
+        _check_size(file.stat().st_size, path)
+        return file.read_bytes()
+    readers = {".zip": _from_zip, ".rcc": _from_resources, ".cat": _from_sound_set}
+    if file.suffix not in readers:
+        raise ValueError(f"{file} is no archive that can be read; {', '.join(readers)} are.")
+    try:
+        return readers[file.suffix](file, member)
+    except KeyError:
+        raise FileNotFoundError(f"{file} has no {member[:200]!r}; another version of the package may have.") from None
+    except (struct.error, zipfile.BadZipFile, zlib.error, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); unpack the package again.") from None
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > MOST_MEMBER:
+        raise ValueError(f"{name[:200]} has {size} bytes, but a recording of at most {MOST_MEMBER} is expected.")
+
+
+def _from_zip(file: Path, member: str) -> bytes:
+    with zipfile.ZipFile(file) as archive:
+        _check_size(archive.getinfo(member).file_size, member)
+        return archive.read(member)
+
+
+def _from_sound_set(file: Path, member: str) -> bytes:
+    """OpenTTD's format: 32-bit pairs of offset and size, then at each offset a name with its length, and a WAV file."""
+    data = file.read_bytes()
+    count = (struct.unpack_from("<I", data)[0] & 0x7FFF_FFFF) // 8
+    if not member.isdecimal() or int(member) >= count:
+        raise KeyError(member)
+    start, size = struct.unpack_from("<II", data, 8 * int(member))
+    _check_size(size, member)
+    start = (start & 0x7FFF_FFFF) + 1 + struct.unpack_from("<B", data, start & 0x7FFF_FFFF)[0]
+    return data[start : start + size]
+
+
+def _from_resources(file: Path, member: str) -> bytes:
+    """Qt's format, versions 1 to 3: a tree of nodes, names in UTF-16, and data with their lengths; all big-endian."""
+    data = file.read_bytes()
+    magic, version, tree, contents, names = struct.unpack_from(">4s4I", data)
+    if magic != b"qres":
+        raise struct.error("no Qt resources")
+    node_size = 14 if version == 1 else 22
+
+    def name(offset: int) -> str:
+        length = struct.unpack_from(">H", data, names + offset)[0]
+        return data[names + offset + 6 : names + offset + 6 + 2 * length].decode("utf-16-be")
+
+    node = tree
+    for part in member.split("/"):
+        _, flags, count, first = struct.unpack_from(">IHII", data, node)
+        if not flags & DIRECTORY:
+            raise KeyError(member)
+        children = (tree + node_size * (first + n) for n in range(count))
+        found = (child for child in children if name(struct.unpack_from(">I", data, child)[0]) == part)
+        node = next(found, 0)
+        if not node:
+            raise KeyError(member)
+    _, flags, _, offset = struct.unpack_from(">IHII", data, node)
+    if flags & ~COMPRESSED:  # a folder, or compressed by Zstandard
+        raise KeyError(member)
+    size = struct.unpack_from(">I", data, contents + offset)[0]
+    _check_size(size, member)
+    found_bytes = data[contents + offset + 4 : contents + offset + 4 + size]
+    if flags & COMPRESSED:
+        _check_size(struct.unpack_from(">I", found_bytes)[0], member)
+        return zlib.decompressobj().decompress(found_bytes[4:], MOST_MEMBER)
+    return found_bytes
