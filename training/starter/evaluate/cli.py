@@ -117,7 +117,10 @@ def items(
     out: Annotated[Path, typer.Option(help="New folder for images, masks, recordings and labels.")],
     data: DataOption = Path("data/stamps"),
     stream: Annotated[
-        int | None, typer.Option(min=0, help="Random stream of the scenes; without it the one of development.")
+        int | None,
+        typer.Option(
+            min=0, help="Random stream of the scenes; without it the one of development, 20261128 is that of tests."
+        ),
     ] = None,
     per_object: Annotated[int, typer.Option(min=0, max=100, help="Scenes in which each object is selected.")] = 1,
     pairs: Annotated[int, typer.Option(min=0, max=100_000, help="Scenes of two objects.")] = 80,

@@ -93,12 +93,12 @@ def honest(
             note("the starter's recordings", {each.name: object_figures(known, each) for each in systems})
         if published:
             probe = open_probe(others, published)
-            note(
-                "second recordings, probe", {each.name: kind_figures(probe, others, objects, each) for each in systems}
-            )
+            found = {each.name: kind_figures(probe, others, objects, each) for each in systems}
+            note("second recordings, on the embedding", found)
         if scratch:
             trained = open_second_judge(others, folder)
-            note("second recordings", {each.name: kind_figures(trained, others, objects, each) for each in systems})
+            found = {each.name: kind_figures(trained, others, objects, each) for each in systems}
+            note("second recordings, from scratch", found)
         by = PublishedEmbedding(published) if published else MelStatistics()
         note("retrieval", retrieval_figures(by, objects, systems))
         if out:

@@ -30,7 +30,8 @@ class Embedding(Protocol):
 
     name: str
 
-    def __call__(self, sounds: Tensor) -> Tensor: ...
+    def __call__(self, sounds: Tensor) -> Tensor:
+        """See above."""
 
 
 class PublishedEmbedding:
