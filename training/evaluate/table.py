@@ -100,10 +100,11 @@ def _beside(report: dict[str, Any]) -> Table:
         if name in names:
             quoted = ", ".join(f"{system} {value}" for system, value in values.items())
             notes.append(f"The paper's {IMAGES[name]}, quoted: {quoted}.")
+    chances: dict[str, list[str]] = {}
     for one in report["systems"]:
-        if one.get("chance"):
-            chances = (f"{CONTROL[name]} {value:.3f}" for name, value in one["chance"].items())
-            notes.append(f"Chance of {printable(one['name'], 80)}: {', '.join(chances)}.")
+        said = ", ".join(f"{CONTROL[name]} {value:.3f}" for name, value in one["chance"].items())
+        chances.setdefault(said, []).append(printable(one["name"], 80))
+    notes += [f"Chance for {', '.join(systems)}: {said}." for said, systems in chances.items() if said]
     return Table("Other figures", ["Method", *(_heading(name) for name in names)], rows, notes)
 
 
