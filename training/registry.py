@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .starter.ablate.text_diffusion import TextDiffusionTask
 from .starter.grounded import StarterGroundedTask
 from .starter.segmenter import SegmenterTask
 from .starter.tasks import EncodersTask, ReplayTask
@@ -26,5 +27,6 @@ TASKS: dict[str, AnyTask[Any]] = {
         EncodersTask(),
         ReplayTask(),
         SegmenterTask(),
+        TextDiffusionTask(),
     )
 }

@@ -185,7 +185,7 @@ class GroundedObjective(Objective):
         over the items whose masks cover what the caption names ("shown" is their share).
         """
         batch = {**batch, "time": self.times(batch)}
-        condition, attention = conditions(self.grounding, batch)
+        condition, attention = self.conditions(batch)
         times = batch["time"]
         latents, noise = batch["latents"], batch["noise"]
         signal, deviation = (values[times][:, None, None, None] for values in (self.signal, self.noise))
@@ -201,6 +201,10 @@ class GroundedObjective(Objective):
             "shown": batch["shown"].float().mean(),
             "weight_std": self.grounding.weight_std.clone(),
         }
+
+    def conditions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """See the function `conditions`."""
+        return conditions(self.grounding, batch)
 
     def times(self, batch: dict[str, Any]) -> Tensor:
         """Diffusion times [B], drawn for each item by itself."""

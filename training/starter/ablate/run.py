@@ -1,0 +1,273 @@
+"""All ablations in order: shared material, the common start, then of every seed each training and its cells.
+
+Everything is kept in the folder of the run: what is there is not made again, and a training that was stopped goes on
+where it was. Seeds are the outermost loop, so that a run that is stopped early has all rows with fewer seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sounding.model import SoundingModel
+from sounding.utils.files import write_atomic
+
+from ...data.features import FeatureSource
+from ...data.scene_source import SceneSource
+from ...data.shard_format import INDEX
+from ...data.shard_writer import make_shards
+from ...evaluate.features import FeatureModel, open_features
+from ...evaluate.folders import Side, hear
+from ...initialization import initialize
+from ...recipe import RECIPES, Recipe, read_recipe
+from ...run import run as train
+from ..evaluate.items import ItemsSettings, write_items
+from .figures import attention_figures, make_sounds, measure_sounds
+from .material import Labels, Material, choose_objects, open_material, read_item_labels
+from .rows import TRAININGS, Cell, Row
+from .settings import AblationSettings
+from .sound_query import make_sound_queries
+
+log = logging.getLogger("training")
+FOLDER = RECIPES / "ablations" / "starter"
+START, AUDIO = "start", "audio_query"
+CAPTIONS = 2  # per scene
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing to make: shared material, a training or a cell, with the size that its time follows from."""
+
+    kind: str  # "scenes", "steps" or "sounds"
+    name: str
+    amount: float
+    done: bool
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
+
+
+@dataclass
+class Ablations:
+    """A run of ablations in a folder.
+
+    Attributes:
+        data: folder of stamps.
+        judge: file of a model with classes of these stamps.
+        out: folder of the run.
+        settings: its scale.
+        rows: what is compared.
+        recipes: folder of the trainings' recipes.
+        steps: of every training but the common start; None is the recipes' own.
+    """
+
+    data: Path
+    judge: Path
+    out: Path
+    settings: AblationSettings
+    rows: tuple[Row, ...]
+    recipes: Path = FOLDER
+    steps: int | None = None
+    overrides: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Each once, in the order of the trainings."""
+        cells = dict.fromkeys(row.cell for row in self.rows)
+        return sorted(cells, key=lambda cell: TRAININGS.index(cell.training))
+
+    def recipe(self, name: str, seed: int | None = None) -> Recipe:
+        """The recipe of the common start, or of a training with a seed.
+
+        Raises:
+            ValueError: see `read_recipe`.
+        """
+        features = self.out / ("sound_query_features" if name == AUDIO else "features")
+        changes = [f"out={self.out / 'trained'}", f"data.shards={features}", *self.overrides]
+        if seed is not None:
+            start = self.recipe(START).result
+            changes += [f"name={name}-{seed}", f"loop.seed={seed}", f"start.all={start}"]
+            changes += [f"loop.steps={self.steps}"] if self.steps else []
+        return read_recipe(self.recipes / f"{name}.yaml", overrides=changes)
+
+    def work(self) -> list[Work]:
+        """Everything that the rows need, in the order in which it is made."""
+        settings, start = self.settings, self.recipe(START)
+        needs_audio = any(cell.training == AUDIO for cell in self.cells)
+        found = [
+            Work("scenes", "scenes and their features", settings.scenes, (self.out / "features" / INDEX).is_file()),
+            Work("steps", "common start", start.loop.steps, start.result.is_file()),
+        ]
+        if needs_audio:
+            done = (self.out / "sound_query_features" / INDEX).is_file()
+            found.append(Work("sound query", "queries by sound", settings.sound_query.steps, done))
+        items = settings.objects * settings.per_object + settings.pairs
+        for seed in settings.seeds:
+            for name in TRAININGS:
+                cells = [cell for cell in self.cells if cell.training == name]
+                if cells:
+                    recipe = self.recipe(name, seed)
+                    found.append(Work("steps", name, recipe.loop.steps, recipe.result.is_file(), seed))
+                found += [Work("sounds", c.name, items, self._file(c, seed).is_file(), seed) for c in cells]
+        return found
+
+    def check(self) -> None:
+        """Look at what a run needs before its first step.
+
+        Raises:
+            ValueError, OSError: data, judge or a recipe that cannot be used.
+        """
+        objects = choose_objects(self.data, self.out / "objects", self.settings.objects)
+        names = {entry["name"] for entry in json.loads((objects / "manifest.json").read_text(encoding="utf-8"))}
+        unknown = sorted(names - set(self.hearing.classes))
+        if unknown:
+            raise ValueError(
+                f"{self.judge} does not know {unknown[0]!r} of {self.data}; write a judge of the same stamps with "
+                "`python -m training starter evaluate judge`."
+            )
+        self.work()
+
+    def run(self) -> Iterator[Work]:
+        """Make all that is missing, and yield each thing when it is there.
+
+        A cell or training that fails is noted in `failed` and left out, and the others are made.
+        """
+        self.check()
+        self._prepare()
+        yield from self._notes("common start", "scenes and their features")
+        if any(cell.training == AUDIO for cell in self.cells):
+            scenes, features = self.out / "scenes", self.out / "features"
+            folder, out = self.out / "trained" / "sound_query", self.out / "sound_query_features"
+            if not (out / INDEX).is_file():
+                make_sound_queries(scenes, features, self.settings.sound_query, folder, out)
+            yield from self._notes("queries by sound")
+        for seed in self.settings.seeds:
+            for name in TRAININGS:
+                cells = [cell for cell in self.cells if cell.training == name]
+                if cells:
+                    yield from self._train_and_measure(name, seed, cells)
+
+    def results(self) -> dict[str, dict[int, dict[str, Any]]]:
+        """What is measured so far: name of a cell -> seed -> content of its file."""
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for cell in self.cells:
+            for seed in self.settings.seeds:
+                file = self._file(cell, seed)
+                if file.is_file():
+                    found.setdefault(cell.name, {})[seed] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+    @cached_property
+    def hearing(self) -> FeatureModel:
+        """The judge."""
+        return open_features(self.judge)
+
+    @cached_property
+    def items(self) -> Path:
+        """The folder of items to evaluate on."""
+        settings, seconds = self.settings, self.recipe(START).model.train_seconds
+        items = ItemsSettings(
+            stream=settings.item_stream,
+            per_object=settings.per_object,
+            pairs=settings.pairs,
+            backgrounds=0,
+            seconds=seconds,
+        )
+        return write_items(self.out / "objects", self.out / "items", items)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """Of the items."""
+        return read_item_labels(self.items)
+
+    @cached_property
+    def material(self) -> Material:
+        """The items as all models see them."""
+        parts = ("patches", "query")
+        model = SoundingModel.from_pretrained(self.recipe(START).result, parts=parts)
+        return open_material(self.items, self.out / "objects", model, self.out / "material.safetensors")
+
+    @cached_property
+    def reference(self) -> Side:
+        """The real sounds."""
+        seconds = self.recipe(START).model.train_seconds
+        return hear("reference", self.items / "reference", self.hearing, seconds, self.out / "heard" / "reference")
+
+    def _prepare(self) -> None:
+        """Scenes, features and the common start."""
+        recipe, out = self.recipe(START), self.out
+        if not (out / "features" / INDEX).is_file():
+            seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
+            objects, count = out / "objects", self.settings.scenes
+            scenes = SceneSource(
+                objects, scenes=count, split="train", seconds=seconds, size=size, captions=CAPTIONS
+            )
+            make_shards(scenes, out / "scenes", workers=0)
+            make_shards(FeatureSource(out / "scenes", initialize(recipe)), out / "features")
+        train(recipe)
+
+    def _train_and_measure(self, name: str, seed: int, cells: list[Cell]) -> Iterator[Work]:
+        recipe = self.recipe(name, seed)
+        try:
+            if not recipe.result.is_file():
+                began = time.monotonic()
+                train(recipe)
+                log.info("%s is trained in %.0f s", recipe.name, time.monotonic() - began)
+        except (FloatingPointError, ValueError) as error:
+            self.failed |= {f"{cell.name}, seed {seed}": str(error) for cell in cells}
+            log.warning("%s is left out: %s", recipe.name, error)
+            return
+        yield from self._notes(name, seed=seed)
+        model: SoundingModel | None = None
+        for cell in cells:
+            made_of = self._made_of(cell, seed, recipe)
+            file = self._file(cell, seed)
+            if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["made_of"] == made_of:
+                continue
+            if model is None:
+                parts = ("grounding", "unet", "vae", "vocoder")
+                model = SoundingModel.from_pretrained(recipe.result, parts=parts)
+            try:
+                self._measure(model, cell, seed, file, made_of)
+            except ValueError as error:
+                self.failed[f"{cell.name}, seed {seed}"] = str(error)
+                log.warning("%s, seed %d is left out: %s", cell.name, seed, error)
+                continue
+            yield from self._notes(cell.name, seed=seed)
+
+    def _measure(self, model: SoundingModel, cell: Cell, seed: int, file: Path, made_of: dict[str, Any]) -> None:
+        name, began = f"{cell.name}-{seed}", time.monotonic()
+        # A name of its own for every content, so that no sound of another model is taken for one of this.
+        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
+        sounds = self.out / "sounds" / f"{name}-{digest}"
+        make_sounds(model, self.material, cell, seed, self.settings, sounds)
+        found = measure_sounds(
+            sounds, self.reference, self.hearing, self.labels, model.config.train_seconds, self.out / "heard" / name
+        )
+        found |= {"cell": asdict(cell), "seed": seed, "made_of": made_of, "attention": attention_figures(model, self.material)}
+        write_atomic(file, json.dumps(found, indent=1).encode())
+        log.info("%s is measured in %.0f s: %s", name, time.monotonic() - began, found["figures"])
+
+    def _made_of(self, cell: Cell, seed: int, recipe: Recipe) -> dict[str, Any]:
+        """All that a cell's figures depend on."""
+        weights = hashlib.sha256(recipe.result.read_bytes()).hexdigest()
+        sampling = {"steps": self.settings.sampling_steps, "cfg": self.settings.cfg if cell.cfg is None else cell.cfg}
+        items = hashlib.sha256((self.items / "items.json").read_bytes()).hexdigest()
+        return {"cell": asdict(cell), "seed": seed, "weights": weights, "items": items, "judge": self.hearing.name} | sampling
+
+    def _file(self, cell: Cell, seed: int) -> Path:
+        return self.out / "cells" / f"{cell.name}-{seed}.json"
+
+    def _notes(self, *names: str, seed: int | None = None) -> Iterator[Work]:
+        yield from (work for work in self.work() if work.name in names and work.seed == seed)
