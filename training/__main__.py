@@ -19,10 +19,12 @@ from .evaluate.cli import app as evaluate_app
 from .matching.cli import matching
 from .refine.cli import refine
 from .starter import cli as starter
+from .starter.ablate.cli import ablate
 
 app = command_group("Train and prepare data for Sounding Objects.")
 app.add_typer(prepare_app, name="prepare")
 prepare_app.command("matching")(matching)
+evaluate_app.command()(ablate)  # of the starter's room, from which `evaluate` may not import
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(starter.app, name="starter")
 app.command()(refine)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sounding.audio.files import write_audio
-from sounding.grounding import Condition, match_moments
+from sounding.grounding import Condition, Source, match_moments
 from sounding.model import SoundingModel
 
 from ...data.shard_format import SAMPLE_RATE
@@ -46,7 +46,8 @@ def condition_of(model: SoundingModel, material: Material, cell: Cell) -> Condit
         deviation = attended.weights.std(dim=-1, unbiased=False, keepdim=True)
     weights = match_moments(material.coverages[cell.masks], deviation, clamp=cell.clamp)
     tokens = grounding.gather(weights[:, None], material.patches)
-    return Condition(tokens, weights, torch.ones(len(tokens)), ("mask",) * len(tokens))
+    source: Source = "mask"
+    return Condition(tokens, weights, torch.ones(len(tokens)), (source,) * len(tokens))
 
 
 def make_sounds(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sounding.encoders.audio import ClapAudioQuery
 from sounding.encoders.patches import mask_to_grid
 from sounding.images.decoding import open_image, open_mask
 from sounding.model import SoundingModel
@@ -98,7 +99,9 @@ def open_material(items: Path, objects: Path, model: SoundingModel, file: Path) 
         if kept["made_of"] == made_of and not kept["missing"]:
             tensors = load_file(file)
             coverages = {kind: tensors[f"coverage.{kind}"] for kind in kept["overlaps"]}
-            return Material(tuple(kept["names"]), tensors["patches"], tensors["queries"], coverages, kept["overlaps"], {})
+            return Material(
+                tuple(kept["names"]), tensors["patches"], tensors["queries"], coverages, kept["overlaps"], {}
+            )
     made = _made(items, objects, model)
     tensors = {"patches": made.patches, "queries": made.queries}
     tensors |= {f"coverage.{kind}": value for kind, value in made.coverages.items()}
@@ -114,7 +117,9 @@ def _made(items: Path, objects: Path, model: SoundingModel) -> Material:
     labels = {name: given for name, (given, _) in read_item_labels(items).items() if given}
     segmenters, missing = open_segmenters()
     kinds = [kind for kind in MASKS if kind not in missing]
-    patches, coverages, overlaps = [], {kind: [] for kind in kinds}, {kind: [] for kind in kinds}
+    patches: list[Tensor] = []
+    coverages: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    overlaps: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number, name in enumerate(labels):
         pixels = open_image(items / "images" / f"{name}.png").convert("RGB")
         image = torch.from_numpy(np.asarray(pixels) / np.float32(255))[None]
@@ -131,6 +136,8 @@ def _made(items: Path, objects: Path, model: SoundingModel) -> Material:
             coverages[kind].append(mask_to_grid(as_mask(mask), size, model.config.patches)[0])
         if number % 20 == 19:
             log.info("%d of %d items are seen", number + 1, len(labels))
+    if isinstance(model.query, ClapAudioQuery):
+        raise ValueError("The common start is queried by sounds, but captions are needed; take encoders of sentences.")
     queries = model.query.encode([captions[given[0]] for given in labels.values()])
     return Material(
         tuple(labels),

@@ -16,24 +16,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sounding.model import SoundingModel
 from sounding.utils.files import write_atomic
 
 from ...data.features import FeatureSource
+from ...data.object_set import ObjectSet, read_manifest
 from ...data.scene_source import SceneSource
 from ...data.shard_format import INDEX
 from ...data.shard_writer import make_shards
 from ...evaluate.features import FeatureModel, open_features
 from ...evaluate.folders import Side, hear
+from ...evaluate.models.classifier import write_classifier
 from ...initialization import initialize
 from ...recipe import RECIPES, Recipe, read_recipe
 from ...run import run as train
+from ..evaluate.classifier import train_classifier
 from ..evaluate.items import ItemsSettings, write_items
 from .figures import attention_figures, make_sounds, measure_sounds
 from .material import Labels, Material, choose_objects, open_material, read_item_labels
-from .rows import TRAININGS, Cell, Row
+from .rows import OURS, TRAININGS, Cell, Row
 from .settings import AblationSettings
 from .sound_query import make_sound_queries
 
@@ -47,7 +48,7 @@ CAPTIONS = 2  # per scene
 class Work:
     """One thing to make: shared material, a training or a cell, with the size that its time follows from."""
 
-    kind: str  # "scenes", "steps" or "sounds"
+    kind: str  # "scenes", "judge", "steps", "sound query" or "sounds"
     name: str
     amount: float
     done: bool
@@ -63,7 +64,7 @@ class Ablations:
 
     Attributes:
         data: folder of stamps.
-        judge: file of a model with classes of these stamps.
+        judge: file of a model that has the stamps' names as classes; None trains one on the chosen objects.
         out: folder of the run.
         settings: its scale.
         rows: what is compared.
@@ -72,7 +73,7 @@ class Ablations:
     """
 
     data: Path
-    judge: Path
+    judge: Path | None
     out: Path
     settings: AblationSettings
     rows: tuple[Row, ...]
@@ -107,6 +108,7 @@ class Ablations:
         needs_audio = any(cell.training == AUDIO for cell in self.cells)
         found = [
             Work("scenes", "scenes and their features", settings.scenes, (self.out / "features" / INDEX).is_file()),
+            Work("judge", "judge", settings.judge.loop.steps, self.judge is not None or self._own_judge.is_file()),
             Work("steps", "common start", start.loop.steps, start.result.is_file()),
         ]
         if needs_audio:
@@ -129,9 +131,10 @@ class Ablations:
             ValueError, OSError: data, judge or a recipe that cannot be used.
         """
         objects = choose_objects(self.data, self.out / "objects", self.settings.objects)
-        names = {entry["name"] for entry in json.loads((objects / "manifest.json").read_text(encoding="utf-8"))}
-        unknown = sorted(names - set(self.hearing.classes))
-        if unknown:
+        unknown = sorted(
+            {entry.name for entry in read_manifest(objects)} - set(self.hearing.classes if self.judge else ())
+        )
+        if self.judge and unknown:
             raise ValueError(
                 f"{self.judge} does not know {unknown[0]!r} of {self.data}; write a judge of the same stamps with "
                 "`python -m training starter evaluate judge`."
@@ -144,8 +147,12 @@ class Ablations:
         A cell or training that fails is noted in `failed` and left out, and the others are made.
         """
         self.check()
-        self._prepare()
-        yield from self._notes("common start", "scenes and their features")
+        self._make_features()
+        yield from self._notes("scenes and their features")
+        log.info("The judge is %s", self.hearing.name)
+        yield from self._notes("judge")
+        train(self.recipe(START))
+        yield from self._notes("common start")
         if any(cell.training == AUDIO for cell in self.cells):
             scenes, features = self.out / "scenes", self.out / "features"
             folder, out = self.out / "trained" / "sound_query", self.out / "sound_query_features"
@@ -171,7 +178,14 @@ class Ablations:
     @cached_property
     def hearing(self) -> FeatureModel:
         """The judge."""
-        return open_features(self.judge)
+        if self.judge is not None:
+            return open_features(self.judge)
+        file = self._own_judge
+        if not file.is_file():
+            objects = ObjectSet(self.out / "objects")
+            judge = train_classifier(self.settings.judge, objects, self.out / "judge")
+            write_classifier(file, judge, [entry.name for entry in objects.entries])
+        return open_features(file)
 
     @cached_property
     def items(self) -> Path:
@@ -204,18 +218,39 @@ class Ablations:
         seconds = self.recipe(START).model.train_seconds
         return hear("reference", self.items / "reference", self.hearing, seconds, self.out / "heard" / "reference")
 
-    def _prepare(self) -> None:
-        """Scenes, features and the common start."""
+    @cached_property
+    def reference_figures(self) -> dict[str, float]:
+        """Figures of the real sounds themselves: what could be reached at most."""
+        seconds, folder = self.recipe(START).model.train_seconds, self.items / "reference"
+        found = measure_sounds(
+            folder, self.reference, self.hearing, self.labels, seconds, self.out / "heard" / "reference"
+        )
+        return {name: value for name, value in found["figures"].items() if name not in ("fad", "kl", "kad")}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings of the run as its report has them."""
+        labels, start, ours = self.labels, self.recipe(START), self.recipe(OURS, self.settings.seeds[0])
+        return {
+            **asdict(self.settings),
+            "judge": self.hearing.name,
+            "items": len(labels),
+            "control_items": sum(bool(others) for _, others in labels.values()),
+            "seconds": start.model.train_seconds,
+            "start_steps": start.loop.steps,
+            "steps": ours.loop.steps,
+            "batch": ours.loop.batch,
+        }
+
+    def _make_features(self) -> None:
+        """Scenes and their features."""
         recipe, out = self.recipe(START), self.out
         if not (out / "features" / INDEX).is_file():
             seconds, size = recipe.model.train_seconds, recipe.model.patches.image_size
             objects, count = out / "objects", self.settings.scenes
-            scenes = SceneSource(
-                objects, scenes=count, split="train", seconds=seconds, size=size, captions=CAPTIONS
-            )
+            scenes = SceneSource(objects, scenes=count, split="train", seconds=seconds, size=size, captions=CAPTIONS)
             make_shards(scenes, out / "scenes", workers=0)
             make_shards(FeatureSource(out / "scenes", initialize(recipe)), out / "features")
-        train(recipe)
 
     def _train_and_measure(self, name: str, seed: int, cells: list[Cell]) -> Iterator[Work]:
         recipe = self.recipe(name, seed)
@@ -255,7 +290,12 @@ class Ablations:
         found = measure_sounds(
             sounds, self.reference, self.hearing, self.labels, model.config.train_seconds, self.out / "heard" / name
         )
-        found |= {"cell": asdict(cell), "seed": seed, "made_of": made_of, "attention": attention_figures(model, self.material)}
+        found |= {
+            "cell": asdict(cell),
+            "seed": seed,
+            "made_of": made_of,
+            "attention": attention_figures(model, self.material),
+        }
         write_atomic(file, json.dumps(found, indent=1).encode())
         log.info("%s is measured in %.0f s: %s", name, time.monotonic() - began, found["figures"])
 
@@ -264,7 +304,17 @@ class Ablations:
         weights = hashlib.sha256(recipe.result.read_bytes()).hexdigest()
         sampling = {"steps": self.settings.sampling_steps, "cfg": self.settings.cfg if cell.cfg is None else cell.cfg}
         items = hashlib.sha256((self.items / "items.json").read_bytes()).hexdigest()
-        return {"cell": asdict(cell), "seed": seed, "weights": weights, "items": items, "judge": self.hearing.name} | sampling
+        return {
+            "cell": asdict(cell),
+            "seed": seed,
+            "weights": weights,
+            "items": items,
+            "judge": self.hearing.name,
+        } | sampling
+
+    @property
+    def _own_judge(self) -> Path:
+        return self.out / "judge.safetensors"
 
     def _file(self, cell: Cell, seed: int) -> Path:
         return self.out / "cells" / f"{cell.name}-{seed}.json"

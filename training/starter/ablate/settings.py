@@ -8,6 +8,7 @@ from typing import Annotated
 from sounding.utils.fields import Checked, Range
 
 from ...engine.settings import LoopConfig, Seed
+from ..evaluate.classifier import ClassifierRecipe
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,11 @@ class AblationSettings(Checked):
         seeds: of the trainings; every row is repeated with each.
         item_stream: random stream of the items; the default is that of development figures.
         sound_query: how the audio encoder of the audio-image attention is trained.
+        judge: how the classifier of the chosen objects is trained, which hears the sounds.
     """
 
     sound_query: LoopConfig
+    judge: ClassifierRecipe
     objects: Annotated[int, Range(2, 10_000)] = 16
     scenes: Annotated[int, Range(1, 10_000_000)] = 800
     per_object: Annotated[int, Range(0, 100)] = 3

@@ -1,8 +1,8 @@
 """Queries by sound, for the audio-image attention of table 3 (v): in training the clip's own sound asks the patches.
 
-The starter has no audio tower, so a small one is trained on the scenes: as CLAP (Elizalde et al. 2023), by a contrastive
-loss between sounds and their sentences, whose embeddings stay as they are. A second folder of features then holds each
-clip's own embedding in place of those of its sentences. Masks select at test time, so that nothing else has to change.
+The starter has no audio tower, so a small one is trained on the scenes: as CLAP (Elizalde et al. 2023), by a
+contrastive loss between sounds and their sentences, whose embeddings stay as they are. A second folder of features then
+holds each clip's own embedding in place of those of its sentences. At test time masks select, so nothing else changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...engine.loader import Item
 from ...engine.loop import train
 from ...engine.objective import Objective
 from ...engine.settings import LoopConfig
-from ...evaluate.classifier import Classifier
+from ...evaluate.models.classifier import Classifier
 
 WIDTH = 16  # of the encoder's first layer
 TEMPERATURE = 0.07  # CLIP's at its start
@@ -83,7 +83,7 @@ class SoundQuerySource(Source):
         self.features = Shards(features, (*DESCRIBED, *STORED))
         self.encoder = encoder.eval()
         index = next(iter(self.features.indices.values()))
-        self.model, self.former, self.inputs = index.model, index.former, index.settings
+        self.model, self.inputs = index.model, index.settings
         lengths = [self.features.only("queries")[number]["queries"].float().norm(dim=-1) for number in range(len(self))]
         self.length = float(torch.cat(lengths).mean())
 

@@ -64,6 +64,8 @@ class TextDiffusionTask(Task[StarterGroundedSettings]):
             )
         return TextDiffusionObjective(model, settings)
 
-    def items(self, model: SoundingModel, settings: StarterGroundedSettings, data: DataSettings) -> StarterGroundedItems:
+    def items(
+        self, model: SoundingModel, settings: StarterGroundedSettings, data: DataSettings
+    ) -> StarterGroundedItems:
         """See `Task`."""
         return StarterGroundedItems(feature_shards(data), model, settings)
