@@ -14,6 +14,7 @@ from ...finetune.retrieval import sound_of
 from ...initialization import initialize
 from ...recipe import Recipe
 from ..grounded import StarterGroundedObjective, StarterGroundedSettings
+from .rows import PAPERS_CFG
 from .run import Ablations, Work
 
 CLASSIFIERS_STEP = 6.0  # steps of the U-Net that one of a classifier's takes, with its augmented recordings
@@ -36,7 +37,7 @@ def measure_speed(run: Ablations) -> dict[str, float]:
         for seed in range(2):  # the first one finds what is warm later
             began = time.perf_counter()
             noise = model.noise(recipe.model.train_seconds, [seed])
-            latents = model.sample(condition, noise, steps=run.settings.sampling_steps, cfg=run.settings.cfg)
+            latents = model.sample(condition, noise, steps=run.settings.sampling_steps, cfg=PAPERS_CFG)
             sounds.append(sound_of(model, latents, recipe.model.train_seconds))
             sound = time.perf_counter() - began
     return {"scenes": scene, "steps": step, "sounds": sound, "sound query": step, "judge": step * CLASSIFIERS_STEP}

@@ -75,7 +75,7 @@ def make_sounds(
                 own,
                 model.noise(seconds, [seed * NOISES + number]),
                 steps=settings.sampling_steps,
-                cfg=settings.cfg if cell.cfg is None else cell.cfg,
+                cfg=cell.cfg,
             )
             write_audio(file, sound_of(model, latents, seconds)[0], SAMPLE_RATE)
         if on_step:

@@ -11,6 +11,7 @@ COLUMNS = ("acc", "fad", "kl", "is", "avc")  # of the figures that are quoted
 PERFECT, WHOLE = "perfect", "whole"
 MASKS = (PERFECT, "eroded", "dilated", "grabcut", "segmenter", "noisy", WHOLE)
 OURS = "ours"
+PAPERS_CFG = 2.0  # section 4.1
 TRAININGS = (
     OURS,
     "additive",
@@ -31,7 +32,7 @@ class Cell:
         training: a recipe's name.
         by: what selects the object.
         masks: how its mask is made, one of `MASKS`.
-        cfg: guidance scale; None is the plan's.
+        cfg: guidance scale.
         clamp: negative weights of masks are cut off.
         deviation: masks are brought to the weights' mean deviation in training, or to that of the object's own query.
     """
@@ -39,7 +40,7 @@ class Cell:
     training: str
     by: By = "mask"
     masks: str = PERFECT
-    cfg: float | None = None
+    cfg: float = PAPERS_CFG
     clamp: bool = False
     deviation: Deviation = "training"
 
@@ -49,7 +50,7 @@ class Cell:
         parts = [self.training]
         parts += ["text"] if self.by == "text" else []
         parts += [self.masks] if self.masks != PERFECT else []
-        parts += [f"cfg{self.cfg:g}"] if self.cfg is not None else []
+        parts += [f"cfg{self.cfg:g}"] if self.cfg != PAPERS_CFG else []
         parts += ["clamped"] if self.clamp else []
         parts += ["deviation-query"] if self.deviation == "query" else []
         return ".".join(parts)

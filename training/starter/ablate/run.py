@@ -120,7 +120,7 @@ class Ablations:
                 cells = [cell for cell in self.cells if cell.training == name]
                 if cells:
                     recipe = self.recipe(name, seed)
-                    found.append(Work("steps", name, recipe.loop.steps, recipe.result.is_file(), seed))
+                    found.append(Work("steps", f"training {name}", recipe.loop.steps, recipe.result.is_file(), seed))
                 found += [Work("sounds", c.name, items, self._file(c, seed).is_file(), seed) for c in cells]
         return found
 
@@ -263,7 +263,7 @@ class Ablations:
             self.failed |= {f"{cell.name}, seed {seed}": str(error) for cell in cells}
             log.warning("%s is left out: %s", recipe.name, error)
             return
-        yield from self._notes(name, seed=seed)
+        yield from self._notes(f"training {name}", seed=seed)
         model: SoundingModel | None = None
         for cell in cells:
             made_of = self._made_of(cell, seed, recipe)
@@ -302,7 +302,7 @@ class Ablations:
     def _made_of(self, cell: Cell, seed: int, recipe: Recipe) -> dict[str, Any]:
         """All that a cell's figures depend on."""
         weights = hashlib.sha256(recipe.result.read_bytes()).hexdigest()
-        sampling = {"steps": self.settings.sampling_steps, "cfg": self.settings.cfg if cell.cfg is None else cell.cfg}
+        sampling = {"steps": self.settings.sampling_steps}
         items = hashlib.sha256((self.items / "items.json").read_bytes()).hexdigest()
         return {
             "cell": asdict(cell),

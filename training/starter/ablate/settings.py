@@ -19,7 +19,6 @@ class AblationSettings(Checked):
         objects: of the list of stamps, evenly spaced in it.
         scenes: that all trainings draw from.
         per_object, pairs: items to evaluate on, see `ItemsSettings`.
-        cfg: guidance scale of every row that does not vary it.
         sampling_steps: of every sound.
         seeds: of the trainings; every row is repeated with each.
         item_stream: random stream of the items; the default is that of development figures.
@@ -31,9 +30,8 @@ class AblationSettings(Checked):
     judge: ClassifierRecipe
     objects: Annotated[int, Range(2, 10_000)] = 16
     scenes: Annotated[int, Range(1, 10_000_000)] = 800
-    per_object: Annotated[int, Range(0, 100)] = 3
+    per_object: Annotated[int, Range(0, 100)] = 2
     pairs: Annotated[int, Range(0, 100_000)] = 16
-    cfg: Annotated[float, Range(0, 100)] = 2.0
     sampling_steps: Annotated[int, Range(1, 1000)] = 12
     seeds: tuple[Seed, ...] = field(default=(1, 2, 3))
     item_stream: Annotated[int, Range(0, 2**31)] = 12
