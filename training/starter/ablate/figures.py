@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,16 @@ from sounding.grounding import Condition, Source, match_moments
 from sounding.model import SoundingModel
 
 from ...data.shard_format import SAMPLE_RATE
+from ...evaluate import scores
 from ...evaluate.features import FeatureModel
-from ...evaluate.folders import Side, hear
-from ...evaluate.report import measure
+from ...evaluate.folders import Side, hear, pairs
+from ...evaluate.frechet import frechet_distances
+from ...evaluate.kernel import kernel_distances
 from ...finetune.retrieval import sound_of
 from .material import Labels, Material
 from .rows import Cell
 from .settings import AblationSettings
 
-METRICS = {"acc": "acc", "fad": "fad", "kl": "kl_audioldm_eval", "is": "is", "kad": "kad"}  # ours -> the report's
 OnStep = Callable[[int, int], None]
 NOISES = 10_000  # of one seed
 
@@ -99,26 +101,38 @@ def measure_sounds(
         out: for the features.
     """
     side = hear(folder.name, folder, judge, seconds, out)
+    names = pairs(side, reference)
+    own, real = (store.rows(names) for store in (side.store, reference.store))
+    made, logits = side.store.embeddings[own], side.store.logits[own]
     number = {name: at for at, name in enumerate(judge.classes)}
-    chosen = {name: [number[x] for x in own] for name, (own, _) in labels.items()}
-    report = measure([side], reference, judge.classes, chosen, resamples=0)["systems"][0]
-    figures = {
-        name: report["figures"][key]["value"] for name, key in METRICS.items() if key in report["figures"]
-    }  # without NaN
-    ranks, controls = [], []
-    for row, name in enumerate(side.store.names):
-        own, others = ([number[x] for x in part] for part in labels[name])
-        logits = np.asarray(side.store.logits[row])
-        best = logits[own].max()
-        ranks.append(int((logits > best).sum()))
-        if others:
-            controls.append(bool(best > logits[others].max()))
-    figures |= {"top1": float(np.mean(np.array(ranks) < 1)), "top5": float(np.mean(np.array(ranks) < 5))}
+    chosen = [[[number[x] for x in part] for part in labels[name]] for name in names]
+    once = np.ones((1, len(names)), np.float32)
+    computed: dict[str, Callable[[], Any]] = {
+        "acc": lambda: np.nanmean(scores.label_confidences(logits, [mine for mine, _ in chosen])),
+        "fad": lambda: frechet_distances(made, reference.store.embeddings[real], once)[0],
+        "kl": lambda: scores.kl_divergences(logits, reference.store.logits[real], "audioldm_eval").mean(),
+        "is": lambda: scores.inception_scores(logits, once)[0],
+        "kad": lambda: kernel_distances(made, reference.store.embeddings[real], once)[0],
+    }
+    figures: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    for metric, compute in computed.items():
+        try:
+            figures[metric] = float(compute())
+        except ValueError as error:
+            missing[metric] = str(error)
+    best = [float(row[mine].max()) for row, (mine, _) in zip(logits, chosen, strict=True)]
+    ranks = (logits > np.array(best)[:, None]).sum(axis=1)
+    figures |= {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
+    controls = [top > row[others].max() for top, row, (_, others) in zip(best, logits, chosen, strict=True) if others]
     if controls:
         figures["control"] = float(np.mean(controls))
-    counts = {"items": len(ranks), "control": len(controls)}
-    missing = {name: report["not_computed"][key] for name, key in METRICS.items() if key in report["not_computed"]}
-    return {"figures": figures, "counts": counts, "not_computed": missing}
+    return {
+        "figures": {metric: value for metric, value in figures.items() if math.isfinite(value)},
+        "counts": {"items": len(names), "control": len(controls)},
+        "not_computed": missing,
+        "unreadable": side.unreadable,
+    }
 
 
 @torch.inference_mode()
