@@ -28,6 +28,7 @@ from ...evaluate.features import FeatureModel, open_features
 from ...evaluate.folders import Side, hear
 from ...evaluate.models.classifier import write_classifier
 from ...initialization import initialize
+from ...provenance import weights_fingerprint
 from ...recipe import RECIPES, Recipe, read_recipe
 from ...run import run as train
 from ..evaluate.classifier import train_classifier
@@ -301,7 +302,7 @@ class Ablations:
 
     def _made_of(self, cell: Cell, seed: int, recipe: Recipe) -> dict[str, Any]:
         """All that a cell's figures depend on."""
-        weights = hashlib.sha256(recipe.result.read_bytes()).hexdigest()
+        weights = weights_fingerprint([str(recipe.result)])
         sampling = {"steps": self.settings.sampling_steps}
         items = hashlib.sha256((self.items / "items.json").read_bytes()).hexdigest()
         return {
