@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -56,8 +56,8 @@ def clicked(segmenter: Segmenter, image: Tensor, mask: np.ndarray) -> np.ndarray
     return np.asarray(found.logits.float().sigmoid().cpu().numpy(), np.float32)
 
 
-def open_segmenters() -> tuple[dict[str, Segmenter], dict[str, str]]:
-    """The segmenters of rows by name, and why others cannot be used here."""
+def open_segmenters(wanted: Collection[str]) -> tuple[dict[str, Segmenter], dict[str, str]]:
+    """The wanted kinds of masks that segmenters make, with these, and why others cannot be used here."""
     from sounding.segment import load_segmenter
 
     from ..evaluate.grabcut import GrabCutSegmenter
@@ -65,7 +65,7 @@ def open_segmenters() -> tuple[dict[str, Segmenter], dict[str, str]]:
     openers: Mapping[str, Callable[[], Segmenter]] = {"segmenter": load_segmenter, "grabcut": GrabCutSegmenter}
     found: dict[str, Segmenter] = {}
     missing: dict[str, str] = {}
-    for name, opener in openers.items():
+    for name, opener in ((name, opener) for name, opener in openers.items() if name in wanted):
         try:
             found[name] = opener()
         except (ValueError, OSError) as error:

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import shutil
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,9 @@ def read_item_labels(items: Path) -> Labels:
     }
 
 
-def open_material(items: Path, objects: Path, model: SoundingModel, file: Path) -> Material:
+def open_material(
+    items: Path, objects: Path, model: SoundingModel, file: Path, kinds: Collection[str] = MASKS
+) -> Material:
     """The items as `model` sees them, kept in `file`.
 
     Args:
@@ -88,6 +91,7 @@ def open_material(items: Path, objects: Path, model: SoundingModel, file: Path) 
         objects: the objects of its scenes, for their captions.
         model: its encoders see and read; it is that of no training, since all have the same encoders.
         file: a .safetensors file.
+        kinds: of masks that are needed.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -96,13 +100,13 @@ def open_material(items: Path, objects: Path, model: SoundingModel, file: Path) 
     if file.is_file():
         with safe_open(file, framework="pt") as opened:
             kept = json.loads(opened.metadata()[KEPT])
-        if kept["made_of"] == made_of and not kept["missing"]:
+        if kept["made_of"] == made_of and {*kinds} <= kept["overlaps"].keys():
             tensors = load_file(file)
             coverages = {kind: tensors[f"coverage.{kind}"] for kind in kept["overlaps"]}
             return Material(
                 tuple(kept["names"]), tensors["patches"], tensors["queries"], coverages, kept["overlaps"], {}
             )
-    made = _made(items, objects, model)
+    made = _made(items, objects, model, [kind for kind in MASKS if kind in kinds])
     tensors = {"patches": made.patches, "queries": made.queries}
     tensors |= {f"coverage.{kind}": value for kind, value in made.coverages.items()}
     kept = {"made_of": made_of, "names": made.names, "overlaps": made.overlaps, "missing": made.missing}
@@ -112,11 +116,11 @@ def open_material(items: Path, objects: Path, model: SoundingModel, file: Path) 
 
 
 @torch.inference_mode()
-def _made(items: Path, objects: Path, model: SoundingModel) -> Material:
+def _made(items: Path, objects: Path, model: SoundingModel, wanted: Sequence[str]) -> Material:
     captions = {entry.name: entry.caption for entry in read_manifest(objects)}
     labels = {name: given for name, (given, _) in read_item_labels(items).items() if given}
-    segmenters, missing = open_segmenters()
-    kinds = [kind for kind in MASKS if kind not in missing]
+    segmenters, missing = open_segmenters(wanted)
+    kinds = [kind for kind in wanted if kind not in missing]
     patches: list[Tensor] = []
     coverages: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     overlaps: dict[str, list[float]] = {kind: [] for kind in kinds}

@@ -35,7 +35,7 @@ from ..evaluate.classifier import train_classifier
 from ..evaluate.items import ItemsSettings, write_items
 from .figures import attention_figures, make_sounds, measure_sounds
 from .material import Labels, Material, choose_objects, open_material, read_item_labels
-from .rows import OURS, TRAININGS, Cell, Row
+from .rows import OURS, PERFECT, TRAININGS, Cell, Row
 from .settings import AblationSettings
 from .sound_query import make_sound_queries
 
@@ -71,6 +71,8 @@ class Ablations:
         rows: what is compared.
         recipes: folder of the trainings' recipes.
         steps: of every training but the common start; None is the recipes' own.
+        failed: what could not be made, and why.
+        read: recipes that were read.
     """
 
     data: Path
@@ -80,8 +82,8 @@ class Ablations:
     rows: tuple[Row, ...]
     recipes: Path = FOLDER
     steps: int | None = None
-    overrides: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+    read: dict[tuple[str, int | None], Recipe] = field(default_factory=dict, repr=False)
 
     @property
     def cells(self) -> list[Cell]:
@@ -95,13 +97,16 @@ class Ablations:
         Raises:
             ValueError: see `read_recipe`.
         """
+        if (name, seed) in self.read:
+            return self.read[name, seed]
         features = self.out / ("sound_query_features" if name == AUDIO else "features")
-        changes = [f"out={self.out / 'trained'}", f"data.shards={features}", *self.overrides]
+        changes = [f"out={self.out / 'trained'}", f"data.shards={features}"]
         if seed is not None:
             start = self.recipe(START).result
             changes += [f"name={name}-{seed}", f"loop.seed={seed}", f"start.all={start}"]
             changes += [f"loop.steps={self.steps}"] if self.steps else []
-        return read_recipe(self.recipes / f"{name}.yaml", overrides=changes)
+        self.read[name, seed] = read_recipe(self.recipes / f"{name}.yaml", overrides=changes)
+        return self.read[name, seed]
 
     def work(self) -> list[Work]:
         """Everything that the rows need, in the order in which it is made."""
@@ -211,7 +216,8 @@ class Ablations:
         """The items as all models see them."""
         parts = ("patches", "query")
         model = SoundingModel.from_pretrained(self.recipe(START).result, parts=parts)
-        return open_material(self.items, self.out / "objects", model, self.out / "material.safetensors")
+        kinds = {PERFECT} | {cell.masks for cell in self.cells}
+        return open_material(self.items, self.out / "objects", model, self.out / "material.safetensors", kinds)
 
     @cached_property
     def reference(self) -> Side:
