@@ -33,7 +33,7 @@ from training.tasks.task import Context
 from ..helpers import random_batch
 
 LOOP = {"steps": 2, "batch": 2, "lr": 1e-3, "warmup": 0, "precision": "fp32", "trackers": "none"}
-ROWS = ["ours", "ours.text", "ours.clamped", "audio_query"]
+ROWS = ["ours", "ours.text", "ours.whole", "ours.clamped", "audio_query"]
 Make = Callable[[Path], Ablations]
 
 
@@ -74,7 +74,7 @@ def unbroken(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Ablations:
     run = make(tmp_path_factory.mktemp("unbroken"))
     made = [str(work) for work in run.run()]
     shared = ["scenes and their features", "judge", "common start", "queries by sound"]
-    ours, audio = ("training ours", "ours", "ours.text", "ours.clamped"), ("training audio_query", "audio_query")
+    ours, audio = ("training ours", "ours", "ours.text", "ours.whole", "ours.clamped"), ("training audio_query", "audio_query")
     assert made == [*shared, *(f"{name}, seed 1" for name in (*ours, *audio))]
     return run
 
