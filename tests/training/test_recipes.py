@@ -26,7 +26,7 @@ from training.recipe_files import parse_overrides, read_yaml
 from training.starter.evaluate.classifier import ClassifierRecipe
 from training.starter.run import stage_recipes
 
-NOT_WHOLE = ("base", "classifier", "finetune", "plan", "refine")
+NOT_WHOLE = ("base", "classifier", "finetune", "plan", "refine", "second_classifier", "separator")
 WHOLE = sorted(path for path in RECIPES.rglob("*.yaml") if path.stem not in NOT_WHOLE)
 
 

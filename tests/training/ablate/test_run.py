@@ -74,7 +74,8 @@ def unbroken(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Ablations:
     run = make(tmp_path_factory.mktemp("unbroken"))
     made = [str(work) for work in run.run()]
     shared = ["scenes and their features", "judge", "common start", "queries by sound"]
-    ours, audio = ("training ours", "ours", "ours.text", "ours.whole", "ours.clamped"), ("training audio_query", "audio_query")
+    ours = ("training ours", "ours", "ours.text", "ours.whole", "ours.clamped")
+    audio = ("training audio_query", "audio_query")
     assert made == [*shared, *(f"{name}, seed 1" for name in (*ours, *audio))]
     return run
 
