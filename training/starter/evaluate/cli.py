@@ -15,6 +15,7 @@ import typer
 from sounding.cli.terminal import command_group, plain_errors
 
 from .honest_cli import honest
+from .material_cli import avc, items, judge, library, separator
 from .options import (
     BatchOption,
     CfgOption,
@@ -31,14 +32,16 @@ from .options import (
     Selection,
     StepsOption,
     Way,
+    check_out,
+    check_sampler,
+    report,
+    write_figures,
 )
-from .separator_cli import library, separator
 
 log = logging.getLogger("training")
 app = command_group("Measure the model in the box, or a model that was taught more objects.")
-app.command()(honest)
-app.command()(separator)
-app.command()(library)
+for command in (judge, items, avc, separator, library, honest):
+    app.command()(command)
 
 
 @app.command()
@@ -74,7 +77,7 @@ def recognise(
         from .recognise import PARTS, evaluate
         from .sounds import Settings
 
-        _check_sampler(sampler)
+        check_sampler(sampler)
         settings = Settings(
             seconds=seconds,
             steps=steps,
@@ -87,73 +90,11 @@ def recognise(
             lengths=tuple(lengths or ()),
             window=WINDOW_SECONDS if window is None else window,
         )
-        _check_out(out)
+        check_out(out)
         objects = ObjectSet(data)
         judge = open_judge(objects, folder)
         measured = tuple(part.value for part in parts) if parts else PARTS
-        _report(evaluate(load(model), objects, judge, settings, measured), out)
-
-
-@app.command()
-def judge(
-    data: DataOption = Path("data/stamps"),
-    folder: JudgeOption = Path("runs/evaluate"),
-    out: Annotated[Path, typer.Option(help="A .safetensors file.")] = Path("judge.safetensors"),
-) -> None:
-    """Write the classifier that judges sounds, for `python -m training evaluate folders --model FILE`."""
-    with plain_errors("training"):
-        from ...data.object_set import ObjectSet
-        from ...evaluate.models.classifier import write_classifier
-        from .judge import open_judge
-
-        _check_out(out)
-        objects = ObjectSet(data)
-        write_classifier(out, open_judge(objects, folder).classifier, [entry.name for entry in objects.entries])
-        typer.echo(out)
-
-
-@app.command()
-def items(
-    out: Annotated[Path, typer.Option(help="New folder for images, masks, recordings and labels.")],
-    data: DataOption = Path("data/stamps"),
-    stream: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Random stream of the scenes; without it the one of development, 20261128 is that of tests."
-        ),
-    ] = None,
-    per_object: Annotated[int, typer.Option(min=0, max=100, help="Scenes in which each object is selected.")] = 1,
-    pairs: Annotated[int, typer.Option(min=0, max=100_000, help="Scenes of two objects.")] = 80,
-    backgrounds: Annotated[int, typer.Option(min=0, max=100_000, help="Scenes with the background selected.")] = 40,
-    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of each recording.")] = 2.56,
-) -> None:
-    """Write scenes with a selected object and its recording each, to measure any system on."""
-    with plain_errors("training"):
-        from .items import ItemsSettings, write_items
-        from .sounds import HELD_OUT
-
-        _check_out(out)
-        chosen = HELD_OUT if stream is None else stream
-        typer.echo(write_items(data, out, ItemsSettings(chosen, per_object, pairs, backgrounds, seconds)))
-
-
-@app.command()
-def avc(
-    model: ModelOption = "starter",
-    data: DataOption = Path("data/stamps"),
-    folder: JudgeOption = Path("runs/evaluate"),
-    judge: Annotated[Path | None, typer.Option(help="A file of `judge`; without it the judge of --folder.")] = None,
-    out: Annotated[Path, typer.Option(help="A .safetensors file.")] = Path("avc.safetensors"),
-) -> None:
-    """Write a stand-in for AVC's encoders, for `python -m training evaluate folders --model FILE`."""
-    with plain_errors("training"):
-        from sounding.model import load
-
-        from ...data.object_set import ObjectSet
-        from .audiovisual import write_stand_in
-
-        _check_out(out)
-        typer.echo(write_stand_in(load(model, device="cpu"), model, ObjectSet(data), folder, judge, out))
+        report(evaluate(load(model), objects, judge, settings, measured), out)
 
 
 @app.command()
@@ -192,14 +133,14 @@ def photographs(
             raise ValueError(f"--encoders-only makes no sound, but --by {by[0].value} asks for one; give one of them.")
         asked = () if encoders_only else tuple(way.value for way in by or (Way.mask, Way.text))
         ways = tuple(way for way in WAYS if way in asked)
-        _check_sampler(sampler)
+        check_sampler(sampler)
         settings = PhotographSettings(ways, seeds, seconds, steps, cfg, sampler, batch)
-        _check_out(out, sheet)
+        check_out(out, sheet)
         objects = ObjectSet(data)
         shown = read_photographs(photographs or PHOTOGRAPHS, [entry.name for entry in objects.entries])
         judge = open_judge(objects, folder) if ways else None
         figures = evaluate(load(model), objects, shown, judge, settings)
-        _write(figures, out)
+        write_figures(figures, out)
         if sheet:
             with replacing(sheet) as path:
                 draw_sheet(shown, figures).save(path, "PNG")
@@ -227,10 +168,10 @@ def segment(
     with plain_errors("training"):
         from .segment import evaluate
 
-        _check_out(out)
+        check_out(out)
         random = clicks is ClickOrder.random
         sets: dict[str, Any] = {"cutouts": cutouts, "photographs": photographs, "objects": objects}
-        _report(evaluate(segmenter, data, **sets, random=random, grabcut=grabcut), out)
+        report(evaluate(segmenter, data, **sets, random=random, grabcut=grabcut), out)
 
 
 @app.command()
@@ -254,11 +195,11 @@ def naming(
         from ...data.object_set import ObjectSet
         from .naming import draw_reliability, evaluate
 
-        _check_out(out, plot)
+        check_out(out, plot)
         figures = evaluate(load_namer(model), ObjectSet(data), cutouts, photographs=photographs, cases=cases)
         if plot is not None:
             draw_reliability(figures["reliability"], plot)
-        _report(figures, out)
+        report(figures, out)
 
 
 @app.command()
@@ -284,11 +225,11 @@ def selections(
         from .selections import PARTS, evaluate
         from .sounds import Settings
 
-        _check_out(out)
+        check_out(out)
         loaded = load(model)
         settings = Settings(seconds=seconds, steps=steps, pairs=scenes)
         measured = tuple(part.value for part in parts) if parts else PARTS
-        _report(evaluate(loaded, ObjectSet(data), settings, measured, scales or (loaded.config.generation.cfg,)), out)
+        report(evaluate(loaded, ObjectSet(data), settings, measured, scales or (loaded.config.generation.cfg,)), out)
 
 
 @app.command()
@@ -312,8 +253,8 @@ def finetuned(
     with plain_errors("training"):
         from .finetuned import FinetunedSettings, compare
 
-        _check_sampler(sampler)
-        _check_out(out)
+        check_sampler(sampler)
+        check_out(out)
         settings = FinetunedSettings(per_new, per_old, pairs, seconds, steps, cfg, sampler, batch)
         typer.echo(json.dumps(compare(models, data, stamps, folder, settings, test=test, out=out), indent=1))
 
@@ -341,11 +282,11 @@ def sheet(
         from .sheet import write_sheet
         from .sounds import Settings
 
-        _check_sampler(sampler)
+        check_sampler(sampler)
         settings = Settings(
             seconds=seconds, steps=steps, cfg=cfg, sampler=sampler, clamp=clamp, batch=batch, per_object=per_object
         )
-        _check_out(out)
+        check_out(out)
         command = f"python -m training starter evaluate sheet --model {model} --per-object {per_object}"
         given = {"--steps": steps, "--cfg": None if cfg is None else f"{cfg:g}", "--out": out.name}
         command += "".join(f" {option} {value}" for option, value in given.items() if value is not None)
@@ -353,37 +294,3 @@ def sheet(
         judge = open_judge(objects, folder)
         for path in write_sheet(load(model), objects, judge, settings, out, command=command):
             log.info("%s, %d bytes", path, path.stat().st_size)
-
-
-def _check_sampler(sampler: str | None) -> None:
-    """Whether there is such a sampler, which should be known before a judge is trained.
-
-    Raises:
-        ValueError: there is none.
-    """
-    from sounding.config import SAMPLERS
-
-    if sampler is not None and sampler not in SAMPLERS:
-        raise ValueError(f"--sampler is {sampler!r}, but one of {', '.join(SAMPLERS)} is expected.")
-
-
-def _check_out(*files: Path | None) -> None:
-    """Whether results can be written, which should be known before hours of work."""
-    from ...engine.states import check_writable
-
-    for file in files:
-        if file is not None:
-            check_writable(file.parent)
-
-
-def _write(figures: dict[str, Any], out: Path | None) -> None:
-    from sounding.utils.files import write_atomic
-
-    if out:
-        write_atomic(out, json.dumps(figures, indent=1).encode())
-
-
-def _report(figures: dict[str, Any], out: Path | None) -> None:
-    """Figures as JSON, to a file if one is named, and to the screen."""
-    _write(figures, out)
-    typer.echo(json.dumps(figures, indent=1))

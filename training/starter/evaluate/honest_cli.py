@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 from sounding.cli.terminal import plain_errors
 
-from .options import DataOption, JsonOption, JudgeOption
+from .options import DataOption, JsonOption, JudgeOption, check_out, write_figures
 
 log = logging.getLogger("training")
 
@@ -43,10 +42,7 @@ def honest(
 ) -> None:
     """Are sounds recognised by judges that never heard the starter's own recordings? Beside those recordings."""
     with plain_errors("training"):
-        from sounding.utils.files import write_atomic
-
         from ...data.object_set import ObjectSet
-        from ...engine.states import check_writable
         from ...evaluate.features import open_features
         from ...evaluate.items import read_items, read_seconds
         from ..second_recordings import SecondRecordings
@@ -63,8 +59,7 @@ def honest(
         )
         from .retrieval import MelStatistics, PublishedEmbedding
 
-        if out:
-            check_writable(out.parent)
+        check_out(out)
         read, seconds = read_items(items), read_seconds(items) or 2.56
         objects, others = ObjectSet(data), SecondRecordings(second)
         published = open_features(embedding) if embedding else None
@@ -101,6 +96,5 @@ def honest(
             note("second recordings, from scratch", found)
         by = PublishedEmbedding(published) if published else MelStatistics()
         note("retrieval", retrieval_figures(by, objects, systems))
-        if out:
-            write_atomic(out, json.dumps(figures, indent=1).encode())
+        write_figures(figures, out)
         typer.echo(table(figures))

@@ -1,10 +1,11 @@
-"""Options that several commands of `evaluate` have, and their choices."""
+"""Options that several commands of `evaluate` have, their choices, and what all do with results."""
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,3 +61,38 @@ ClampOption = Annotated[
 BatchOption = Annotated[int, typer.Option(min=1, help="Sounds per batch.")]
 PerObjectOption = Annotated[int, typer.Option(min=1, help="Sounds per object.")]
 JsonOption = Annotated[Path | None, typer.Option("--out", help="JSON file for the figures.")]
+
+
+def check_sampler(sampler: str | None) -> None:
+    """Whether there is such a sampler, which should be known before a judge is trained.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from sounding.config import SAMPLERS
+
+    if sampler is not None and sampler not in SAMPLERS:
+        raise ValueError(f"--sampler is {sampler!r}, but one of {', '.join(SAMPLERS)} is expected.")
+
+
+def check_out(*files: Path | None) -> None:
+    """Whether results can be written, which should be known before hours of work."""
+    from ...engine.states import check_writable
+
+    for file in files:
+        if file is not None:
+            check_writable(file.parent)
+
+
+def write_figures(figures: dict[str, Any], out: Path | None) -> None:
+    """Figures as JSON, to a file if one is named."""
+    from sounding.utils.files import write_atomic
+
+    if out:
+        write_atomic(out, json.dumps(figures, indent=1).encode())
+
+
+def report(figures: dict[str, Any], out: Path | None) -> None:
+    """Figures as JSON, to a file if one is named, and to the screen."""
+    write_figures(figures, out)
+    typer.echo(json.dumps(figures, indent=1))
