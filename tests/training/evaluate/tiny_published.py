@@ -126,6 +126,8 @@ def save_blip(folder: Path) -> None:
     for weight in model.parameters():  # so that random weights prefer some words to others, depending on the image
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.5)
+    with torch.no_grad():
+        model.text_decoder.cls.predictions.decoder.bias[:6] = -100  # words alone, no special tokens
     model.save_pretrained(folder)
     tokenizer = BertTokenizer(
         vocab={word: i for i, word in enumerate(WORDS)}, additional_special_tokens=["[DEC]"], model_max_length=32
