@@ -154,11 +154,21 @@ def test_what_is_damaged_is_left_out_and_named(tmp_path: Path):
     odd = lines([*trial_events("P05")[:-1], {"event": "rated", "at": 95, "satisfaction": 9}], "odd")
     elsewhere = lines(trial_events("P06"), "elsewhere").replace("ab" * 32, "cd" * 32)
     mess = '{"version": 1\n[]\nnull\n' + "[" * 5000 + '\n\n{"version": 1, "trial": "x", "seq": 0, "at": NaN}\n'
+    mess += f'{{"version": 1, "trial": "y", "seq": 0, "at": 1{"0" * 400}, "event": "start"}}\n'  # no float holds it
+    mess += '{"version": 1, "trial": "\\u001b[2J", "seq": 1, "at": 0, "event": "start"}\n'
     log = write(tmp_path / "log.jsonl", twice, whole, unrated, gap, mess, sent_twice, odd, elsewhere)
     trials, left_out = read_trials([log])
     assert [(each.participant, each.satisfaction) for each in trials] == [("P01", 4), ("P04", 4), ("P06", 4)]
     said = "\n".join(left_out)
-    told = ("no events: 34, 35, 36, 37, 39.", "P02, dog, mask", "not rated", "P03", "events are missing", "its rating")
+    told = (
+        "no events: 34, 35, 36, 37, 39 and 1 more.",
+        "\\x1b[2J",
+        "P02, dog, mask",
+        "not rated",
+        "P03",
+        "events are missing",
+        "its rating",
+    )
     for words in (*told, "again; the first time counts"):
         assert words in said
     assert any("2 different image files" in each for each in figures_of(trials, left_out)["left_out"])

@@ -17,6 +17,7 @@ from sounding.utils.messages import printable
 VERSION = 1
 MAX_FILE = 256 * 1024 * 1024  # bytes
 MAX_LINE = 64 * 1024
+MAX_TIME = 1e12  # seconds, far beyond any clock; integers of a log may be too large for a float
 Event = dict[str, Any]
 
 
@@ -80,7 +81,7 @@ def read_trials(paths: Sequence[Path]) -> tuple[list[Trial], list[str]]:
         try:
             trials.append(_trial([by_number[number] for number in sorted(by_number)]))
         except (KeyError, TypeError, ValueError) as error:
-            left_out.append(f"Trial {name[:8]}{_whose(by_number)} is left out: {_why(error)}.")
+            left_out.append(f"Trial {printable(name[:8])}{_whose(by_number)} is left out: {_why(error)}.")
     trials.sort(key=lambda each: each.received)
     kept: dict[tuple[str, ...], Trial] = {}
     for trial in trials:
@@ -119,7 +120,7 @@ def _is_event(event: Any) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < MAX_TIME
 
 
 def _trial(events: list[Event]) -> Trial:
