@@ -29,7 +29,7 @@ def read_labels(path: Path, classes: Sequence[str]) -> Labels:
     """Labels from a CSV with the columns `name`, `labels` and perhaps `others`, the latter two separated by ";".
 
     Raises:
-        ValueError: it cannot be read, or has no such columns.
+        ValueError: it cannot be read, has no such columns, or has a name twice.
     """
     known = {name.casefold(): number for number, name in enumerate(classes)}
     found = Labels()
@@ -46,9 +46,12 @@ def read_labels(path: Path, classes: Sequence[str]) -> Labels:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if not {"name", "labels"} <= set(rows.fieldnames or ()):
-                raise ValueError("it has other columns")
+                raise ValueError(f"its columns are {', '.join(rows.fieldnames or ()) or 'none'}")
             for row in rows:
-                name = row["name"] or ""
+                if not (name := row["name"]):  # as spreadsheets leave empty rows
+                    continue
+                if name in found.own:
+                    raise ValueError(f"it has {printable(name, 40)} twice; put all labels of an item into one row")
                 if max(len(row["labels"] or ""), len(row.get("others") or "")) > LONGEST:
                     raise ValueError(f"the labels of {printable(name, 40)} are longer than {LONGEST} characters")
                 found.own[name] = sorted(set(numbers(row["labels"])))
@@ -57,7 +60,8 @@ def read_labels(path: Path, classes: Sequence[str]) -> Labels:
                     found.others[name] = others
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
-            f"{path} is no list of labels ({printable(error, 200)}); give a CSV with the columns name and labels."
+            f"{path} is no list of labels ({printable(error, 200)}); give a CSV with the columns name and labels, "
+            "separated by commas."
         ) from None
     found.unknown = sorted(unknown)
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sounding.utils.files import write_atomic
+from sounding.utils.messages import printable
 
 from .audiovisual import AudioVisualModel, SoundsOf
 from .features import FeatureModel, open_model
@@ -53,12 +54,20 @@ def evaluate_folders(asked: Folders, progress: Progress) -> dict[str, Any]:
         ValueError: a folder, file or model is not what is expected; this is found before anything is heard.
     """
     _check_names(asked)
-    names = {name for folder in asked.generated for name in find_sounds(folder)} & find_sounds(asked.reference).keys()
+    made, real = (
+        {name for folder in asked.generated for name in find_sounds(folder)},
+        find_sounds(asked.reference).keys(),
+    )
     if asked.masks and not asked.images:
         raise ValueError("There is a folder of masks, but none of images, which masks belong to; give --images.")
-    files = ItemImages.find(asked.images, asked.masks, names) if asked.images else None
+    files = ItemImages.find(asked.images, asked.masks, made) if asked.images else None
     models = _open_models(asked.models)
     labels = [read_labels(asked.labels, one.classes) if asked.labels and one.classes else None for one in models[0]]
+    if any(one and not one.own.keys() & (made | real) for one in labels):
+        raise ValueError(
+            f"{asked.labels} names no sound, such as {printable(min(made), 80)}; its column name has the files' names "
+            "without the ending."
+        )
     heard: list[Heard] = []
     seen: list[Seen] = []
     stores: dict[str, Store] = {}
@@ -95,9 +104,14 @@ def evaluate_folders(asked: Folders, progress: Progress) -> dict[str, Any]:
 
 
 def _check_names(asked: Folders) -> None:
+    if asked.out.exists() and not asked.out.is_dir():
+        raise ValueError(f"{asked.out} is a file, but a folder for the report is expected.")
     called = asked.systems
     if len({"reference", *(name.casefold() for name in called)}) <= len(called):
-        raise ValueError(f"The generated folders are called {', '.join(called)}, but different names are expected.")
+        raise ValueError(
+            f"The generated folders are called {', '.join(called)}, but different names are expected, "
+            "none of them 'reference'; rename a folder."
+        )
 
 
 def _open_models(paths: Sequence[Path]) -> tuple[list[FeatureModel], list[AudioVisualModel]]:

@@ -208,6 +208,11 @@ def test_labels_and_folders_from_outside(tmp_path: Path) -> None:
     file.write_text("stem,classes\n")
     with pytest.raises(ValueError, match="columns name and labels"):
         read_labels(file, Bands.classes)
+    file.write_text("name,labels,others\n00,dog,\n,,\n,,\n")
+    assert read_labels(file, Bands.classes).own == {"00": [1]}
+    file.write_text("name,labels\n00,dog\n00,cat\n")
+    with pytest.raises(ValueError, match="00 twice"):
+        read_labels(file, Bands.classes)
     with pytest.raises(ValueError, match="is not a folder"):
         find_sounds(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no sounds"):
@@ -240,3 +245,7 @@ def test_the_command_writes_a_report(material: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["folders", *twice, *options])
     assert refused.exit_code == 1
     assert "different names" in refused.output
+    (tmp_path / "labels.csv").write_text("name,labels\n00.wav,dog\n")
+    refused = CliRunner().invoke(app, ["folders", *both, *options, "--labels", str(tmp_path / "labels.csv")])
+    assert refused.exit_code == 1
+    assert "names no sound" in refused.output
