@@ -230,7 +230,7 @@ def chosen(names: list[str], weights: Weights) -> list[System]:
         if name not in SYSTEMS:
             raise ValueError(f"--system is {shown(name)}, but one of {', '.join(SYSTEMS)} is expected.")
         if lacks := SYSTEMS[name].lacks(weights):
-            raise ValueError(f"{name} cannot run, since {', and '.join(lacks)}.")
+            raise ValueError(f"{name} cannot run, since {', and '.join(one.rstrip('.') for one in lacks)}.")
     return [SYSTEMS[name] for name in names]
 
 
