@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,23 @@ def test_a_run_that_was_stopped_ends_as_an_unbroken_one(make: Make, unbroken: Ab
     assert contents(last) == contents(unbroken)
 
 
+def test_a_cell_of_another_judge_is_to_be_measured_again(make: Make, unbroken: Ablations, tmp_path: Path) -> None:
+    out = shutil.copytree(unbroken.out, tmp_path / "out")
+    run = dataclasses.replace(make(unbroken.out), out=out, read={})
+    file = out / "cells" / "audio_query-1.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    found["made_of"]["judge"] = "another"
+    file.write_text(json.dumps(found), encoding="utf-8")
+    assert [str(work) for work in run.work() if not work.done] == ["audio_query, seed 1"]
+
+
 def test_a_cell_whose_masks_cannot_be_made_is_left_out_alone(make: Make, unbroken: Ablations) -> None:
     run = dataclasses.replace(make(unbroken.out), rows=chosen_rows(["ours.grabcut", "ours.noisy"]), failed={})
     run.material.coverages.pop("grabcut", None)
     run.material.missing["grabcut"] = "GrabCut needs OpenCV."
     list(run.run())
     assert run.failed == {"ours.grabcut, seed 1": "GrabCut needs OpenCV."}
-    assert set(run.results()) == {"ours.noisy"}
+    assert set(run.results()) == {*ROWS, "ours.noisy"}
 
 
 def test_ways_to_select_differ_in_the_weights_alone(unbroken: Ablations) -> None:
@@ -188,7 +199,9 @@ def test_the_command_is_mounted_and_plans(recipes: Path, judge: Path, stamps_fol
     reported = CliRunner().invoke(app, [*asked, "--report-only"])
     assert reported.exit_code == 0, reported.output
     assert "## Claims" in (unbroken.out / "ablations.md").read_text(encoding="utf-8")
-    assert json.loads((unbroken.out / "report.json").read_text(encoding="utf-8"))["settings"]["items"] == 4
+    report = json.loads((unbroken.out / "report.json").read_text(encoding="utf-8"))
+    assert report["settings"]["items"] == 4
+    assert {row["cell"] for row in report["rows"] if row["by_seed"]} >= set(ROWS)  # those not chosen, too
     wrong = CliRunner().invoke(app, [*asked, "--only", "theirs"])
     assert wrong.exit_code == 1
     assert "There is no row 'theirs'" in wrong.output

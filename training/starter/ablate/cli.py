@@ -35,7 +35,9 @@ def ablate(
         int | None, typer.Option(min=1, help="Of every training but the common start; else as the recipes say.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many; else as plan.yaml says.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Row by its cell's name; several may be given.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Make only this row, by its cell's name; several may be given.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be made, and the time that it would take.")
     ] = False,
@@ -59,7 +61,8 @@ def ablate(
         run = Ablations(data, judge, out, settings, chosen_rows(only), folder, steps)
         run.check()
         if dry_run:
-            from .estimate import describe, measure_speed
+            from .estimate import measure_speed
+            from .work import describe
 
             typer.echo(describe(run.work(), measure_speed(run)))
             return
@@ -84,12 +87,13 @@ def _make(run: Ablations) -> None:
 
 
 def _write(run: Ablations) -> str:
-    """Write report.json, ablations.md and ablations.html; the Markdown page."""
+    """Write report.json, ablations.md and ablations.html, of all rows; the Markdown page."""
     from sounding.utils.files import write_atomic
 
     from .report import build_report, markdown, web_page
+    from .rows import build_rows
 
-    report: dict[str, Any] = build_report(run.rows, run.results(), run.reference_figures, run.described, run.failed)
+    report: dict[str, Any] = build_report(build_rows(), run.results(), run.reference_figures, run.described, run.failed)
     write_atomic(run.out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomic(run.out / "ablations.md", markdown(report).encode())
     write_atomic(run.out / "ablations.html", web_page(report).encode())

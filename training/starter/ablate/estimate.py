@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from ...initialization import initialize
 from ...recipe import Recipe
 from ..grounded import StarterGroundedObjective, StarterGroundedSettings
 from .rows import PAPERS_CFG
-from .run import Ablations, Work
+from .run import Ablations
 
 CLASSIFIERS_STEP = 6.0  # steps of the U-Net that one of a classifier's takes, with its augmented recordings
 
@@ -58,19 +57,3 @@ def _seconds_per_step(model: object, recipe: Recipe) -> float:
         objective(batch)["loss"].backward()
         seconds.append(time.perf_counter() - began)
     return float(np.min(seconds[1:]))
-
-
-def describe(work: Sequence[Work], speed: Mapping[str, float]) -> str:
-    """What a run would do, and how long that takes."""
-    open_work = [one for one in work if not one.done]
-    total = sum(one.amount * speed[one.kind] for one in open_work)
-    lines = [f"{len(work) - len(open_work)} of {len(work)} things are there. To be made:"]
-    lines += [f"  {one}: {_duration(one.amount * speed[one.kind])}" for one in open_work]
-    return "\n".join([*lines, f"About {_duration(total)} on this machine, one process."])
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return (
-        f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min" if minutes else "under 1 min"
-    )

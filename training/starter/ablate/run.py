@@ -35,28 +35,15 @@ from ..evaluate.classifier import train_classifier
 from ..evaluate.items import ItemsSettings, write_items
 from .figures import attention_figures, make_sounds, measure_sounds
 from .material import Labels, Material, choose_objects, open_material, read_item_labels
-from .rows import OURS, PERFECT, TRAININGS, Cell, Row
+from .rows import OURS, PERFECT, TRAININGS, Cell, Row, build_rows
 from .settings import AblationSettings
 from .sound_query import make_sound_queries
+from .work import Work
 
 log = logging.getLogger("training")
 FOLDER = RECIPES / "ablations" / "starter"
 START, AUDIO = "start", "audio_query"
 CAPTIONS = 2  # per scene
-
-
-@dataclass(frozen=True)
-class Work:
-    """One thing to make: shared material, a training or a cell, with the size that its time follows from."""
-
-    kind: str  # "scenes", "judge", "steps", "sound query" or "sounds"
-    name: str
-    amount: float
-    done: bool
-    seed: int | None = None
-
-    def __str__(self) -> str:
-        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
 
 
 @dataclass
@@ -127,7 +114,7 @@ class Ablations:
                 if cells:
                     recipe = self.recipe(name, seed)
                     found.append(Work("steps", f"training {name}", recipe.loop.steps, recipe.result.is_file(), seed))
-                found += [Work("sounds", c.name, items, self._file(c, seed).is_file(), seed) for c in cells]
+                found += [Work("sounds", c.name, items, self._is_measured(c, seed), seed) for c in cells]
         return found
 
     def check(self) -> None:
@@ -172,9 +159,9 @@ class Ablations:
                     yield from self._train_and_measure(name, seed, cells)
 
     def results(self) -> dict[str, dict[int, dict[str, Any]]]:
-        """What is measured so far: name of a cell -> seed -> content of its file."""
+        """What is measured so far, of rows that are not chosen, too: name of a cell -> seed -> content of its file."""
         found: dict[str, dict[int, dict[str, Any]]] = {}
-        for cell in self.cells:
+        for cell in dict.fromkeys(row.cell for row in build_rows()):
             for seed in self.settings.seeds:
                 file = self._file(cell, seed)
                 if file.is_file():
@@ -273,23 +260,28 @@ class Ablations:
         yield from self._notes(f"training {name}", seed=seed)
         model: SoundingModel | None = None
         for cell in cells:
-            made_of = self._made_of(cell, seed, recipe)
-            file = self._file(cell, seed)
-            if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["made_of"] == made_of:
+            if self._is_measured(cell, seed):
                 continue
             if model is None:
                 parts = ("grounding", "unet", "vae", "vocoder")
                 model = SoundingModel.from_pretrained(recipe.result, parts=parts)
             try:
-                self._measure(model, cell, seed, file, made_of)
+                self._measure(model, cell, seed)
             except ValueError as error:
                 self.failed[f"{cell.name}, seed {seed}"] = str(error)
                 log.warning("%s, seed %d is left out: %s", cell.name, seed, error)
                 continue
             yield from self._notes(cell.name, seed=seed)
 
-    def _measure(self, model: SoundingModel, cell: Cell, seed: int, file: Path, made_of: dict[str, Any]) -> None:
-        name, began = f"{cell.name}-{seed}", time.monotonic()
+    def _is_measured(self, cell: Cell, seed: int) -> bool:
+        """Whether a cell's figures are there and are those of today's training, items and judge."""
+        file, needed = self._file(cell, seed), (self.recipe(cell.training, seed).result, self.out / "items")
+        if not file.is_file() or not all(path.exists() for path in (*needed, self.judge or self._own_judge)):
+            return False
+        return bool(json.loads(file.read_text(encoding="utf-8"))["made_of"] == self._made_of(cell, seed))
+
+    def _measure(self, model: SoundingModel, cell: Cell, seed: int) -> None:
+        name, began, made_of = f"{cell.name}-{seed}", time.monotonic(), self._made_of(cell, seed)
         # A name of its own for every content, so that no sound of another model is taken for one of this.
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
         sounds = self.out / "sounds" / f"{name}-{digest}"
@@ -303,12 +295,12 @@ class Ablations:
             "made_of": made_of,
             "attention": attention_figures(model, self.material),
         }
-        write_atomic(file, json.dumps(found, indent=1).encode())
+        write_atomic(self._file(cell, seed), json.dumps(found, indent=1).encode())
         log.info("%s is measured in %.0f s: %s", name, time.monotonic() - began, found["figures"])
 
-    def _made_of(self, cell: Cell, seed: int, recipe: Recipe) -> dict[str, Any]:
+    def _made_of(self, cell: Cell, seed: int) -> dict[str, Any]:
         """All that a cell's figures depend on."""
-        weights = weights_fingerprint([str(recipe.result)])
+        weights = weights_fingerprint([str(self.recipe(cell.training, seed).result)])
         sampling = {"steps": self.settings.sampling_steps}
         items = hashlib.sha256((self.items / "items.json").read_bytes()).hexdigest()
         return {
