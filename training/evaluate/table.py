@@ -76,7 +76,13 @@ def _first(report: dict[str, Any]) -> Table:
     rows = [Row([REAL, str(real["sounds"]), *_cells(real["figures"], names)], "real")]
     rows += [Row([one["name"], str(one["pairs"]), *_cells(one["figures"], names)]) for one in report["systems"]]
     rows += [Row([f"{name} (quoted)", "", *values], "quoted") for name, values in TABLE_1.items()]
-    return Table("In the shape of the paper's table 1", ["Method", "n", *head], rows, [_quoted_text(report)])
+    labelled = [
+        f"{printable(one['name'], 80)}: {one['figures']['acc']['count']} of {one['pairs']}"
+        for one in report["systems"]
+        if "acc" in one["figures"] and one["figures"]["acc"]["count"] < one["pairs"]
+    ]
+    notes = [f"ACC is over the pairs with labels ({', '.join(labelled)})."] if labelled else []
+    return Table("In the shape of the paper's table 1", ["Method", "n", *head], rows, [_quoted_text(report), *notes])
 
 
 def _quoted_text(report: dict[str, Any]) -> str:

@@ -233,6 +233,7 @@ def test_the_command_writes_a_report(material: Path, tmp_path: Path) -> None:
     table = (out / "table.md").read_text()
     assert "| Ours (quoted) |  | 0.859 | 1.271 | 0.517 | 2.102 | 0.891 |" in table
     assert "| first | 22 |" in table
+    assert "ACC is over the pairs with labels (first: 1 of 22, second: 1 of 28)." in table
     assert "- second: 28 pairs; 2 without a reference, 1 missing, 4 unreadable, 1 silent, 1 clipped" in table
     assert "without avc, ib, cs: There is no encoder of images" in table
     with np.load(out / "features.npz", allow_pickle=False) as features:
