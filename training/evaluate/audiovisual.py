@@ -38,7 +38,7 @@ class AudioVisualModel(Protocol):
         """
 
 
-class SoundsOf:
+class SoundSide:
     """The sounds' side of an audio-visual model, as a `features.FeatureModel` without classes."""
 
     classes: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from .baselines.cli import baselines
 from .study.cli import app as study_app
 from .theory.cli import theory
 
+DEFAULT_MODEL = Path("judge.safetensors")
 app = command_group("Measure what the paper measures.")
 app.add_typer(study_app, name="study")
 app.command()(theory)
@@ -33,7 +34,7 @@ def folders(
         list[Path] | None,
         typer.Option(
             help="What sounds are measured by, such as a classifier's file or PANNs' Cnn14; several may be given. "
-            "Without it judge.safetensors."
+            f"Without it {DEFAULT_MODEL}."
         ),
     ] = None,
     seconds: Annotated[
@@ -47,7 +48,12 @@ def folders(
         from .run import Folders, evaluate_folders
         from .table import table
 
-        models = model or [Path("judge.safetensors")]
+        if not model and not DEFAULT_MODEL.is_file():
+            raise ValueError(
+                f"There is no {DEFAULT_MODEL}, which is taken without --model; give --model, or write it with "
+                "`python -m training starter evaluate judge`."
+            )
+        models = model or [DEFAULT_MODEL]
         asked = Folders(generated, reference, models, out, labels, images, masks, seconds, resamples)
         typer.echo(table(evaluate_folders(asked, lambda label: progress(label, quiet))))
 

@@ -75,7 +75,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...], kind: str) -> dict[str, 
     return found
 
 
-def hear(
+def compute_features(
     name: str, folder: Path, model: FeatureModel, seconds: float, out: Path, on_step: OnStep | None = None
 ) -> Side:
     """Features of all sounds of a folder. Those of an earlier run are kept, unless files, model or `seconds` changed.
@@ -105,7 +105,7 @@ def hear(
     done = len(files) - len(missing)
     for start in range(0, len(missing), BATCH):
         rows = missing[start : start + BATCH]
-        _hear_batch(side, files, rows, model, samples)
+        _compute_batch(side, files, rows, model, samples)
         done += len(rows)
         if on_step:
             on_step(done, len(files))
@@ -121,7 +121,7 @@ def stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _hear_batch(side: Side, files: dict[str, Path], rows: list[int], model: FeatureModel, samples: int) -> None:
+def _compute_batch(side: Side, files: dict[str, Path], rows: list[int], model: FeatureModel, samples: int) -> None:
     import soundfile
 
     read = []

@@ -77,7 +77,7 @@ class ImageSide:
         return set(self.store.found(Finding.done))
 
 
-def see(
+def embed_images(
     files: ItemImages, names: Iterable[str], model: AudioVisualModel, out: Path, on_step: OnStep | None = None
 ) -> ImageSide:
     """Embeddings of the items' images. Those of an earlier run are kept, unless files or model changed.

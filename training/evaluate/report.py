@@ -26,7 +26,7 @@ NO_IMAGES = "There are no images; give --images."
 
 
 @dataclass(frozen=True)
-class Heard:
+class SoundFeatures:
     """All folders by one model of sounds."""
 
     model: FeatureModel
@@ -37,7 +37,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Seen:
+class AudioVisualFeatures:
     """All folders, and the items' images, by one model of sounds and images."""
 
     model: AudioVisualModel
@@ -141,13 +141,17 @@ def _controls(
 
 
 def measure_models(
-    heard: Sequence[Heard], seen: Sequence[Seen], *, resamples: int = 200, unseen: Mapping[str, str] | None = None
+    by_sounds: Sequence[SoundFeatures],
+    by_images: Sequence[AudioVisualFeatures],
+    *,
+    resamples: int = 200,
+    no_images: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Figures by all models, as JSON has them.
 
     `figures` of a system are those of the table: of metrics that need classes by the first model that has some, of
     those that compare embeddings by VGGish if it is among the models, as in the paper, else by the first one.
-    `by_model` has all of them, by the models' names. `unseen` says why metrics of sounds and images have no model.
+    `by_model` has all of them, by the models' names. `no_images` says why metrics of sounds and images have no model.
     """
     reports = [
         measure(
@@ -158,14 +162,14 @@ def measure_models(
             others=one.labels.others if one.labels else None,
             resamples=resamples,
         )
-        for one in heard
+        for one in by_sounds
     ]
-    by_classes = next((at for at, one in enumerate(heard) if one.model.classes), 0)
-    by_embeddings = next((at for at, one in enumerate(heard) if one.model.name.startswith("VGGish")), 0)
+    by_classes = next((at for at, one in enumerate(by_sounds) if one.model.classes), 0)
+    by_embeddings = next((at for at, one in enumerate(by_sounds) if one.model.name.startswith("VGGish")), 0)
     report = reports[0]
-    views = [(heard[at].model.name, reports[at]) for at in range(len(heard))]
+    views = [(by_sounds[at].model.name, reports[at]) for at in range(len(by_sounds))]
     merged: dict[str, Any] = {
-        "models": [*map(_described, heard), *map(_described, seen)],
+        "models": [*map(_described, by_sounds), *map(_described, by_images)],
         "figures_by": {"classes": views[by_classes][0], "embeddings": views[by_embeddings][0]},
         "systems": [],
         "differences": [],
@@ -176,18 +180,18 @@ def measure_models(
             own = [(name, one[kind][at]) for name, one in views]
             merged[kind].append(entry | _merged(own, by_classes, by_embeddings))
     merged["reference"] |= _merged([(n, one["reference"]) for n, one in views], by_classes, by_embeddings)
-    for one in seen:
-        _add_seen(merged, one, resamples)
+    for one in by_images:
+        _add_audiovisual(merged, one, resamples)
     for system in merged["systems"]:
         for metric in METRICS:
             if metric not in system["figures"]:
-                system["not_computed"].setdefault(metric, (unseen or {}).get(metric, NO_MODEL))
+                system["not_computed"].setdefault(metric, (no_images or {}).get(metric, NO_MODEL))
     return merged
 
 
-def _described(one: Heard | Seen) -> dict[str, Any]:
+def _described(one: SoundFeatures | AudioVisualFeatures) -> dict[str, Any]:
     described = {"name": one.model.name, "rate": one.model.rate, "seconds": one.seconds, "width": one.model.width}
-    if isinstance(one, Seen):
+    if isinstance(one, AudioVisualFeatures):
         return described | {"metric": one.model.metric, "scale": one.model.scale}
     return described | {
         "classes": len(one.model.classes),
@@ -208,43 +212,47 @@ def _merged(own: list[tuple[str, dict[str, Any]]], by_classes: int, by_embedding
     return {key: choose(key) for key in keys} | {"by_model": by_model}
 
 
-def _add_seen(report: dict[str, Any], seen: Seen, resamples: int) -> None:
+def _add_audiovisual(report: dict[str, Any], features: AudioVisualFeatures, resamples: int) -> None:
     """Add the figure of a model of sounds and images to every system, to differences, and to the reference."""
-    metric, usable = seen.model.metric, seen.images.usable()
+    metric, usable = features.model.metric, features.images.usable()
 
     def found(side: Side, names: list[str]) -> Resampled:
         result = Resampled(weights_of(names, resamples))
-        sounds, images = (lazy(one.embeddings, one, names) for one in (side.store, seen.images.store))
+        sounds, images = (lazy(one.embeddings, one, names) for one in (side.store, features.images.store))
 
         def cosines() -> Any:
             if not names:
                 raise ValueError("No pair of sounds has an image.")
-            return seen.model.scale * scores.cosines(sounds, images)
+            return features.model.scale * scores.cosines(sounds, images)
 
         result.mean(metric, cosines)
         return result
 
     def put(entry: dict[str, Any], figures: dict[str, Figure], why: dict[str, str] | None = None) -> None:
         entry["figures"] = plain(figures) | entry["figures"]  # of two models of one metric the first counts
-        entry["by_model"][seen.model.name] = {"figures": plain(figures)}
+        entry["by_model"][features.model.name] = {"figures": plain(figures)}
         if why is not None:
             entry["not_computed"] = why | entry["not_computed"]
-            entry["by_model"][seen.model.name]["not_computed"] = why
+            entry["by_model"][features.model.name]["not_computed"] = why
 
-    named = [sorted(set(pairs(side, seen.reference)) & usable) for side in seen.systems]
-    results = [found(side, names) for side, names in zip(seen.systems, named, strict=True)]
-    for system, side, result in zip(report["systems"], seen.systems, results, strict=True):
+    named = [sorted(set(pairs(side, features.reference)) & usable) for side in features.systems]
+    results = [found(side, names) for side, names in zip(features.systems, named, strict=True)]
+    for system, side, result in zip(report["systems"], features.systems, results, strict=True):
         put(system, result.figures(), result.not_computed)
         system.setdefault("without_image", {}).update(
-            {name: seen.images.without[name] for name in pairs(side, seen.reference) if name in seen.images.without}
+            {
+                name: features.images.without[name]
+                for name in pairs(side, features.reference)
+                if name in features.images.without
+            }
         )
     for at, entry in enumerate(report["differences"], 1):
         first, other, names = results[0], results[at], named[0]
         if names != named[at]:
             names = sorted(set(names) & set(named[at]))
-            first, other = found(seen.systems[0], names), found(seen.systems[at], names)
+            first, other = found(features.systems[0], names), found(features.systems[at], names)
         put(entry, first.minus(other))
-    real = found(seen.reference, sorted(seen.reference.usable() & usable))
+    real = found(features.reference, sorted(features.reference.usable() & usable))
     put(report["reference"], real.figures())
 
 

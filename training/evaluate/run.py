@@ -1,4 +1,4 @@
-"""`evaluate folders`: everything is checked, every model hears every folder, and the report is written."""
+"""`evaluate folders`: all is checked, every model computes features of every folder, and the report is written."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from sounding.utils.files import write_atomic
 from sounding.utils.messages import printable
 
-from .audiovisual import AudioVisualModel, SoundsOf
+from .audiovisual import AudioVisualModel, SoundSide
 from .features import FeatureModel, open_model
-from .folders import OnStep, Side, find_sounds, hear, pairs
-from .images import ItemImages, see
+from .folders import OnStep, Side, compute_features, find_sounds, pairs
+from .images import ItemImages, embed_images
 from .labels import read_labels
 from .page.items import by_class
 from .page.write import PageWriter
-from .report import NO_IMAGES, Heard, Seen, measure_models
+from .report import NO_IMAGES, AudioVisualFeatures, SoundFeatures, measure_models
 from .store import Store, write_npz
 from .table import table
 
@@ -51,7 +51,7 @@ def evaluate_folders(asked: Folders, progress: Progress) -> dict[str, Any]:
     """Measure, and write `report.json`, `table.md`, `features.npz`, and `index.html` with its files.
 
     Raises:
-        ValueError: a folder, file or model is not what is expected; this is found before anything is heard.
+        ValueError: a folder, file or model is not what is expected; this is found before anything is computed.
     """
     _check_names(asked)
     made, real = (
@@ -68,29 +68,29 @@ def evaluate_folders(asked: Folders, progress: Progress) -> dict[str, Any]:
             f"{asked.labels} names no sound, such as {printable(min(made), 80)}; its column name has the files' names "
             "without the ending."
         )
-    heard: list[Heard] = []
-    seen: list[Seen] = []
     stores: dict[str, Store] = {}
-    unseen: dict[str, str] = {}
-    for place, (sounds, own) in enumerate(zip(models[0], labels, strict=True)):
-        folder = _folder(sounds.name)
-        seconds, sides = _hear_all(asked, sounds, asked.out / "features" / folder, progress)
-        heard.append(Heard(sounds, seconds, sides[1:], sides[0], own))
+    by_sounds = []
+    for place, (model, own) in enumerate(zip(models[0], labels, strict=True)):
+        folder = _folder(model.name)
+        seconds, sides = _compute_all(asked, model, asked.out / "features" / folder, progress)
+        by_sounds.append(SoundFeatures(model, seconds, sides[1:], sides[0], own))
         stores |= {f"{folder}/{side.name}" if place else side.name: side.store for side in sides}
-    for pictures in models[1]:
-        if files is None:
-            unseen[pictures.metric] = NO_IMAGES
-            continue
-        folder = _folder(pictures.name)
-        seconds, sides = _hear_all(asked, SoundsOf(pictures), asked.out / "features" / folder, progress)
+    by_images = []
+    for both in models[1] if files else ():
+        assert files is not None
+        folder = _folder(both.name)
+        seconds, sides = _compute_all(asked, SoundSide(both), asked.out / "features" / folder, progress)
         common = {name for side in sides[1:] for name in pairs(side, sides[0])}
         with progress("images") as on_step:
-            images = see(files, common, pictures, asked.out / "features" / folder / "images of items", on_step)
-        seen.append(Seen(pictures, seconds, sides[1:], sides[0], images))
+            images = embed_images(files, common, both, asked.out / "features" / f"{folder} images", on_step)
+        by_images.append(AudioVisualFeatures(both, seconds, sides[1:], sides[0], images))
         stores |= {f"{folder}/{side.name}": side.store for side in sides}
-        stores[f"{folder}/images of items"] = images.store
-    report = _settings(asked, heard) | measure_models(heard, seen, resamples=asked.resamples, unseen=unseen)
-    by_name = {one.model.name: one for one in heard}
+        stores[f"{folder} images"] = images.store
+    no_images = {} if files else {both.metric: NO_IMAGES for both in models[1]}
+    report = _settings(asked, by_sounds) | measure_models(
+        by_sounds, by_images, resamples=asked.resamples, no_images=no_images
+    )
+    by_name = {one.model.name: one for one in by_sounds}
     judging, comparing = (by_name[report["figures_by"][what]] for what in ("classes", "embeddings"))
     known = judging.labels.own if judging.labels else None
     classes = [by_class(side, judging.reference, judging.model.classes, known) for side in judging.systems]
@@ -116,20 +116,20 @@ def _check_names(asked: Folders) -> None:
 
 def _open_models(paths: Sequence[Path]) -> tuple[list[FeatureModel], list[AudioVisualModel]]:
     sounds: list[FeatureModel] = []
-    pictures: list[AudioVisualModel] = []
+    both: list[AudioVisualModel] = []
     for path in paths:
         model = open_model(path)
-        if model.name in [*(one.name for one in sounds), *(one.name for one in pictures)]:
+        if model.name in [*(one.name for one in sounds), *(one.name for one in both)]:
             raise ValueError(f"{path} is given twice; give each model once.")
         if isinstance(model, AudioVisualModel):
-            pictures.append(model)
+            both.append(model)
         else:
             sounds.append(model)
     if not sounds:
         raise ValueError(
             "There are models of sounds and images alone; give a model of sounds, too, for what they are compared by."
         )
-    return sounds, pictures
+    return sounds, both
 
 
 def _folder(name: str) -> str:
@@ -137,18 +137,18 @@ def _folder(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80]
 
 
-def _hear_all(asked: Folders, model: FeatureModel, out: Path, progress: Progress) -> tuple[float, list[Side]]:
+def _compute_all(asked: Folders, model: FeatureModel, out: Path, progress: Progress) -> tuple[float, list[Side]]:
     """The reference and all systems by one model, and the length that they were brought to."""
     seconds = asked.seconds or model.seconds
     sides = []
     for name, folder in zip(["reference", *asked.systems], [asked.reference, *asked.generated], strict=True):
         with progress(name) as on_step:
-            sides.append(hear(name, folder, model, seconds, out / name, on_step))
+            sides.append(compute_features(name, folder, model, seconds, out / name, on_step))
     return seconds, sides
 
 
-def _settings(asked: Folders, heard: Sequence[Heard]) -> dict[str, Any]:
-    first = heard[0]
+def _settings(asked: Folders, by_sounds: Sequence[SoundFeatures]) -> dict[str, Any]:
+    first = by_sounds[0]
     return {
         "model": first.model.name,
         "seconds": first.seconds,

@@ -131,7 +131,9 @@ def cosines(first: Array, second: Array) -> Array:
 
 
 def _check_pairs(first: Array, second: Array) -> None:
-    if first.ndim != 2 or first.shape != second.shape or not len(first):
+    if not len(first) and not len(second):
+        raise ValueError("There is no pair of sounds.")
+    if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(
             f"Pairs have shapes {first.shape} and {second.shape}, but two equal [items, values] are expected."
         )

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from sounding.audio.files import write_audio
 from sounding.audio.resampling import resample
 from training.evaluate.cli import app
-from training.evaluate.folders import Side, find_sounds, hear, pairs, problems
+from training.evaluate.folders import Side, compute_features, find_sounds, pairs, problems
 from training.evaluate.frechet import frechet_distances
 from training.evaluate.labels import Labels, read_labels
 from training.evaluate.models.classifier import Classifier, write_classifier
@@ -89,7 +89,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sides(material: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Side]:
     out = tmp_path_factory.mktemp("features")
-    return [hear(name, material / name, Bands(), 1.0, out / name) for name in ("reference", "first", "second")]
+    return [
+        compute_features(name, material / name, Bands(), 1.0, out / name) for name in ("reference", "first", "second")
+    ]
 
 
 def test_one_bad_file_never_ends_a_run(sides: list[Side]) -> None:
@@ -122,23 +124,27 @@ def test_what_is_the_same_sound_has_the_same_features(sides: list[Side]) -> None
 
 def test_a_stopped_run_continues(material: Path, sides: list[Side], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        hear("first", material / "first", Bands(stop_after=16), 1.0, tmp_path / "first")
+        compute_features("first", material / "first", Bands(stop_after=16), 1.0, tmp_path / "first")
     model, steps = Bands(), []
-    resumed = hear("first", material / "first", model, 1.0, tmp_path / "first", lambda *step: steps.append(step))
+    resumed = compute_features(
+        "first", material / "first", model, 1.0, tmp_path / "first", lambda *step: steps.append(step)
+    )
     assert model.heard == 6
     assert steps == [(22, 22)]
     np.testing.assert_array_equal(resumed.store.embeddings, sides[1].store.embeddings)
     np.testing.assert_array_equal(resumed.store.logits, sides[1].store.logits)
     again = Bands()
-    hear("first", material / "first", again, 1.0, tmp_path / "first")
+    compute_features("first", material / "first", again, 1.0, tmp_path / "first")
     assert again.heard == 0
 
 
 def test_changed_files_are_heard_anew(tmp_path: Path) -> None:
     write_audio(tmp_path / "sounds" / "a.wav", noise(1), RATE)
-    before = hear("x", tmp_path / "sounds", Bands(), 1.0, tmp_path / "x").store.embeddings.copy()
+    before = compute_features("x", tmp_path / "sounds", Bands(), 1.0, tmp_path / "x").store.embeddings.copy()
     write_audio(tmp_path / "sounds" / "a.wav", noise(2, 0.9), RATE)
-    assert not np.allclose(hear("x", tmp_path / "sounds", Bands(), 1.0, tmp_path / "x").store.embeddings, before)
+    assert not np.allclose(
+        compute_features("x", tmp_path / "sounds", Bands(), 1.0, tmp_path / "x").store.embeddings, before
+    )
 
 
 def test_figures_are_those_of_the_pairs(sides: list[Side]) -> None:
@@ -186,14 +192,15 @@ def test_what_cannot_be_computed_is_said(material: Path, tmp_path: Path) -> None
     for name in ("reference", "other"):
         write_audio(tmp_path / name / "a.wav", noise(1), RATE)
     reference, other = (
-        hear(name, tmp_path / name, NoClasses(), 1.0, tmp_path / "out" / name) for name in ("reference", "other")
+        compute_features(name, tmp_path / name, NoClasses(), 1.0, tmp_path / "out" / name)
+        for name in ("reference", "other")
     )
     system = measure([other], reference, ())["systems"][0]
     assert system["figures"].keys() == {"cosine"}
     assert "no classes" in system["not_computed"]["is"]
     assert "two items" in system["not_computed"]["fad"]
     assert "at least 20" in system["not_computed"]["fad_infinity"]
-    lone = hear("lone", material / "first", NoClasses(), 1.0, tmp_path / "out" / "lone")
+    lone = compute_features("lone", material / "first", NoClasses(), 1.0, tmp_path / "out" / "lone")
     assert not measure([lone], reference, ())["systems"][0]["figures"]  # no pair at all
 
 

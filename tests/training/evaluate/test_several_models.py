@@ -13,9 +13,9 @@ from torch import Tensor
 from sounding.audio.files import write_audio
 from sounding.images.files import write_image
 from training.evaluate import run
-from training.evaluate.audiovisual import AudioVisualModel, SoundsOf
-from training.evaluate.folders import hear
-from training.evaluate.images import ItemImages, see
+from training.evaluate.audiovisual import AudioVisualModel, SoundSide
+from training.evaluate.folders import compute_features
+from training.evaluate.images import ItemImages, embed_images
 from training.evaluate.run import Folders, evaluate_folders
 
 RATE = 16_000
@@ -97,16 +97,16 @@ WITHOUT = {
 
 def test_one_bad_image_never_ends_a_run(items: Path, tmp_path: Path) -> None:
     files = ItemImages.find(items / "images", items / "masks", NAMES)
-    side = see(files, NAMES, ToneAndColour(), tmp_path)
+    side = embed_images(files, NAMES, ToneAndColour(), tmp_path)
     assert side.without.keys() == WITHOUT.keys()
     for name, said in WITHOUT.items():
         assert said in side.without[name]
     assert side.usable() == set(NAMES) - WITHOUT.keys()
     np.testing.assert_allclose(side.store.embeddings[side.store.rows(["00"])], [[1, 0]])  # of the masked side
-    whole = see(ItemImages.find(items / "images", None, NAMES), NAMES, ToneAndColour(), tmp_path / "whole")
+    whole = embed_images(ItemImages.find(items / "images", None, NAMES), NAMES, ToneAndColour(), tmp_path / "whole")
     np.testing.assert_allclose(whole.store.embeddings[whole.store.rows(["04"])], [[0.5, 0.5]])
     seen: list[tuple[int, int]] = []
-    see(files, NAMES, ToneAndColour(), tmp_path, lambda *step: seen.append(step))
+    embed_images(files, NAMES, ToneAndColour(), tmp_path, lambda *step: seen.append(step))
     assert seen == [(24, 24)]  # only the one that the model had refused came again
 
 
@@ -147,7 +147,7 @@ def test_every_model_has_its_figures(items: Path, tmp_path: Path, monkeypatch: p
     assert "no classes" in one["by_model"]["plain tones"]["not_computed"]["acc"]
     assert "acc" not in one["not_computed"]
 
-    side = hear("one", items / "one", SoundsOf(models["seen"]), 0.5, tmp_path / "again")
+    side = compute_features("one", items / "one", SoundSide(models["seen"]), 0.5, tmp_path / "again")
     usable = sorted(set(NAMES) - WITHOUT.keys())
     sounds = side.store.embeddings[side.store.rows(usable)]
     expected = 100 * (sounds[:, 0] / np.linalg.norm(sounds, axis=1)).mean()  # the masked side is [1, 0]
@@ -164,7 +164,7 @@ def test_every_model_has_its_figures(items: Path, tmp_path: Path, monkeypatch: p
     assert "5 pairs have no image or mask that can be used" in table
     with np.load(tmp_path / "report" / "features.npz") as features:
         assert features["one/embeddings"].shape == (24, 6)
-        assert features["tone-and-colour/images of items/embeddings"].shape == (24, 2)
+        assert features["tone-and-colour images/embeddings"].shape == (24, 2)
 
 
 def test_without_images_the_rest_is_given(items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sounding.audio.files import write_audio
-from training.evaluate.folders import Side, hear
+from training.evaluate.folders import Side, compute_features
 from training.evaluate.frechet import frechet_distances
 from training.evaluate.kernel import kernel_distances
 from training.evaluate.metrics import resample_metrics, weights_of
@@ -46,7 +46,9 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Side, Side]:
         for name in NAMES:
             sound = torch.randn(RATE, generator=generator) * torch.rand(1, generator=generator) * 0.2
             write_audio(folder / side / f"{name}.wav", sound, RATE)
-    made, real = (hear(side, folder / side, Halves(), 1.0, folder / "out" / side) for side in ("made", "real"))
+    made, real = (
+        compute_features(side, folder / side, Halves(), 1.0, folder / "out" / side) for side in ("made", "real")
+    )
     return made, real
 
 

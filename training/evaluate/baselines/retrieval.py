@@ -19,7 +19,7 @@ from sounding.model import SoundingModel
 from sounding.utils.libraries import importing
 from sounding.utils.messages import printable
 
-from ..folders import find_sounds, hear
+from ..folders import compute_features, find_sounds
 
 CAPTIONS = "captions.csv"  # of a library: name,caption
 MOST_CAPTIONS = 10_000_000  # rows
@@ -96,7 +96,7 @@ class ByClap:
         Raises:
             ValueError: there is no folder, or none of its sounds can be read.
         """
-        side = hear("library", library, clap, clap.seconds, kept)
+        side = compute_features("library", library, clap, clap.seconds, kept)
         names = sorted(side.usable())
         if not names:
             raise ValueError(f"{library} has no sound that can be read, but one is needed at least.")

@@ -46,7 +46,7 @@ class Media:
     """Writes the page's files into the folder of the report, each once."""
 
     def __init__(self, report: Path, seconds: float, rate: int, images: ItemImages | None):
-        """Sounds are cut to `seconds` and brought to `rate`, as the model heard them."""
+        """Sounds are cut to `seconds` and brought to `rate`, as the model was given them."""
         self.report, self.seconds, self.images = report, seconds, images
         self.rate = min(rate, MOST_RATE)
         self.to_mel = MelSpectrogram(AudioConfig())

@@ -13,7 +13,7 @@ from sounding.utils.messages import printable
 
 from ..folders import Side, find_sounds
 from ..images import ItemImages
-from ..report import Heard
+from ..report import SoundFeatures
 from ..scores import LEFT_OUT
 from ..table import reasons, tables
 from .items import ClassFigures, choose_shown, likeliest, score_items
@@ -39,13 +39,15 @@ class Shown:
 class PageWriter:
     """Gathers what the page shows from one model of sounds, the one with classes if there is one."""
 
-    def __init__(self, out: Path, heard: Heard, images: ItemImages | None):
-        self.out, self.heard = out, heard
-        self.media = Media(out, heard.seconds, heard.model.rate, images)
-        self.files = {side.name: find_sounds(side.folder) for side in (heard.reference, *heard.systems)}
-        self.labels = heard.labels.own if heard.labels else {}
+    def __init__(self, out: Path, features: SoundFeatures, images: ItemImages | None):
+        self.out, self.features = out, features
+        self.media = Media(out, features.seconds, features.model.rate, images)
+        self.files = {side.name: find_sounds(side.folder) for side in (features.reference, *features.systems)}
+        self.labels = features.labels.own if features.labels else {}
 
-    def write(self, report: dict[str, Any], compared: Heard, classes: Sequence[dict[str, ClassFigures]]) -> Path:
+    def write(
+        self, report: dict[str, Any], compared: SoundFeatures, classes: Sequence[dict[str, ClassFigures]]
+    ) -> Path:
         """Write the page.
 
         Args:
@@ -53,20 +55,20 @@ class PageWriter:
             compared: all folders by the model whose embeddings are compared.
             classes: figures per class of every system, see `items.by_class`.
         """
-        names = choose_shown(self.heard.systems, self.heard.reference)
+        names = choose_shown(self.features.systems, self.features.reference)
         page = self._render(
             report=report,
             tables=list(tables(report)),
-            shown=[self._shown(name, self.heard.systems) for name in names],
+            shown=[self._shown(name, self.features.systems) for name in names],
             classes=self._classes(classes),
             left_out=LEFT_OUT,
             map=embedding_map(compared.systems, compared.reference),
             map_model=compared.model.name,
             most_points=MOST_POINTS,
             size=SIZE,
-            worst=[self._worst(side) for side in self.heard.systems],
+            worst=[self._worst(side) for side in self.features.systems],
             findings=[(system, self._findings(system), reasons(system)) for system in report["systems"]],
-            heard=self.heard,
+            features=self.features,
             rate=self.media.rate,
         )
         write_atomic(self.out / "index.html", page.encode())
@@ -89,17 +91,18 @@ class PageWriter:
 
     def _shown(self, name: str, systems: Sequence[Side], **known: Any) -> Shown:
         sounds = [
-            (side.name, self.media.sound(self.files[side.name].get(name))) for side in (self.heard.reference, *systems)
+            (side.name, self.media.sound(self.files[side.name].get(name)))
+            for side in (self.features.reference, *systems)
         ]
-        own = ", ".join(self.heard.model.classes[number] for number in self.labels.get(name, ()))
+        own = ", ".join(self.features.model.classes[number] for number in self.labels.get(name, ()))
         return Shown(name, own, self.media.picture(name), sounds, **known)
 
     def _worst(self, side: Side) -> tuple[str, str, list[Shown]]:
         """A system's name, what its items are scored by, and the lowest ones."""
-        scored = score_items(side, self.heard.reference, self.heard.model.classes, self.labels)
+        scored = score_items(side, self.features.reference, self.features.model.classes, self.labels)
         lowest = scored.worst()
         names = [name for name, _ in lowest]
-        classes = self.heard.model.classes
+        classes = self.features.model.classes
         taken = [classes[number] for number in likeliest(side, names, classes)] if classes else [""] * len(names)
         shown = [
             self._shown(name, [side], score=score, taken_for=guess)

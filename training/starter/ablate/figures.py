@@ -18,7 +18,7 @@ from sounding.model import SoundingModel
 from ...data.shard_format import SAMPLE_RATE
 from ...evaluate import scores
 from ...evaluate.features import FeatureModel
-from ...evaluate.folders import Side, hear, pairs
+from ...evaluate.folders import Side, compute_features, pairs
 from ...evaluate.frechet import frechet_distances
 from ...evaluate.kernel import kernel_distances
 from ...finetune.retrieval import sound_of
@@ -100,7 +100,7 @@ def measure_sounds(
         seconds: that is heard.
         out: for the features.
     """
-    side = hear(folder.name, folder, judge, seconds, out)
+    side = compute_features(folder.name, folder, judge, seconds, out)
     names = pairs(side, reference)
     own, real = (store.rows(names) for store in (side.store, reference.store))
     made, logits = side.store.embeddings[own], side.store.logits[own]

@@ -25,7 +25,7 @@ from ...data.scene_source import SceneSource
 from ...data.shard_format import INDEX
 from ...data.shard_writer import make_shards
 from ...evaluate.features import FeatureModel, open_features
-from ...evaluate.folders import Side, hear
+from ...evaluate.folders import Side, compute_features
 from ...evaluate.models.classifier import write_classifier
 from ...initialization import initialize
 from ...provenance import weights_fingerprint
@@ -210,7 +210,9 @@ class Ablations:
     def reference(self) -> Side:
         """The real sounds."""
         seconds = self.recipe(START).model.train_seconds
-        return hear("reference", self.items / "reference", self.hearing, seconds, self.out / "heard" / "reference")
+        return compute_features(
+            "reference", self.items / "reference", self.hearing, seconds, self.out / "heard" / "reference"
+        )
 
     @cached_property
     def reference_figures(self) -> dict[str, float]:
