@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from sounding.model import SoundingModel
 from sounding.utils.files import replacing, write_atomic
 
 from .shard_format import SAMPLE_RATE
+from .video_scenes import write_video
 
 SIDE = 96  # of images, in pixels
 SECONDS = 1.28  # of sounds
@@ -142,20 +142,7 @@ def _write_picture(picture: Image.Image, path: Path) -> None:
 
 
 def _write_video(shape: Shape, rng: np.random.Generator, path: Path) -> None:
-    import av
-
     picture, _ = draw(shape, rng)
     waveform = sing(shape, VIDEO_SECONDS, rng).numpy()
-    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        video = container.add_stream("mpeg4", rate=VIDEO_RATE)
-        video.width, video.height, video.pix_fmt = SIDE, SIDE, "yuv420p"
-        sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-        for number in range(VIDEO_SECONDS * VIDEO_RATE):
-            frame = av.VideoFrame.from_image(picture)
-            frame.pts, frame.time_base = number, Fraction(1, VIDEO_RATE)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-        audio = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")
-        audio.sample_rate, audio.pts, audio.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
-        container.mux(sound.encode(audio))
-        container.mux(sound.encode(None))
+    frames = np.repeat(np.asarray(picture)[None], VIDEO_SECONDS * VIDEO_RATE, axis=0)
+    write_video(path, frames, VIDEO_RATE, waveform)
