@@ -46,7 +46,9 @@ class Place:
         )
         file = parameter.name not in WRITTEN and (path or parameter.name in NAMED)
         argument = any(isinstance(note, typer.models.ArgumentInfo) for note in notes)
-        flags = [word for note in notes for word in (getattr(note, "param_decls", None) or ())]
+        # In Annotated, typer takes the first flag of an option for its default.
+        options = [(getattr(note, "default", None), *(getattr(note, "param_decls", None) or ())) for note in notes]
+        flags = [word for words in options for word in words if isinstance(word, str) and word.startswith("--")]
         flag = "" if argument else next(iter(flags), "--" + parameter.name.replace("_", "-"))
         return cls(parameter.name, flag, parameter.default is parameter.empty, file)
 
@@ -74,7 +76,7 @@ def arguments(places: list[Place], given: dict[str, str]) -> list[str]:
     line: list[str] = []
     for place in places:
         if place.name in given or place.required:
-            line += [place.flag] * bool(place.flag) + [given.get(place.name, "x")]
+            line += [place.flag] * bool(place.flag) + [given.get(place.name, "1")]  # a text, or a number
     return line
 
 
