@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import shutil
-import time
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -198,30 +198,39 @@ def test_a_step_that_stops_the_run_loses_nothing(
     assert len(looked) <= 12  # ten clips, and a batch of two that was measured but not kept
 
 
+# A run that is ended by kill -9 at the given one of its writes, before or after the file is in its place.
+UNTIL_KILLED = """
+import itertools, os, pathlib, signal
+from training.refine.pipeline import refine
+
+replace, count = pathlib.Path.replace, itertools.count(1)
+
+def fatal(self, target):
+    number = next(count)
+    if number < writes or after:
+        replace(self, target)
+    if number == writes:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return target
+
+pathlib.Path.replace = fatal
+refine(settings)
+"""
+
+
 def test_runs_that_are_killed_at_any_moment_end_as_an_unbroken_one(
     material: Path, done: tuple[Path, Summary], tmp_path: Path
 ) -> None:
-    """kill -9 at random moments of a run, ten times; then a run to the end."""
+    """kill -9 at random writes of a run, ten times; then a run to the end."""
     server = multiprocessing.get_context("forkserver")  # imports once what all of them need
     server.set_forkserver_preload(["training.refine.pipeline", "pandas", "pyarrow.parquet", "webdataset", "av"])
-    settings = settings_of(material, tmp_path / "out")
-    first = server.Process(target=time.sleep, args=(0,))  # starts the server
-    first.start()
-    first.join()
-    began = time.monotonic()
-    unbroken = server.Process(target=refine, args=(settings_of(material, tmp_path / "unbroken"),))
-    unbroken.start()
-    unbroken.join()
-    assert unbroken.exitcode == 0
-    whole, draw, killed = time.monotonic() - began, random.Random(0), 0
+    settings, draw = settings_of(material, tmp_path / "out"), random.Random(0)
     for _ in range(10):
-        process = server.Process(target=refine, args=(settings,))
+        given = {"settings": settings, "writes": draw.randrange(1, 7), "after": draw.random() < 0.5}
+        process = server.Process(target=exec, args=(UNTIL_KILLED, given))
         process.start()
-        process.join(draw.uniform(0.0, 0.7 * whole))
-        killed += process.is_alive()
-        process.kill()
         process.join()
-    assert killed > 2
+        assert process.exitcode == -signal.SIGKILL
     last = server.Process(target=refine, args=(settings,))
     last.start()
     last.join()
