@@ -31,6 +31,15 @@ class FullDiskError(OSError):
         return self.message
 
 
+def hash_file(path: str | os.PathLike[str], into: hashlib._Hash | None = None) -> hashlib._Hash:
+    """A file's bytes added to a hash, a piece at a time; without one to a new SHA-256."""
+    total = hashlib.sha256() if into is None else into
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            total.update(piece)
+    return total
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path on the disk of `path`; it takes `path`'s place when the block ends without an error.

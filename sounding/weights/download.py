@@ -15,9 +15,9 @@ import urllib.error
 import zipfile
 from pathlib import Path
 
-from ..utils.files import is_full
+from ..utils.files import hash_file, is_full
 from .catalogue import File, mirrored
-from .transfer import BROKEN, CHUNK, FetchError, OnBytes, go_on, said
+from .transfer import BROKEN, FetchError, OnBytes, go_on, said
 
 TRIES = 5
 MOST_WEIGHTS, MOST_TEXT = 16 * 2**30, 64 * 2**20  # bytes of files whose size nobody states
@@ -148,8 +148,5 @@ def _ill_formed(path: Path, suffix: str, size: int) -> str | None:
 
 def _digest(path: Path, *, git: bool = False) -> str:
     """SHA-256 of a file, or the hash that Git gives it."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False) if git else hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            digest.update(data)
-    return digest.hexdigest()
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False) if git else None
+    return hash_file(path, blob).hexdigest()

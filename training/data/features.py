@@ -21,7 +21,7 @@ from sounding.encoders.patches import mask_to_grid
 from sounding.model import SoundingModel
 
 from .shard_folders import Folders
-from .shard_format import Kind, Sample, Skipped, reason
+from .shard_format import Kind, Sample, Skipped, known_of, reason
 from .shards import Shards
 from .source import Source, hash_json
 
@@ -239,16 +239,7 @@ class FeatureSource(Source):
         bad = [name for name, value in arrays.items() if not np.isfinite(value).all()]
         if bad:
             raise ValueError(f"Its {bad[0]} are not finite as float16.")
-        return Sample(
-            id=sample["id"],
-            captions=tuple(sample["captions"]),
-            licence=sample["licence"],
-            source=sample["source"],
-            seconds=sample["seconds"],
-            labels=tuple(sample["labels"]) if "labels" in sample else None,
-            sounding=tuple(sample["sounding"]) if "sounding" in sample else None,
-            features=arrays,
-        )
+        return Sample(**known_of(sample), features=arrays)
 
 
 def _ahead(work: Callable[[int], T], numbers: range, threads: int, window: int) -> Iterator[T]:

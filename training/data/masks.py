@@ -22,7 +22,7 @@ from sounding.segment import Prompt, Segmenter
 from sounding.segment.sam3 import Sam3Segmenter
 
 from .shard_folders import Folders
-from .shard_format import Sample
+from .shard_format import Sample, known_of
 from .shards import Shards
 from .source import Source, hash_json
 
@@ -92,21 +92,20 @@ class MaskSource(Source):
         """See Source. Labels of a clip are dropped, since they do not tell which of its objects they belong to."""
         row, members = self.raw[position], self.raw.members(position)
         copied = {name: data for name, data in members.items() if name != "json"}
-        described = {name: row[name] for name in ("id", "licence", "source", "seconds")}
-        captions = tuple(row["captions"])
+        known = known_of(row)
         if any(name.startswith("mask.") for name in copied):
-            labels, sounding = (tuple(row[name]) if name in row else None for name in ("labels", "sounding"))
-            return MaskedSample(**described, captions=captions, labels=labels, sounding=sounding, copied=copied)
+            return MaskedSample(**known, copied=copied)
         images = self.images[position]["images"]
         middle = len(images) // 2
         frames = {name for name in copied if name.endswith(".jpg")}
         copied = {name: data for name, data in copied.items() if name not in frames} | {
             "0.jpg": copied[f"{middle}.jpg"]
         }
-        masks = self.find(images[middle] / 255, captions)
+        masks = self.find(images[middle] / 255, known["captions"])
         if not masks:
             raise ValueError(f"{self.segmenter.name} finds no object in its image.")
-        return MaskedSample(**described, captions=captions, masks=tuple(masks), copied=copied)
+        known = {name: value for name, value in known.items() if name not in ("labels", "sounding")}
+        return MaskedSample(**known, masks=tuple(masks), copied=copied)
 
     def find(self, image: Tensor, captions: tuple[str, ...]) -> list[np.ndarray]:
         """Masks [H, W] uint8 of the objects in an image [H, W, 3], 0..1: those that its captions name or, by points,

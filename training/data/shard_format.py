@@ -17,6 +17,7 @@ import dataclasses
 import io
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -145,6 +146,12 @@ class ShardIndex:
     def write(self, folder: Path) -> None:
         """Write `shards.json` into `folder` in one step."""
         write_atomic(folder / INDEX, json.dumps(dataclasses.asdict(self)).encode())
+
+
+def known_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a sample that was read, beside its sound, images, masks and features, for a new `Sample`."""
+    known = {name: row[name] for name in ("id", "licence", "source", "seconds")}
+    return known | {name: tuple(row[name]) for name in ("captions", "labels", "sounding") if name in row}
 
 
 @dataclass(frozen=True)

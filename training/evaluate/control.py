@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
 
+from . import intervals
 from .folders import Side
 from .intervals import Array, Figure, figure, weighted_means
 from .metrics import Labelled, weights_of
@@ -53,9 +53,7 @@ def chances(found: ByItem, others: Labelled, classes: int) -> dict[str, float]:
 
 def share(met: Mapping[str, bool]) -> Figure:
     """The share of items that meet a control, with Wilson's 95 % interval."""
-    count, total = sum(met.values()), len(met)
-    low, high = binomtest(count, total).proportion_ci(0.95, "wilson")
-    return Figure(count / total, float(low), float(high), total)
+    return intervals.share(sum(met.values()), len(met))
 
 
 def difference(first: Mapping[str, bool], second: Mapping[str, bool], resamples: int) -> Figure:

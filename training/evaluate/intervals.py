@@ -52,6 +52,12 @@ def figure(values: Array, count: int) -> Figure:
     return Figure(value, value + float(low), value + float(high), count)
 
 
+def share(count: int, total: int) -> Figure:
+    """The share `count` of `total`, with Wilson's 95 % interval."""
+    interval = stats.binomtest(count, total).proportion_ci(0.95, "wilson")
+    return Figure(count / total, float(interval.low), float(interval.high), total)
+
+
 def weighted_means(values: Array, weights: Array) -> Array:
     """Means of values [N] by weights [R, N]: [R]; items without a value (NaN) are left out."""
     known = np.isfinite(values)

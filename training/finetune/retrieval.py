@@ -29,6 +29,13 @@ from .scenes import Cast
 CUTS = 6  # of every recording
 
 
+def mel_statistics(mel: Tensor) -> Tensor:
+    """Of log-mels [B, T, 64] without their level: mean, deviation and mean change of each band: [B, 192]."""
+    level = (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp(min=-9)
+    change = level.diff(dim=1).abs().mean(dim=1)
+    return torch.cat([level.mean(dim=1), level.std(dim=1), 4 * change], dim=1)
+
+
 class MelRetrieval:
     """Ranks `objects` by how near their recordings are to sounds [B, samples] at 16 kHz."""
 
@@ -55,10 +62,7 @@ class MelRetrieval:
         return torch.stack([fill(sound, self.samples, rng) for sound in thing.recordings for _ in range(CUTS)])
 
     def _described(self, sounds: Tensor) -> Tensor:
-        mel = self.to_mel(sounds)
-        level = (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp(min=-9)  # [B, T, 64]
-        change = level.diff(dim=1).abs().mean(dim=1)
-        return torch.cat([level.mean(dim=1), level.std(dim=1), 4 * change], dim=1)
+        return mel_statistics(self.to_mel(sounds))
 
 
 def sound_of(model: SoundingModel, latents: Tensor, seconds: float) -> Tensor:

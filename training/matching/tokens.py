@@ -14,7 +14,7 @@ from torch import Tensor
 from sounding.utils.fields import from_dict
 
 from ..data.shard_folders import Folders
-from ..data.shard_format import SAMPLE_RATE, Kind, Sample
+from ..data.shard_format import SAMPLE_RATE, Kind, Sample, known_of
 from ..data.shards import Shards
 from ..data.source import Source, hash_json
 from .encoders import AudioEncoder, VisualEncoder
@@ -47,17 +47,7 @@ class ShardClips(Source):
     def make(self, position: int) -> Sample:
         """See Source."""
         row = self.raw[position]
-        return Sample(
-            id=row["id"],
-            captions=tuple(row["captions"]),
-            licence=row["licence"],
-            source=row["source"],
-            seconds=row["seconds"],
-            labels=tuple(row["labels"]) if "labels" in row else None,
-            sounding=tuple(row["sounding"]) if "sounding" in row else None,
-            waveform=row["waveform"].numpy(),
-            images=tuple(row["images"].numpy()),
-        )
+        return Sample(**known_of(row), waveform=row["waveform"].numpy(), images=tuple(row["images"].numpy()))
 
 
 class TokenSource(Source):

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from sounding.naming.load import Namer
 from sounding.naming.sentences import sentences
-from sounding.utils.libraries import importing
-from sounding.utils.messages import printable, shown
+from sounding.utils.messages import shown
 
 from ...data.waveforms import mix
 from ..items import Item
+from ..models.loading import read_pretrained
 from .baseline import Settings, crop_object, item_seed, read_item_image
 from .text_to_audio import TextToAudio
 
@@ -53,26 +53,14 @@ class Blip:
 
 
 def read_blip(folder: Path, device: torch.device) -> Blip:
-    """BLIP from a folder in transformers' form. Nothing is downloaded, and no code of the folder is run.
+    """BLIP from a folder in transformers' form.
 
     Raises:
-        ValueError: another model, or a damaged folder.
+        ValueError: see `read_pretrained`.
     """
-    with importing("transformers"):
-        from transformers import BlipForConditionalGeneration, BlipProcessor
-    try:
-        processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
-        model, said = BlipForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
-        )
-        if said["missing_keys"]:
-            raise ValueError(f"{sorted(said['missing_keys'])[0]} is missing")
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{folder} is no folder of BLIP ({printable(' '.join(str(error).split()), 300)}); give a download of "
-            "Salesforce/blip-image-captioning-base or -large."
-        ) from None
-    return Blip(model.eval().to(device), processor)
+    advice = "a download of Salesforce/blip-image-captioning-base or -large"
+    model, processor = read_pretrained(folder, "BlipForConditionalGeneration", "BlipProcessor", "BLIP", advice)
+    return Blip(model.to(device), processor)
 
 
 class NameCaptioner:

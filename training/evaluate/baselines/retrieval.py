@@ -16,10 +16,10 @@ from sounding.encoders.audio import RATE as CLAP_RATE
 from sounding.encoders.audio import SAMPLES as CLAP_SAMPLES
 from sounding.encoders.audio import ClapAudioQuery
 from sounding.model import SoundingModel
-from sounding.utils.libraries import importing
 from sounding.utils.messages import printable
 
 from ..folders import compute_features, find_sounds
+from ..models.loading import read_pretrained
 
 CAPTIONS = "captions.csv"  # of a library: name,caption
 MOST_CAPTIONS = 10_000_000  # rows
@@ -67,24 +67,14 @@ def _embedded(given: Any) -> Tensor:
 
 
 def read_clap(folder: Path, device: torch.device) -> Clap:
-    """CLAP from a folder in transformers' form. Nothing is downloaded, and no code of the folder is run.
+    """CLAP from a folder in transformers' form.
 
     Raises:
-        ValueError: another model, or a damaged folder.
+        ValueError: see `read_pretrained`.
     """
-    with importing("transformers"):
-        from transformers import ClapModel, ClapProcessor
-    try:
-        processor = ClapProcessor.from_pretrained(folder, local_files_only=True)
-        model, said = ClapModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        if said["missing_keys"]:
-            raise ValueError(f"{sorted(said['missing_keys'])[0]} is missing")
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{folder} is no folder of CLAP ({printable(' '.join(str(error).split()), 300)}); give a download of "
-            "laion/clap-htsat-unfused."
-        ) from None
-    return Clap(model.eval().to(device), processor, f"CLAP of {folder.resolve()}")
+    advice = "a download of laion/clap-htsat-unfused"
+    model, processor = read_pretrained(folder, "ClapModel", "ClapProcessor", "CLAP", advice)
+    return Clap(model.to(device), processor, f"CLAP of {folder.resolve()}")
 
 
 class ByClap:

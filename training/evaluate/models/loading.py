@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from sounding.utils.files import hash_file
+from sounding.utils.libraries import importing
 from sounding.utils.messages import printable
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -45,6 +47,39 @@ def fitted(build: Callable[[], Network], state: dict[str, Tensor], computed: tup
     return network.eval().requires_grad_(False)
 
 
+def read_pretrained(
+    folder: Path, model: str, processor: str, called: str, advice: str, **options: Any
+) -> tuple[Any, Any]:
+    """A network for inference and its processor, from a folder that transformers' `save_pretrained` wrote.
+
+    Nothing is downloaded, and no code of the folder is run.
+
+    Args:
+        folder: of both.
+        model: name of the network's class in transformers.
+        processor: of the processor's class.
+        called: what a message calls such a folder's content.
+        advice: what a message tells to give instead.
+        options: for the network's `from_pretrained`.
+
+    Raises:
+        ValueError: another model, a damaged folder, or one without all tensors.
+    """
+    with importing("transformers"):
+        import transformers
+    try:
+        reader = getattr(transformers, processor).from_pretrained(folder, local_files_only=True)
+        network, report = getattr(transformers, model).from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, **options
+        )
+        if report["missing_keys"]:
+            raise ValueError(f"{min(report['missing_keys'])} is missing")
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        said = printable(" ".join(str(error).split()), 300)
+        raise ValueError(f"{folder} is no folder of {called} ({said}); give {advice}.") from None
+    return network.eval(), reader
+
+
 def audioset_classes(beside: Path, count: int) -> tuple[str, ...]:
     """Names of `count` classes by AudioSet's CSV in the same folder as the weights, or numbers where there is none.
 
@@ -76,7 +111,5 @@ def digest(*paths: Path) -> str:
     for path in chain.from_iterable(files):
         if path not in paths and path.suffix not in WEIGHTS:
             continue
-        with path.open("rb") as file:
-            while piece := file.read(2**20):
-                found.update(piece)
+        hash_file(path, found)
     return f"sha256 {found.hexdigest()[:12]}"

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sounding.audio.mel import mel_filters
-from sounding.audio.resampling import resample
 from sounding.weights.reading import laid_out
 
 from .loading import audioset_classes, fitted
+from .tagger import Tagger
 
 BANDS = 64
 WINDOW = "spectrogram_extractor.stft.conv_real.weight"  # its size tells the rate
@@ -98,24 +98,12 @@ class Cnn14(nn.Module):
         return self.fc1(x.amax(dim=2) + x.mean(dim=2)).relu()
 
 
-class PannsFeatures:
-    """CNN14 as a `features.FeatureModel`."""
-
-    seconds = 10.0  # AudioSet's clips
+class PannsFeatures(Tagger):
+    """CNN14 as a tagger."""
 
     def __init__(self, network: Cnn14, classes: tuple[str, ...], name: str):
-        self.network, self.classes, self.name = network.eval(), classes, name
-        self.rate, self.width = network.front_end.rate, network.fc1.in_features
-
-    @torch.inference_mode()
-    def embed(self, waveform: Tensor, rate: int) -> Tensor:
-        """See `features.FeatureModel.embed`."""
-        return self.network(resample(waveform, rate, self.rate))
-
-    @torch.inference_mode()
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """See `features.FeatureModel.logits`."""
-        return self.network.fc_audioset(embeddings)
+        rate, width = network.front_end.rate, network.fc1.in_features
+        super().__init__(network, network.fc_audioset, classes, name, rate, width)
 
 
 def read_panns(state: dict[str, Tensor], path: Path, name: str) -> PannsFeatures:

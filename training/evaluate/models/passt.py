@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sounding.audio.resampling import resample
 from sounding.utils.libraries import importing
 from sounding.weights.reading import count, laid_out
 
 from .loading import audioset_classes, fitted
 from .mel import kaldi_mel_filters
+from .tagger import Tagger
 
 RATE, HOP, FRAME, FFT = 32_000, 320, 800, 1024
 BANDS, LOW, HIGH = 128, 0, 15_000
@@ -76,24 +76,11 @@ class Passt(nn.Module):
         return self.norm(self.blocks(x))[:, :2].mean(dim=1)
 
 
-class PasstFeatures:
-    """PaSST as a `features.FeatureModel`."""
-
-    seconds, rate = 10.0, RATE
+class PasstFeatures(Tagger):
+    """PaSST as a tagger; only the first 10 s of a sound are looked at."""
 
     def __init__(self, network: Passt, classes: tuple[str, ...], name: str):
-        self.network, self.classes, self.name = network.eval(), classes, name
-        self.width = network.head_dist.in_features
-
-    @torch.inference_mode()
-    def embed(self, waveform: Tensor, rate: int) -> Tensor:
-        """See `features.FeatureModel.embed`; only the first 10 s are heard."""
-        return self.network(resample(waveform, rate, self.rate))
-
-    @torch.inference_mode()
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """See `features.FeatureModel.logits`."""
-        return self.network.head(embeddings)
+        super().__init__(network, network.head, classes, name, RATE, network.head_dist.in_features)
 
 
 def read_passt(state: dict[str, Tensor], path: Path, name: str) -> PasstFeatures:

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sounding.audio.resampling import fit_length, resample
+from sounding.audio.resampling import fit_length
 from sounding.utils.libraries import importing
 from sounding.utils.messages import printable
 from sounding.weights.reading import laid_out
 
 from .loading import fitted
 from .mel import kaldi_mel_filters
+from .tagger import Tagger
 
 RATE, FRAME, HOP, FFT = 16_000, 400, 160, 512
 BANDS, LOW, HIGH, OFFSET = 64, 125, 7500, 1e-3
@@ -71,23 +72,11 @@ class Yamnet(nn.Module):
         return x.mean(dim=(2, 3)).unflatten(0, mel.shape[:2]).mean(dim=1)
 
 
-class YamnetFeatures:
-    """YAMNet as a `features.FeatureModel`."""
-
-    rate, seconds, width = RATE, 10.0, 1024
+class YamnetFeatures(Tagger):
+    """YAMNet as a tagger."""
 
     def __init__(self, network: Yamnet, classes: tuple[str, ...], name: str):
-        self.network, self.classes, self.name = network.eval(), classes, name
-
-    @torch.inference_mode()
-    def embed(self, waveform: Tensor, rate: int) -> Tensor:
-        """See `features.FeatureModel.embed`."""
-        return self.network(resample(waveform, rate, self.rate))
-
-    @torch.inference_mode()
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """See `features.FeatureModel.logits`."""
-        return self.network.classifier(embeddings)
+        super().__init__(network, network.classifier, classes, name, RATE, network.classifier.in_features)
 
 
 def read_yamnet(path: Path) -> YamnetFeatures:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Annotated
 
 from sounding.utils.fields import MOST_JSON, Length, from_dict, parse_json
+from sounding.utils.files import hash_file
 from sounding.utils.messages import printable, shown
 
 MANIFEST = "samples.json"
@@ -99,16 +100,8 @@ def digest_of(items: list[Item]) -> str:
     for item in items:
         files = [item.image, *([item.mask] if item.mask else []), *(file for _, file in sorted(item.sounds.items()))]
         said = [item.name, item.text, item.object, item.mask is not None, sorted(item.sounds)]
-        said.append([_hash(file) for file in files])
+        said.append([hash_file(file).hexdigest() for file in files])
         digest.update(json.dumps(said).encode())
-    return digest.hexdigest()
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
     return digest.hexdigest()
 
 

@@ -157,20 +157,18 @@ class Blip:
     """BLIP through transformers, from a folder."""
 
     def __init__(self, settings: CaptionSettings):
-        from transformers import BlipForConditionalGeneration, BlipProcessor
+        from ...evaluate.models.loading import read_pretrained
 
         self.device = device_for(settings.device)
-        try:
-            self.processor = BlipProcessor.from_pretrained(settings.blip, local_files_only=True)
-            model = BlipForConditionalGeneration.from_pretrained(
-                settings.blip, local_files_only=True, use_safetensors=True
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{settings.blip} is no folder of a BLIP model ({printable(error, 200)}); give one that "
-                "`save_pretrained` wrote, with safetensors."
-            ) from None
-        self.model = model.eval().to(self.device)
+        model, self.processor = read_pretrained(
+            Path(settings.blip),
+            "BlipForConditionalGeneration",
+            "BlipProcessor",
+            "a BLIP model",
+            "one that `save_pretrained` wrote, with safetensors",
+            use_safetensors=True,
+        )
+        self.model = model.to(self.device)
 
     def caption(self, frames: Tensor) -> list[str]:
         """See FrameCaptioner; the likeliest words, so that the same frame has the same caption."""

@@ -10,7 +10,7 @@ from sounding.utils.messages import printable
 
 from ...data.shard_format import SAMPLE_RATE
 from ...evaluate.features import FeatureModel, open_features
-from ...evaluate.models.panns import PannsFeatures
+from ...evaluate.models.tagger import Tagger
 from ..media import clip_sound
 from ..model_files import device_for, digest
 from ..ontology import ClassSet, Ontology
@@ -53,7 +53,7 @@ class EventStep(Step):
         self.tagger = open_features(Path(self.chosen.model))
         if not self.tagger.classes:
             raise StopRun(f"{self.chosen.model} has no classes, but a tagger of sound events has; name another file.")
-        if isinstance(self.tagger, PannsFeatures):
+        if isinstance(self.tagger, Tagger):
             self.tagger.network.to(device_for(self.chosen.device))
 
     def measure(self, rows: Sequence[Row]) -> list[Row]:
@@ -64,11 +64,11 @@ class EventStep(Step):
         found = []
         for row in rows:  # of any length; a batch would have to pad them, and padding is heard
             sound = torch.from_numpy(clip_sound(row))
-            if isinstance(self.tagger, PannsFeatures):
+            if isinstance(self.tagger, Tagger):
                 sound = sound.to(next(self.tagger.network.parameters()).device)
             logits = self.tagger.logits(self.tagger.embed(sound[None], SAMPLE_RATE))[0].float().cpu()
-            # PANNs were trained on several events at once, the classifier of `starter evaluate judge` on one of all.
-            scores = logits.sigmoid() if isinstance(self.tagger, PannsFeatures) else logits.softmax(dim=-1)
+            # Taggers were trained on several events at once, the classifier of `starter evaluate judge` on one of all.
+            scores = logits.sigmoid() if isinstance(self.tagger, Tagger) else logits.softmax(dim=-1)
             best = scores.topk(min(MOST_TAGS, len(scores)))
             likely = [
                 (self.tagger.classes[int(number)], float(score))

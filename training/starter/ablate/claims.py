@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
+import numpy as np
 
+from ...evaluate.study.statistics import mean_of
 from .rows import OURS, WHOLE, Cell
 
 Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
@@ -59,13 +60,8 @@ class Claim:
 
 def interval(values: Sequence[float]) -> Interval:
     """The mean of one value per seed with its 95 % interval, by Student's t distribution."""
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count < 2:
-        return Interval(mean, math.nan, math.nan, count)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half, count)
+    found = mean_of(np.array(values, np.float64))
+    return Interval(found.value, found.low, found.high, found.count)
 
 
 def judge_better(difference: Interval) -> Verdict:

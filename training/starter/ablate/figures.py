@@ -16,11 +16,10 @@ from sounding.grounding import Condition, Source, match_moments
 from sounding.model import SoundingModel
 
 from ...data.shard_format import SAMPLE_RATE
-from ...evaluate import scores
+from ...evaluate.control import controls, share
 from ...evaluate.features import FeatureModel
 from ...evaluate.folders import Side, compute_features, pairs
-from ...evaluate.frechet import frechet_distances
-from ...evaluate.kernel import kernel_distances
+from ...evaluate.metrics import resample_metrics, weights_of
 from ...finetune.retrieval import sound_of
 from .material import Labels, Material
 from .rows import Cell
@@ -28,6 +27,7 @@ from .settings import AblationSettings
 
 OnStep = Callable[[int, int], None]
 NOISES = 10_000  # of one seed
+METRICS = {"acc": "acc", "fad": "fad", "kl": "kl_audioldm_eval", "is": "is", "kad": "kad"}  # their keys in reports
 
 
 @torch.inference_mode()
@@ -102,35 +102,23 @@ def measure_sounds(
     """
     side = compute_features(folder.name, folder, judge, seconds, out)
     names = pairs(side, reference)
-    own, real = (store.rows(names) for store in (side.store, reference.store))
-    made, logits = side.store.embeddings[own], side.store.logits[own]
     number = {name: at for at, name in enumerate(judge.classes)}
-    chosen = [[[number[x] for x in part] for part in labels[name]] for name in names]
-    once = np.ones((1, len(names)), np.float32)
-    computed: dict[str, Callable[[], Any]] = {
-        "acc": lambda: np.nanmean(scores.label_confidences(logits, [mine for mine, _ in chosen])),
-        "fad": lambda: frechet_distances(made, reference.store.embeddings[real], once)[0],
-        "kl": lambda: scores.kl_divergences(logits, reference.store.logits[real], "audioldm_eval").mean(),
-        "is": lambda: scores.inception_scores(logits, once)[0],
-        "kad": lambda: kernel_distances(made, reference.store.embeddings[real], once)[0],
-    }
-    figures: dict[str, float] = {}
-    missing: dict[str, str] = {}
-    for metric, compute in computed.items():
-        try:
-            figures[metric] = float(compute())
-        except ValueError as error:
-            missing[metric] = str(error)
-    best = [float(row[mine].max()) for row, (mine, _) in zip(logits, chosen, strict=True)]
-    ranks = (logits > np.array(best)[:, None]).sum(axis=1)
+    selected, others = ({name: [number[label] for label in labels[name][part]] for name in names} for part in (0, 1))
+    found = resample_metrics(side, reference, names, weights_of(names, 0), judge.classes, selected)
+    figures = {metric: float(found.values[key][0]) for metric, key in METRICS.items() if key in found.values}
+    logits = side.store.logits[side.store.rows(names)]
+    best = np.array([row[selected[name]].max() for name, row in zip(names, logits, strict=True)])
+    ranks = (logits > best[:, None]).sum(axis=1)
     figures |= {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
-    controls = [top > row[others].max() for top, row, (_, others) in zip(best, logits, chosen, strict=True) if others]
-    if controls:
-        figures["control"] = float(np.mean(controls))
+    met = controls(side, selected, others)["control"]
+    if met:
+        figures["control"] = share(met).value
     return {
         "figures": {metric: value for metric, value in figures.items() if math.isfinite(value)},
-        "counts": {"items": len(names), "control": len(controls)},
-        "not_computed": missing,
+        "counts": {"items": len(names), "control": len(met)},
+        "not_computed": {
+            metric: found.not_computed[key] for metric, key in METRICS.items() if key in found.not_computed
+        },
         "unreadable": side.unreadable,
     }
 

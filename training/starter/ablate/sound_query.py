@@ -18,7 +18,7 @@ from torch.nn import functional
 from sounding.audio.mel import MelSpectrogram, normalize
 from sounding.config import AudioConfig
 
-from ...data.shard_format import Kind, Sample
+from ...data.shard_format import Kind, Sample, known_of
 from ...data.shard_writer import make_shards
 from ...data.shards import DESCRIBED, Shards
 from ...data.source import Source, hash_json
@@ -105,10 +105,7 @@ class SoundQuerySource(Source):
         row = self.features[position]
         query = functional.normalize(self.encoder(self.items.mel(position)[None]), dim=-1) * self.length
         arrays = {name: row[name].numpy() for name in STORED} | {"queries": query.half().numpy()}
-        described = {name: row[name] for name in DESCRIBED}
-        for name in ("captions", "labels", "sounding"):
-            described[name] = tuple(described[name])
-        return Sample(**described, features=arrays)
+        return Sample(**known_of(row), features=arrays)
 
 
 def make_sound_queries(scenes: Path, features: Path, loop: LoopConfig, folder: Path, out: Path) -> Path:

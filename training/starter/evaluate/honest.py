@@ -14,13 +14,12 @@ generated sounds, and is given beside every figure.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from sounding.audio.files import read_audio
@@ -29,6 +28,7 @@ from sounding.audio.resampling import fit_length
 from ...data.object_set import ObjectSet
 from ...data.shard_format import SAMPLE_RATE
 from ...data.waveforms import fill
+from ...evaluate import intervals
 from ...evaluate.features import FeatureModel
 from ...evaluate.items import Item
 from ...recipe import RECIPES, read_recipe
@@ -148,9 +148,7 @@ def retrieval_figures(embedding: Embedding, data: ObjectSet, systems: Sequence[S
 
 def share(hits: Tensor) -> Figures:
     """The share of hits [N] with its 95 % interval by Wilson."""
-    count, total = int(hits.sum()), len(hits)
-    interval = stats.binomtest(count, total).proportion_ci(method="wilson")
-    return {"value": count / total, "low": float(interval.low), "high": float(interval.high), "count": total}
+    return asdict(intervals.share(int(hits.sum()), len(hits)))
 
 
 def _of_ranks(ranks: Tensor) -> Figures:

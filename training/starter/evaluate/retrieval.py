@@ -21,6 +21,7 @@ from sounding.config import AudioConfig
 from ...data.shard_format import SAMPLE_RATE
 from ...data.waveforms import fill
 from ...evaluate.features import FeatureModel
+from ...finetune.retrieval import mel_statistics
 
 CUTS = 6  # of each recording
 
@@ -56,9 +57,7 @@ class MelStatistics:
 
     def __call__(self, sounds: Tensor) -> Tensor:
         """See `Embedding`."""
-        mel = self.to_mel(sounds)
-        level = (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp(min=-9)
-        return torch.cat([level.mean(dim=1), level.std(dim=1), 4 * level.diff(dim=1).abs().mean(dim=1)], dim=1)
+        return mel_statistics(self.to_mel(sounds))
 
 
 @dataclass(frozen=True)
