@@ -36,7 +36,7 @@ from sounding.client.run import run_graph
 from sounding.client.server import ComfyServer
 from sounding.config import AudioConfig
 from sounding.images.drawing import mel_image, overlay
-from sounding.images.files import write_image
+from sounding.utils.files import write_atomic
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "example_workflows"
@@ -208,7 +208,7 @@ def main() -> None:
     if "demo" in wanted:
         with tempfile.TemporaryDirectory() as folder:
             overview = write_demo(sounding.load("starter", device="cpu"), Path(folder))
-            (ROOT / "docs" / "first-screen.jpg").write_bytes(overview.read_bytes())
+            write_atomic(ROOT / "docs" / "first-screen.jpg", node_images.as_jpeg(Image.open(overview)))
     if wanted == {"demo"}:
         return
     with running(asked.server) as server:
@@ -216,7 +216,8 @@ def main() -> None:
             if path.stem in (asked.name or [path.stem]) and path.stem not in SCREENSHOTS:
                 print(path.stem)
                 graph = with_images(server, read_graph(path))
-                write_image(WORKFLOWS / f"{path.stem}.jpg", thumbnail(server, graph))
+                pixels = (thumbnail(server, graph).clamp(0, 1) * 255).round().byte().numpy()
+                write_atomic(WORKFLOWS / f"{path.stem}.jpg", node_images.as_jpeg(Image.fromarray(pixels)))
         if "nodes" in wanted:
             node_images.write_all(server.url, asked.name)
 

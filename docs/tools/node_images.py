@@ -106,6 +106,11 @@ def take(page: Page, workflow: str, shown: tuple[int, ...]) -> bytes:
     taken = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
     if taken.width > WIDTH:
         taken = taken.resize((WIDTH, round(taken.height * WIDTH / taken.width)), Image.Resampling.LANCZOS)
+    return as_jpeg(taken)
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    """An image as the repository keeps it: small, since every clone gets every version."""
     buffer = io.BytesIO()
-    taken.save(buffer, "JPEG", quality=75, optimize=True, progressive=True)
+    image.save(buffer, "JPEG", quality=70, optimize=True, progressive=True)
     return buffer.getvalue()

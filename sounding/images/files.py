@@ -5,16 +5,13 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..utils.files import write_atomic
 from .decoding import read_pixels, read_selection
-
-if TYPE_CHECKING:
-    pass
 
 WRITTEN = {
     ".png": "PNG",

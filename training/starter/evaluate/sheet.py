@@ -190,7 +190,7 @@ def write_sheet(
     written = []
     for number, sheet in enumerate(draw_sheets(data, entries), 1):
         buffer = io.BytesIO()
-        sheet.save(buffer, "JPEG", quality=82, optimize=True)
+        sheet.save(buffer, "JPEG", quality=60, optimize=True, progressive=True)
         written.append(out.with_name(f"{out.stem}-{number}.jpg"))
         write_atomic(written[-1], buffer.getvalue())
     text = page(entries, [path.name for path in written], command, settings.seconds)

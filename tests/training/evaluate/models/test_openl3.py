@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,6 @@ from training.evaluate.features import open_features, open_model
 from training.evaluate.models import openl3
 from training.evaluate.models.openl3 import OpenL3, Tower, spectrogram, to_pixels, to_windows
 
-h5py = pytest.importorskip("h5py")
 AUDIO, IMAGE = "openl3_audio_linear_env-v0_4_0.h5", "openl3_image_linear_env-v0_4_0.h5"
 WIDTHS = (2, 3, 4, 5)
 
@@ -132,7 +132,8 @@ def test_every_sample_is_in_a_window(samples: int, windows: int) -> None:
 
 
 def test_images_are_prepared_as_by_openl3() -> None:
-    transform = pytest.importorskip("skimage.transform")
+    from skimage import transform
+
     image = torch.rand(3, 301, 400)
     scaled = transform.rescale(
         image.movedim(0, -1).double().numpy(), 256 / 301, mode="constant", channel_axis=-1, anti_aliasing=False
