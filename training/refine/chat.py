@@ -10,9 +10,9 @@ from sounding.client.http import ErrorStatus, NoAnswer, Overlong, Wire
 from sounding.utils.fields import parse_json
 from sounding.utils.messages import printable
 
+from ..cluster.stage import StopRun
 from .model_files import device_for
 from .settings import RephraseSettings
-from .step import StopRun
 
 MOST_BYTES = 2**20  # of an answer; a caption has some hundred
 TOKENS = 200  # that a model may write

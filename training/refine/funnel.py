@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..cluster.rows import Row
 from .lists import LABELS, LISTS
-from .rows import Row
 from .split import TEST, TRAIN, hours
 from .step import Step
 

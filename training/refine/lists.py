@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sounding.utils.messages import printable
 
+from ..cluster.rows import Row
 from ..data.clip_lists import Clip, read_classes, read_clips, read_ids
 from ..data.videos import ENDINGS, VideoFiles
 from .ontology import EMPTY, ClassSet, Ontology, read_ontology
-from .rows import Row
 from .settings import ListSettings, RefineSettings
 
 LISTS, LABELS = "lists", "labels"  # steps that drop without a look at the video

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sounding.utils.files import replacing
 
+from ..cluster.rows import Row, schema_of, to_table
 from .outcome import columns_of_manifest
-from .rows import Row, schema_of, to_table
 from .settings import RefineSettings
 from .step import Step, fingerprints
 

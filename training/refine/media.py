@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..cluster.rows import Row
 from ..data.videos import read_frames, read_sound
-from .rows import Row
 
 T = TypeVar("T")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..cluster.rows import Column, Row, empty_row
 from .parts import Parts
-from .rows import IDENTITY, OUTCOME, Column, Row, empty_row
+from .rows import IDENTITY, OUTCOME
 from .step import Step, columns_of, fingerprints, why_dropped
 
 DONE = "done"  # column of rows on their way: the steps whose columns they have already

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from sounding.utils.files import remove_abandoned, replacing
 
-from .rows import Column, Row, schema_of, to_table
-from .step import Step, StopRun, error_column, timed, why_dropped
+from ..cluster.rows import Column, Row, schema_of, to_table
+from ..cluster.stage import StopRun
+from .step import Step, error_column, timed, why_dropped
 
 if TYPE_CHECKING:
     import pyarrow
@@ -102,10 +103,11 @@ class Parts:
 
 
 class Worker:
-    """One step in one process: measures what is open, keeps it, and lets go on what may."""
+    """One step as a stage of an engine: measures what is open, keeps it, and lets go on what may."""
 
     def __init__(self, step: Step, parts: Parts):
         self.step, self.parts = step, parts
+        self.name, self.resources = step.name, step.resources
         self._opened = False
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:

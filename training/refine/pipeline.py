@@ -9,20 +9,21 @@ from pathlib import Path
 
 from sounding.utils.files import write_atomic
 
+from ..cluster.engine import OnProgress, engine_of
+from ..cluster.rows import Row
+from ..cluster.stage import StopRun
 from ..data.folder_lock import only_one
-from .engine import OnProgress, engine_of
 from .funnel import funnel
 from .lists import Listed, list_clips
 from .manifest import write_manifest
 from .ontology import EMPTY, Ontology, read_ontology
-from .outcome import Results, parts_of
-from .parts import Parts
+from .outcome import Results, columns_on_the_way, parts_of
+from .parts import Parts, Worker
 from .report import write_report
-from .rows import Row
 from .settings import RefineSettings
 from .shards import check_shards, write_features, write_raw
 from .split import hours, split
-from .step import Step, StopRun
+from .step import Step
 from .steps import steps_of
 
 RATES, PASSED = "rates.json", "passed.json"  # by step: seconds of one worker per clip, and the share that went on
@@ -67,7 +68,8 @@ def refine(
         todo = Results(steps, parts).open_rows(listed.rows)
         if todo:
             say(f"{len(todo)} clips are open")
-            engine_of(settings.engine).run(steps, parts, todo, on_progress)
+            workers = [Worker(step, parts[step.name]) for step in steps]
+            engine_of(settings.engine).run(workers, columns_on_the_way(steps), todo, on_progress)
         rows = finished(listed, steps, parts)
         write_rates(out, steps, parts, rows)
         place(rows, ontology, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from .rows import Row
+from ..cluster.rows import Row
 from .steps.captions import joined, labels_of
 
 VERSION = 1  # of the words below; part of what names the results

@@ -17,10 +17,10 @@ import numpy as np
 
 from sounding.utils.files import replacing, write_atomic
 
+from ..cluster.rows import Row
 from ..data.shard_format import SAMPLE_RATE
 from .funnel import BINS, categories, funnel, histogram
 from .media import clip_frames, clip_sound
-from .rows import Row
 from .settings import RefineSettings
 from .step import Step
 

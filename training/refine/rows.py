@@ -7,24 +7,7 @@ them), so that all blocks have one schema.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    import pyarrow
-
-Row = dict[str, Any]
-Kind = Literal["text", "texts", "number", "numbers", "count"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the manifest."""
-
-    kind: Kind
-    what: str
-
+from ..cluster.rows import Column
 
 # Of the list (`lists.py`).
 IDENTITY = {
@@ -48,29 +31,3 @@ OUTCOME = {
     "category": Column("text", "the largest category of the list that the clip's labels are in"),
     "subset": Column("text", "train or test; empty for dropped clips"),
 }
-
-
-def empty_row(columns: Iterable[str]) -> Row:
-    """A row without values."""
-    return dict.fromkeys(columns)
-
-
-def schema_of(columns: dict[str, Column]) -> pyarrow.Schema:
-    """The columns as Arrow has them."""
-    import pyarrow
-
-    kinds = {
-        "text": pyarrow.string(),
-        "texts": pyarrow.list_(pyarrow.string()),
-        "number": pyarrow.float64(),
-        "numbers": pyarrow.list_(pyarrow.float64()),
-        "count": pyarrow.int64(),
-    }
-    return pyarrow.schema([(name, kinds[column.kind]) for name, column in columns.items()])
-
-
-def to_table(rows: list[Row], schema: pyarrow.Schema) -> pyarrow.Table:
-    """Rows as one Arrow table of that schema; values that a row lacks are null."""
-    import pyarrow
-
-    return pyarrow.Table.from_pydict({name: [row.get(name) for row in rows] for name in schema.names}, schema)

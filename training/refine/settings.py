@@ -11,8 +11,8 @@ import yaml
 
 from sounding.utils.fields import Checked, Length, Range, Text, from_dict
 
+from ..cluster.settings import EngineSettings, Resources
 from ..recipe_files import merge, parse_overrides, read_yaml
-from .step import Resources
 
 File = Annotated[str, Text(4096)]
 Classes = Annotated[tuple[Annotated[str, Text(200)], ...], Length(0, 1000)]
@@ -225,25 +225,6 @@ class ShardSettings(Checked):
     workers: Annotated[int, Range(0, 256)] = 0
     model: File = ""
     device: Annotated[str, Text(40)] = "auto"
-
-
-@dataclass(frozen=True)
-class EngineSettings(Checked):
-    """Where the steps run.
-
-    Attributes:
-        kind: "ray" on one machine or a cluster, "local" in this process alone.
-        address: of a running Ray cluster; "" starts one on this machine, for the run.
-        cpus: of the cluster that is started; 0 takes all.
-        object_store_mb: likewise, for blocks of rows; these are texts and numbers.
-        block: rows per block.
-    """
-
-    kind: Literal["ray", "local"] = "ray"
-    address: Annotated[str, Text(300)] = ""
-    cpus: Annotated[int, Range(0, 1024)] = 0
-    object_store_mb: Annotated[int, Range(80, 1_000_000)] = 256
-    block: Annotated[int, Range(1, 100_000)] = 256
 
 
 @dataclass(frozen=True)

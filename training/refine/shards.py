@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..cluster.rows import Row
 from ..data.shard_format import INDEX, SAMPLE_RATE, Sample, ShardIndex
 from ..data.shard_writer import make_shards
 from ..data.source import Source, hash_json
 from .media import clip_frames, clip_sound
-from .rows import Row
 from .settings import ShardSettings
 from .split import TEST, TRAIN
 

@@ -6,8 +6,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from ..cluster.rows import Row
 from .ontology import Ontology
-from .rows import Row
 from .settings import SplitSettings
 
 TRAIN, TEST = "train", "test"

@@ -13,29 +13,14 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from sounding.utils.fields import Checked, Range
-
+from ..cluster.rows import Column, Row
+from ..cluster.settings import Resources
+from ..cluster.stage import StopRun
 from ..data.shard_format import reason
-from .rows import Column, Row
 
 log = logging.getLogger("training")
-
-
-@dataclass(frozen=True)
-class Resources(Checked):
-    """What one worker of a step takes, and how many there may be."""
-
-    cpus: Annotated[float, Range(0.01, 256)] = 1.0
-    gpus: Annotated[float, Range(0, 16)] = 0.0
-    workers: Annotated[int, Range(1, 4096)] = 1  # at most; the engine begins with one
-    batch: Annotated[int, Range(1, 4096)] = 16  # rows at once: what a model takes together and one part holds
-
-
-class StopRun(ValueError):
-    """What is wrong for every clip, such as an endpoint that refuses the key; the run ends, and can be continued."""
 
 
 class Step(ABC):

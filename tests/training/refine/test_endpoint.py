@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from training.refine.rows import Row
+from training.cluster.rows import Row
+from training.cluster.stage import StopRun
 from training.refine.settings import RephraseSettings
-from training.refine.step import StopRun, measured
+from training.refine.step import measured
 from training.refine.steps.rephrase import DOWN, RephraseStep
 
 from .fake_endpoint import Answer, FakeEndpoint, drips, floods, hangs, raw, says, serving

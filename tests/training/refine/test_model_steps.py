@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from training.cluster.rows import Row
+from training.cluster.stage import StopRun
 from training.data.videos import read_frames, read_sound
 from training.evaluate.features import open_features
 from training.evaluate.models.classifier import Classifier, write_classifier
@@ -23,9 +25,8 @@ from training.matching.score import Matcher
 from training.refine.chat import Local
 from training.refine.lists import list_clips
 from training.refine.ontology import EMPTY, read_ontology
-from training.refine.rows import Row
 from training.refine.settings import CaptionSettings, EventSettings, MatchingSettings, RephraseSettings
-from training.refine.step import StopRun, measured
+from training.refine.step import measured
 from training.refine.steps.captions import Blip, CaptionStep, NameCaptioner, joined
 from training.refine.steps.events import EventStep
 from training.refine.steps.matching import MatchingStep, NameScorer

@@ -15,13 +15,13 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from training.__main__ import app
+from training.cluster.rows import Row
+from training.cluster.stage import StopRun
 from training.data.shards import Shards
 from training.refine import parts as parts_module
 from training.refine.manifest import read_manifest
 from training.refine.parts import Parts
 from training.refine.pipeline import Summary, refine
-from training.refine.rows import Row
-from training.refine.step import StopRun
 from training.refine.steps.clips import ClipStep
 
 from .material import KEPT, settings_of, write_settings

@@ -11,14 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from training.refine.engine import shares, started, stop_run_in
+from training.cluster.engine import shares, started, stop_run_in
+from training.cluster.settings import EngineSettings, Resources
+from training.cluster.stage import StopRun
 from training.refine.manifest import read_manifest
 from training.refine.pipeline import refine
-from training.refine.settings import CaptionSettings, ClipSettings, EngineSettings, RephraseSettings
-from training.refine.step import Resources, Step, StopRun
-from training.refine.steps.captions import CaptionStep
-from training.refine.steps.clips import ClipStep
-from training.refine.steps.rephrase import RephraseStep
 
 from .material import settings_of
 
@@ -87,18 +84,9 @@ def test_killed_drivers_and_workers_lose_and_double_nothing(material: Path, tmp_
     assert read_manifest(out) == read_manifest(tmp_path / "local")
 
 
-def steps_with(cpus: list[float]) -> list[Step]:
-    resources = [Resources(cpus=number) for number in cpus]
-    return [
-        ClipStep(ClipSettings(resources=resources[0])),
-        CaptionStep(CaptionSettings(resources=resources[1])),
-        RephraseStep(RephraseSettings(resources=resources[2])),
-    ]
-
-
 @pytest.mark.parametrize("cpus", [1.0, 2.0, 64.0])
-def test_one_worker_of_every_step_fits_into_the_cpus(cpus: float) -> None:
-    found = shares(steps_with([1, 4, 0.1]), cpus)
+def test_one_worker_of_every_stage_fits_into_the_cpus(cpus: float) -> None:
+    found = shares([Resources(cpus=asked) for asked in (1, 4, 0.1)], cpus)
     assert sum(found) <= max(cpus, 0.03)
     assert found[1] > found[0] > found[2] > 0
     assert cpus < 64 or found == [1, 4, 0.1]

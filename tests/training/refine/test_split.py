@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+from training.cluster.rows import Row
 from training.refine.ontology import EMPTY, Ontology, read_ontology
-from training.refine.rows import Row
 from training.refine.settings import SplitSettings
 from training.refine.split import hours, split
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from sounding.utils.messages import printable
 
+from ...cluster.rows import Column, Row
 from ..media import clip_frames
 from ..model_files import device_for, digest
-from ..rows import Column, Row
 from ..settings import CaptionSettings
 from ..step import Step
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...cluster.rows import Column, Row
 from ...data.shard_format import SAMPLE_RATE
 from ..media import clip_frames, clip_sound
-from ..rows import Column, Row
 from ..settings import ClipSettings
 from ..step import Step
 

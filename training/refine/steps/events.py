@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 
 from sounding.utils.messages import printable
 
+from ...cluster.rows import Column, Row
+from ...cluster.stage import StopRun
 from ...data.shard_format import SAMPLE_RATE
 from ...evaluate.features import FeatureModel, open_features
 from ...evaluate.models.tagger import Tagger
 from ..media import clip_sound
 from ..model_files import device_for, digest
 from ..ontology import ClassSet, Ontology
-from ..rows import Column, Row
 from ..settings import EventSettings
-from ..step import Step, StopRun
+from ..step import Step
 
 MOST_TAGS = 10
 CLASSES = "class_labels_indices.csv"  # beside PANNs' file: the names of its classes

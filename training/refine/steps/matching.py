@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from ...cluster.rows import Column, Row
+from ...cluster.stage import StopRun
 from ...data.shard_format import SAMPLE_RATE
 from ..media import clip_frames, clip_sound
 from ..model_files import device_for, digest
-from ..rows import Column, Row
 from ..settings import MatchingSettings
-from ..step import Step, StopRun
+from ..step import Step
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any, ClassVar
 
+from ...cluster.rows import Column, Row
+from ...cluster.stage import StopRun
 from ..answers import BadAnswer, check
 from ..chat import Chat, Failed, chat_of
 from ..model_files import digest
 from ..prompt import VERSION, label_caption, messages_for
-from ..rows import Column, Row
 from ..settings import RephraseSettings
-from ..step import Step, StopRun
+from ..step import Step
 
 LABELS, MODEL = "labels", "model"  # values of caption_by
 DOWN = 16  # clips in a row without any answer: the endpoint is down, and the run would caption all by labels

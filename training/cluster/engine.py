@@ -1,14 +1,15 @@
-"""Running the steps over rows: by Ray Data on one machine or a cluster, or in this process. No other module knows Ray.
+"""Running stages over rows: by Ray Data on one machine or a cluster, or in this process. No other module knows Ray.
 
-Each step is a pool of actors that a stream of blocks goes through, so that decoding, models and endpoints work at the
+Each stage is a pool of actors that a stream of blocks goes through, so that decoding, models and endpoints work at the
 same time. What goes wrong with Ray Data elsewhere is kept out here:
 
 - Blocks hold texts and numbers (`rows.py`), a few hundred rows each, and every block has the same schema: nothing
   grows into gigabytes, is spilled, or overflows the 32-bit offsets of Arrow's binary columns.
 - Pools that together ask for more CPUs than there are would wait for each other for ever; shares are made to fit.
-- Errors of single rows never reach Ray (`step.measured`). `max_errored_blocks` stays 0: with actors that die it can
-  hang, and it loses rows.
-- Workers that die are started again by Ray and their batch is given to another one; its part replaces itself.
+- Errors of single rows are the stages' own matter and never reach Ray. `max_errored_blocks` stays 0: with actors that
+  die it can hang, and it loses rows.
+- Workers that die are started again by Ray and their batch is given to another one, so a stage writes what it keeps in
+  such a way that a second time replaces the first.
 """
 
 from __future__ import annotations
@@ -20,31 +21,35 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sounding.utils.libraries import LibraryError
 
-from .outcome import columns_on_the_way
-from .parts import Parts, Worker
-from .rows import Row, schema_of, to_table
-from .settings import EngineSettings
-from .step import Step, StopRun
+from .rows import Column, Row, schema_of, to_table
+from .settings import EngineSettings, Resources
+from .stage import Stage, StopRun
 
 if TYPE_CHECKING:
     import pyarrow
 
-OnProgress = Callable[[int, int], None]  # clips that came through all steps, of how many that began
+OnProgress = Callable[[int, int], None]  # rows that came through all stages, of how many that began
 BLOCK_BYTES = 8 * 2**20  # what Ray may put into one block; some hundred rows have less
 SPARE = 0.1  # share of the CPUs that pools leave to Ray's own tasks
 log = logging.getLogger("training")
 
 
 class Engine(Protocol):
-    """What runs steps."""
+    """What runs stages."""
 
     def run(
-        self, steps: Sequence[Step], parts: dict[str, Parts], rows: list[Row], on_progress: OnProgress | None
+        self, stages: Sequence[Stage], columns: dict[str, Column], rows: list[Row], on_progress: OnProgress | None
     ) -> None:
-        """Take rows through the steps; all results are in `parts` afterwards.
+        """Take rows through the stages, which keep what they make of them.
+
+        Args:
+            stages: in their order.
+            columns: of rows on their way, before and after every stage.
+            rows: that go into the first stage.
+            on_progress: see `OnProgress`; rows that a stage keeps back never come through.
 
         Raises:
-            StopRun: the run cannot go on; what is measured is kept.
+            StopRun: the run cannot go on; what the stages have kept stays.
         """
 
 
@@ -57,19 +62,18 @@ class LocalEngine:
     """One process and one batch after the other; needs no Ray."""
 
     def run(
-        self, steps: Sequence[Step], parts: dict[str, Parts], rows: list[Row], on_progress: OnProgress | None
+        self, stages: Sequence[Stage], columns: dict[str, Column], rows: list[Row], on_progress: OnProgress | None
     ) -> None:
         """See Engine."""
-        workers = [Worker(step, parts[step.name]) for step in steps]
-        waiting: list[list[Row]] = [[] for _ in [*workers, None]]  # before each step, and after the last one
+        waiting: list[list[Row]] = [[] for _ in [*stages, None]]  # before each stage, and after the last one
         came = 0
         for number, row in enumerate(rows):
             waiting[0].append(row)
             last = number + 1 == len(rows)
-            for place, worker in enumerate(workers):
-                batch = worker.step.resources.batch
+            for place, stage in enumerate(stages):
+                batch = stage.resources.batch
                 while len(waiting[place]) >= batch or (last and waiting[place]):
-                    waiting[place + 1] += worker(waiting[place][:batch])
+                    waiting[place + 1] += stage(waiting[place][:batch])
                     del waiting[place][:batch]
             came += len(waiting[-1])
             waiting[-1].clear()
@@ -77,22 +81,21 @@ class LocalEngine:
                 on_progress(came, len(rows))
 
 
-class Stage:
-    """A step as an actor of Ray Data: tables in, tables out."""
+class Actor:
+    """A stage as an actor of Ray Data: tables in, tables out."""
 
-    def __init__(self, step: Step, parts: Parts, schema: pyarrow.Schema):
-        self.worker, self.schema = Worker(step, parts), schema
+    def __init__(self, stage: Stage, schema: pyarrow.Schema):
+        self.stage, self.schema = stage, schema
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         """One batch."""
-        return to_table(self.worker(table.to_pylist()), self.schema)
+        return to_table(self.stage(table.to_pylist()), self.schema)
 
 
-def shares(steps: Sequence[Step], cpus: float) -> list[float]:
-    """CPUs per worker of each step, scaled down where one worker of every step would not fit into what there is."""
-    asked = sum(step.resources.cpus for step in steps)
-    scale = min(1.0, (1 - SPARE) * cpus / asked)
-    return [max(0.01, int(100 * step.resources.cpus * scale) / 100) for step in steps]
+def shares(asked: Sequence[Resources], cpus: float) -> list[float]:
+    """CPUs per worker of each stage, scaled down where one worker of every stage would not fit into what there is."""
+    scale = min(1.0, (1 - SPARE) * cpus / sum(each.cpus for each in asked))
+    return [max(0.01, int(100 * each.cpus * scale) / 100) for each in asked]
 
 
 class RayEngine:
@@ -102,14 +105,14 @@ class RayEngine:
         self.settings = settings
 
     def run(
-        self, steps: Sequence[Step], parts: dict[str, Parts], rows: list[Row], on_progress: OnProgress | None
+        self, stages: Sequence[Stage], columns: dict[str, Column], rows: list[Row], on_progress: OnProgress | None
     ) -> None:
         """See Engine."""
         if not rows:
             return
         ray = started(self.settings)
         try:
-            self._stream(ray, steps, parts, rows, on_progress)
+            self._stream(ray, stages, columns, rows, on_progress)
         except ray.exceptions.RayError as error:
             cause = stop_run_in(error)
             if cause is None:
@@ -119,9 +122,14 @@ class RayEngine:
             ray.shutdown()
 
     def _stream(
-        self, ray: Any, steps: Sequence[Step], parts: dict[str, Parts], rows: list[Row], on_progress: OnProgress | None
+        self,
+        ray: Any,
+        stages: Sequence[Stage],
+        columns: dict[str, Column],
+        rows: list[Row],
+        on_progress: OnProgress | None,
     ) -> None:
-        schema = schema_of(columns_on_the_way(steps))
+        schema = schema_of(columns)
         context = ray.data.DataContext.get_current()
         context.target_max_block_size = BLOCK_BYTES
         context.enable_progress_bars = False
@@ -129,16 +137,17 @@ class RayEngine:
         blocks = [to_table(rows[start : start + size], schema) for start in range(0, len(rows), size)]
         data = ray.data.from_arrow(blocks)
         resources = ray.cluster_resources()
-        for step, cpus in zip(steps, shares(steps, resources.get("CPU", 1.0)), strict=True):
-            asked = step.resources
+        cpus_of = shares([stage.resources for stage in stages], resources.get("CPU", 1.0))
+        for stage, cpus in zip(stages, cpus_of, strict=True):
+            asked = stage.resources
             if asked.gpus > resources.get("GPU", 0):
                 raise StopRun(
-                    f"{step.name} asks for {asked.gpus:g} GPUs per worker, but the cluster has "
-                    f"{resources.get('GPU', 0):g}; set {step.name}.resources.gpus=0."
+                    f"{stage.name} asks for {asked.gpus:g} GPUs per worker, but the cluster has "
+                    f"{resources.get('GPU', 0):g}; set {stage.name}.resources.gpus=0."
                 )
             data = data.map_batches(
-                Stage,
-                fn_constructor_args=(step, parts[step.name], schema),
+                Actor,
+                fn_constructor_args=(stage, schema),
                 batch_size=asked.batch,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=asked.workers),
@@ -191,7 +200,7 @@ def started(settings: EngineSettings) -> Any:
 
 
 def stop_run_in(error: BaseException) -> StopRun | None:
-    """The `StopRun` of a step that Ray's errors wrap."""
+    """The `StopRun` of a stage that Ray's errors wrap."""
     waiting: list[Any] = [error]
     seen: list[BaseException] = []
     while waiting:

@@ -1,0 +1,37 @@
+"""Settings of engines: where stages run, and what their workers take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from sounding.utils.fields import Checked, Range, Text
+
+
+@dataclass(frozen=True)
+class Resources(Checked):
+    """What one worker of a stage takes, and how many there may be."""
+
+    cpus: Annotated[float, Range(0.01, 256)] = 1.0
+    gpus: Annotated[float, Range(0, 16)] = 0.0
+    workers: Annotated[int, Range(1, 4096)] = 1  # at most; the engine begins with one
+    batch: Annotated[int, Range(1, 4096)] = 16  # rows at once: what a model takes together and one part holds
+
+
+@dataclass(frozen=True)
+class EngineSettings(Checked):
+    """Where stages run.
+
+    Attributes:
+        kind: "ray" on one machine or a cluster, "local" in this process alone.
+        address: of a running Ray cluster; "" starts one on this machine, for the run.
+        cpus: of the cluster that is started; 0 takes all.
+        object_store_mb: likewise, for blocks of rows; these are texts and numbers.
+        block: rows per block.
+    """
+
+    kind: Literal["ray", "local"] = "ray"
+    address: Annotated[str, Text(300)] = ""
+    cpus: Annotated[int, Range(0, 1024)] = 0
+    object_store_mb: Annotated[int, Range(80, 1_000_000)] = 256
+    block: Annotated[int, Range(1, 100_000)] = 256
