@@ -59,6 +59,26 @@ def folders(
 
 
 @app.command()
+def items(
+    shards: Annotated[
+        list[str], typer.Option(help="Raw shards of a test set, from `prepare masks` for masks; several may be given.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for images, masks, references, labels.csv and items.json.")],
+    csv: Annotated[
+        list[Path] | None, typer.Option(help="AudioSet's list with the clips' labels, for ACC; several may be given.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="AudioSet's class_labels_indices.csv, for --csv.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Clips of a test set as a folder of items, which every system can be measured on."""
+    with plain_errors("training"):
+        from .shard_items import write_shard_items
+
+        with progress("items", quiet) as on_step:
+            typer.echo(write_shard_items(shards, out, lists=csv or (), classes=classes, on_step=on_step))
+
+
+@app.command()
 def matching(
     model: Annotated[Path, typer.Option(help="A trained matching network, a .safetensors file.")],
     shards: Annotated[list[str], typer.Option(help="Tokens of clips that it never saw; several may be given.")],

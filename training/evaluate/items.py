@@ -6,18 +6,23 @@
     labels.csv          name,labels,others: classes of the selected object, and of the objects that are not selected
     items.json          captions, objects and kinds, and what the folder was made from
 
-`python -m training starter evaluate items` writes one. To read one, `images` is enough: without `items.json` each
+`python -m training evaluate items` writes one of a test set's clips, `python -m training starter evaluate items` one of
+the starter's scenes. To read one, `images` is enough: without `items.json` each
 image is an item that nothing is known about.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sounding.utils.fields import Checked, Length, Text, from_dict
+from sounding.utils.files import hidden_name, remove_abandoned
 from sounding.utils.messages import printable, shown
 
 from ..data.shard_format import read_json
@@ -80,6 +85,48 @@ def write_entries(entries: list[ItemEntry], source: dict[str, Any]) -> bytes:
         source: what they were made from (JSON); kept under the key "source".
     """
     return json.dumps({"source": source, "items": [asdict(entry) for entry in entries]}, indent=1).encode()
+
+
+def write_folder(out: Path, source: dict[str, Any], fill: Callable[[Path], list[ItemEntry]]) -> Path:
+    """Write a folder of items in one step; one that is there and was made from the same stays as it is.
+
+    Args:
+        out: the new folder.
+        source: see `write_entries`.
+        fill: writes all but `items.json` into a folder that has the empty `images`, `masks` and `reference`.
+
+    Raises:
+        ValueError: `out` holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, but a folder for the items is expected; give another place.")
+    if out.is_dir() and any(out.iterdir()):
+        _check_same(out, source)
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(out.parent)
+    temporary = out.parent / hidden_name()
+    try:
+        for folder in ("images", "masks", "reference"):
+            (temporary / folder).mkdir(parents=True)
+        (temporary / "items.json").write_bytes(write_entries(fill(temporary), source))
+        if out.is_dir():  # an empty one, which not every system lets a folder replace
+            out.rmdir()
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _check_same(out: Path, source: dict[str, Any]) -> None:
+    """Whether a folder holds the items that are asked for."""
+    found = read_source(out) if (out / "items.json").is_file() else {}
+    different = sorted(key for key in source.keys() | found.keys() if source.get(key) != found.get(key))
+    if different:
+        raise ValueError(
+            f"{out} is not empty and holds something else than these items ({', '.join(different)} differ); give "
+            "another folder, or delete it."
+        )
 
 
 def read_source(folder: Path) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,12 +28,11 @@ from PIL import Image
 
 from sounding.audio.files import write_audio
 from sounding.utils.fields import Checked, Range
-from sounding.utils.files import hidden_name, remove_abandoned
 
 from ...data.object_set import ObjectSet, content_digest
 from ...data.scenes import SPLIT_SEEDS, Scene, make_scene
 from ...data.shard_format import SAMPLE_RATE
-from ...evaluate.items import ItemEntry, ItemObject, read_source, write_entries
+from ...evaluate.items import ItemEntry, ItemObject, write_folder
 from .classifier import real_crops
 from .sounds import HELD_OUT, held_out_pairs, held_out_scenes
 
@@ -76,43 +73,19 @@ def write_items(data: Path, out: Path, settings: ItemsSettings) -> Path:
         ValueError: too few objects for pairs, or `out` holds something else.
     """
     source: dict[str, Any] = {"objects": content_digest(data), **asdict(settings)}
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file, but a folder for the items is expected; give another place.")
-    if out.is_dir() and any(out.iterdir()):
-        _check_same(out, source)
-        return out
-    objects = ObjectSet(data)
-    if settings.pairs and len(objects) < 2:
-        raise ValueError(f"{data} has {len(objects)} objects, but a pair needs two; give --pairs 0.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(out.parent)
-    temporary = out.parent / hidden_name()
-    try:
+
+    def fill(folder: Path) -> list[ItemEntry]:
+        objects = ObjectSet(data)
+        if settings.pairs and len(objects) < 2:
+            raise ValueError(f"{data} has {len(objects)} objects, but a pair needs two; give --pairs 0.")
         entries = []
-        for folder in ("images", "masks", "reference"):
-            (temporary / folder).mkdir(parents=True)
         for number, entry, scene in _drawn(objects, settings):
-            _write_item(temporary, objects, settings, number, entry, scene)
+            _write_item(folder, objects, settings, number, entry, scene)
             entries.append(entry)
-        (temporary / "labels.csv").write_bytes(_labels(entries))
-        (temporary / "items.json").write_bytes(write_entries(entries, source))
-        if out.is_dir():  # an empty one, which not every system lets a folder replace
-            out.rmdir()
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return out
+        (folder / "labels.csv").write_bytes(_labels(entries))
+        return entries
 
-
-def _check_same(out: Path, source: dict[str, Any]) -> None:
-    """Whether a folder holds the items that are asked for."""
-    found = read_source(out) if (out / "items.json").is_file() else {}
-    different = sorted(key for key in source.keys() | found.keys() if source.get(key) != found.get(key))
-    if different:
-        raise ValueError(
-            f"{out} is not empty and holds something else than these items ({', '.join(different)} differ); give "
-            "another folder, or delete it."
-        )
+    return write_folder(out, source, fill)
 
 
 def _drawn(objects: ObjectSet, settings: ItemsSettings) -> Iterator[tuple[int, ItemEntry, Scene]]:
