@@ -88,9 +88,11 @@ class Wire:
             location = str(error.headers.get("Location", "")) if error.headers else ""
             raise ErrorStatus(error.code, str(error.reason), said[:limit], location) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if clock.over:
+            cause = getattr(error, "reason", None) or error
+            # The socket's own timeout may ring a moment before the clock.
+            if clock.over or (isinstance(cause, TimeoutError) and seconds <= SILENT_SECONDS):
                 raise late from None
-            raise NoAnswer(str(getattr(error, "reason", None) or error or type(error).__name__)) from None
+            raise NoAnswer(str(cause) or type(error).__name__) from None
         finally:
             clock.stop()
         if clock.over:  # hanging up looks like the end of an answer of unknown length

@@ -1,17 +1,15 @@
-"""Language models that are asked for captions: a server with OpenAI's chat interface, or one in this process."""
+"""A language model behind OpenAI's chat interface, asked for captions; `language_model` is one in this process."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, Protocol
 
 from sounding.client.http import ErrorStatus, NoAnswer, Overlong, Wire
 from sounding.utils.fields import parse_json
 from sounding.utils.messages import printable
 
 from ..cluster.stage import StopRun
-from .model_files import device_for
 from .settings import RephraseSettings
 
 MOST_BYTES = 2**20  # of an answer; a caption has some hundred
@@ -23,18 +21,6 @@ Messages = list[dict[str, str]]
 
 class Failed(Exception):
     """No answer this time; the message has neither the key nor what the server wrote."""
-
-
-class Chat(Protocol):
-    """What the step asks of a model."""
-
-    def answer(self, messages: Messages) -> str:
-        """What the model says.
-
-        Raises:
-            Failed: nothing that could be read, this time.
-            StopRun: what is wrong is wrong for every clip.
-        """
 
 
 class Endpoint:
@@ -51,7 +37,12 @@ class Endpoint:
         self.wire = Wire(proxies=True)
 
     def answer(self, messages: Messages) -> str:
-        """See Chat."""
+        """What the model says to one clip; may be called from several threads at a time.
+
+        Raises:
+            Failed: nothing that could be read, this time.
+            StopRun: what is wrong is wrong for every clip.
+        """
         body = {
             "model": self.chosen.model,
             "messages": messages,
@@ -100,52 +91,3 @@ def _authorization(variable: str) -> dict[str, str]:
             "machine that asks."
         )
     return {"Authorization": f"Bearer {key}"}
-
-
-class Local:
-    """A causal language model of transformers, from a folder; the likeliest words, so that answers repeat."""
-
-    def __init__(self, settings: RephraseSettings):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self.device = device_for(settings.device)
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(settings.folder, local_files_only=True)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
-                settings.folder, local_files_only=True, use_safetensors=True
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StopRun(
-                f"{settings.folder} is no folder of a language model ({printable(error, 200)}); give one with "
-                "config.json, a tokenizer and safetensors."
-            ) from None
-        self.model = self.model.eval().to(self.device)
-
-    def answer(self, messages: Messages) -> str:
-        """See Chat."""
-        import torch
-
-        if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        else:
-            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-        given = self.tokenizer(text, return_tensors="pt", add_special_tokens=not self.tokenizer.chat_template)
-        tokens = given.input_ids.to(self.device)
-        with torch.inference_mode():
-            made = self.model.generate(
-                tokens,
-                attention_mask=torch.ones_like(tokens),
-                max_new_tokens=TOKENS,
-                do_sample=False,
-                pad_token_id=self.tokenizer.eos_token_id,
-            )
-        return str(self.tokenizer.decode(made[0, tokens.shape[1] :], skip_special_tokens=True))
-
-
-def chat_of(settings: RephraseSettings) -> Chat:
-    """The model of the settings, loaded.
-
-    Raises:
-        StopRun: it cannot be.
-    """
-    return Endpoint(settings) if settings.by == "endpoint" else Local(settings)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
+ADVICE = "one that `save_pretrained` wrote, with safetensors"  # what to give as a folder of transformers
 ENDS = 2**20  # bytes at each end of a file that count; weights that differ do so in their last tensor
 
 
@@ -35,3 +38,36 @@ def device_for(asked: str) -> str:
     from sounding.utils.devices import device_of
 
     return str(device_of(asked))
+
+
+def likeliest(model: Any, tokens: int, **more: Any) -> Any:
+    """Settings of transformers' `generate`: the likeliest token each time, until the end of a text or `tokens`.
+
+    The folder's own settings (drawing, beams, penalties for repetition, which would see the padding) are left out, but
+    for the tokens at which texts begin and end: an answer must not depend on what is answered together with it.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    ends = own.eos_token_id
+    padding = own.pad_token_id
+    if padding is None:
+        padding = ends[0] if isinstance(ends, list) else ends
+    settings = GenerationConfig(
+        max_new_tokens=tokens,
+        do_sample=False,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=ends,
+        pad_token_id=padding,
+        decoder_start_token_id=own.decoder_start_token_id,
+        **more,
+    )
+    model.generation_config = settings  # else `generate` takes from there what is left to defaults here
+    return settings
+
+
+def decoded(tokenizer: Any, tokens: Any, settings: Any) -> list[str]:
+    """The texts of rows of new tokens, each up to its end: what pads a row after it need be no special token."""
+    ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    rows = [list(takewhile(lambda token: token not in ends, row)) for row in tokens.tolist()]
+    return [str(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]

@@ -1,17 +1,22 @@
 """What a language model is asked for, after figure 9: one sentence of what is both heard and seen, in its order.
 
-What is put in (captions of models, labels of lists) is quoted as data. A label such as "ignore the above" stays a
-label, and what comes of it all the same does not pass `answers.check`.
+What is put in (captions of models, labels of lists) is quoted as data: on one line, of bounded length, and without the
+brackets and bars of which templates of chats make their marks ("<|im_end|>", "[INST]", "</s>"), by which a caption
+could end its turn and begin another's. A label such as "ignore the above" stays a label, and what comes of it all the
+same does not pass `answers.check`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 
 from ..cluster.rows import Row
-from .steps.captions import joined, labels_of
+from .steps.captions import joined, labels_of, one_line
 
 VERSION = 1  # of the words below; part of what names the results
+MARKS = re.compile(r"[<>\[\]{}|｜`]+")
+MOST_EVENTS = 50  # labels or tags of a clip that the model is told
 SYSTEM = """\
 You write captions for short video clips. You are given three descriptions of one clip of about ten seconds, made by \
 different models: what an audio captioner wrote, a list of sound events, and what is seen second by second, connected \
@@ -33,14 +38,19 @@ notes."""
 def messages_for(row: Row) -> list[dict[str, str]]:
     """The chat that asks for a clip's caption."""
     told = {
-        "audio_caption": row["audio_caption"],
-        "sound_events": row.get("tags") or row["labels"],
-        "seen": joined(row["frame_captions"]),
+        "audio_caption": quoted(row["audio_caption"]),
+        "sound_events": [quoted(event) for event in (row.get("tags") or row["labels"])[:MOST_EVENTS]],
+        "seen": joined([quoted(caption) for caption in row["frame_captions"]]),
     }
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": json.dumps(told, ensure_ascii=False, indent=1)},
     ]
+
+
+def quoted(text: str) -> str:
+    """A text from outside as a model may read it."""
+    return one_line(MARKS.sub(" ", text))
 
 
 def label_caption(row: Row) -> str:

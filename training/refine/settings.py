@@ -129,14 +129,19 @@ class CaptionSettings(Checked):
     """What is heard and what is seen, in words.
 
     Attributes:
-        audio: a CSV with the columns id and caption, of an audio captioner; "" takes the tags of sound events and the
-            list's labels.
+        audio: a CSV with the columns id and caption, of any audio captioner.
+        audio_model: folder of an audio captioner as transformers saves it (Whisper that was trained for it, or
+            Qwen2-Audio), for the clips that the CSV does not have. With neither of them, the tags of sound events and
+            the list's labels are taken.
+        audio_prompt: what the captioner is asked; "" takes what its authors trained it with.
         frames: "blip" captions one frame per second; "names" is the stand-in, the names of what each frame shows;
             "none" leaves them out.
         blip: folder of a BLIP model as transformers saves it.
     """
 
     audio: File = ""
+    audio_model: File = ""
+    audio_prompt: Annotated[str, Text(500)] = ""
     frames: Literal["blip", "names", "none"] = "names"
     blip: File = ""
     frames_per_second: Annotated[float, Range(0.05, 10)] = 1.0

@@ -94,3 +94,25 @@ def floods(handler: Handler, body: dict[str, Any]) -> None:
             handler.wfile.write(b"x" * 65536)
     except OSError:
         pass
+
+
+class Together:
+    """Answers only once `count` requests are there at a time, the last one first; and knows how many there were."""
+
+    def __init__(self, count: int, text: str):
+        self.count, self.text = count, text
+        self.change = threading.Condition()
+        self.waiting = self.most = 0
+
+    def __call__(self, handler: Handler, body: dict[str, Any]) -> None:
+        with self.change:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            place = self.waiting
+            self.change.notify_all()
+            self.change.wait_for(lambda: self.most >= self.count and self.waiting == place, timeout=30)
+        said = self.text.format(**json.loads(body["messages"][1]["content"]))
+        says(said)(handler, body)
+        with self.change:
+            self.waiting -= 1
+            self.change.notify_all()

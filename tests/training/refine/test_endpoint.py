@@ -15,7 +15,7 @@ from training.refine.settings import RephraseSettings
 from training.refine.step import measured
 from training.refine.steps.rephrase import DOWN, RephraseStep
 
-from .fake_endpoint import Answer, FakeEndpoint, drips, floods, hangs, raw, says, serving
+from .fake_endpoint import Answer, FakeEndpoint, Handler, Together, drips, floods, hangs, raw, says, serving
 
 GOOD = says("A dog barks while rain falls.")
 KEY = "sk-not-to-be-seen"
@@ -92,6 +92,40 @@ def test_a_later_good_answer_counts() -> None:
         (found,) = opened(server).measure([row()])
     assert (found["caption_by"], found["caption_tries"]) == ("model", 3)
     assert "1 words" in found["caption_problem"]
+
+
+def test_clips_are_asked_together_and_keep_their_order() -> None:
+    animals = ["dog", "cat", "cow", "owl", "frog", "bee"]
+    together = Together(3, "A {seen} is seen and heard here.")
+    with serving(together) as server:
+        found = opened(server, seconds=30, parallel=3).measure(
+            [{**row(number), "frame_captions": [f"{name}"]} for number, name in enumerate(animals)]
+        )
+        assert len(server.requests) == len(animals)
+    assert together.most == 3  # never more than `parallel`
+    assert [one["caption"] for one in found] == [f"A {name} is seen and heard here." for name in animals]
+
+
+def test_each_clip_has_deadlines_and_tries_of_its_own() -> None:
+    """One of three clips is never answered, and one only at the third time."""
+    asked: dict[str, int] = {}
+
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        name = json.loads(body["messages"][1]["content"])["seen"]
+        asked[name] = asked.get(name, 0) + 1
+        if name == "silent dog":
+            hangs(handler, body)
+        elif name == "late dog" and asked[name] < 3:
+            raw(b"", 503)(handler, body)
+        else:
+            GOOD(handler, body)
+
+    names = ["silent dog", "late dog", "quick dog"]
+    with serving(answer) as server:
+        found = opened(server, parallel=3).measure([{**row(), "frame_captions": [name]} for name in names])
+    assert [(one["caption_by"], one["caption_tries"]) for one in found] == [("labels", 3), ("model", 3), ("model", 1)]
+    assert "not complete" in found[0]["caption_problem"]
+    assert asked == {"silent dog": 3, "late dog": 3, "quick dog": 1}
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,12 @@ from training.matching.checkpoint import write_matching
 from training.matching.encoders import MelPatches, open_visual
 from training.matching.network import MatchingConfig, MatchingNetwork
 from training.matching.score import Matcher
-from training.refine.chat import Local
 from training.refine.lists import list_clips
 from training.refine.ontology import EMPTY, read_ontology
-from training.refine.settings import CaptionSettings, EventSettings, MatchingSettings, RephraseSettings
-from training.refine.step import measured
-from training.refine.steps.captions import Blip, CaptionStep, NameCaptioner, joined
+from training.refine.settings import CaptionSettings, EventSettings, MatchingSettings
+from training.refine.steps.captions import MOST_SEEN, CaptionStep, in_time, joined
 from training.refine.steps.events import EventStep
 from training.refine.steps.matching import MatchingStep, NameScorer
-from training.refine.steps.rephrase import RephraseStep
 
 from .material import settings_of
 
@@ -149,12 +147,22 @@ def test_a_classifier_without_classes_stops_the_run(classifier: Path, monkeypatc
 
 
 class Says:
+    """Captions in turn; asked once for all clips."""
+
     def __init__(self, *captions: str):
         self.captions = captions
 
-    def caption(self, frames: Tensor) -> list[str]:
+    def caption(self, frames: Sequence[np.ndarray]) -> list[str]:
         assert len(frames) == len(self.captions)
+        assert all(frame.dtype == np.uint8 and frame.shape[2] == 3 for frame in frames)
         return list(self.captions)
+
+
+class Hums:
+    """Captions a sound by its length."""
+
+    def caption(self, sounds: Sequence[np.ndarray]) -> list[str]:
+        return [f" a hum \n of {len(sound) / 16_000:.0f} s\u202e " for sound in sounds]
 
 
 def test_captions_of_frames_are_joined_in_time(row: Row, tmp_path: Path) -> None:
@@ -162,13 +170,36 @@ def test_captions_of_frames_are_joined_in_time(row: Row, tmp_path: Path) -> None
     audio.write_text(f'id,caption\n{row["id"]},"a  tone, then\x07 a higher one"\nother,x\n')
     step = CaptionStep(CaptionSettings(frames="none", audio=str(audio), frames_per_second=2.0))
     step.open()
-    step.captioner = Says("a dog", "a  dog", "", "a cat")
-    found, other = step.measure([row, {**row, "id": "third", "tags": ["Bark", "Rain"]}])
+    step.sees = Says("a dog", "A  dog", "", "a cat", "a cat", "a cat", "a dog", "a cat", "", "", "", "")
+    found, other, third = step.measure([row, {**row, "id": "third", "tags": ["Bark", "Rain"]}, {**row, "id": "fourth"}])
     assert joined(found["frame_captions"]) == "a dog and then a cat"
+    assert joined(other["frame_captions"]) == "a cat and then a dog and then a cat"
+    assert third["frame_captions"] == []
     assert found["audio_caption"] == r"a tone, then\x07 a higher one"
     assert other["audio_caption"] == "Bark, Rain"  # the captioner has none of it
-    (without,) = step.measure([row | {"id": "fourth"}])
-    assert without["audio_caption"] == "Bark, yap"
+    assert third["audio_caption"] == "Bark, yap"
+    # A model captions what the file does not have.
+    step.sees, step.hears = None, Hums()
+    found, other = step.measure([row, {**row, "id": "third", "tags": ["Bark", "Rain"]}])
+    assert found["audio_caption"] == r"a tone, then\x07 a higher one"
+    assert other["audio_caption"] == r"a hum of 2 s\u202e"
+
+
+def test_captions_of_frames_have_an_end() -> None:
+    assert in_time(["a dog " * 100])[0].endswith("...")
+    many = in_time([f"a dog and {number} cats" for number in range(1000)])
+    assert 1900 < len(joined(many)) <= MOST_SEEN
+    assert many[0] == "a dog and 0 cats"
+
+
+def test_results_without_an_audio_captioner_keep_their_names(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    plain = CaptionStep(CaptionSettings())
+    assert set(plain.settings()) == {"models", "frames", "frames_per_second", "size"}
+    asked = [CaptionStep(CaptionSettings(audio_model=str(tmp_path), audio_prompt=text)) for text in ("", "What?")]
+    assert len({step.fingerprint({}) for step in (plain, *asked)}) == 3
+    assert "no audio captions" in plain.missing()
+    assert "no audio captions" not in asked[0].missing()
 
 
 def test_a_file_without_captions_is_refused(tmp_path: Path) -> None:
@@ -177,81 +208,3 @@ def test_a_file_without_captions_is_refused(tmp_path: Path) -> None:
         step = CaptionStep(CaptionSettings(frames="none", audio=str(tmp_path / "captions.csv")))
         with pytest.raises(ValueError, match="CSV of captions"):
             step.open()
-
-
-def test_the_namer_in_the_box_captions_frames() -> None:
-    captions = NameCaptioner(CaptionSettings(device="cpu")).caption(
-        torch.cat([frames_of("yard.png"), torch.full((1, 288, 288, 3), 0.5)])
-    )
-    assert captions[1] == ""  # nothing is named in a grey image
-    assert len(captions) == 2
-
-
-def tokenizer_of(words: list[str], folder: Path) -> None:
-    from transformers import BertTokenizer
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
-    (folder / "vocab.txt").write_text("\n".join([*special, *words]))
-    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-
-
-def test_blip_captions_frames_from_its_folder(tmp_path: Path) -> None:
-    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
-
-    words = ["a", "dog", "cat", "runs", "and", "barks"]
-    tokenizer_of(words, tmp_path)
-    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BlipConfig(
-        text_config={
-            **tiny, "vocab_size": 7 + len(words), "max_position_embeddings": 64, "encoder_hidden_size": 16,
-            "bos_token_id": 5, "eos_token_id": 3, "pad_token_id": 0, "sep_token_id": 3,
-        },
-        vision_config={**tiny, "image_size": 32, "patch_size": 16},
-        projection_dim=8,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = BlipForConditionalGeneration(config).eval()
-    model.save_pretrained(tmp_path)
-    images = BlipImageProcessor(size={"height": 32, "width": 32})
-    BlipProcessor(images, BertTokenizer(str(tmp_path / "vocab.txt"))).save_pretrained(tmp_path)
-    frames = torch.rand(2, 40, 40, 3)
-    found = Blip(CaptionSettings(frames="blip", blip=str(tmp_path), device="cpu")).caption(frames)
-    with torch.inference_mode():
-        pixels = images(list((frames * 255).to(torch.uint8).numpy()), return_tensors="pt").pixel_values
-        tokens = model.generate(pixel_values=pixels, max_new_tokens=30, do_sample=False)
-    assert found == BertTokenizer(str(tmp_path / "vocab.txt")).batch_decode(tokens, skip_special_tokens=True)
-    assert len(found) == 2
-
-
-def test_a_folder_without_a_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no folder of a BLIP model"):
-        Blip(CaptionSettings(frames="blip", blip=str(tmp_path)))
-    with pytest.raises(StopRun, match="is no folder of a language model"):
-        Local(RephraseSettings(by="transformers", folder=str(tmp_path)))
-
-
-def test_a_language_model_here_is_checked_as_one_elsewhere(row: Row, tmp_path: Path) -> None:
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = ["<unk>", "</s>", "dog", "bark", "rain", "while", "a", "the"]
-    plain = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    plain.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", eos_token="</s>").save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=1, eos_token_id=1,
-        )
-    ).save_pretrained(tmp_path)  # fmt: skip
-    step = RephraseStep(RephraseSettings(by="transformers", folder=str(tmp_path), device="cpu"))
-    step.open()
-    heard = {**row, "audio_caption": "a bark", "frame_captions": ["a dog"]}
-    (found,) = measured(step, [heard])
-    assert found["rephrase_error"] == ""
-    assert (found["caption"], found["caption_by"], found["caption_tries"]) == ("Bark, yap", "labels", 1)
-    assert found["caption_problem"]  # random weights write no sentence

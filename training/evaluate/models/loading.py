@@ -56,8 +56,8 @@ def read_pretrained(
 
     Args:
         folder: of both.
-        model: name of the network's class in transformers.
-        processor: of the processor's class.
+        model: name of the network's class in transformers, or of one of its Auto classes.
+        processor: likewise, of the processor or tokenizer.
         called: what a message calls such a folder's content.
         advice: what a message tells to give instead.
         options: for the network's `from_pretrained`.
@@ -67,11 +67,15 @@ def read_pretrained(
     """
     with importing("transformers"):
         import transformers
+
+    def read(name: str, **more: Any) -> Any:
+        # Auto classes that are not told ask on the terminal whether to run code of the folder.
+        told = {"trust_remote_code": False} if name.startswith("Auto") else {}
+        return getattr(transformers, name).from_pretrained(folder, local_files_only=True, **told, **more)
+
     try:
-        reader = getattr(transformers, processor).from_pretrained(folder, local_files_only=True)
-        network, report = getattr(transformers, model).from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **options
-        )
+        reader = read(processor)
+        network, report = read(model, output_loading_info=True, **options)
         if report["missing_keys"]:
             raise ValueError(f"{min(report['missing_keys'])} is missing")
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sounding.utils.messages import printable
 
 from ...cluster.rows import Column, Row
-from ..media import clip_frames
-from ..model_files import device_for, digest
+from ..media import clip_frames, clip_sound
+from ..model_files import digest
 from ..settings import CaptionSettings
 from ..step import Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ..captioners import AudioCaptioner, FrameCaptioner
 
 LONGEST = 300  # characters of a caption
+MOST_SEEN = 2000  # characters of a clip's frame captions with what joins them; ten of BLIP have some 600
 AND_THEN = " and then "
 MOST_BYTES = 1 << 30  # of a CSV of captions
-
-
-class FrameCaptioner(Protocol):
-    """What the step asks of a model."""
-
-    def caption(self, frames: Tensor) -> list[str]:
-        """One caption per frame; "" where there is nothing to say.
-
-        Args:
-            frames: [F, H, W, 3] 0..1.
-        """
 
 
 class CaptionStep(Step):
@@ -51,28 +40,33 @@ class CaptionStep(Step):
         self.chosen = settings
         named = [path for path in (settings.audio, settings.blip if settings.frames == "blip" else "") if path]
         self.digest = digest(*named)
+        self.audio_digest = digest(settings.audio_model) if settings.audio_model else ""
         self.audio: dict[str, str] = {}
-        self.captioner: FrameCaptioner | None = None
+        self.hears: AudioCaptioner | None = None
+        self.sees: FrameCaptioner | None = None
 
     def settings(self) -> dict[str, Any]:
         """See Step."""
         chosen = self.chosen
-        return {
+        told = {
             "models": self.digest,
             "frames": chosen.frames,
             "frames_per_second": chosen.frames_per_second,
             "size": chosen.size,
         }
+        # Without such a model the results of runs before there was one stay valid.
+        return {**told, "audio_model": [self.audio_digest, chosen.audio_prompt]} if chosen.audio_model else told
 
     def model(self) -> str:
         """See Step."""
-        heard = self.chosen.audio or "tags and labels"
+        heard = ", else ".join(path for path in (self.chosen.audio, self.chosen.audio_model) if path)
         seen = {"blip": self.chosen.blip, "names": "stand-in: names by the namer in the box", "none": "none"}
-        return f"heard: {heard}; seen: {seen[self.chosen.frames]}"
+        return f"heard: {heard or 'tags and labels'}; seen: {seen[self.chosen.frames]}"
 
     def missing(self) -> str:
         """See Step."""
-        lacking = [] if self.chosen.audio else ["no audio captions; tags and labels are taken"]
+        captioned = self.chosen.audio or self.chosen.audio_model
+        lacking = [] if captioned else ["no audio captions; tags and labels are taken"]
         if self.chosen.frames != "blip":
             names = self.chosen.frames == "names"
             lacking.append("no BLIP; names of what frames show are taken" if names else "no captions of frames")
@@ -80,30 +74,57 @@ class CaptionStep(Step):
 
     def open(self) -> None:
         """See Step."""
-        if self.chosen.audio:
-            self.audio = dict(read_captions(Path(self.chosen.audio)))
-        if self.chosen.frames != "none":
-            self.captioner = Blip(self.chosen) if self.chosen.frames == "blip" else NameCaptioner(self.chosen)
+        from ..captioners import Blip, NameCaptioner, open_audio_captioner
+
+        chosen = self.chosen
+        if chosen.audio:
+            self.audio = dict(read_captions(Path(chosen.audio)))
+        if chosen.audio_model:
+            self.hears = open_audio_captioner(Path(chosen.audio_model), chosen.audio_prompt, chosen.device)
+        if chosen.frames != "none":
+            self.sees = (
+                Blip(Path(chosen.blip), chosen.device) if chosen.frames == "blip" else NameCaptioner(chosen.device)
+            )
 
     def measure(self, rows: Sequence[Row]) -> list[Row]:
         """See Step."""
-        return [
-            {"audio_caption": self.audio.get(row["id"]) or labels_of(row), "frame_captions": self._seen(row)}
-            for row in rows
-        ]
+        heard, seen = self._heard(rows), self._seen(rows)
+        return [{"audio_caption": one, "frame_captions": many} for one, many in zip(heard, seen, strict=True)]
 
-    def _seen(self, row: Row) -> list[str]:
-        if self.captioner is None:
-            return []
-        import torch
+    def _heard(self, rows: Sequence[Row]) -> list[str]:
+        found = [self.audio.get(row["id"], "") for row in rows]
+        todo = [place for place, caption in enumerate(found) if not caption] if self.hears is not None else []
+        if self.hears is not None and todo:
+            captions = self.hears.caption([clip_sound(rows[place]) for place in todo])
+            for place, caption in zip(todo, captions, strict=True):
+                found[place] = one_line(caption)
+        return [caption or labels_of(row) for caption, row in zip(found, rows, strict=True)]
 
-        decoded = clip_frames(row, self.chosen.frames_per_second, self.chosen.size)
-        captions = self.captioner.caption(torch.from_numpy(np.stack(decoded)).float() / 255)
-        kept: list[str] = []
-        for caption in (printable(" ".join(caption.split()), LONGEST) for caption in captions):
-            if caption and (not kept or kept[-1] != caption):
-                kept.append(caption)
-        return kept
+    def _seen(self, rows: Sequence[Row]) -> list[list[str]]:
+        """All frames of all clips go to the model together."""
+        if self.sees is None:
+            return [[] for _ in rows]
+        frames = [clip_frames(row, self.chosen.frames_per_second, self.chosen.size) for row in rows]
+        captions = iter(self.sees.caption([frame for of_clip in frames for frame in of_clip]))
+        return [in_time(list(islice(captions, len(of_clip)))) for of_clip in frames]
+
+
+def one_line(caption: str) -> str:
+    """A caption as it is kept: on one line, without characters that do not show, not too long."""
+    return printable(" ".join(caption.split()), LONGEST)
+
+
+def in_time(captions: Sequence[str]) -> list[str]:
+    """Captions of frames in their order: equal ones in a row once, and no more than `MOST_SEEN` characters in all."""
+    kept: list[str] = []
+    left = MOST_SEEN
+    for caption in map(one_line, captions):
+        if caption and (not kept or kept[-1].casefold() != caption.casefold()):
+            left -= len(AND_THEN) + len(caption)
+            if left < 0:
+                break
+            kept.append(caption)
+    return kept
 
 
 def labels_of(row: Row) -> str:
@@ -112,7 +133,7 @@ def labels_of(row: Row) -> str:
 
 
 def joined(captions: Sequence[str]) -> str:
-    """Captions in time, as the prompt of figure 9 has them: connected by "and then"."""
+    """Captions in time, connected by "and then" as in the prompt of figure 9."""
     return AND_THEN.join(captions)
 
 
@@ -131,51 +152,6 @@ def read_captions(file: Path) -> Iterator[tuple[str, str]]:
                 raise ValueError(f"{file} has no columns id and caption, which are expected; give a CSV of captions.")
             for row in reader:
                 if row["id"] and row["caption"]:
-                    yield row["id"], printable(" ".join(row["caption"].split()), LONGEST)
+                    yield row["id"], one_line(row["caption"])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read ({printable(error, 200)}); give a CSV of captions.") from None
-
-
-class NameCaptioner:
-    """The stand-in: "a dog", by the namer in the box."""
-
-    def __init__(self, settings: CaptionSettings):
-        from sounding.naming.load import load_namer
-
-        self.device = device_for(settings.device)
-        self.namer = load_namer(device=self.device)
-
-    def caption(self, frames: Tensor) -> list[str]:
-        """See FrameCaptioner."""
-        from sounding.naming.sentences import with_article
-
-        named = [self.namer.name(frame[None].to(self.device), top=1)[0] for frame in frames]
-        return [with_article(one.name) if one.known else "" for one in named]
-
-
-class Blip:
-    """BLIP through transformers, from a folder."""
-
-    def __init__(self, settings: CaptionSettings):
-        from ...evaluate.models.loading import read_pretrained
-
-        self.device = device_for(settings.device)
-        model, self.processor = read_pretrained(
-            Path(settings.blip),
-            "BlipForConditionalGeneration",
-            "BlipProcessor",
-            "a BLIP model",
-            "one that `save_pretrained` wrote, with safetensors",
-            use_safetensors=True,
-        )
-        self.model = model.to(self.device)
-
-    def caption(self, frames: Tensor) -> list[str]:
-        """See FrameCaptioner; the likeliest words, so that the same frame has the same caption."""
-        import torch
-
-        images = list((frames.permute(0, 3, 1, 2) * 255).to(torch.uint8))
-        with torch.inference_mode():
-            pixels = self.processor(images=images, return_tensors="pt").pixel_values.to(self.device)
-            tokens = self.model.generate(pixel_values=pixels, max_new_tokens=30, do_sample=False)
-        return [str(text) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]

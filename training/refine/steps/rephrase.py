@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...cluster.rows import Column, Row
 from ...cluster.stage import StopRun
 from ..answers import BadAnswer, check
-from ..chat import Chat, Failed, chat_of
+from ..chat import Endpoint, Failed
 from ..model_files import digest
 from ..prompt import VERSION, label_caption, messages_for
 from ..settings import RephraseSettings
 from ..step import Step
+
+if TYPE_CHECKING:
+    from ..language_model import Local
 
 LABELS, MODEL = "labels", "model"  # values of caption_by
 DOWN = 16  # clips in a row without any answer: the endpoint is down, and the run would caption all by labels
@@ -38,7 +41,8 @@ class RephraseStep(Step):
         super().__init__(settings.resources)
         self.chosen, self.sleep = settings, sleep
         self.digest = digest(settings.folder) if settings.by == "transformers" else ""
-        self.chat: Chat | None = None
+        self.endpoint: Endpoint | None = None
+        self.local: Local | None = None
         self.silent = 0
 
     def settings(self) -> dict[str, Any]:
@@ -68,21 +72,30 @@ class RephraseStep(Step):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled to workers: nothing that `open` makes."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("chat", "lock")} | {"chat": None}
+        made = {"endpoint": None, "local": None}
+        return {key: value for key, value in self.__dict__.items() if key != "lock"} | made
 
     def open(self) -> None:
         """See Step."""
         self.lock = Lock()
-        if self.chosen.by != "none":
-            self.chat = chat_of(self.chosen)
+        if self.chosen.by == "endpoint":
+            self.endpoint = Endpoint(self.chosen)
+        elif self.chosen.by == "transformers":
+            from ..language_model import Local  # which brings torch
+
+            self.local = Local(self.chosen)
 
     def measure(self, rows: Sequence[Row]) -> list[Row]:
         """See Step."""
-        if self.chosen.by != "endpoint":
-            return [self._caption(row) for row in rows]
+        if self.local is not None:
+            answers = self.local.answers([messages_for(row) for row in rows])
+            return [self._judge(row, answer) for row, answer in zip(rows, answers, strict=True)]
+        if self.endpoint is None:
+            return [_by_labels(row, "", 0) for row in rows]
+        # Each clip waits for its own answers alone, up to `parallel` of them at a time.
         pool = ThreadPoolExecutor(self.chosen.parallel)
         try:
-            return list(pool.map(self._caption, rows))
+            return list(pool.map(self._ask, rows))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -90,29 +103,33 @@ class RephraseStep(Step):
         """See Step."""
         return "" if row["caption"] else "It has neither a caption nor labels."
 
-    def _caption(self, row: Row) -> Row:
-        if self.chat is None:
-            return _by_labels(row, "", 0)
-        messages = messages_for(row)
-        given = [row["audio_caption"], *(row.get("tags") or row["labels"]), *row["frame_captions"]]
+    def _judge(self, row: Row, answer: str) -> Row:
+        """By one answer; a model in this process would say the same again."""
+        try:
+            return _by_model(check(answer, given_for(row), self.chosen.most_words), "", 1)
+        except BadAnswer as error:
+            return _by_labels(row, str(error), 1)
+
+    def _ask(self, row: Row) -> Row:
+        """By the first answer of the endpoint that is a caption."""
+        assert self.endpoint is not None
+        messages, given = messages_for(row), given_for(row)
         problem, wait, answered = "", self.chosen.wait, False
-        # What a model in this process says once it says again.
-        tries = self.chosen.tries if self.chosen.by == "endpoint" else 1
-        for number in range(tries):
+        for number in range(self.chosen.tries):
             if number and wait:
                 self.sleep(min(wait, LONGEST_WAIT))
                 wait *= 2
             try:
-                said = self.chat.answer(messages)
+                said = self.endpoint.answer(messages)
                 answered = True
                 caption = check(said, given, self.chosen.most_words)
             except (BadAnswer, Failed) as error:
                 problem = str(error)
                 continue
             self._count(answered)
-            return {"caption": caption, "caption_by": MODEL, "caption_problem": problem, "caption_tries": number + 1}
+            return _by_model(caption, problem, number + 1)
         self._count(answered)
-        return _by_labels(row, problem, tries)
+        return _by_labels(row, problem, self.chosen.tries)
 
     def _count(self, answered: bool) -> None:
         """How many clips in a row were never answered.
@@ -127,6 +144,15 @@ class RephraseStep(Step):
                     f"The endpoint of rephrase gave no answer for {self.silent} clips in a row; run the same command "
                     "again when it does, and the rest is captioned."
                 )
+
+
+def given_for(row: Row) -> list[str]:
+    """The texts of a clip that a model is given."""
+    return [row["audio_caption"], *(row.get("tags") or row["labels"]), *row["frame_captions"]]
+
+
+def _by_model(caption: str, problem: str, tries: int) -> Row:
+    return {"caption": caption, "caption_by": MODEL, "caption_problem": problem, "caption_tries": tries}
 
 
 def _by_labels(row: Row, problem: str, tries: int) -> Row:
