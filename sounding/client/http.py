@@ -92,7 +92,9 @@ class Wire:
             # The socket's own timeout may ring a moment before the clock.
             if clock.over or (isinstance(cause, TimeoutError) and seconds <= SILENT_SECONDS):
                 raise late from None
-            raise NoAnswer(str(cause) or type(error).__name__) from None
+            if isinstance(cause, (http.client.HTTPException, ValueError)):  # whose texts quote what the server wrote
+                raise NoAnswer(f"its answer is no HTTP or breaks off ({type(cause).__name__})") from None
+            raise NoAnswer(str(cause) or type(cause).__name__) from None
         finally:
             clock.stop()
         if clock.over:  # hanging up looks like the end of an answer of unknown length

@@ -67,9 +67,12 @@ class Endpoint:
         except NoAnswer as error:
             raise Failed(printable(error, 120)) from None
         try:
-            said = parse_json(answer.decode(), most=MOST_BYTES)["choices"][0]["message"]["content"]
-        except (UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError):
+            choice = parse_json(answer.decode(), most=MOST_BYTES)["choices"][0]
+            said, ended = choice["message"]["content"], choice.get("finish_reason")
+        except (UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise Failed("an answer of another form than OpenAI's") from None
+        if ended == "length":
+            raise Failed("an answer that is cut off")
         if not isinstance(said, str):
             raise Failed("an answer without text")
         return said

@@ -64,8 +64,18 @@ def raw(data: bytes, status: int = 200) -> Answer:
     return answer
 
 
-def says(text: str) -> Answer:
-    return raw(json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode())
+def bytes_alone(data: bytes) -> Answer:
+    """Without a status line and headers of ours; then the connection closes."""
+
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        handler.wfile.write(data)
+
+    return answer
+
+
+def says(text: str, finish: str = "stop") -> Answer:
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return raw(json.dumps({"choices": [choice]}).encode())
 
 
 def hangs(handler: Handler, body: dict[str, Any]) -> None:
