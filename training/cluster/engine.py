@@ -16,7 +16,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from itertools import chain, islice
+from itertools import count as count_up
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sounding.utils.libraries import LibraryError
@@ -30,7 +35,11 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[int, int], None]  # rows that came through all stages, of how many that began
 BLOCK_BYTES = 8 * 2**20  # what Ray may put into one block; some hundred rows have less
+Left = Callable[[list[Row]], list[Row]]
 SPARE = 0.1  # share of the CPUs that pools leave to Ray's own tasks
+SMALLEST = 0.01  # CPUs
+LOOK = 1.0  # s between looks at the nodes
+DRAINED_IDLE = 4  # Ray's `AUTOSCALER_DRAIN_IDLE`
 log = logging.getLogger("training")
 
 
@@ -38,15 +47,24 @@ class Engine(Protocol):
     """What runs stages."""
 
     def run(
-        self, stages: Sequence[Stage], columns: dict[str, Column], rows: list[Row], on_progress: OnProgress | None
+        self,
+        stages: Sequence[Stage],
+        columns: dict[str, Column],
+        rows: Iterable[Row],
+        count: int,
+        on_progress: OnProgress | None = None,
+        left: Left = lambda rows: rows,
     ) -> None:
         """Take rows through the stages, which keep what they make of them.
 
         Args:
             stages: in their order.
             columns: of rows on their way, before and after every stage.
-            rows: that go into the first stage.
+            rows: that go into the first stage; taken as they are needed.
+            count: how many they are.
             on_progress: see `OnProgress`; rows that a stage keeps back never come through.
+            left: asked after nodes or workers were lost: which of these rows are still to be taken through the stages,
+                and how far they are.
 
         Raises:
             StopRun: the run cannot go on; what the stages have kept stays.
@@ -62,23 +80,29 @@ class LocalEngine:
     """One process and one batch after the other; needs no Ray."""
 
     def run(
-        self, stages: Sequence[Stage], columns: dict[str, Column], rows: list[Row], on_progress: OnProgress | None
+        self,
+        stages: Sequence[Stage],
+        columns: dict[str, Column],
+        rows: Iterable[Row],
+        count: int,
+        on_progress: OnProgress | None = None,
+        left: Left = lambda rows: rows,
     ) -> None:
         """See Engine."""
         waiting: list[list[Row]] = [[] for _ in [*stages, None]]  # before each stage, and after the last one
         came = 0
-        for number, row in enumerate(rows):
-            waiting[0].append(row)
-            last = number + 1 == len(rows)
+        for row in chain(rows, [None]):  # the end
+            if row is not None:
+                waiting[0].append(row)
             for place, stage in enumerate(stages):
                 batch = stage.resources.batch
-                while len(waiting[place]) >= batch or (last and waiting[place]):
+                while len(waiting[place]) >= batch or (row is None and waiting[place]):
                     waiting[place + 1] += stage(waiting[place][:batch])
                     del waiting[place][:batch]
             came += len(waiting[-1])
             waiting[-1].clear()
             if on_progress is not None:
-                on_progress(came, len(rows))
+                on_progress(came, count)
 
 
 class Actor:
@@ -92,10 +116,30 @@ class Actor:
         return to_table(self.stage(table.to_pylist()), self.schema)
 
 
-def shares(asked: Sequence[Resources], cpus: float) -> list[float]:
-    """CPUs per worker of each stage, scaled down where one worker of every stage would not fit into what there is."""
-    scale = min(1.0, (1 - SPARE) * cpus / sum(each.cpus for each in asked))
-    return [max(0.01, int(100 * each.cpus * scale) / 100) for each in asked]
+def shares(asked: Sequence[Resources], nodes: Sequence[float]) -> list[float]:
+    """CPUs per worker of each stage, scaled down until one worker of every stage fits, on whichever nodes they land.
+
+    A worker of `s` CPUs finds no place if on each node less than `s` is free. So there is one for each if all others
+    together take no more than what the nodes have beyond `s`.
+
+    Args:
+        asked: by each stage.
+        nodes: CPUs of each node.
+    """
+    room = [(1 - SPARE) * cpus for cpus in nodes]
+
+    def fits(sizes: Sequence[float]) -> bool:
+        beyond = ((size, [cpus - size for cpus in room if cpus >= size]) for size in sizes)
+        return all(free and sum(sizes) - size <= sum(free) + 1e-9 for size, free in beyond)
+
+    scale = 1.0
+    while scale > SMALLEST and not fits([scale * each.cpus for each in asked]):
+        scale *= 0.98
+    return [max(SMALLEST, int(100 * each.cpus * scale + 1e-6) / 100) for each in asked]
+
+
+class Lost(Exception):
+    """Nodes or workers are gone with what they were at, and Ray does not go on by itself; the rest can be run again."""
 
 
 class RayEngine:
@@ -103,47 +147,87 @@ class RayEngine:
 
     def __init__(self, settings: EngineSettings):
         self.settings = settings
+        self._ray: Any = None  # while connected
 
     def run(
-        self, stages: Sequence[Stage], columns: dict[str, Column], rows: list[Row], on_progress: OnProgress | None
-    ) -> None:
-        """See Engine."""
-        if not rows:
-            return
-        ray = started(self.settings)
-        try:
-            self._stream(ray, stages, columns, rows, on_progress)
-        except ray.exceptions.RayError as error:
-            cause = stop_run_in(error)
-            if cause is None:
-                raise
-            raise cause from None
-        finally:
-            ray.shutdown()
-
-    def _stream(
         self,
-        ray: Any,
         stages: Sequence[Stage],
         columns: dict[str, Column],
-        rows: list[Row],
-        on_progress: OnProgress | None,
+        rows: Iterable[Row],
+        count: int,
+        on_progress: OnProgress | None = None,
+        left: Left = lambda rows: rows,
     ) -> None:
-        schema = schema_of(columns)
+        """See Engine."""
+        following = iter(rows)
+        came = 0
+
+        def count_on(more: int) -> None:
+            nonlocal came
+            came += more
+            if on_progress is not None:
+                on_progress(came, count)
+
+        try:
+            while slab := list(islice(following, self.settings.slab)):
+                self._persist(stages, schema_of(columns), slab, count_on, left)
+        finally:
+            self._disconnect()
+
+    def _persist(
+        self,
+        stages: Sequence[Stage],
+        schema: pyarrow.Schema,
+        rows: list[Row],
+        count_on: Callable[[int], None],
+        left: Left,
+    ) -> None:
+        """Stream rows, and what is left of them again after losses."""
+        for restarts in count_up():
+            try:
+                if self._ray is None:
+                    self._ray = started(self.settings)
+                watched(self._ray, partial(self._stream, stages, schema, rows, count_on))
+                return
+            except Lost as error:
+                self._disconnect()
+                if restarts == self.settings.restarts:
+                    raise StopRun(
+                        f"{error} This happened {restarts + 1} times; run the same command again, and what is left is "
+                        "done."
+                    ) from error
+                whole, rows = len(rows), left(rows)
+                log.warning("%s %d of %d rows are left, and begun again with.", error, len(rows), whole)
+                if not rows:
+                    return
+
+    def _disconnect(self) -> None:
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = None
+
+    def _stream(
+        self, stages: Sequence[Stage], schema: pyarrow.Schema, rows: list[Row], count_on: Callable[[int], None]
+    ) -> None:
+        ray = self._ray
         context = ray.data.DataContext.get_current()
         context.target_max_block_size = BLOCK_BYTES
         context.enable_progress_bars = False
         size = self.settings.block
         blocks = [to_table(rows[start : start + size], schema) for start in range(0, len(rows), size)]
         data = ray.data.from_arrow(blocks)
-        resources = ray.cluster_resources()
-        cpus_of = shares([stage.resources for stage in stages], resources.get("CPU", 1.0))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus_of = shares([stage.resources for stage in stages], [node.get("CPU", 0.0) for node in nodes])
+        gpus = sum(node.get("GPU", 0) for node in nodes)
+        taken = 0.0
         for stage, cpus in zip(stages, cpus_of, strict=True):
             asked = stage.resources
-            if asked.gpus > resources.get("GPU", 0):
+            taken += asked.gpus
+            if taken > gpus:
                 raise StopRun(
-                    f"{stage.name} asks for {asked.gpus:g} GPUs per worker, but the cluster has "
-                    f"{resources.get('GPU', 0):g}; set {stage.name}.resources.gpus=0."
+                    f"{stage.name} asks for {asked.gpus:g} GPUs per worker, but the cluster has {gpus:g}"
+                    + (f", of which earlier steps take {taken - asked.gpus:g}" if taken > asked.gpus else "")
+                    + f"; set {stage.name}.resources.gpus lower (0 for none)."
                 )
             data = data.map_batches(
                 Actor,
@@ -154,11 +238,68 @@ class RayEngine:
                 num_cpus=cpus,
                 num_gpus=asked.gpus or None,
             )
-        came = 0
         for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            came += table.num_rows
-            if on_progress is not None:
-                on_progress(came, len(rows))
+            count_on(table.num_rows)
+
+
+def watched(ray: Any, stream: Callable[[], None]) -> None:
+    """Run a stream until it ends or a node is lost.
+
+    Ray Data gives the work of lost workers to others, but it waits for ever where the rest of the cluster has no room
+    for a worker of each stage, and its own restarts of whole pools are known to hang.
+
+    Raises:
+        Lost: it has to begin again.
+        StopRun: of a stage.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            stream()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    before = alive(ray)
+    Thread(target=run, daemon=True).start()  # ends with the connection to Ray
+    while not wait([done], timeout=LOOK).done:
+        gone = before - alive(ray)
+        if gone:
+            raise Lost(f"{len(gone)} of {len(before)} nodes of the Ray cluster are gone.")
+    try:
+        done.result()
+    except ray.exceptions.RayError as error:
+        cause = stop_run_in(error)
+        if cause is not None:
+            raise cause from None
+        if is_loss(ray, error):
+            raise Lost(f"Workers of the Ray cluster are gone ({str(error).strip().splitlines()[0][:200]}).") from error
+        raise
+
+
+def alive(ray: Any) -> set[str]:
+    """Nodes that are there, and those that an autoscaler took away because nothing ran on them."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"] or node.get("DeathReason") == DRAINED_IDLE}
+
+
+def is_loss(ray: Any, error: BaseException) -> bool:
+    """Whether an error is about processes or machines, and not about what a stage did."""
+    kinds = ray.exceptions
+    losses = (
+        kinds.RayActorError,
+        kinds.NodeDiedError,
+        kinds.ObjectLostError,
+        kinds.WorkerCrashedError,
+        kinds.OutOfMemoryError,
+        kinds.RaySystemError,
+        kinds.LocalRayletDiedError,
+    )
+    wrapped = causes(error)
+    of_stage = [
+        each for each in wrapped if isinstance(each, kinds.RayTaskError) and not isinstance(each.cause, kinds.RayError)
+    ]
+    return not of_stage and any(isinstance(each, losses) for each in wrapped)
 
 
 def started(settings: EngineSettings) -> Any:
@@ -201,13 +342,17 @@ def started(settings: EngineSettings) -> Any:
 
 def stop_run_in(error: BaseException) -> StopRun | None:
     """The `StopRun` of a stage that Ray's errors wrap."""
+    found = next((each for each in causes(error) if isinstance(each, StopRun)), None)
+    return found and StopRun(str(found.args[0]) if found.args else str(found))
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and all that it wraps."""
     waiting: list[Any] = [error]
     seen: list[BaseException] = []
     while waiting:
         current = waiting.pop()
-        if isinstance(current, StopRun):
-            return StopRun(str(current.args[0]) if current.args else str(current))
         if isinstance(current, BaseException) and current not in seen:
             seen.append(current)
             waiting += [current.__context__, current.__cause__, getattr(current, "cause", None)]
-    return None
+    return seen

@@ -28,6 +28,9 @@ class EngineSettings(Checked):
         cpus: of the cluster that is started; 0 takes all.
         object_store_mb: likewise, for blocks of rows; these are texts and numbers.
         block: rows per block.
+        slab: rows per stream. Ray holds all that goes into a stream, so a long list is taken through in several; each
+            begins with one worker per stage again.
+        restarts: how often a stream begins again with what is left after nodes or workers were lost.
     """
 
     kind: Literal["ray", "local"] = "ray"
@@ -35,3 +38,5 @@ class EngineSettings(Checked):
     cpus: Annotated[int, Range(0, 1024)] = 0
     object_store_mb: Annotated[int, Range(80, 1_000_000)] = 256
     block: Annotated[int, Range(1, 100_000)] = 256
+    slab: Annotated[int, Range(1, 10_000_000)] = 50_000
+    restarts: Annotated[int, Range(0, 1000)] = 20

@@ -44,6 +44,11 @@ class Clip:
 
 
 def read_clips(file: Path, form: Form | None = None, classes: Path | None = None) -> list[Clip]:
+    """All clips of a list; see `iterate_clips`."""
+    return list(iterate_clips(file, form, classes))
+
+
+def iterate_clips(file: Path, form: Form | None = None, classes: Path | None = None) -> Iterator[Clip]:
     """The clips of a list: AudioCaps' CSV (audiocap_id,youtube_id,start_time,caption; rows of one clip are put
     together), one of AudioSet's (`# YTID, start_seconds, end_seconds, positive_labels`) or VGG-Sound's (id, start,
     label, split, without a header), told apart by the first line.
@@ -60,15 +65,15 @@ def read_clips(file: Path, form: Form | None = None, classes: Path | None = None
     if form is None:
         form = _form(lines)
     if form == "audiocaps":
-        return _audiocaps(file, lines)
+        return iter(_audiocaps(file, lines))
     if form == "vggsound":
-        return list(_vggsound(file, lines))
+        return _vggsound(file, lines)
     if classes is None:
         raise ValueError(
             f"{file} is an AudioSet list, whose labels are codes, but the names of classes are missing; give "
             "--classes class_labels_indices.csv."
         )
-    return list(_audioset(file, lines, read_classes(classes)))
+    return _audioset(file, lines, read_classes(classes))
 
 
 def read_ids(file: Path) -> set[str]:

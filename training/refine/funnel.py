@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..cluster.rows import Row
 from .lists import LABELS, LISTS
-from .split import TEST, TRAIN, hours
+from .split import TEST, TRAIN
 from .step import Step
 
 BINS = 20  # of the scores' histogram
+MOST_REASONS = 10_000  # of one step, which may name files; what comes beyond counts as others
+OTHERS = "Other reasons."
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,28 @@ class Stage:
     reasons: tuple[tuple[str, int], ...]  # why clips were dropped, the most frequent first
 
 
-def funnel(rows: Sequence[Row], steps: Sequence[Step]) -> list[Stage]:
+def funnel(rows: Iterable[Row], steps: Sequence[Step]) -> list[Stage]:
     """All steps in order, from the lists to the shards."""
-    found = []
-    left = list(rows)
-    for name in (LISTS, LABELS, *(step.name for step in steps), "shards"):
-        stay = [row for row in left if row["dropped_by"] != name]
-        reasons = Counter(row["reason"] for row in left if row["dropped_by"] == name)
-        found.append(Stage(name, len(left), len(stay), hours(left), hours(stay), tuple(reasons.most_common())))
-        left = stay
-    return found
+    names = [LISTS, LABELS, *(step.name for step in steps), "shards"]
+    place = {name: number for number, name in enumerate(names)}
+    clips, seconds = [0] * (len(names) + 1), [0.0] * (len(names) + 1)  # that each step drops, and that are kept
+    reasons: list[Counter[str]] = [Counter() for _ in names]
+    for row in rows:
+        number = place.get(row["dropped_by"], len(names))
+        clips[number] += 1
+        seconds[number] += row["sound_seconds"] or row["seconds"]
+        if number < len(names):
+            known = reasons[number]
+            known[row["reason"] if len(known) < MOST_REASONS or row["reason"] in known else OTHERS] += 1
+    clips_in = [sum(clips[number:]) for number in range(len(clips))]
+    hours_in = [sum(seconds[number:]) / 3600 for number in range(len(clips))]
+    return [
+        Stage(name, clips_in[at], clips_in[at + 1], hours_in[at], hours_in[at + 1], tuple(reasons[at].most_common()))
+        for at, name in enumerate(names)
+    ]
 
 
-def histogram(rows: Sequence[Row]) -> list[int]:
+def histogram(rows: Iterable[Row]) -> list[int]:
     """Matching scores of all clips that have one, in `BINS` equal bins from 0 to 1 (figure 7)."""
     counts = [0] * BINS
     for row in rows:
@@ -48,12 +60,24 @@ def histogram(rows: Sequence[Row]) -> list[int]:
     return counts
 
 
-def categories(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
+def categories(rows: Iterable[Row]) -> list[tuple[str, float, float]]:
     """Categories of the kept clips with their hours in training and test set, the largest first (figure 10)."""
-    names = {row["category"] for row in rows if not row["dropped_by"]}
-    found = []
-    for name in names:
-        of_it = [row for row in rows if row["category"] == name and not row["dropped_by"]]
-        train, test = (hours(row for row in of_it if row["subset"] == subset) for subset in (TRAIN, TEST))
-        found.append((name or "without a label", train, test))
-    return sorted(found, key=lambda one: (-one[1] - one[2], one[0]))
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if not row["dropped_by"]:
+            seconds = found.setdefault(row["category"], {TRAIN: 0.0, TEST: 0.0})
+            if row["subset"] in seconds:
+                seconds[row["subset"]] += row["sound_seconds"] or row["seconds"]
+    listed = [(name or "without a label", of[TRAIN] / 3600, of[TEST] / 3600) for name, of in found.items()]
+    return sorted(listed, key=lambda one: (-one[1] - one[2], one[0]))
+
+
+def drawn(rows: Iterable[Row], count: int) -> dict[str, list[Row]]:
+    """Some rows of each step that dropped any, and of the kept ones (by ""): those with the smallest hashes of ids."""
+    found: dict[str, list[tuple[str, Row]]] = {}
+    for row in rows:
+        some = found.setdefault(row["dropped_by"], [])
+        some.append((hashlib.sha256(row["id"].encode("utf-8", "backslashreplace")).hexdigest(), row))
+        if len(some) > 10 * count:
+            found[row["dropped_by"]] = sorted(some, key=lambda one: one[0])[:count]
+    return {name: [row for _, row in sorted(some, key=lambda one: one[0])[:count]] for name, some in found.items()}

@@ -10,22 +10,25 @@ from pathlib import Path
 
 from sounding.utils.messages import printable
 
+from ..cluster.row_store import RowStore
 from ..cluster.rows import Row
-from ..data.clip_lists import Clip, read_classes, read_clips, read_ids
+from ..data.clip_lists import Clip, iterate_clips, read_classes, read_ids
 from ..data.videos import ENDINGS, VideoFiles
 from .ontology import EMPTY, ClassSet, Ontology, read_ontology
+from .rows import IDENTITY, OUTCOME
 from .settings import ListSettings, RefineSettings
 
 LISTS, LABELS = "lists", "labels"  # steps that drop without a look at the video
 MOST_CLIPS = 10_000  # of one video
+WHY = ("dropped_by", "reason")
 
 
 @dataclass(frozen=True)
 class Listed:
     """All clips of all lists: those that go on, and those that are out, with `dropped_by` and `reason`."""
 
-    rows: list[Row] = field(default_factory=list)
-    out: list[Row] = field(default_factory=list)
+    rows: RowStore = field(default_factory=lambda: RowStore(IDENTITY))
+    out: RowStore = field(default_factory=lambda: RowStore({**IDENTITY, **{name: OUTCOME[name] for name in WHY}}))
     twice: int = 0  # entries of clips that an earlier list has, too
 
 
@@ -66,7 +69,7 @@ def _rows_of(each: ListSettings, seconds: float, ontology: Ontology) -> Iterator
     if each.form == "folder":
         yield from _from_folder(each, folder, seconds, ontology)
         return
-    clips = read_clips(Path(each.csv), each.form, Path(each.classes) if each.classes else None)
+    clips = iterate_clips(Path(each.csv), each.form, Path(each.classes) if each.classes else None)
     by_index = {}
     if each.form == "audioset":
         by_index = {index: (name, code) for code, (index, name) in read_classes(Path(each.classes)).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..cluster.rows import Column, Row, empty_row
@@ -37,27 +37,30 @@ class Results:
         self.found = {step.name: parts[step.name].read() for step in steps}
         self._empty = empty_row({**columns_of(steps), **OUTCOME})
 
-    def apply(self, row: Row) -> Row:
-        """The row with all its results: `done` names their steps, `dropped_by` and `reason` say why it is out."""
-        row = {**self._empty, **row, DONE: [], "dropped_by": "", "reason": ""}
+    def apply(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows with all their results: `done` names the steps, `dropped_by` and `reason` say why a row is out."""
+        made = [{**self._empty, **row, DONE: [], "dropped_by": "", "reason": ""} for row in rows]
+        going = made
         for step in self.steps:
-            result = self.found[step.name].get((row["id"], row["version"]))
-            if result is None:
-                break
-            row.update(result)
-            row[DONE].append(step.name)
-            reason = why_dropped(step, row)
-            if reason:
-                row["dropped_by"], row["reason"] = step.name, reason
-                break
-        return row
+            following = []
+            for row, result in zip(going, self.found[step.name].of(going), strict=True):
+                if result is None:
+                    continue
+                row.update(result)
+                row[DONE].append(step.name)
+                reason = why_dropped(step, row)
+                if reason:
+                    row["dropped_by"], row["reason"] = step.name, reason
+                else:
+                    following.append(row)
+            going = following
+        return made
 
     def is_open(self, row: Row) -> bool:
         """Whether a step has still to look at a row that `apply` gave."""
         return not row["dropped_by"] and len(row[DONE]) < len(self.steps)
 
-    def open_rows(self, rows: Iterable[Row]) -> list[Row]:
+    def open_rows(self, rows: Sequence[Row]) -> list[Row]:
         """Those on which there is work, with the columns of rows on their way."""
         names = columns_on_the_way(self.steps)
-        applied = (self.apply(row) for row in rows)
-        return [{name: row[name] for name in names} for row in applied if self.is_open(row)]
+        return [{name: row[name] for name in names} for row in self.apply(rows) if self.is_open(row)]

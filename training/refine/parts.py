@@ -19,13 +19,16 @@ from sounding.utils.files import remove_abandoned, replacing
 
 from ..cluster.rows import Column, Row, schema_of, to_table
 from ..cluster.stage import StopRun
+from .found import Found
 from .step import Step, error_column, timed, why_dropped
 
 if TYPE_CHECKING:
     import pyarrow
 
 log = logging.getLogger("training")
-MANY = 64  # parts of one step that are put together before a run
+MANY = 64  # small parts of one step are put together
+SMALL = 4 * 2**20  # bytes; larger ones stay as they are
+TOGETHER = 1000  # parts at once
 TOOK = "took"
 FIXED = {"id": Column("text", ""), "version": Column("text", ""), TOOK: Column("number", "")}
 
@@ -58,31 +61,25 @@ class Parts:
         with replacing(self.folder / name[:2] / f"part-{name}.parquet") as temporary:
             parquet.write_table(table, temporary)
 
-    def read(self) -> dict[tuple[str, str], Row]:
+    def read(self) -> Found:
         """All results, the step's columns and its error, by clip and version."""
-        found: dict[tuple[str, str], Row] = {}
-        for table in self._tables():
-            for row in table.to_pylist():
-                key = row.pop("id"), row.pop("version")
-                del row[TOOK]
-                found.setdefault(key, row)
-        return found
+        return Found(table.drop_columns([TOOK]) for table in self._tables())
 
     def rates(self) -> tuple[int, float]:
         """How many clips were measured, and the workers' seconds for all of them."""
         clips, seconds = 0, 0.0
-        for table in self._tables():
+        for table in self._tables(columns=[TOOK]):
             clips += table.num_rows
             seconds += sum(table[TOOK].to_pylist())
         return clips, seconds
 
-    def _tables(self) -> Iterator[pyarrow.Table]:
+    def _tables(self, files: Sequence[Path] | None = None, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
         """The readable parts in a fixed order. A damaged one (of a disk that failed) is computed again."""
         from pyarrow import ArrowException, parquet
 
-        for file in sorted(self.folder.glob("*/part-*.parquet")):
+        for file in files if files is not None else sorted(self.folder.glob("*/part-*.parquet")):
             try:
-                yield parquet.read_table(file, schema=self.schema)
+                yield parquet.read_table(file, schema=self.schema, columns=columns)
             except (ArrowException, OSError, ValueError) as error:
                 log.warning("%s cannot be read (%s); its clips are measured again.", file, str(error)[:200])
 
@@ -92,14 +89,18 @@ class Parts:
 
         for folder in self.folder.glob("*/"):
             remove_abandoned(folder)
-        files = sorted(self.folder.glob("*/part-*.parquet"))
+        found = sorted(self.folder.glob("*/part-*.parquet"))
+        files = [file for file in found if file.stat().st_size < SMALL]
         if len(files) < MANY:
             return
-        tables = list(self._tables())
-        name = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()[:24]
-        self._write(pyarrow.concat_tables(tables), name)
-        for file in files:
-            file.unlink(missing_ok=True)
+        for start in range(0, len(files), TOGETHER):
+            some = files[start : start + TOGETHER]
+            tables = list(self._tables(some))
+            if tables:
+                name = hashlib.sha256("\n".join(file.name for file in some).encode()).hexdigest()[:24]
+                self._write(pyarrow.concat_tables(tables), name)
+            for file in some:
+                file.unlink(missing_ok=True)
 
 
 class Worker:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sounding.utils.files import write_atomic
 
 from ..cluster.engine import OnProgress, engine_of
+from ..cluster.row_store import RowStore
 from ..cluster.rows import Row
 from ..cluster.stage import StopRun
 from ..data.folder_lock import only_one
+from .funnel import Stage as FunnelStage
 from .funnel import funnel
 from .lists import Listed, list_clips
-from .manifest import write_manifest
+from .manifest import ManifestRows, write_manifest
 from .ontology import EMPTY, Ontology, read_ontology
-from .outcome import Results, columns_on_the_way, parts_of
+from .outcome import Results, columns_of_manifest, columns_on_the_way, parts_of
 from .parts import Parts, Worker
 from .report import write_report
+from .rows import IDENTITY
 from .settings import RefineSettings
 from .shards import check_shards, write_features, write_raw
 from .split import hours, split
 from .step import Step
 from .steps import steps_of
 
+# What splitting and the shards need of kept clips; everything else is read again, a piece at a time.
+OF_KEPT = {*IDENTITY, "sound_seconds", "caption", "category", "subset"}
 RATES, PASSED = "rates.json", "passed.json"  # by step: seconds of one worker per clip, and the share that went on
 
 
@@ -63,64 +68,113 @@ def refine(
         if not listed.rows and not listed.out:
             raise ValueError("The lists have no clips, but some are expected; check the folders and lists given.")
         parts = parts_of(out, steps)
-        for each in parts.values():
-            each.compact()
-        todo = Results(steps, parts).open_rows(listed.rows)
-        if todo:
-            say(f"{len(todo)} clips are open")
-            workers = [Worker(step, parts[step.name]) for step in steps]
-            engine_of(settings.engine).run(workers, columns_on_the_way(steps), todo, on_progress)
-        rows = finished(listed, steps, parts)
-        write_rates(out, steps, parts, rows)
-        place(rows, ontology, settings)
-        kept = [row for row in rows if not row["dropped_by"]]
+        measure(settings, listed.rows, steps, parts, on_progress, say)
+        results = Results(steps, parts)
+        kept = RowStore({name: column for name, column in columns_of_manifest(steps).items() if name in OF_KEPT})
+        stages = funnel(_storing(kept, finished(listed, results)), steps)
+        write_rates(out, steps, parts, stages)
+        kept = placed(kept, ontology, settings)
         check_shards(out, kept, settings.shards)
         say(f"{len(kept)} clips ({hours(kept):.2f} h) are kept; writing shards")
         made = write_raw(out, kept, settings.shards)
         lost = {skipped.id: skipped.why for index in made.values() for skipped in index.skipped}
-        for row in kept:
-            if row["id"] in lost:
-                row["dropped_by"], row["reason"], row["subset"] = "shards", lost[row["id"]], ""
-        write_manifest(out, rows, steps, settings)
+        write_manifest(out, _whole(finished(listed, results), kept, lost), steps, settings)
         if settings.shards.model:
             write_features(out, list(made), settings.shards)
-        kept = [row for row in rows if not row["dropped_by"]]
-        return Summary(len(rows), len(kept), hours(kept), write_report(out, rows, steps, settings))
+        left = [row["sound_seconds"] or row["seconds"] for row in kept if row["id"] not in lost]
+        rows = ManifestRows(out)
+        return Summary(len(rows), len(left), sum(left) / 3600, write_report(out, rows, steps, settings))
 
 
-def finished(listed: Listed, steps: Sequence[Step], parts: dict[str, Parts]) -> list[Row]:
-    """All listed clips with all that is known of them, each once.
+def measure(
+    settings: RefineSettings,
+    rows: RowStore,
+    steps: Sequence[Step],
+    parts: dict[str, Parts],
+    on_progress: OnProgress | None,
+    say: Callable[[str], None],
+) -> None:
+    """Take what is open through the steps; all results are in `parts` afterwards.
+
+    Raises:
+        StopRun: the run cannot go on; what is measured is kept.
+    """
+    for each in parts.values():
+        each.compact()
+    results = Results(steps, parts)
+    count = sum(len(results.open_rows(piece)) for piece in rows.pieces())
+    if not count:
+        return
+    say(f"{count} clips are open")
+    engine_of(settings.engine).run(
+        [Worker(step, parts[step.name]) for step in steps],
+        columns_on_the_way(steps),
+        (row for piece in rows.pieces() for row in results.open_rows(piece)),
+        count,
+        on_progress,
+        lambda some: Results(steps, parts).open_rows(some),
+    )
+    for each in parts.values():
+        each.compact()
+
+
+def finished(listed: Listed, results: Results) -> Iterator[Row]:
+    """All listed clips with all that is known of them, each once: those that go on from the lists come first.
 
     Raises:
         StopRun: some are still open.
     """
-    results = Results(steps, parts)
-    rows = [results.apply(row) for row in listed.rows]
-    still_open = [row["id"] for row in rows if results.is_open(row)]
+    still_open, first = 0, ""
+    for piece in listed.rows.pieces():
+        for row in results.apply(piece):
+            if results.is_open(row):
+                still_open += 1
+                first = first or row["id"]
+            yield row
     if still_open:
-        raise StopRun(
-            f"{len(still_open)} clips were not measured (the first is {still_open[0]}); run the same command again."
-        )
-    return rows + [{**results.apply({**row, "version": ""}), **row} for row in listed.out]
+        raise StopRun(f"{still_open} clips were not measured (the first is {first}); run the same command again.")
+    for piece in listed.out.pieces():
+        for row, applied in zip(piece, results.apply([{**row, "version": ""} for row in piece]), strict=True):
+            yield {**applied, **row}
 
 
-def place(rows: list[Row], ontology: Ontology, settings: RefineSettings) -> None:
-    """Fill in `category` and `subset`."""
-    kept = [row for row in rows if not row["dropped_by"]]
+def _storing(store: RowStore, rows: Iterable[Row]) -> Iterator[Row]:
+    """The same rows; those that are kept are stored on the way."""
+    for row in rows:
+        if not row["dropped_by"]:
+            store.append({**row, "category": "", "subset": ""})
+        yield row
+
+
+def placed(kept: RowStore, ontology: Ontology, settings: RefineSettings) -> RowStore:
+    """Kept rows with `category` and `subset`."""
+    made = RowStore(kept.columns)
+    for row, (category, subset) in zip(kept, split(kept, ontology, settings.split), strict=True):
+        made.append({**row, "category": category, "subset": subset})
+    return made
+
+
+def _whole(rows: Iterable[Row], kept: Iterable[Row], lost: dict[str, str]) -> Iterator[Row]:
+    """Rows as the manifest has them: with what became of the kept ones, which come in the same order."""
+    following = iter(kept)
     for row in rows:
         row["category"], row["subset"] = "", ""
-    for row, (category, subset) in zip(kept, split(kept, ontology, settings.split), strict=True):
-        row["category"], row["subset"] = category, subset
+        if not row["dropped_by"]:
+            its = next(following)
+            row["category"], row["subset"] = its["category"], its["subset"]
+            if row["id"] in lost:
+                row["dropped_by"], row["reason"], row["subset"] = "shards", lost[row["id"]], ""
+        yield row
 
 
-def write_rates(out: Path, steps: Sequence[Step], parts: dict[str, Parts], rows: Sequence[Row]) -> None:
+def write_rates(out: Path, steps: Sequence[Step], parts: dict[str, Parts], stages: Iterable[FunnelStage]) -> None:
     """Keep what each step took and let pass, for the next dry run."""
     rates, passed = read_numbers(out / RATES), read_numbers(out / PASSED)
     for step in steps:
         clips, seconds = parts[step.name].rates()
         if clips:
             rates[step.name] = seconds / clips
-    for stage in funnel(rows, steps):
+    for stage in stages:
         if stage.clips_in:
             passed[stage.name] = stage.clips_out / stage.clips_in
     write_atomic(out / RATES, json.dumps(rates, indent=1).encode())

@@ -32,13 +32,16 @@ def dry_run(settings: RefineSettings) -> str:
         + (f", {listed.twice} more listed twice" if listed.twice else ""),
         f"labels: {why['labels']} dropped, {len(listed.rows)} go on",
     ]
-    rows = [results.apply(row) for row in listed.rows]
-    arriving = float(sum(results.is_open(row) for row in rows))
+    done_by = Counter[str]()  # open clips that have a step's results
+    arriving = 0.0
+    for piece in listed.rows.pieces():
+        for row in filter(results.is_open, results.apply(piece)):
+            arriving += 1
+            done_by.update(row["done"])
     total, unknown = 0.0, False
     for position, step in enumerate(steps):
         # Open clips that have this step's results already still go through it, at no cost.
-        done = sum(results.is_open(row) and step.name in row["done"] for row in rows)
-        todo = max(0.0, arriving - done)
+        todo = max(0.0, arriving - done_by[step.name])
         asked = step.resources
         lines.append(
             f"{'-> ' if position else ''}{step.name}: {asked.batch} clips at once, up to {asked.workers} workers of "

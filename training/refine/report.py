@@ -8,8 +8,8 @@ Every text in it (ids, labels, captions, reasons) comes from outside and is esca
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sounding.utils.files import replacing, write_atomic
 
 from ..cluster.rows import Row
 from ..data.shard_format import SAMPLE_RATE
-from .funnel import BINS, categories, funnel, histogram
+from .funnel import BINS, categories, drawn, funnel, histogram
 from .media import clip_frames, clip_sound
 from .settings import RefineSettings
 from .step import Step
@@ -41,13 +41,14 @@ figure img { max-width: 100%; } figure audio { width: 100%; height: 2rem; } smal
 """
 
 
-def write_report(out: Path, rows: Sequence[Row], steps: Sequence[Step], settings: RefineSettings) -> Path:
+def write_report(out: Path, rows: Collection[Row], steps: Sequence[Step], settings: RefineSettings) -> Path:
     """Write the page and the clips that it shows; the same rows give the same page.
 
     Raises:
         FullDiskError: no room.
     """
     folder = out / "report"
+    shown = drawn(rows, SHOWN)
     parts = [
         "<h1>Refinement</h1>",
         f"<p>{len(rows)} clips were listed, {sum(not row['dropped_by'] for row in rows)} are kept.</p>",
@@ -57,11 +58,10 @@ def write_report(out: Path, rows: Sequence[Row], steps: Sequence[Step], settings
         _categories(rows),
         _captions(rows),
         "<h2>Kept clips</h2>",
-        _clips(folder, [row for row in rows if not row["dropped_by"]]),
+        _clips(folder, shown.pop("", [])),
     ]
-    for name in dict.fromkeys(row["dropped_by"] for row in rows if row["dropped_by"]):
-        parts += [f"<h2>Dropped by {escape(name)}</h2>"]
-        parts += [_clips(folder, [row for row in rows if row["dropped_by"] == name])]
+    for name, some in shown.items():
+        parts += [f"<h2>Dropped by {escape(name)}</h2>", _clips(folder, some)]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Refinement</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><body>{"".join(parts)}</body></html>'
@@ -78,7 +78,7 @@ def _missing(steps: Sequence[Step]) -> str:
     return f"<h2>Stand-ins</h2><p>Not everything is done as in the paper:</p><ul>{items}</ul>"
 
 
-def _funnel(rows: Sequence[Row], steps: Sequence[Step]) -> str:
+def _funnel(rows: Collection[Row], steps: Sequence[Step]) -> str:
     stages = funnel(rows, steps)
     whole = max(stages[0].hours_in, 1e-9)
     lines = []
@@ -95,7 +95,7 @@ def _funnel(rows: Sequence[Row], steps: Sequence[Step]) -> str:
     return f"<h2>Funnel</h2><table>{head}{''.join(lines)}</table>"
 
 
-def _scores(rows: Sequence[Row], settings: RefineSettings) -> str:
+def _scores(rows: Collection[Row], settings: RefineSettings) -> str:
     counts = histogram(rows)
     if not sum(counts):
         return ""
@@ -108,7 +108,7 @@ def _scores(rows: Sequence[Row], settings: RefineSettings) -> str:
     return f"<h2>Matching scores</h2><p>{text}</p><table>{''.join(lines)}</table>"
 
 
-def _categories(rows: Sequence[Row]) -> str:
+def _categories(rows: Collection[Row]) -> str:
     found = categories(rows)[:40]
     if not found:
         return ""
@@ -123,21 +123,18 @@ def _categories(rows: Sequence[Row]) -> str:
     return f"<h2>Categories of what is kept</h2><table>{head}{''.join(lines)}</table>"
 
 
-def _captions(rows: Sequence[Row]) -> str:
-    kept = [row for row in rows if not row["dropped_by"]]
-    by_model = sum(row["caption_by"] == "model" for row in kept)
+def _captions(rows: Collection[Row]) -> str:
+    kept = Counter(row["caption_by"] for row in rows if not row["dropped_by"])
     return (
-        f"<h2>Captions</h2><p>{by_model} of {len(kept)} captions are a language model's, the others those of the "
-        "labels.</p>"
+        f"<h2>Captions</h2><p>{kept['model']} of {kept.total()} captions are a language model's, the others those of "
+        "the labels.</p>"
     )
 
 
 def _clips(folder: Path, rows: Sequence[Row]) -> str:
-    """Some of the rows, drawn by their ids alone."""
     if not rows:
         return "<p>None.</p>"
-    some = random.Random(0).sample(sorted(rows, key=lambda row: str(row["id"])), min(SHOWN, len(rows)))
-    return f'<div class="clips">{"".join(_clip(folder, row) for row in some)}</div>'
+    return f'<div class="clips">{"".join(_clip(folder, row) for row in rows)}</div>'
 
 
 def _clip(folder: Path, row: Row) -> str:

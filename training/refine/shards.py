@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..cluster.rows import Row
+from ..cluster.row_store import RowStore
 from ..data.shard_format import INDEX, SAMPLE_RATE, Sample, ShardIndex
 from ..data.shard_writer import make_shards
 from ..data.source import Source, hash_json
@@ -19,7 +19,7 @@ RAW, FEATURES = "raw", "features"
 class RefinedSource(Source):
     """Samples of rows that came through all steps."""
 
-    def __init__(self, rows: list[Row], settings: ShardSettings):
+    def __init__(self, rows: RowStore, settings: ShardSettings):
         self.rows, self.frames, self.size = rows, settings.frames, settings.size
 
     def __len__(self) -> int:
@@ -27,7 +27,7 @@ class RefinedSource(Source):
 
     def settings(self) -> dict[str, Any]:
         """See Source."""
-        told = [(row["id"], row["version"], row["caption"], row["licence"]) for row in self.rows]
+        told = ((row["id"], row["version"], row["caption"], row["licence"]) for row in self.rows)
         return {"from": "refine", "frames": self.frames, "size": self.size, "inputs": hash_json(told)}
 
     def name(self, position: int) -> str:
@@ -56,13 +56,15 @@ def folder_of(out: Path, kind: str, subset: str) -> Path:
     return out / "shards" / kind / subset
 
 
-def sources(rows: list[Row], settings: ShardSettings) -> dict[str, RefinedSource]:
+def sources(rows: RowStore, settings: ShardSettings) -> dict[str, RefinedSource]:
     """The subsets that have clips."""
-    found = {subset: [row for row in rows if row["subset"] == subset] for subset in (TRAIN, TEST)}
-    return {subset: RefinedSource(some, settings) for subset, some in found.items() if some}
+    found = {subset: RowStore(rows.columns) for subset in (TRAIN, TEST)}
+    for row in rows:
+        found[row["subset"]].append(row)
+    return {subset: RefinedSource(some, settings) for subset, some in found.items() if len(some)}
 
 
-def check_shards(out: Path, rows: list[Row], settings: ShardSettings) -> None:
+def check_shards(out: Path, rows: RowStore, settings: ShardSettings) -> None:
     """Whether finished shards in `out` are of these clips.
 
     Raises:
@@ -81,7 +83,7 @@ def check_shards(out: Path, rows: list[Row], settings: ShardSettings) -> None:
             )
 
 
-def write_raw(out: Path, rows: list[Row], settings: ShardSettings) -> dict[str, ShardIndex]:
+def write_raw(out: Path, rows: RowStore, settings: ShardSettings) -> dict[str, ShardIndex]:
     """Make the raw shards, or those that are not there yet; clips that cannot be read any more are in `skipped`.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from ..cluster.rows import Row
 from .ontology import Ontology
@@ -27,23 +27,25 @@ def hours(rows: Iterable[Row]) -> float:
     return sum(row["sound_seconds"] or row["seconds"] for row in rows) / 3600
 
 
-def split(rows: Sequence[Row], ontology: Ontology, settings: SplitSettings) -> list[tuple[str, str]]:
+def split(rows: Collection[Row], ontology: Ontology, settings: SplitSettings) -> list[tuple[str, str]]:
     """Category (a name) and subset of each kept clip.
 
     A video is of the category of its first clip. Videos are drawn in an order that follows from their ids and the seed
     alone, so a clip that is added or dropped later moves few others.
     """
-    category_ids = [category_of(row, ontology) for row in rows]
-    videos: dict[str, list[Row]] = defaultdict(list)
+    clips: list[tuple[str, str]] = []  # category and video
+    seconds_of: dict[str, float] = defaultdict(float)  # of a video
     category_of_video: dict[str, str] = {}
     hours_of: dict[str, float] = defaultdict(float)
-    for row, category in zip(rows, category_ids, strict=True):
-        videos[row["video"]].append(row)
-        category_of_video.setdefault(row["video"], category)
+    for row in rows:
+        video, category = row["video"], category_of(row, ontology)
+        clips.append((category, video))
+        seconds_of[video] += row["sound_seconds"] or row["seconds"]
+        category_of_video.setdefault(video, category)
     by_category: dict[str, list[str]] = defaultdict(list)
     for video, category in category_of_video.items():
         by_category[category].append(video)
-        hours_of[category] += hours(videos[video])
+        hours_of[category] += seconds_of[video] / 3600
     largest = sorted((c for c in by_category if c), key=lambda c: (-hours_of[c], c))[: settings.count]
     chosen = list(settings.categories) or largest
     tested: set[str] = set()
@@ -51,15 +53,12 @@ def split(rows: Sequence[Row], ontology: Ontology, settings: SplitSettings) -> l
         quota = min(settings.test_hours / len(chosen), MOST_OF_CATEGORY * hours_of[category])
         taken = 0.0
         for video in sorted(by_category[category], key=lambda name: _drawn(name, settings.seed)):
-            more = hours(videos[video])
+            more = seconds_of[video] / 3600
             if taken + more > quota + 1e-9:
                 continue
             tested.add(video)
             taken += more
-    return [
-        (ontology.names.get(category, category), TEST if row["video"] in tested else TRAIN)
-        for row, category in zip(rows, category_ids, strict=True)
-    ]
+    return [(ontology.names.get(category, category), TEST if video in tested else TRAIN) for category, video in clips]
 
 
 def _drawn(video: str, seed: int) -> str:

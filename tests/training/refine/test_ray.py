@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from itertools import permutations, product
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -84,12 +85,18 @@ def test_killed_drivers_and_workers_lose_and_double_nothing(material: Path, tmp_
     assert read_manifest(out) == read_manifest(tmp_path / "local")
 
 
-@pytest.mark.parametrize("cpus", [1.0, 2.0, 64.0])
-def test_one_worker_of_every_stage_fits_into_the_cpus(cpus: float) -> None:
-    found = shares([Resources(cpus=asked) for asked in (1, 4, 0.1)], cpus)
-    assert sum(found) <= max(cpus, 0.03)
+@pytest.mark.parametrize("nodes", [[1.0], [2.0], [1.0, 1.0], [4.0, 0.0, 2.0], [64.0]])
+def test_one_worker_of_every_stage_fits_wherever_the_others_are(nodes: list[float]) -> None:
+    found = shares([Resources(cpus=asked) for asked in (1, 4, 0.1)], nodes)
     assert found[1] > found[0] > found[2] > 0
-    assert cpus < 64 or found == [1, 4, 0.1]
+    assert nodes != [64.0] or found == [1, 4, 0.1]
+    for order in permutations(found):
+        for places in product(range(len(nodes)), repeat=len(order)):
+            free = list(nodes)
+            for size, place in zip(order, places, strict=True):
+                where = place if free[place] >= size else free.index(max(free))
+                assert free[where] >= size
+                free[where] -= size
 
 
 def test_a_step_that_stops_the_run_is_heard_through_the_errors_of_ray() -> None:
