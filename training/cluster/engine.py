@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sounding.utils.libraries import LibraryError
 
+from .placing import check_gpus
+from .process import limit_process
 from .rows import Column, Row, schema_of, to_table
 from .settings import EngineSettings, Resources
 from .stage import Stage, StopRun
@@ -108,7 +110,8 @@ class LocalEngine:
 class Actor:
     """A stage as an actor of Ray Data: tables in, tables out."""
 
-    def __init__(self, stage: Stage, schema: pyarrow.Schema):
+    def __init__(self, stage: Stage, schema: pyarrow.Schema, cpus: float):
+        limit_process(stage, cpus)
         self.stage, self.schema = stage, schema
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
@@ -217,21 +220,13 @@ class RayEngine:
         blocks = [to_table(rows[start : start + size], schema) for start in range(0, len(rows), size)]
         data = ray.data.from_arrow(blocks)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_gpus(stages, [node.get("GPU", 0.0) for node in nodes])
         cpus_of = shares([stage.resources for stage in stages], [node.get("CPU", 0.0) for node in nodes])
-        gpus = sum(node.get("GPU", 0) for node in nodes)
-        taken = 0.0
         for stage, cpus in zip(stages, cpus_of, strict=True):
             asked = stage.resources
-            taken += asked.gpus
-            if taken > gpus:
-                raise StopRun(
-                    f"{stage.name} asks for {asked.gpus:g} GPUs per worker, but the cluster has {gpus:g}"
-                    + (f", of which earlier steps take {taken - asked.gpus:g}" if taken > asked.gpus else "")
-                    + f"; set {stage.name}.resources.gpus lower (0 for none)."
-                )
             data = data.map_batches(
                 Actor,
-                fn_constructor_args=(stage, schema),
+                fn_constructor_args=(stage, schema, cpus),
                 batch_size=asked.batch,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=asked.workers),

@@ -10,12 +10,21 @@ from sounding.utils.fields import Checked, Range, Text
 
 @dataclass(frozen=True)
 class Resources(Checked):
-    """What one worker of a stage takes, and how many there may be."""
+    """What one worker of a stage takes, and how many there may be.
+
+    Raises:
+        ValueError: a number out of its range, or GPUs that are neither a share of one nor whole ones.
+    """
 
     cpus: Annotated[float, Range(0.01, 256)] = 1.0
     gpus: Annotated[float, Range(0, 16)] = 0.0
     workers: Annotated[int, Range(1, 4096)] = 1  # at most; the engine begins with one
     batch: Annotated[int, Range(1, 4096)] = 16  # rows at once: what a model takes together and one part holds
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus is {self.gpus:g}, but a share of one GPU or a whole number of them is expected.")
 
 
 @dataclass(frozen=True)

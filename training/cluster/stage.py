@@ -20,6 +20,10 @@ class Stage(Protocol):
         """What messages call it: the settings of that name are its own."""
 
     @property
+    def gpus_setting(self) -> str:
+        """The setting or option that `resources.gpus` comes from, for messages."""
+
+    @property
     def resources(self) -> Resources:
         """What each worker takes."""
 

@@ -13,9 +13,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from ..cluster.process import device_for
 from ..data.shard_format import SAMPLE_RATE
 from ..evaluate.models.loading import read_pretrained
-from .model_files import ADVICE, decoded, device_for, likeliest
+from .model_files import ADVICE, decoded, likeliest
 
 IMAGES = 64  # that BLIP looks at together; long clips have more
 WORDS = 30  # tokens of a frame's caption

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from jinja2 import TemplateError
 
+from ..cluster.process import device_for
 from ..evaluate.models.loading import read_pretrained
 from .chat import TOKENS, Messages
-from .model_files import ADVICE, decoded, device_for, likeliest
+from .model_files import ADVICE, decoded, likeliest
 from .settings import RephraseSettings
 
 

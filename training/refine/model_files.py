@@ -33,13 +33,6 @@ def digest(*paths: str) -> str:
     return total.hexdigest()[:16]
 
 
-def device_for(asked: str) -> str:
-    """Where a worker computes; "auto" takes CUDA where the worker sees some, then Apple's MPS, then the CPU."""
-    from sounding.utils.devices import device_of
-
-    return str(device_of(asked))
-
-
 def likeliest(model: Any, tokens: int, **more: Any) -> Any:
     """Settings of transformers' `generate`: the likeliest token each time, until the end of a text or `tokens`.
 

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 from sounding.utils.files import remove_abandoned, replacing
 
 from ..cluster.rows import Column, Row, schema_of, to_table
-from ..cluster.stage import StopRun
 from .found import Found
-from .step import Step, error_column, timed, why_dropped
+from .step import Step, error_column, opened, timed, why_dropped
 
 if TYPE_CHECKING:
     import pyarrow
@@ -108,7 +107,7 @@ class Worker:
 
     def __init__(self, step: Step, parts: Parts):
         self.step, self.parts = step, parts
-        self.name, self.resources = step.name, step.resources
+        self.name, self.resources, self.gpus_setting = step.name, step.resources, f"{step.name}.resources.gpus"
         self._opened = False
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
@@ -134,8 +133,5 @@ class Worker:
         return [row for row in rows if not why_dropped(self.step, row)]
 
     def _open(self) -> None:
-        try:
-            self.step.open()
-        except (OSError, ValueError) as error:  # a model's file; without it no clip can be measured
-            raise StopRun(str(error)) from error
+        opened(self.step)
         self._opened = True

@@ -258,6 +258,13 @@ class RefineSettings(Checked):
                 "ontology is missing, but AudioSet's lists name the most specific classes, so that it takes the "
                 "ontology to drop all kinds of music; give AudioSet's ontology.json."
             )
+        for name in ("matching", "events", "captions", "rephrase"):
+            step: MatchingSettings | EventSettings | CaptionSettings | RephraseSettings = getattr(self, name)
+            if self.engine.kind == "ray" and step.device.startswith("cuda") and not step.resources.gpus:
+                raise ValueError(
+                    f"{name}.device is {step.device}, but Ray gives its workers no GPU with {name}.resources.gpus 0; "
+                    "set that to what one worker takes, such as 1 or 0.5, and leave device as auto."
+                )
 
     def to_yaml(self) -> str:
         """All settings with every default written out; reads back as the same settings."""

@@ -108,8 +108,8 @@ def write_features(out: Path, subsets: list[str], settings: ShardSettings) -> No
 
     import sounding
 
+    from ..cluster.process import device_for
     from ..data.features import FeatureSource
-    from .model_files import device_for
 
     model = sounding.load(settings.model, device=device_for(settings.device), dtype=torch.float32)
     for subset in subsets:

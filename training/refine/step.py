@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from ..cluster.process import failure_of_device
 from ..cluster.rows import Column, Row
 from ..cluster.settings import Resources
 from ..cluster.stage import StopRun
@@ -29,6 +30,7 @@ class Step(ABC):
     name: str
     columns: ClassVar[dict[str, Column]]  # that `measure` gives
     needs: tuple[str, ...] = ()  # earlier steps whose columns `measure` reads
+    takes_memory: ClassVar[str] = ""  # the setting that decides how much of the GPU's memory a model takes
 
     def __init__(self, resources: Resources):
         self.resources = resources
@@ -94,6 +96,23 @@ def columns_of(steps: Sequence[Step]) -> dict[str, Column]:
     return found
 
 
+def opened(step: Step) -> None:
+    """`step.open`, without which no row can be measured.
+
+    Raises:
+        StopRun: a model's file is missing or of another kind, or the model does not fit into memory.
+    """
+    try:
+        step.open()
+    except (OSError, ValueError) as error:
+        raise StopRun(str(error)) from error
+    except RuntimeError as error:
+        failure = failure_of_device(error, step.name, step.takes_memory)
+        if failure is None:
+            raise
+        raise failure from error
+
+
 def measured(step: Step, rows: Sequence[Row]) -> list[Row]:
     """`step.measure`, with a reason in the error's column for each row that cannot be measured.
 
@@ -109,17 +128,13 @@ def measured(step: Step, rows: Sequence[Row]) -> list[Row]:
     except (StopRun, MemoryError):
         raise
     except Exception as error:  # decoders raise almost every kind for broken files
-        if is_fatal(error):
-            raise StopRun(f"{step.name}: {error}") from error
+        failure = failure_of_device(error, step.name, step.takes_memory)
+        if failure is not None:
+            raise failure from error
         if len(rows) > 1:
             return [result for row in rows for result in measured(step, [row])]
         log.debug("%s: %s", step.name, rows[0]["id"], exc_info=True)
         return [{error_column(step): reason(error)}]
-
-
-def is_fatal(error: Exception) -> bool:
-    """Whether the device fails, which it will for every row."""
-    return type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
 
 
 def timed(step: Step, rows: Sequence[Row]) -> tuple[list[Row], float]:

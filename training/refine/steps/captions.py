@@ -34,6 +34,7 @@ class CaptionStep(Step):
         "frame_captions": Column("texts", "what is seen, second by second; equal ones in a row once"),
     }
     needs = ("clips", "events")
+    takes_memory = "captions.resources.batch"
 
     def __init__(self, settings: CaptionSettings):
         super().__init__(settings.resources)

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from sounding.utils.messages import printable
 
+from ...cluster.process import device_for
 from ...cluster.rows import Column, Row
 from ...cluster.stage import StopRun
 from ...data.shard_format import SAMPLE_RATE
 from ...evaluate.features import FeatureModel, open_features
 from ...evaluate.models.tagger import Tagger
 from ..media import clip_sound
-from ..model_files import device_for, digest
+from ..model_files import digest
 from ..ontology import ClassSet, Ontology
 from ..settings import EventSettings
 from ..step import Step
@@ -32,6 +33,7 @@ class EventStep(Step):
         "tag_scores": Column("numbers", "their probabilities"),
     }
     needs = ("clips",)
+    takes_memory = "seconds"
 
     def __init__(self, settings: EventSettings, ontology: Ontology):
         super().__init__(settings.resources)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from ...cluster.process import device_for
 from ...cluster.rows import Column, Row
 from ...cluster.stage import StopRun
 from ...data.shard_format import SAMPLE_RATE
 from ..media import clip_frames, clip_sound
-from ..model_files import device_for, digest
+from ..model_files import digest
 from ..settings import MatchingSettings
 from ..step import Step
 
@@ -47,6 +48,7 @@ class MatchingStep(Step):
         "matching_score": Column("number", "how well sound and images match, 0 to 1")
     }
     needs = ("clips",)
+    takes_memory = "seconds"
 
     def __init__(self, settings: MatchingSettings):
         super().__init__(settings.resources)

@@ -36,6 +36,7 @@ class RephraseStep(Step):
         "caption_tries": Column("count", "how often the model was asked"),
     }
     needs = ("events", "captions")
+    takes_memory = "rephrase.resources.batch"
 
     def __init__(self, settings: RephraseSettings, sleep: Callable[[float], None] = time.sleep):
         super().__init__(settings.resources)
