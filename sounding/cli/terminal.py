@@ -79,6 +79,8 @@ def _sentence(error: Exception) -> str:
         return f"The disk is full ({said}); make room, and run it again."
     if isinstance(error, ImportError) and not isinstance(error, LibraryError):
         return str(library_error(error.name or "A library", error))
+    if isinstance(error, OSError) and error.filename and error.strerror:  # the operating system's own words
+        return f"{error.filename} cannot be used ({error.strerror}); check the path."
     return said
 
 

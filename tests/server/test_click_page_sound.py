@@ -76,6 +76,72 @@ def test_what_is_heard_is_what_a_run_saves(page: Page, server: Any):
     assert page.page.evaluate("() => window.prompts") == 2
 
 
+HELD = """() => {
+  window.held = [];
+  window.quickFetch ??= window.fetch;
+  const isSound = (url) => String(url).includes("/view?") && String(url).includes(".flac");
+  window.fetch = (url, options) => {
+    if (!isSound(url)) return window.quickFetch(url, options);
+    return new Promise((resolve) => window.held.push(resolve)).then(() => window.quickFetch(url, options));
+  };
+}"""
+RELEASED = """() => {
+  window.fetch = window.quickFetch;
+  for (const go of window.held) go();
+}"""
+
+
+def test_the_last_sound_asked_for_is_the_one_that_plays(page: Page):
+    """Another one is asked for while the samples of the first are on their way."""
+    two_objects(page)
+    page.page.evaluate(HELD)
+    page.page.evaluate(COUNTED)
+    page.button("Hear Object 1").click()
+    page.told("Made: Object 1, Object 2")
+    before = page.page.evaluate("() => window.held.length")
+    page.button("Hear Object 2").click()
+    wait_until(page.page, "(before) => window.held.length > before", before)
+    page.page.evaluate(RELEASED)
+    page.shown("Object 2")
+    wait_until(page.page, "() => theClick().soundingClick.preview.player.plays(1)")
+    page.silent()
+    assert page.page.evaluate("() => window.plays") == 1
+
+
+COUNTED = """() => {
+  window.plays = 0;
+  const { playback } = theClick().soundingClick.preview.player;
+  playback.play = function (...where) {
+    window.plays += 1;
+    return Object.getPrototypeOf(this).play.apply(this, where);
+  };
+}"""
+LATE = """() => {
+  const plain = window.fetch;
+  const late = new Promise((resolve) => (window.answer = resolve));
+  window.fetch = async (url, options) => {
+    const response = await plain(url, options);
+    if (options?.method === "POST" && String(url).endsWith("/prompt")) await late;
+    return response;
+  };
+  window.ended = undefined;
+  app.api.addEventListener("execution_success", ({detail}) => (window.ended = detail.prompt_id));
+}"""
+
+
+def test_a_run_may_end_before_the_host_has_answered_what_queued_it(page: Page, server: Any):
+    """It is not taken for a run of the page, which would show its mix."""
+    two_objects(page)
+    page.page.evaluate(LATE)
+    page.button("Hear Object 1").click()
+    server.wait(wait_until(page.page, "() => window.ended").json_value())
+    page.page.wait_for_timeout(1000)
+    assert page.page.locator(".sounding-click-panel .sounding-click-chip").count() == 0
+    page.page.evaluate("() => window.answer()")
+    page.shown("Object 1")
+    page.told("Made: Object 1, Object 2")
+
+
 def test_a_gain_moves_what_is_heard(page: Page):
     two_objects(page)
     page.hear("Object 1")

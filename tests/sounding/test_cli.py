@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from sounding.audio.loudness import LOUDNESS, loudness
 from sounding.cli.app import app
 from sounding.cli.demo import OBJECTS
+from sounding.cli.terminal import plain_errors
 from sounding.images.drawing import mel_image, overlay
 from sounding.images.files import read_image, read_mask
 from sounding.model import SoundingModel
@@ -183,6 +185,15 @@ def test_no_memory_and_a_full_disk_are_sentences(folder: Path, monkeypatch: pyte
 
         monkeypatch.setattr("sounding.model.SoundingModel.generate", fail)
         assert says in refused(folder)
+
+
+def test_what_the_system_says_of_a_file_is_a_sentence_with_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), plain_errors():
+        (tmp_path / "absent").read_bytes()
+    said = f"sounding: {tmp_path / 'absent'} cannot be used (No such file or directory); check the path."
+    assert capsys.readouterr().err.splitlines() == [said]
 
 
 def test_names_that_steer_a_terminal_are_shown_and_written(folder: Path) -> None:

@@ -164,7 +164,7 @@ export class Preview {
   // A run of the page has ended: its sounds are played here too.
   async #takeRun(detail) {
     const id = detail?.prompt_id;
-    if (!id || isOwn(id)) return;
+    if (!id || (await isOwn(id))) return;
     try {
       const entry = await historyOf(id);
       const { widget, player } = this;
@@ -172,7 +172,7 @@ export class Preview {
       if (!found?.objects.length) return;
       const set = this.#cache.put(found, found.files);
       this.#noteSureness(found, entry.outputs);
-      if (!player.playback.playing) await player.show(set, found.objects.length > 1 ? MIX : 0);
+      if (!player.busy) await player.show(set, found.objects.length > 1 ? MIX : 0);
       widget.changed();
     } catch {
       // The run was fine even if its sounds cannot be found here: pressing play makes them.

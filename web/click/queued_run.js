@@ -4,8 +4,13 @@ import { study } from "../study/study.js";
 
 const POLL = 700; // ms, between the host's own messages
 const own = new Set(); // ids of all that was sent from here
+const sending = new Set(); // promises of those whose ids are not known yet
 
-export const isOwn = (promptId) => own.has(promptId);
+// Whether a run was sent from here. The host may announce its end before it has answered what sent it.
+export async function isOwn(promptId) {
+  await Promise.allSettled(sending);
+  return own.has(promptId);
+}
 
 export class QueuedRun {
   #id = null;
@@ -28,6 +33,26 @@ export class QueuedRun {
   }
 
   async #follow(prompt, targets) {
+    const sent = this.#send(prompt, targets);
+    sending.add(sent);
+    try {
+      this.#id = await sent;
+    } finally {
+      sending.delete(sent);
+    }
+    if (this.#stopped) await this.stop();
+    const entry = await this.#finished();
+    if (!entry) return null;
+    if (entry.status?.status_str === "error") {
+      const [kind, data] = entry.status.messages.at(-1);
+      if (kind === "execution_interrupted") return null;
+      throw new Error(data.exception_message?.trim() || "The sound could not be made; the server's log says why.");
+    }
+    return entry.outputs;
+  }
+
+  // Queue it: its id.
+  async #send(prompt, targets) {
     const noted = study.queueing(prompt, targets, "node");
     const response = await post("/prompt", {
       client_id: api.clientId,
@@ -40,18 +65,9 @@ export class QueuedRun {
       noted?.refused();
       throw new Error(refusal(answer) ?? `The queue answered ${response.status}; the server's log says why.`);
     }
-    this.#id = answer.prompt_id;
-    own.add(this.#id);
-    noted?.accepted(this.#id);
-    if (this.#stopped) await this.stop();
-    const entry = await this.#finished();
-    if (!entry) return null;
-    if (entry.status?.status_str === "error") {
-      const [kind, data] = entry.status.messages.at(-1);
-      if (kind === "execution_interrupted") return null;
-      throw new Error(data.exception_message?.trim() || "The sound could not be made; the server's log says why.");
-    }
-    return entry.outputs;
+    own.add(answer.prompt_id);
+    noted?.accepted(answer.prompt_id);
+    return answer.prompt_id;
   }
 
   // The prompt's entry in the history, or null if it left the queue without one.

@@ -8,6 +8,8 @@ import { drawSpectrogram } from "./spectrogram.js";
 export class Player {
   #shown = null; // {set, what, gains}
   #next = []; // sounds to be played after it
+  #loading = null; // its samples, on their way
+  #begins = 0; // sounds that will play once their samples are there
   sound = null; // its samples: {rate, channels, url of the host's file if it is one}
 
   // gainOf(place): the gain in dB of an object of the list, undefined if there is none. onChange(): begun or stopped.
@@ -49,6 +51,11 @@ export class Player {
     return what === MIX ? shown === MIX : shown !== MIX && set.objects[shown].place === what;
   }
 
+  // Whether something is playing or about to.
+  get busy() {
+    return this.playback.playing || this.#begins > 0;
+  }
+
   stop() {
     this.#next = [];
     this.playback.stop();
@@ -59,18 +66,26 @@ export class Player {
     if (!sounds.length) return;
     const [[set, what], ...others] = sounds;
     this.stop();
-    await this.show(set, what);
+    this.#begins += 1;
+    try {
+      if (!(await this.show(set, what))) return;
+    } finally {
+      this.#begins -= 1;
+    }
     this.#next = others;
     this.playback.play(0);
   }
 
-  // Show a sound without playing it.
+  // Show a sound without playing it. False if another one was asked for before it was there.
   async show(set, what) {
     this.#shown = { set, what, gains: this.#gainsOf(set) };
     await this.#load();
+    await this.#loading; // gains may have moved meanwhile
+    if (this.#shown?.set !== set || this.#shown.what !== what) return false;
     this.root.hidden = false;
     this.#showChips();
     this.#changed();
+    return true;
   }
 
   // Follow the list's gains, also while a sound plays.
@@ -86,7 +101,11 @@ export class Player {
     return set.objects.map(({ place, gain_db }) => this.gainOf(place) ?? gain_db);
   }
 
-  async #load(keepPlace = false) {
+  #load(keepPlace = false) {
+    return (this.#loading = this.#take(keepPlace));
+  }
+
+  async #take(keepPlace) {
     const asked = this.#shown;
     const sound = await asked.set.samplesOf(asked.what, asked.gains);
     if (this.#shown !== asked) return; // another one by now
