@@ -9,16 +9,20 @@ import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sounding
 from sounding.checkpoint import check_header_size, read_header, resolve
 from sounding.utils.files import write_atomic
 
 from .data.shard_format import INDEX
+from .data.storage import is_file, location, read_bytes
 from .engine.states import States
 from .recipe import Recipe, read_recipe
 from .registry import TASKS
+
+if TYPE_CHECKING:
+    from .data.storage import Location
 
 log = logging.getLogger("training")
 
@@ -58,13 +62,16 @@ def code_version() -> str:
     return f"{sounding.__version__} {found.stdout.strip()}"
 
 
-def data_fingerprint(folders: Iterable[str | Path]) -> str:
+def data_fingerprint(folders: Iterable[str | Location]) -> str:
     """SHA-256 of training sets: the index of shards; the files of folders of stamps or cut-outs."""
     total = hashlib.sha256()
     for name in folders:
-        folder = Path(name)
-        index = folder / INDEX
-        for file in [index] if index.is_file() else sorted(path for path in folder.rglob("*") if path.is_file()):
+        index = location(name) / INDEX
+        if is_file(index):
+            total.update(f"{INDEX} ".encode() + hashlib.sha256(read_bytes(index)).digest())
+            continue
+        folder = Path(str(name))
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             total.update(f"{file.relative_to(folder).as_posix()} ".encode())
             total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()

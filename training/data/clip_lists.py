@@ -10,12 +10,15 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sounding.utils.messages import printable
 
 from .shard_format import Skipped
+from .storage import read_bytes, request
+
+if TYPE_CHECKING:
+    from .storage import Location
 
 Form = Literal["audiocaps", "audioset", "vggsound"]
 AUDIOCAPS = ("youtube_id", "start_time", "caption")
@@ -43,12 +46,12 @@ class Clip:
         return f"{self.video}_{self.start:g}"
 
 
-def read_clips(file: Path, form: Form | None = None, classes: Path | None = None) -> list[Clip]:
+def read_clips(file: Location, form: Form | None = None, classes: Location | None = None) -> list[Clip]:
     """All clips of a list; see `iterate_clips`."""
     return list(iterate_clips(file, form, classes))
 
 
-def iterate_clips(file: Path, form: Form | None = None, classes: Path | None = None) -> Iterator[Clip]:
+def iterate_clips(file: Location, form: Form | None = None, classes: Location | None = None) -> Iterator[Clip]:
     """The clips of a list: AudioCaps' CSV (audiocap_id,youtube_id,start_time,caption; rows of one clip are put
     together), one of AudioSet's (`# YTID, start_seconds, end_seconds, positive_labels`) or VGG-Sound's (id, start,
     label, split, without a header), told apart by the first line.
@@ -76,7 +79,7 @@ def iterate_clips(file: Path, form: Form | None = None, classes: Path | None = N
     return _audioset(file, lines, read_classes(classes))
 
 
-def read_ids(file: Path) -> set[str]:
+def read_ids(file: Location) -> set[str]:
     """The YouTube ids of a list of any form, or of a text with one id per line.
 
     Raises:
@@ -101,7 +104,7 @@ def read_ids(file: Path) -> set[str]:
     return found
 
 
-def without(clips: list[Clip], excluded: Iterable[Path], split: str | None) -> tuple[list[Clip], list[Skipped]]:
+def without(clips: list[Clip], excluded: Iterable[Location], split: str | None) -> tuple[list[Clip], list[Skipped]]:
     """The clips that are in no list of `excluded`, by the id of their video, and of `split` where they say it; and the
     others, with why.
 
@@ -124,15 +127,15 @@ def without(clips: list[Clip], excluded: Iterable[Path], split: str | None) -> t
     return kept, out
 
 
-def _read(file: Path) -> list[str]:
+def _read(file: Location) -> list[str]:
     """The lines of a list in UTF-8 or, with its mark, UTF-16."""
     try:
-        found = file.stat()
+        found = request(file, file.stat)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no ordinary file")
         if found.st_size > MOST_BYTES:
             raise ValueError(f"it has {found.st_size:,} bytes, but at most {MOST_BYTES:,} are expected")
-        data = file.read_bytes()
+        data = read_bytes(file)
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = bytes(error.object[: error.start]).count(b"\n") + 1
@@ -146,7 +149,7 @@ def _read(file: Path) -> list[str]:
     return lines
 
 
-def _rows(file: Path, lines: list[str], *, spaces: bool = False) -> Iterator[Row]:
+def _rows(file: Location, lines: list[str], *, spaces: bool = False) -> Iterator[Row]:
     """Fields by line, without empty lines and comments; `spaces` may follow commas."""
     for number, line in enumerate(lines, 1):
         if not line.strip() or (line.startswith("#") and spaces):
@@ -172,7 +175,7 @@ def _form(lines: list[str]) -> Form:
     return "vggsound" if len(fields) == 4 and TIME.fullmatch(fields[1].strip()) else "audiocaps"
 
 
-def _audiocaps(file: Path, lines: list[str]) -> list[Clip]:
+def _audiocaps(file: Location, lines: list[str]) -> list[Clip]:
     rows = _rows(file, lines)
     _, header = next(rows, (0, []))
     columns = [name.strip() for name in header]
@@ -203,7 +206,7 @@ def _audiocaps(file: Path, lines: list[str]) -> list[Clip]:
     ]
 
 
-def _vggsound(file: Path, lines: list[str]) -> Iterator[Clip]:
+def _vggsound(file: Location, lines: list[str]) -> Iterator[Clip]:
     for number, fields in _rows(file, lines):
         try:
             video, start, label, split = (field.strip() for field in fields)
@@ -217,7 +220,7 @@ def _vggsound(file: Path, lines: list[str]) -> Iterator[Clip]:
             ) from None
 
 
-def _audioset(file: Path, lines: list[str], classes: dict[str, tuple[int, str]]) -> Iterator[Clip]:
+def _audioset(file: Location, lines: list[str], classes: dict[str, tuple[int, str]]) -> Iterator[Clip]:
     for number, fields in _rows(file, lines, spaces=True):
         try:
             video, start, end, codes = fields
@@ -266,7 +269,7 @@ def _short(fields: list[str]) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-def read_classes(file: Path) -> dict[str, tuple[int, str]]:
+def read_classes(file: Location) -> dict[str, tuple[int, str]]:
     """Code -> (index, display name), from AudioSet's class_labels_indices.csv.
 
     Raises:

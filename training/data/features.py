@@ -24,6 +24,7 @@ from .shard_folders import Folders
 from .shard_format import Kind, Sample, Skipped, known_of, reason
 from .shards import Shards
 from .source import Source, hash_json
+from .storage import StorageError
 
 T = TypeVar("T")
 FROZEN = ("patches", "query", "vae")
@@ -86,7 +87,7 @@ def check_conditions(shards: Shards, mask_training: float) -> None:
     for folder, index in shards.indices.items():
         bare, masked = index.bare, index.masked
         if bare is None or masked is None:  # of an earlier version, which did not look
-            described = Shards(folder, ("id", "queries"), optional=("coverage",))
+            described = Shards(str(folder), ("id", "queries"), optional=("coverage",))
             rows = [described[number] for number in range(len(described))]
             bare = tuple(row["id"] for row in rows if "coverage" not in row and not len(row["queries"]))
             masked = sum("coverage" in row for row in rows)
@@ -210,6 +211,8 @@ class FeatureSource(Source):
     def _read(self, position: int) -> dict[str, Any] | Skipped:
         try:
             return self.raw[position]
+        except StorageError:
+            raise  # nothing is wrong with the sample
         except Exception as error:  # decoders raise almost every kind for broken data
             return Skipped(self.name(position), reason(error))
 

@@ -6,17 +6,18 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sounding.config import from_dict
-from sounding.utils.files import FullDiskError, replacing, write_atomic
+from sounding.utils.files import FullDiskError
 from sounding.utils.messages import printable
 
 from .shard_format import Sample, Shard, Skipped, read_json, reason
+from .storage import StorageError, remove, replacing, request, write_atomic
 
 if TYPE_CHECKING:
     from .source import Source
+    from .storage import Location
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ShardJob:
     """What a process needs to make any shard."""
 
     source: Source
-    out: Path
+    out: Location
     shard_size: int
     count: Callable[[bool], None]  # called once per sample, with True where it was skipped
     stopped: Callable[[], bool]
@@ -75,7 +76,7 @@ def write_shard(job: ShardJob, number: int) -> None:
                 offsets.append(tar.tarstream.offset)
             size = file.tell()
         if len(offsets) == 1:
-            path.unlink()
+            remove([path])
         shard = Shard(path.name, len(offsets) - 1, size, tuple(offsets))
         record = ShardRecord(shard, tuple(skipped), licences, tuple(bare), masked)
         write_atomic(path.with_suffix(".json"), json.dumps(dataclasses.asdict(record)).encode())
@@ -102,13 +103,15 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def read_record(out: Path, number: int) -> ShardRecord | None:
+def read_record(out: Location, number: int) -> ShardRecord | None:
     """The record of a finished shard; None if it has to be made (again)."""
     path = out / shard_name(number)
     try:
         record: ShardRecord = from_dict(ShardRecord, read_json(path.with_suffix(".json")))
         record.shard.check()
-        whole = record.shard.samples == 0 or path.stat().st_size == record.shard.bytes
+        whole = record.shard.samples == 0 or request(path, path.stat).st_size == record.shard.bytes
+    except StorageError:
+        raise
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     return record if whole else None

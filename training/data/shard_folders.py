@@ -6,26 +6,32 @@ import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .shard_format import INDEX, ShardIndex
+from .storage import is_file, location, matching
+
+if TYPE_CHECKING:
+    from .storage import Location
 
 Folders = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]  # a folder, a pattern, or several of them
 
 
-def find_folders(given: Folders) -> list[Path]:
-    """The folders of shards that are meant: paths, and patterns such as shards/*, whose folders are sorted by name.
+def find_folders(given: Folders) -> list[Location]:
+    """The folders of shards that are meant: paths, addresses such as s3://bucket/shards, and
+    patterns such as shards/*, whose folders are sorted by name.
 
     Raises:
         ValueError: none, one of them twice, or a pattern that fits nothing.
     """
-    found: list[Path] = []
+    found: list[Location] = []
     for one in [given] if isinstance(given, (str, os.PathLike)) else given:
         text = os.fspath(one)
         if "\0" in text or not text.strip():
             raise ValueError(f"{text!r} came for a folder of shards, but a path or pattern is expected; give one.")
-        fitting = [Path(text)]
-        if glob.has_magic(text) and not fitting[0].is_dir():
-            fitting = [Path(name) for name in sorted(glob.glob(text)) if (Path(name) / INDEX).is_file()]
+        fitting = [location(text)]
+        if glob.has_magic(text) and not _is_folder(fitting[0]):
+            fitting = [folder for folder in matching(text) if is_file(folder / INDEX)]
             if not fitting:
                 raise ValueError(f"{text} fits no folder of finished shards; give one that does, or prepare them.")
         found += fitting
@@ -37,7 +43,11 @@ def find_folders(given: Folders) -> list[Path]:
     return found
 
 
-def merge_indices(indices: dict[Path, ShardIndex]) -> ShardIndex:
+def _is_folder(one: Location) -> bool:
+    return one.is_dir() if isinstance(one, Path) else is_file(one / INDEX)
+
+
+def merge_indices(indices: dict[Location, ShardIndex]) -> ShardIndex:
     """One index over several folders.
 
     Raises:

@@ -19,14 +19,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from sounding.config import from_dict
-from sounding.utils.files import write_atomic
 from sounding.utils.messages import printable
+
+from .storage import location, request, write_atomic
+
+if TYPE_CHECKING:
+    from .storage import Location
 
 INDEX = "shards.json"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.tar", re.ASCII)
@@ -103,13 +106,13 @@ class ShardIndex:
     masked: int | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> ShardIndex:
+    def read(cls, folder: Location) -> ShardIndex:
         """The index of `folder`.
 
         Raises:
             ValueError: there is no finished folder of shards, or its index is damaged.
         """
-        file = Path(folder) / INDEX
+        file = location(folder) / INDEX
         again = "remove that folder and prepare it again"
         try:
             data = read_json(file)
@@ -143,7 +146,7 @@ class ShardIndex:
         if self.samples != sum(shard.samples for shard in self.shards):
             raise ValueError(f"{self.samples} samples are counted, but its shards have another number")
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Location) -> None:
         """Write `shards.json` into `folder` in one step."""
         write_atomic(folder / INDEX, json.dumps(dataclasses.asdict(self)).encode())
 
@@ -211,18 +214,22 @@ class Sample:
         return not self.masked and not len(asked)
 
 
-def read_json(file: Path, most: int = MOST_JSON) -> Any:
+def read_json(file: Location, most: int = MOST_JSON) -> Any:
     """A JSON file.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no JSON, nested too deeply, or has more than `most` bytes.
     """
-    with file.open("rb") as opened:
-        data = opened.read(most + 1)
+    data = request(file, lambda: _start(file, most + 1))
     if len(data) > most:
         raise ValueError(f"it has more than {most:,} bytes")
     return parse_json(data)
+
+
+def _start(file: Location, most: int) -> bytes:
+    with file.open("rb") as opened:
+        return bytes(opened.read(most))
 
 
 def parse_json(data: bytes) -> Any:

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sounding.utils.files import remove_abandoned, write_atomic
+from sounding.utils.files import remove_abandoned
 from sounding.utils.messages import printable
 
 from .folder_lock import only_one
@@ -27,7 +27,11 @@ from .process_group import ALONE, ProcessGroup
 from .shard_file import ShardJob, read_record, shard_name, write_shard
 from .shard_format import INDEX, ShardIndex, Skipped, read_json
 from .source import Source
+from .storage import files_below, is_file, remove, request, write_atomic
 from .worker_pool import write_in_processes
+
+if TYPE_CHECKING:
+    from .storage import Location
 
 PLAN = "unfinished.json"  # the settings of a folder that has no index yet
 LOOK = 2.0  # seconds between looks at what other processes have finished
@@ -36,7 +40,7 @@ OnProgress = Callable[[int, int], None]  # samples done with (skipped ones too),
 
 def make_shards(
     source: Source,
-    out: Path,
+    out: Location,
     *,
     shard_size: int = 1000,
     workers: int = 0,
@@ -83,7 +87,7 @@ def make_shards(
 
 def _make(
     source: Source,
-    out: Path,
+    out: Location,
     settings: dict[str, Any],
     shard_size: int,
     workers: int,
@@ -91,7 +95,7 @@ def _make(
     group: ProcessGroup,
 ) -> ShardIndex:
     """What the first process does in an unfinished folder that it has locked."""
-    if (out / PLAN).is_file():
+    if is_file(out / PLAN):
         plan = _read_plan(out)
         _same_settings(out, plan, {**settings, "model": _model(source, plan.get("model"))})
     else:
@@ -122,7 +126,7 @@ def _make(
 class _Others:
     """How far the other processes of a group are, by the shards that they have finished."""
 
-    def __init__(self, out: Path, todo: list[int]):
+    def __init__(self, out: Location, todo: list[int]):
         self._out, self._todo, self._counts, self._next = out, todo, list[tuple[int, int]](), 0.0
 
     def counts(self) -> list[tuple[int, int]]:
@@ -137,7 +141,7 @@ class _Others:
 
 def _write_share(
     source: Source,
-    out: Path,
+    out: Location,
     shard_size: int,
     workers: int,
     todo: list[int],
@@ -161,9 +165,9 @@ def _write_share(
         write_shard(job, number)
 
 
-def _finished(source: Source, out: Path, settings: dict[str, Any]) -> ShardIndex | None:
+def _finished(source: Source, out: Location, settings: dict[str, Any]) -> ShardIndex | None:
     """The index of a folder that is finished, None of any other."""
-    if not (out / INDEX).is_file():
+    if not is_file(out / INDEX):
         return None
     index = ShardIndex.read(out)
     _same_settings(out, {**index.settings, "model": index.model}, {**settings, "model": _model(source, index.model)})
@@ -178,7 +182,7 @@ def _model(source: Source, made: str | None) -> str | None:
     return made if made is not None and made == source.former else source.model
 
 
-def _finish(source: Source, out: Path, settings: dict[str, Any], numbers: range) -> ShardIndex:
+def _finish(source: Source, out: Location, settings: dict[str, Any], numbers: range) -> ShardIndex:
     """Gather the records into the index."""
     records = [record for record in (read_record(out, number) for number in numbers) if record is not None]
     skipped = tuple(skip for record in records for skip in record.skipped)
@@ -214,7 +218,7 @@ def _finish(source: Source, out: Path, settings: dict[str, Any], numbers: range)
     return index
 
 
-def _check_count(out: Path, index: ShardIndex, asked: int) -> None:
+def _check_count(out: Location, index: ShardIndex, asked: int) -> None:
     """Whether every sample that was asked for is there or named as skipped.
 
     Raises:
@@ -227,7 +231,7 @@ def _check_count(out: Path, index: ShardIndex, asked: int) -> None:
         )
     for shard in index.shards:
         file = out / shard.name
-        size = file.stat().st_size if file.is_file() else 0
+        size = request(file, file.stat).st_size if is_file(file) else 0
         if size != shard.bytes:
             raise ValueError(
                 f"{file} has {size} bytes, but {shard.bytes} are expected; copy it again, or remove that folder and "
@@ -235,7 +239,7 @@ def _check_count(out: Path, index: ShardIndex, asked: int) -> None:
             )
 
 
-def _read_plan(out: Path) -> dict[str, Any]:
+def _read_plan(out: Location) -> dict[str, Any]:
     try:
         plan = read_json(out / PLAN)
         if not isinstance(plan, dict):
@@ -245,7 +249,7 @@ def _read_plan(out: Path) -> dict[str, Any]:
     return plan
 
 
-def _same_settings(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _same_settings(out: Location, old: dict[str, Any], new: dict[str, Any]) -> None:
     for key in (*new, *(key for key in old if key not in new)):
         if old.get(key) != new.get(key):
             raise ValueError(
@@ -254,14 +258,14 @@ def _same_settings(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
             )
 
 
-def _remove_leftovers(out: Path) -> None:
+def _remove_leftovers(out: Location) -> None:
     """Temporary files of processes that were killed, as this version and earlier ones name them."""
-    remove_abandoned(out)
-    for file in out.glob(".shard-*"):
-        file.unlink(missing_ok=True)
+    if isinstance(out, Path):  # object storage has none
+        remove_abandoned(out)
+        remove(list(out.glob(".shard-*")))
 
 
-def _remove_notes(out: Path) -> None:
+def _remove_notes(out: Location) -> None:
     """What is only needed until there is an index."""
-    for file in (*out.glob("shard-*.json"), out / PLAN):
-        file.unlink(missing_ok=True)
+    notes = [file for file in files_below(out, [".json"]) if file.name.startswith("shard-")]
+    remove([*notes, out / PLAN])

@@ -12,6 +12,7 @@ from typing import Any
 from sounding.utils.messages import printable
 
 from .shard_format import Kind, Sample, Skipped, reason
+from .storage import StorageError
 
 log = logging.getLogger("training")
 
@@ -51,6 +52,8 @@ class Source(ABC):
         for position in range(first, last):
             try:
                 yield self.make(position)
+            except StorageError:
+                raise  # nothing is wrong with the sample
             except Exception as error:  # decoders raise almost every kind for broken files
                 log.debug("%s is skipped", self.name(position), exc_info=True)
                 yield Skipped(printable(self.name(position)), reason(error))

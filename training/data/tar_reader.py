@@ -7,11 +7,13 @@ import tarfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from io import FileIO
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .shard_format import BLOCK, Shard
+from .storage import StorageError, location, opened_for_ranges, request
+
+if TYPE_CHECKING:
+    from .storage import Location
 
 OPEN_FILES = 64  # tars that one process keeps open; folders may have thousands
 MOST_BYTES = 1 << 28  # of a sample: a damaged index must not fill the memory
@@ -30,12 +32,12 @@ class TarReader:
     Every process opens them anew: objects of this class can be forked and pickled, and used by several threads.
     """
 
-    def __init__(self, paths: Sequence[Path], shards: Sequence[Shard]):
+    def __init__(self, paths: Sequence[Location], shards: Sequence[Shard]):
         self.paths, self.shards = paths, shards
         self._forget()
 
     def _forget(self) -> None:
-        self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self._files: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -92,8 +94,9 @@ class TarReader:
     def _read(self, place: int, start: int, size: int) -> bytes:
         file = self._open(place)
         try:
-            file.seek(start)
-            data = file.read(size)
+            data = request(self.paths[place], lambda: _range(file, start, size))
+        except StorageError:
+            raise
         except OSError as error:
             raise _Unreadable(
                 f"{self.paths[place]} is damaged ({error}); remove that folder and prepare it again."
@@ -102,18 +105,21 @@ class TarReader:
             raise _Unreadable(f"{self.paths[place]} ends within a sample; it is cut off, so copy or prepare it again.")
         return data
 
-    def _open(self, place: int) -> FileIO:
+    def _open(self, place: int) -> Any:
         """The tar's file, the least recently used one closed when there are too many."""
         if place in self._files:
             self._files.move_to_end(place)
             return self._files[place]
         path, shard = self.paths[place], self.shards[place]
         try:
-            size = path.stat().st_size
-            file = path.open("rb", buffering=0)  # a buffer would read 8 KiB where 512 bytes are asked for
+            path = location(path)  # made in this process: connections of a store do not survive a fork
+            size = request(path, path.stat).st_size
+            file = opened_for_ranges(path)
+        except StorageError:
+            raise
         except OSError as error:
             raise _Unreadable(
-                f"{path} cannot be read ({error.strerror}); copy the whole folder again, or prepare it again."
+                f"{path} cannot be read ({error.strerror or error}); copy the whole folder again, or prepare it again."
             ) from None
         if size != shard.bytes:
             file.close()
@@ -125,6 +131,11 @@ class TarReader:
         if len(self._files) > OPEN_FILES:
             self._files.popitem(last=False)[1].close()
         return file
+
+
+def _range(file: Any, start: int, size: int) -> bytes:
+    file.seek(start)
+    return bytes(file.read(size))
 
 
 class _Unreadable(ValueError):

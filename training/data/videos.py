@@ -13,11 +13,14 @@ from sounding.images.opening import MAX_PIXELS
 from .clip_lists import Clip
 from .shard_format import SAMPLE_RATE, Sample, Skipped
 from .source import Source, hash_json
+from .storage import files_below, opened
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+
+    from .storage import Location
 
 ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v")
 LEAST = 0.5  # share of the asked seconds that a clip needs to have
@@ -111,14 +114,17 @@ class VideoSource(Source):
 
 
 class VideoFiles:
-    """The videos in a folder, by what they are called: YTID.ext (whole) or YTID_START.ext (the clip alone)."""
+    """The videos in a folder, by what they are called: YTID.ext (whole) or YTID_START.ext (the clip alone).
 
-    def __init__(self, folder: Path):
+    `listed` has all of them, with the size and version of those in object storage.
+    """
+
+    def __init__(self, folder: Location):
         self.folder = folder
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
-        self.files = {file.stem: file for file in reversed(files)}
+        self.listed = files_below(folder, ENDINGS)
+        self.files = {file.stem: file for file in reversed(self.listed)}
 
-    def find(self, video: str, start: float) -> tuple[Path, float]:
+    def find(self, video: str, start: float) -> tuple[Location, float]:
         """The file that has the clip which begins at `start` seconds, and where in the file it begins.
 
         Raises:
@@ -135,7 +141,7 @@ class VideoFiles:
         raise ValueError(f"There is no video {video} or {video}_{start:g} in {self.folder.name}.")
 
 
-def read_sound(file: Path, start: float, seconds: float) -> np.ndarray:
+def read_sound(file: Location, start: float, seconds: float) -> np.ndarray:
     """[samples] float32 at 16 kHz, channels averaged: `seconds` from `start` on, or what there is of them.
 
     Raises:
@@ -144,7 +150,7 @@ def read_sound(file: Path, start: float, seconds: float) -> np.ndarray:
     """
     import av
 
-    with av.open(str(file)) as container:
+    with opened(file) as source, av.open(source) as container:
         if not container.streams.audio:
             raise ValueError(f"{file.name} has no sound.")
         stream = container.streams.audio[0]
@@ -189,7 +195,7 @@ def _origin(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
+def read_frames(file: Location, times: list[float], size: int) -> list[np.ndarray]:
     """The frames [H, W, 3] uint8 that are shown at ascending `times`, upright, with a shorter side of `size`.
 
     A video that ends before its sound shows its last frame.
@@ -201,7 +207,7 @@ def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
     import av
 
     found: list[np.ndarray] = []
-    with av.open(str(file)) as container:
+    with opened(file) as source, av.open(source) as container:
         if not container.streams.video:
             raise ValueError(f"{file.name} has no images.")
         stream = container.streams.video[0]
@@ -226,7 +232,7 @@ def read_frames(file: Path, times: list[float], size: int) -> list[np.ndarray]:
     return found
 
 
-def _check_size(width: int, height: int, file: Path) -> None:
+def _check_size(width: int, height: int, file: Location) -> None:
     """Before a frame is decoded, or made as large as its longer side asks for."""
     if width * height > MAX_PIXELS or max(width, height) > MOST_ASPECT * max(1, min(width, height)):
         raise ValueError(

@@ -10,15 +10,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .shard_file import ShardJob, write_shard
 from .source import Source
 
+if TYPE_CHECKING:
+    from .storage import Location
+
 
 def write_in_processes(
-    source: Source, out: Path, shard_size: int, todo: list[int], workers: int, report: Callable[[int, int], None]
+    source: Source, out: Location, shard_size: int, todo: list[int], workers: int, report: Callable[[int, int], None]
 ) -> None:
     """Write the shards of the numbers `todo` by up to `workers` processes.
 
@@ -71,7 +73,7 @@ def write_in_processes(
 _job: ShardJob | None = None  # of this process, where it is one of several
 
 
-def _start_process(sources: Any, out: Path, shard_size: int, counts: Any, stop: Any) -> None:
+def _start_process(sources: Any, out: Location, shard_size: int, counts: Any, stop: Any) -> None:
     global _job
     import torch
 

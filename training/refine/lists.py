@@ -6,17 +6,23 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from sounding.utils.messages import printable
 
 from ..cluster.row_store import RowStore
 from ..cluster.rows import Row
 from ..data.clip_lists import Clip, iterate_clips, read_classes, read_ids
-from ..data.videos import ENDINGS, VideoFiles
+from ..data.storage import location, opened, retried
+from ..data.videos import VideoFiles
 from .ontology import EMPTY, ClassSet, Ontology, read_ontology
 from .rows import IDENTITY, OUTCOME
 from .settings import ListSettings, RefineSettings
+
+if TYPE_CHECKING:
+    from ..data.storage import Location
 
 LISTS, LABELS = "lists", "labels"  # steps that drop without a look at the video
 MOST_CLIPS = 10_000  # of one video
@@ -38,9 +44,9 @@ def list_clips(settings: RefineSettings) -> Listed:
     Raises:
         ValueError: a list, the ontology or a folder cannot be read.
     """
-    ontology = read_ontology(Path(settings.ontology)) if settings.ontology else EMPTY
+    ontology = read_ontology(location(settings.ontology)) if settings.ontology else EMPTY
     dropped = ClassSet(settings.labels.drop, settings.labels.spare, ontology)
-    kept_out = {Path(file): read_ids(Path(file)) for file in settings.exclude}
+    kept_out = {file: read_ids(file) for file in map(location, settings.exclude)}
     found, seen, twice = Listed(), set[str](), 0
     for each in settings.lists:
         for row, reason in _rows_of(each, settings.seconds, ontology):
@@ -63,17 +69,18 @@ def list_clips(settings: RefineSettings) -> Listed:
 
 def _rows_of(each: ListSettings, seconds: float, ontology: Ontology) -> Iterator[tuple[Row, str]]:
     """Rows of one list, each with why it is out already, or ""."""
-    folder = Path(each.videos)
-    if not folder.is_dir():
+    folder = location(each.videos)
+    files = VideoFiles(folder)
+    if not files.listed and not (isinstance(folder, Path) and folder.is_dir()):
         raise ValueError(f"{folder} is not a folder, but one with videos is expected; check videos in lists.")
     if each.form == "folder":
-        yield from _from_folder(each, folder, seconds, ontology)
+        yield from _from_folder(each, files, seconds, ontology)
         return
-    clips = iterate_clips(Path(each.csv), each.form, Path(each.classes) if each.classes else None)
+    classes = location(each.classes) if each.classes else None
+    clips = iterate_clips(location(each.csv), each.form, classes)
     by_index = {}
-    if each.form == "audioset":
-        by_index = {index: (name, code) for code, (index, name) in read_classes(Path(each.classes)).items()}
-    files = VideoFiles(folder)
+    if each.form == "audioset" and classes is not None:
+        by_index = {index: (name, code) for code, (index, name) in read_classes(classes).items()}
     for clip in clips:
         if by_index:
             labels = [by_index[index] for index in clip.labels or ()]
@@ -89,7 +96,7 @@ def _rows_of(each: ListSettings, seconds: float, ontology: Ontology) -> Iterator
         except ValueError as error:
             yield row, printable(error, 300)
             continue
-        yield _with_file(row, path), ""
+        yield _with_file(row, path, files), ""
 
 
 def _row(clip: Clip, labels: Sequence[tuple[str, str]], each: ListSettings, seconds: float) -> Row:
@@ -110,14 +117,16 @@ def _row(clip: Clip, labels: Sequence[tuple[str, str]], each: ListSettings, seco
     }
 
 
-def _from_folder(each: ListSettings, folder: Path, seconds: float, ontology: Ontology) -> Iterator[tuple[Row, str]]:
+def _from_folder(
+    each: ListSettings, files: VideoFiles, seconds: float, ontology: Ontology
+) -> Iterator[tuple[Row, str]]:
     """Clips one after the other of every video below a folder; a rest that is shorter is left."""
-    for path in sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS):
-        named = path.relative_to(folder).with_suffix("").as_posix()
-        label = path.parent.name if path.parent != folder else ""
+    for path in files.listed:
+        inside = PurePosixPath(path.as_posix()).relative_to(files.folder.as_posix())
+        named, label = inside.with_suffix("").as_posix(), inside.parent.name
         labels = [(label, ontology.ids.get(label.casefold(), ""))] if label else []
         try:
-            length = seconds_of(path)
+            length = retried(partial(seconds_of, path))
         except Exception as error:  # decoders raise almost every kind for broken files
             yield (
                 _row(Clip(named, 0.0, None, ()), labels, each, seconds),
@@ -127,26 +136,30 @@ def _from_folder(each: ListSettings, folder: Path, seconds: float, ontology: Ont
         # Whether so short a video has enough for a clip is a matter of the settings of `clips`.
         for number in range(max(1, min(MOST_CLIPS, int(length / seconds + 1e-3)))):
             row = _row(Clip(named, number * seconds, None, ()), labels, each, seconds)
-            yield _with_file(row, path), ""
+            yield _with_file(row, path, files), ""
 
 
-def seconds_of(path: Path) -> float:
+def seconds_of(path: Location) -> float:
     """Length of a video by its header.
 
     Raises:
         av.FFmpegError, ValueError: a broken file.
+        OSError: an address that cannot be reached.
     """
     import av
 
-    with av.open(str(path)) as container:
+    with opened(path) as source, av.open(source) as container:
         if container.duration is None:
             raise ValueError("its length is unknown")
         return container.duration / av.time_base
 
 
-def _with_file(row: Row, path: Path) -> Row:
+def _with_file(row: Row, path: Location, files: VideoFiles) -> Row:
     """The row with its file and `version`: results of another file, or for another entry of the list, are void."""
-    found = path.stat()
-    told = [found.st_size, found.st_mtime_ns, *(row[name] for name in ("offset", "seconds", "labels", "codes"))]
-    version = hashlib.sha256(json.dumps([*told, row["label_caption"]]).encode()).hexdigest()[:16]
+    state = files.listed[path]
+    if state is None:
+        found = path.stat()
+        state = [found.st_size, found.st_mtime_ns]
+    told = [*state, *(row[name] for name in ("offset", "seconds", "labels", "codes")), row["label_caption"]]
+    version = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return {**row, "path": str(path), "version": version}

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from io import BytesIO
 from itertools import islice
-from pathlib import Path
-
-from sounding.utils.files import replacing
+from typing import TYPE_CHECKING
 
 from ..cluster.row_store import PIECE
 from ..cluster.rows import Row, schema_of, to_table
+from ..data.storage import opened_for_ranges, read_bytes, replacing
 from .outcome import columns_of_manifest
 from .settings import RefineSettings
 from .step import Step, fingerprints
+
+if TYPE_CHECKING:
+    from ..data.storage import Location
 
 MANIFEST = "manifest.parquet"
 GROUP = 20_000  # rows at once
 
 
-def write_manifest(out: Path, rows: Iterable[Row], steps: Sequence[Step], settings: RefineSettings) -> Path:
+def write_manifest(out: Location, rows: Iterable[Row], steps: Sequence[Step], settings: RefineSettings) -> Location:
     """Write `manifest.parquet`; its schema's metadata has the settings (which hold no keys) and the fingerprints.
 
     Raises:
-        FullDiskError: no room.
+        FullDiskError, StorageError: no room, or an address that cannot be written.
     """
     from pyarrow import parquet
 
@@ -41,11 +44,12 @@ def write_manifest(out: Path, rows: Iterable[Row], steps: Sequence[Step], settin
 class ManifestRows(Collection[Row]):
     """The rows of a manifest that was written, read anew by each loop and never all at once."""
 
-    def __init__(self, out: Path):
+    def __init__(self, out: Location):
         from pyarrow import parquet
 
         self.file = out / MANIFEST
-        self.count: int = parquet.read_metadata(self.file).num_rows
+        with opened_for_ranges(self.file) as opened:
+            self.count: int = parquet.read_metadata(opened).num_rows
 
     def __len__(self) -> int:
         return self.count
@@ -53,15 +57,15 @@ class ManifestRows(Collection[Row]):
     def __iter__(self) -> Iterator[Row]:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(self.file) as opened:
-            for batch in opened.iter_batches(PIECE):
+        with opened_for_ranges(self.file) as opened:
+            for batch in parquet.ParquetFile(opened).iter_batches(PIECE):
                 yield from batch.to_pylist()
 
     def __contains__(self, row: object) -> bool:
         return any(row == each for each in self)
 
 
-def read_manifest(out: Path) -> list[Row]:
+def read_manifest(out: Location) -> list[Row]:
     """All rows of a manifest.
 
     Raises:
@@ -71,7 +75,7 @@ def read_manifest(out: Path) -> list[Row]:
 
     file = out / MANIFEST
     try:
-        rows: list[Row] = parquet.read_table(file).to_pylist()
+        rows: list[Row] = parquet.read_table(BytesIO(read_bytes(file))).to_pylist()
     except (ArrowException, OSError) as error:
         raise ValueError(
             f"{file} cannot be read ({str(error)[:200]}), but a manifest of `refine` is expected."

@@ -10,10 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sounding.utils.fields import parse_json
 from sounding.utils.messages import printable
+
+from ..data.storage import read_bytes, request
+
+if TYPE_CHECKING:
+    from ..data.storage import Location
 
 MOST_BYTES = 8 * 2**20  # the published file has 0.4 MB
 MOST_CLASSES = 10_000
@@ -60,7 +65,7 @@ class Ontology:
 EMPTY = Ontology({}, {})
 
 
-def read_ontology(path: Path) -> Ontology:
+def read_ontology(path: Location) -> Ontology:
     """The ontology in a file of AudioSet's form.
 
     Raises:
@@ -68,9 +73,9 @@ def read_ontology(path: Path) -> Ontology:
     """
     what = "AudioSet's ontology.json (https://github.com/audioset/ontology) is expected"
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if request(path, path.stat).st_size > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        entries = parse_json(path.read_text(encoding="utf-8"), most=MOST_BYTES)
+        entries = parse_json(read_bytes(path).decode("utf-8"), most=MOST_BYTES)
         if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_CLASSES:
             raise ValueError("it is no list of classes")
         names: dict[str, str] = {}

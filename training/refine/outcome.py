@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..cluster.rows import Column, Row, empty_row
 from .parts import Parts
 from .rows import IDENTITY, OUTCOME
 from .step import Step, columns_of, fingerprints, why_dropped
+
+if TYPE_CHECKING:
+    from ..data.storage import Location
 
 DONE = "done"  # column of rows on their way: the steps whose columns they have already
 
@@ -23,7 +26,7 @@ def columns_of_manifest(steps: Sequence[Step]) -> dict[str, Column]:
     return {**IDENTITY, **columns_of(steps), **OUTCOME}
 
 
-def parts_of(out: Path, steps: Sequence[Step]) -> dict[str, Parts]:
+def parts_of(out: Location, steps: Sequence[Step]) -> dict[str, Parts]:
     """Where the results of each step are kept, by its name."""
     names = fingerprints(steps)
     return {step.name: Parts(out, step, names[step.name]) for step in steps}

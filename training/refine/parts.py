@@ -1,4 +1,4 @@
-"""Results of steps on disk: small parquet files, each written whole, so that a run that was killed loses one batch.
+"""Results of steps, kept: small parquet files, each written whole, so that a run that was killed loses one batch.
 
     OUT/steps/NAME-FINGERPRINT/HA/part-HASH.parquet
 
@@ -12,17 +12,22 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sounding.utils.files import remove_abandoned, replacing
+from sounding.utils.files import remove_abandoned
 
 from ..cluster.rows import Column, Row, schema_of, to_table
+from ..cluster.stage import StopRun
+from ..data.storage import StorageError, contents, files_below, remove, replacing
 from .found import Found
 from .step import Step, error_column, opened, timed, why_dropped
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from ..data.storage import Location
 
 log = logging.getLogger("training")
 MANY = 64  # small parts of one step are put together
@@ -35,7 +40,7 @@ FIXED = {"id": Column("text", ""), "version": Column("text", ""), TOOK: Column("
 class Parts:
     """The results of one step."""
 
-    def __init__(self, out: Path, step: Step, fingerprint: str):
+    def __init__(self, out: Location, step: Step, fingerprint: str):
         self.folder = out / "steps" / f"{step.name}-{fingerprint}"
         self.columns = {**step.columns, error_column(step): Column("text", "")}
 
@@ -48,7 +53,7 @@ class Parts:
         """Keep results: rows with `id`, `version` and the step's columns.
 
         Raises:
-            FullDiskError: no room.
+            FullDiskError, StorageError: no room, or an address that cannot be written.
         """
         named = hashlib.sha256("\n".join(sorted(f"{row['id']} {row['version']}" for row in rows)).encode())
         self._write(to_table([{**row, TOOK: took} for row in rows], self.schema), named.hexdigest()[:24])
@@ -72,24 +77,37 @@ class Parts:
             seconds += sum(table[TOOK].to_pylist())
         return clips, seconds
 
-    def _tables(self, files: Sequence[Path] | None = None, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
+    def _tables(
+        self, files: Sequence[Location] | None = None, columns: list[str] | None = None
+    ) -> Iterator[pyarrow.Table]:
         """The readable parts in a fixed order. A damaged one (of a disk that failed) is computed again."""
         from pyarrow import ArrowException, parquet
 
-        for file in files if files is not None else sorted(self.folder.glob("*/part-*.parquet")):
+        for file, data in contents(files if files is not None else list(self._files())):
             try:
-                yield parquet.read_table(file, schema=self.schema, columns=columns)
+                if isinstance(data, OSError):
+                    raise data
+                yield parquet.read_table(BytesIO(data), schema=self.schema, columns=columns)
             except (ArrowException, OSError, ValueError) as error:
                 log.warning("%s cannot be read (%s); its clips are measured again.", file, str(error)[:200])
+
+    def _files(self) -> dict[Location, int]:
+        """The parts, sorted, with their bytes."""
+        found = files_below(self.folder, [".parquet"])
+        return {
+            file: state[0] if state else file.stat().st_size
+            for file, state in found.items()
+            if file.name.startswith("part-")
+        }
 
     def compact(self) -> None:
         """Put many small parts together. Stopped anywhere, nothing is lost: what is there twice counts once."""
         import pyarrow
 
-        for folder in self.folder.glob("*/"):
-            remove_abandoned(folder)
-        found = sorted(self.folder.glob("*/part-*.parquet"))
-        files = [file for file in found if file.stat().st_size < SMALL]
+        if isinstance(self.folder, Path):
+            for folder in self.folder.glob("*/"):
+                remove_abandoned(folder)
+        files = [file for file, size in self._files().items() if size < SMALL]
         if len(files) < MANY:
             return
         for start in range(0, len(files), TOGETHER):
@@ -98,8 +116,7 @@ class Parts:
             if tables:
                 name = hashlib.sha256("\n".join(file.name for file in some).encode()).hexdigest()[:24]
                 self._write(pyarrow.concat_tables(tables), name)
-            for file in some:
-                file.unlink(missing_ok=True)
+            remove(some)
 
 
 class Worker:
@@ -123,10 +140,11 @@ class Worker:
             if not self._opened:
                 self._open()
             found, took = timed(self.step, todo)
-            self.parts.write(
-                [{"id": row["id"], "version": row["version"], **new} for row, new in zip(todo, found, strict=True)],
-                took,
-            )
+            kept = [{"id": row["id"], "version": row["version"], **new} for row, new in zip(todo, found, strict=True)]
+            try:
+                self.parts.write(kept, took)
+            except StorageError as error:  # which other rows would run into, too
+                raise StopRun(str(error)) from error
             for row, new in zip(todo, found, strict=True):
                 row.update(new)
                 row["done"] = [*row["done"], self.step.name]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from sounding.utils.files import write_atomic
+from typing import TYPE_CHECKING
 
 from ..cluster.engine import OnProgress, engine_of
 from ..cluster.row_store import RowStore
 from ..cluster.rows import Row
 from ..cluster.stage import StopRun
 from ..data.folder_lock import only_one
+from ..data.storage import location, read_bytes, write_atomic
 from .funnel import Stage as FunnelStage
 from .funnel import funnel
 from .lists import Listed, list_clips
@@ -29,6 +28,9 @@ from .split import hours, split
 from .step import Step
 from .steps import steps_of
 
+if TYPE_CHECKING:
+    from ..data.storage import Location
+
 # What splitting and the shards need of kept clips; everything else is read again, a piece at a time.
 OF_KEPT = {*IDENTITY, "sound_seconds", "caption", "category", "subset"}
 RATES, PASSED = "rates.json", "passed.json"  # by step: seconds of one worker per clip, and the share that went on
@@ -41,7 +43,7 @@ class Summary:
     listed: int
     kept: int
     hours: float  # of what is kept
-    report: Path
+    report: Location
 
 
 def refine(
@@ -59,8 +61,8 @@ def refine(
         StopRun: the run cannot go on; the same command continues it.
         OSError: the folder cannot be written.
     """
-    out = Path(settings.out)
-    ontology = read_ontology(Path(settings.ontology)) if settings.ontology else EMPTY
+    out = location(settings.out)
+    ontology = read_ontology(location(settings.ontology)) if settings.ontology else EMPTY
     steps = steps_of(settings, ontology)
     with only_one(out):
         listed = list_clips(settings)
@@ -167,7 +169,7 @@ def _whole(rows: Iterable[Row], kept: Iterable[Row], lost: dict[str, str]) -> It
         yield row
 
 
-def write_rates(out: Path, steps: Sequence[Step], parts: dict[str, Parts], stages: Iterable[FunnelStage]) -> None:
+def write_rates(out: Location, steps: Sequence[Step], parts: dict[str, Parts], stages: Iterable[FunnelStage]) -> None:
     """Keep what each step took and let pass, for the next dry run."""
     rates, passed = read_numbers(out / RATES), read_numbers(out / PASSED)
     for step in steps:
@@ -181,10 +183,10 @@ def write_rates(out: Path, steps: Sequence[Step], parts: dict[str, Parts], stage
     write_atomic(out / PASSED, json.dumps(passed, indent=1).encode())
 
 
-def read_numbers(file: Path) -> dict[str, float]:
+def read_numbers(file: Location) -> dict[str, float]:
     """Numbers by step of an earlier run; none where there was none."""
     try:
-        numbers = json.loads(file.read_bytes())
+        numbers = json.loads(read_bytes(file))
     except (OSError, ValueError):
         return {}
     if not isinstance(numbers, dict):

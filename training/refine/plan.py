@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
+from ..data.storage import location
 from .lists import list_clips
 from .ontology import EMPTY, read_ontology
 from .outcome import Results, parts_of
@@ -19,8 +19,8 @@ def dry_run(settings: RefineSettings) -> str:
     Raises:
         ValueError: a list, the ontology or a model is missing or of another form.
     """
-    out = Path(settings.out)
-    ontology = read_ontology(Path(settings.ontology)) if settings.ontology else EMPTY
+    out = location(settings.out)
+    ontology = read_ontology(location(settings.ontology)) if settings.ontology else EMPTY
     steps = steps_of(settings, ontology)
     listed = list_clips(settings)
     results = Results(steps, parts_of(out, steps))

@@ -11,18 +11,20 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from html import escape
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sounding.utils.files import replacing, write_atomic
-
 from ..cluster.rows import Row
 from ..data.shard_format import SAMPLE_RATE
+from ..data.storage import StorageError, is_file, replacing, write_atomic
 from .funnel import BINS, categories, drawn, funnel, histogram
 from .media import clip_frames, clip_sound
 from .settings import RefineSettings
 from .step import Step
+
+if TYPE_CHECKING:
+    from ..data.storage import Location
 
 SHOWN = 20  # clips that are kept, and per step that drops some
 FRAMES = 4  # side by side
@@ -41,11 +43,11 @@ figure img { max-width: 100%; } figure audio { width: 100%; height: 2rem; } smal
 """
 
 
-def write_report(out: Path, rows: Collection[Row], steps: Sequence[Step], settings: RefineSettings) -> Path:
+def write_report(out: Location, rows: Collection[Row], steps: Sequence[Step], settings: RefineSettings) -> Location:
     """Write the page and the clips that it shows; the same rows give the same page.
 
     Raises:
-        FullDiskError: no room.
+        FullDiskError, StorageError: no room, or an address that cannot be reached.
     """
     folder = out / "report"
     shown = drawn(rows, SHOWN)
@@ -131,13 +133,13 @@ def _captions(rows: Collection[Row]) -> str:
     )
 
 
-def _clips(folder: Path, rows: Sequence[Row]) -> str:
+def _clips(folder: Location, rows: Sequence[Row]) -> str:
     if not rows:
         return "<p>None.</p>"
     return f'<div class="clips">{"".join(_clip(folder, row) for row in rows)}</div>'
 
 
-def _clip(folder: Path, row: Row) -> str:
+def _clip(folder: Location, row: Row) -> str:
     name = hashlib.sha256(f"{row['id']} {row['version']}".encode()).hexdigest()[:20]
     image = _written(folder / "clips" / f"{name}.jpg", row)
     sound = _written(folder / "clips" / f"{name}.mp3", row)
@@ -155,9 +157,9 @@ def _clip(folder: Path, row: Row) -> str:
     return f"<figure>{'<br>'.join(line for line in lines if line)}</figure>"
 
 
-def _written(file: Path, row: Row) -> bool:
+def _written(file: Location, row: Row) -> bool:
     """Write the frames or the sound of a clip, if it has some and they are not there yet."""
-    if file.is_file():
+    if is_file(file):
         return True
     if not row["path"]:
         return False
@@ -174,6 +176,6 @@ def _written(file: Path, row: Row) -> bool:
             sound = clip_sound(row)
             with replacing(file) as temporary:
                 soundfile.write(temporary, sound, SAMPLE_RATE, format="MP3")
-    except ValueError:  # it was dropped because it is broken
+    except (ValueError, StorageError):  # it was dropped because it cannot be read
         return False
     return True

@@ -12,6 +12,7 @@ import yaml
 from sounding.utils.fields import Checked, Length, Range, Text, from_dict
 
 from ..cluster.settings import EngineSettings, Resources
+from ..data.storage import check_address
 from ..recipe_files import merge, parse_overrides, read_yaml
 
 File = Annotated[str, Text(4096)]
@@ -258,6 +259,7 @@ class RefineSettings(Checked):
                 "ontology is missing, but AudioSet's lists name the most specific classes, so that it takes the "
                 "ontology to drop all kinds of music; give AudioSet's ontology.json."
             )
+        check_address(self.to_yaml())  # the manifest has all settings
         for name in ("matching", "events", "captions", "rephrase"):
             step: MatchingSettings | EventSettings | CaptionSettings | RephraseSettings = getattr(self, name)
             if self.engine.kind == "ray" and step.device.startswith("cuda") and not step.resources.gpus:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cluster.row_store import RowStore
 from ..data.shard_format import INDEX, SAMPLE_RATE, Sample, ShardIndex
 from ..data.shard_writer import make_shards
 from ..data.source import Source, hash_json
+from ..data.storage import is_file
 from .media import clip_frames, clip_sound
 from .settings import ShardSettings
 from .split import TEST, TRAIN
+
+if TYPE_CHECKING:
+    from ..data.storage import Location
 
 RAW, FEATURES = "raw", "features"
 
@@ -51,7 +54,7 @@ class RefinedSource(Source):
         )
 
 
-def folder_of(out: Path, kind: str, subset: str) -> Path:
+def folder_of(out: Location, kind: str, subset: str) -> Location:
     """Where the shards of a subset are."""
     return out / "shards" / kind / subset
 
@@ -64,7 +67,7 @@ def sources(rows: RowStore, settings: ShardSettings) -> dict[str, RefinedSource]
     return {subset: RefinedSource(some, settings) for subset, some in found.items() if len(some)}
 
 
-def check_shards(out: Path, rows: RowStore, settings: ShardSettings) -> None:
+def check_shards(out: Location, rows: RowStore, settings: ShardSettings) -> None:
     """Whether finished shards in `out` are of these clips.
 
     Raises:
@@ -73,7 +76,7 @@ def check_shards(out: Path, rows: RowStore, settings: ShardSettings) -> None:
     made = sources(rows, settings)
     for subset in (TRAIN, TEST):
         folder = folder_of(out, RAW, subset)
-        if not (folder / INDEX).is_file():
+        if not is_file(folder / INDEX):
             continue
         old = {key: ShardIndex.read(folder).settings.get(key) for key in ("from", "frames", "size", "inputs")}
         if subset not in made or made[subset].settings() != old:
@@ -83,7 +86,7 @@ def check_shards(out: Path, rows: RowStore, settings: ShardSettings) -> None:
             )
 
 
-def write_raw(out: Path, rows: RowStore, settings: ShardSettings) -> dict[str, ShardIndex]:
+def write_raw(out: Location, rows: RowStore, settings: ShardSettings) -> dict[str, ShardIndex]:
     """Make the raw shards, or those that are not there yet; clips that cannot be read any more are in `skipped`.
 
     Raises:
@@ -98,7 +101,7 @@ def write_raw(out: Path, rows: RowStore, settings: ShardSettings) -> dict[str, S
     }
 
 
-def write_features(out: Path, subsets: list[str], settings: ShardSettings) -> None:
+def write_features(out: Location, subsets: list[str], settings: ShardSettings) -> None:
     """What the encoders and the VAE of `settings.model` make of the raw shards, in this process.
 
     Raises:
