@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from sounding.utils.messages import printable
 
 from ..cluster.rows import Row
 from .lists import LABELS, LISTS
@@ -13,7 +17,7 @@ from .split import TEST, TRAIN
 from .step import Step
 
 BINS = 20  # of the scores' histogram
-MOST_REASONS = 10_000  # of one step, which may name files; what comes beyond counts as others
+MOST_REASONS = 10_000  # of one step, which may name anything; what comes beyond counts as others
 OTHERS = "Other reasons."
 
 
@@ -26,7 +30,13 @@ class Stage:
     clips_out: int
     hours_in: float
     hours_out: float
-    reasons: tuple[tuple[str, int], ...]  # why clips were dropped, the most frequent first
+    reasons: tuple[tuple[str, int], ...]  # why clips were dropped, by `kind_of`, the most frequent first
+
+    def grouped(self, most: int) -> list[tuple[str, int]]:
+        """The most frequent reasons, and all others as one."""
+        named = [(reason, count) for reason, count in self.reasons if reason != OTHERS][:most]
+        others = self.clips_in - self.clips_out - sum(count for _, count in named)
+        return [*named, *([(OTHERS, others)] if others else [])]
 
 
 def funnel(rows: Iterable[Row], steps: Sequence[Step]) -> list[Stage]:
@@ -41,13 +51,25 @@ def funnel(rows: Iterable[Row], steps: Sequence[Step]) -> list[Stage]:
         seconds[number] += row["sound_seconds"] or row["seconds"]
         if number < len(names):
             known = reasons[number]
-            known[row["reason"] if len(known) < MOST_REASONS or row["reason"] in known else OTHERS] += 1
+            kind = kind_of(row)
+            known[kind if len(known) < MOST_REASONS or kind in known else OTHERS] += 1
     clips_in = [sum(clips[number:]) for number in range(len(clips))]
     hours_in = [sum(seconds[number:]) / 3600 for number in range(len(clips))]
     return [
         Stage(name, clips_in[at], clips_in[at + 1], hours_in[at], hours_in[at + 1], tuple(reasons[at].most_common()))
         for at, name in enumerate(names)
     ]
+
+
+def kind_of(row: Row) -> str:
+    """The reason for which a row was dropped, without the names of its clip and file, so that equal ones are equal."""
+    reason = str(row["reason"])
+    path = row["path"] or ""
+    for name in (path, Path(path).name, row["id"], row["video"]):
+        shown = printable(name)
+        if shown and shown in reason:
+            reason = re.sub(rf"(?<!\w){re.escape(shown)}(?!\w)", "…", reason)
+    return reason
 
 
 def histogram(rows: Iterable[Row]) -> list[int]:
@@ -72,12 +94,23 @@ def categories(rows: Iterable[Row]) -> list[tuple[str, float, float]]:
     return sorted(listed, key=lambda one: (-one[1] - one[2], one[0]))
 
 
-def drawn(rows: Iterable[Row], count: int) -> dict[str, list[Row]]:
-    """Some rows of each step that dropped any, and of the kept ones (by ""): those with the smallest hashes of ids."""
-    found: dict[str, list[tuple[str, Row]]] = {}
+def drawn(rows: Iterable[Row], count: int, own: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], list[Row]]:
+    """Some rows of each step and reason that dropped any, and of the kept ones (by "", ""): those with the smallest
+    hashes of ids.
+
+    Args:
+        count: rows of each at most.
+        own: reasons of each step that have rows of their own; the others are one, `OTHERS`.
+    """
+    reasons = {step: set(kinds) for step, kinds in own.items()}
+    found: dict[tuple[str, str], list[tuple[str, Row]]] = {}
     for row in rows:
-        some = found.setdefault(row["dropped_by"], [])
+        step, kind = row["dropped_by"], ""
+        if step:
+            kind = kind_of(row)
+            kind = kind if kind in reasons.get(step, ()) else OTHERS
+        some = found.setdefault((step, kind), [])
         some.append((hashlib.sha256(row["id"].encode("utf-8", "backslashreplace")).hexdigest(), row))
         if len(some) > 10 * count:
-            found[row["dropped_by"]] = sorted(some, key=lambda one: one[0])[:count]
-    return {name: [row for _, row in sorted(some, key=lambda one: one[0])[:count]] for name, some in found.items()}
+            found[step, kind] = sorted(some, key=lambda one: one[0])[:count]
+    return {group: [row for _, row in sorted(some, key=lambda one: one[0])[:count]] for group, some in found.items()}

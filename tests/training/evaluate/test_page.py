@@ -23,6 +23,8 @@ from training.evaluate.page.scatter import embedding_map
 from training.evaluate.run import Folders, evaluate_folders
 from training.evaluate.store import Finding, Store
 
+from ...pages import browser, opened
+
 RATE = 16_000
 EVIL = '"><script>alert(1)<⁄script><img src=x onerror=alert(2)>'
 TURNING = "a\u202egnp.exe{{7*7}}%2e"
@@ -122,6 +124,19 @@ def test_the_folder_works_by_itself(written: tuple[Path, dict[str, Any]]) -> Non
     assert all(one for one in page.attributes("img", "alt"))
     assert len(page.attributes("audio", "aria-label")) == len(page.attributes("audio", "src"))
     assert "controls" in dict(next(found for tag, found in page.tags if tag == "audio"))
+
+
+def test_a_browser_shows_and_plays_all_of_it(written: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = written
+    with browser() as chromium, opened(chromium, folder / "index.html") as page:
+        assert page.troubles() == []
+        assert page.count("script, i, u, iframe, object, [onerror], [onclick]") == 0
+        assert len(page.images()) > 50
+        assert all(page.images().values())
+        assert all(0 < seconds <= 0.51 for seconds in page.sounds().values())  # one has 40 samples
+        assert page.addresses() == {*page.images(), *page.sounds()}
+        for width in (1280, 600, 320):
+            assert page.overflow(width) <= 0
 
 
 def test_sounds_are_as_they_were_measured(written: tuple[Path, dict[str, Any]]) -> None:

@@ -96,39 +96,6 @@ def test_shards_have_the_clips_with_their_captions_and_no_video_twice(done: tupl
     assert not videos["train"] & videos["test"]
 
 
-def test_the_report_shows_the_funnel_and_clips_to_hear(done: tuple[Path, Summary]) -> None:
-    import soundfile
-
-    out, summary = done
-    page = summary.report.read_text()
-    for text in ("13 clips were listed, 6 are kept", "It is labelled Guitar. (1)", "Dropped by clips", "Animal"):
-        assert text in page
-    assert page.count("<audio") == 10  # all but those without a file, without sound or without anything
-    sounds = sorted((out / "report" / "clips").glob("*.mp3"))
-    sound, rate = soundfile.read(sounds[0])
-    assert len(sound) / rate == pytest.approx(2, abs=1.1)
-    assert len(list((out / "report" / "clips").glob("*.jpg"))) >= 10
-
-
-def test_texts_of_lists_cannot_become_markup(material: Path, tmp_path: Path) -> None:
-    from training.refine.report import write_report
-    from training.refine.steps import steps_of
-
-    settings = settings_of(material, tmp_path / "out")
-    evil = '<script>alert("1")</script>'
-    row: Row = {
-        **dict.fromkeys(("path", "version"), ""),
-        **dict.fromkeys(("id", "video", "caption", "reason", "category", "caption_by", "dropped_by", "subset"), evil),
-        "labels": [evil],
-        "seconds": 1.0,
-        "sound_seconds": None,
-    }
-    rows = [row, {**row, "dropped_by": ""}]
-    page = write_report(tmp_path / "out", rows, steps_of(settings), settings).read_text()
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-
-
 def test_a_second_run_decodes_nothing_and_gives_the_same(
     material: Path, done: tuple[Path, Summary], looked: list[str]
 ) -> None:

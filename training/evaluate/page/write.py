@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sounding.utils.files import write_atomic
-from sounding.utils.libraries import importing
 from sounding.utils.messages import printable
 
 from ..folders import Side, find_sounds
@@ -18,9 +17,10 @@ from ..scores import LEFT_OUT
 from ..table import reasons, tables
 from .items import ClassFigures, choose_shown, likeliest, score_items
 from .media import Media, Sound
+from .render import render
 from .scatter import MOST_POINTS, SIZE, embedding_map
 
-TEMPLATES = Path(__file__).parent
+TEMPLATE = Path(__file__).parent / "index.html.jinja"
 MOST_NAMES, MOST_CLASSES = 60, 120  # of a list; report.json has all
 
 
@@ -56,7 +56,8 @@ class PageWriter:
             classes: figures per class of every system, see `items.by_class`.
         """
         names = choose_shown(self.features.systems, self.features.reference)
-        page = self._render(
+        page = render(
+            TEMPLATE,
             report=report,
             tables=list(tables(report)),
             shown=[self._shown(name, self.features.systems) for name in names],
@@ -71,23 +72,9 @@ class PageWriter:
             features=self.features,
             rate=self.media.rate,
         )
-        write_atomic(self.out / "index.html", page.encode())
+        write_atomic(self.out / "index.html", page)
         self.media.remove_others()
         return self.out / "index.html"
-
-    def _render(self, **values: Any) -> str:
-        with importing("jinja2"):
-            from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters["printable"] = printable
-        return environment.get_template("index.html.jinja").render(**values)
 
     def _shown(self, name: str, systems: Sequence[Side], **known: Any) -> Shown:
         sounds = [
