@@ -119,14 +119,45 @@ def test_align_loss_is_that_of_float64_and_leaves_out_the_same_video() -> None:
     generator = np.random.default_rng(0)
     seen, heard = generator.normal(size=(2, 1, 4, 5))
     video = torch.tensor([[7, 7, 8, 9]])
-    made = align_loss(torch.tensor(seen).float(), torch.tensor(heard).float(), video, 0.2)
     a, b = (x[0] / np.linalg.norm(x[0], axis=1, keepdims=True) for x in (seen, heard))
+    made = align_loss(torch.tensor(a @ b.T)[None].float(), video, 0.2)
     scores, total = a @ b.T / 0.2, 0.0
     for i in range(4):
         others = [j for j in range(4) if j == i or video[0, j] != video[0, i]]
         for row in (scores[i, others], scores[others, i]):
             total += math.log(np.exp(row).sum()) - scores[i, i]
     assert float(made) == pytest.approx(total / 8, rel=1e-5)
+
+
+def test_similarity_is_the_mean_of_soft_maxima_over_what_is_near() -> None:
+    """Against loops in float64: tokens of 3 frames (at 0.125, 0.375, 0.625 s) with those of 6 steps of sound, the last
+    of which (at 0.88 s) is within reach of no frame and has the nearest one.
+    """
+    config = dataclasses.replace(CONFIG_TINY, similarity=True, reach=0.2, softness=0.5)
+    alike = MatchingNetwork(config)
+    visual, audio = torch.randn(2, 3, 3, 2, 16), torch.randn(2, 4, 6, 1, 16)
+    made = alike.similarities(visual, audio)
+    assert made.shape == (2, 3, 4)
+    seen, heard = (x.double() / x.double().norm(dim=-1, keepdim=True) for x in (visual, audio))
+    for batch, v, s in ((0, 0, 0), (1, 2, 3), (0, 2, 1)):
+        total = 0.0
+        for step in range(6):
+            gaps = [abs((step + 0.5) / 6.25 - (frame + 0.5) / 4) for frame in range(3)]
+            near = [frame for frame in range(3) if gaps[frame] <= max(0.2, min(gaps))]
+            cosines = [float(seen[batch, v, f, k] @ heard[batch, s, step, 0]) for f in near for k in range(2)]
+            total += 0.5 * math.log(sum(math.exp(cosine / 0.5) for cosine in cosines) / len(cosines))
+        assert float(made[batch, v, s]) == pytest.approx(total / 6, abs=1e-5)
+
+
+def test_scores_begin_with_the_similarity() -> None:
+    """Before any training the transformer adds nothing, and a pair as alike as can be matches."""
+    alike = MatchingNetwork(dataclasses.replace(CONFIG_TINY, similarity=True)).eval()
+    visual, audio = torch.randn(3, 4, 2, 16), torch.randn(3, 6, 1, 16)
+    wanted = alike.similarities(visual[:, None], audio[:, None])[:, 0, 0]
+    made = alike.match(visual, audio)
+    assert torch.allclose(made, math.exp(2.3) * (wanted - 0.3), atol=1e-4)
+    same = torch.ones(1, 4, 2, 16), torch.ones(1, 6, 1, 16)
+    assert float(alike.match(*same).detach().sigmoid()) > 0.99
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 Each modality passes a 3-layer MLP to one width. A learned summary token and all tokens of both modalities then go
 through a non-causal transformer whose rotary positions (Su et al., 2024) are times, so that a frame and the sound of
 the same moment have the same position. The summary token's output is the score.
+
+With `similarity`, which is ours, the score begins with how alike the tokens behind the MLPs are, moment by moment (late
+interaction: Khattab & Zaharia, 2020; Yao et al., 2022), and the transformer adds to that.
 """
 
 from __future__ import annotations
@@ -56,6 +59,9 @@ class MatchingConfig(Checked):
         feedforward: width inside of the transformer's feed-forward layers.
         positions_per_second: unit of the rotary positions.
         rotary_base: of their wavelengths.
+        similarity: the score begins with the similarity of the tokens; the paper's does not.
+        reach: seconds from the sound to the frames that it is compared with.
+        softness: temperature of the maximum over their tokens.
         threshold: probability from which on a clip counts as matching.
     """
 
@@ -70,6 +76,9 @@ class MatchingConfig(Checked):
     dropout: Annotated[float, Range(0, 0.9)] = 0.0
     positions_per_second: Annotated[float, Range(0.01, 1000)] = 8.0
     rotary_base: Annotated[float, Range(1, 1e9)] = 10_000.0
+    similarity: bool = False
+    reach: Annotated[float, Range(0, 600)] = 0.6
+    softness: Annotated[float, Range(1e-4, 100)] = 0.1
     threshold: Annotated[float, Range(0, 1)] = 0.6
 
     def __post_init__(self) -> None:
@@ -137,6 +146,11 @@ class MatchingNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, 1)
+        if config.similarity:
+            self.log_scale = nn.Parameter(torch.tensor(2.3))  # e^2.3 = 10 per unit of similarity
+            self.offset = nn.Parameter(torch.tensor(0.3))  # similarity from which on a pair matches
+            nn.init.zeros_(self.head.weight)  # the transformer says nothing at first
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Logits [B] of visual tokens [B, F, K, W] with audio tokens [B, A, M, V]; any numbers of steps F and A."""
@@ -157,7 +171,32 @@ class MatchingNetwork(nn.Module):
         angles = self._angles(visual.shape[1], audio.shape[1], x.device)
         for block in self.blocks:
             x = block(x, angles)
-        return self.head(self.norm(x[:, 0]))[:, 0]
+        logits: Tensor = self.head(self.norm(x[:, 0]))[:, 0]
+        if self.config.similarity:
+            alike = self.similarities(visual[:, None], audio[:, None])[:, 0, 0]
+            logits = logits + self.log_scale.exp() * (alike - self.offset)
+        return logits
+
+    def similarities(self, visual: Tensor, audio: Tensor) -> Tensor:
+        """How alike embedded tokens [B, V, F, K, width] and [B, S, A, M, width] are: [B, V, S], each of the V with each
+        of the S.
+
+        Each token of sound has the soft maximum of its cosines with the tokens of the frames within reach, or of the
+        nearest one; the similarity is the mean over all tokens of sound.
+        """
+        config = self.config
+        seen, heard = (nn.functional.normalize(tokens.float(), dim=-1) for tokens in (visual, audio))
+        gaps = (self._times(config.audio, heard.shape[2])[:, None] - self._times(config.visual, seen.shape[2])).abs()
+        near = (gaps <= gaps.amin(dim=1, keepdim=True).clamp(min=config.reach)).to(seen.device)  # [A, F]
+        cosines = torch.einsum("bvfkw,bsamw->bvsamfk", seen, heard) / config.softness
+        cosines = cosines.masked_fill(~near[:, None, :, None], -torch.inf).flatten(5)
+        counts = near.sum(dim=1)[:, None] * seen.shape[3]  # so that more tokens are not more alike
+        return config.softness * (cosines.logsumexp(dim=-1) - counts.log()).mean(dim=(3, 4))
+
+    @staticmethod
+    def _times(tokens: TokenConfig, count: int) -> Tensor:
+        """Seconds from the window's beginning to the middle of each step."""
+        return (torch.arange(count) + 0.5) / tokens.rate
 
     def _angles(self, frames: int, steps: int, device: torch.device) -> Tensor:
         """Of the summary (at position 0), the frames and the steps of sound, each at the middle of what it is of.
@@ -166,8 +205,7 @@ class MatchingNetwork(nn.Module):
         """
         config, times = self.config, [torch.zeros(1, device=device)]
         for tokens, count in ((config.visual, frames), (config.audio, steps)):
-            middles = (torch.arange(count, device=device) + 0.5) / tokens.rate
-            times.append(middles.repeat_interleave(tokens.per_step))
+            times.append(self._times(tokens, count).to(device).repeat_interleave(tokens.per_step))
         positions = torch.cat(times) * config.positions_per_second
         return rotary_angles(positions, config.width // config.heads, config.rotary_base)
 

@@ -43,8 +43,9 @@ class MatchingSettings(Checked):
         group: windows per item, an even number.
         hard: share of partners that are the same video at another time, where it is long enough.
         apart: seconds between the beginnings of such two windows, at least.
-        align: weight of a contrastive loss between the tokens behind the MLPs, averaged over a window, within each
-            group (Li et al., 2021: "align before fuse"); the paper has none.
+        similarity: see `MatchingConfig`.
+        align: weight of a contrastive loss on the similarity of the tokens behind the MLPs, within each group (Li et
+            al., 2021: "align before fuse"); the paper has none.
         align_temperature: of that loss.
         threshold: kept in the checkpoint.
     """
@@ -59,6 +60,7 @@ class MatchingSettings(Checked):
     group: Annotated[int, Range(2, 256)] = 2
     hard: Share = 0.0
     apart: Annotated[float, Range(0, 600)] = 1.0
+    similarity: bool = False
     align: Weight = 0.0
     align_temperature: Temperature = 0.1
     threshold: Share = 0.6
@@ -80,6 +82,7 @@ class MatchingSettings(Checked):
             hidden=self.hidden,
             feedforward=self.feedforward,
             dropout=self.dropout,
+            similarity=self.similarity,
             threshold=self.threshold,
         )
 
@@ -167,12 +170,12 @@ def matching_loss(matched: Tensor, mismatched: Tensor) -> Tensor:
     return (functional.softplus(-matched).mean() + functional.softplus(mismatched).mean()) / 2
 
 
-def align_loss(visual: Tensor, audio: Tensor, video: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE within groups: vectors [B, G, D] of frames and of sounds, videos [B, G].
+def align_loss(similar: Tensor, video: Tensor, temperature: float) -> Tensor:
+    """Symmetric InfoNCE within groups: similarities [B, G, G] of each window's frames with each sound, videos [B, G].
 
     A window of the same video is neither partner nor negative.
     """
-    similar = functional.normalize(visual, dim=-1) @ functional.normalize(audio, dim=-1).transpose(1, 2) / temperature
+    similar = similar / temperature
     size = similar.shape[-1]
     own = torch.eye(size, dtype=torch.bool, device=similar.device)
     same = (video[:, :, None] == video[:, None, :]) & ~own
@@ -210,8 +213,8 @@ class MatchingObjective(Objective):
         losses = {"match": matching_loss(matched, mismatched)}
         loss = losses["match"]
         if settings.align:
-            seen, heard = (tokens.mean(dim=(1, 2)).unflatten(0, groups) for tokens in (visual, audio))
-            losses["align"] = align_loss(seen, heard, batch["video"], settings.align_temperature)
+            similar = network.similarities(visual.unflatten(0, groups), audio.unflatten(0, groups))
+            losses["align"] = align_loss(similar, batch["video"], settings.align_temperature)
             loss = loss + settings.align * losses["align"]
         with torch.no_grad():
             losses["matched"] = (matched.sigmoid() >= settings.threshold).float().mean()
