@@ -1,6 +1,6 @@
 """Short videos of cut-outs that move, enter and leave, each heard exactly while it can be seen.
 
-A clip follows from (split, index) alone. The three splits never share a random stream; they do share objects, since
+A clip follows from (split, index) alone. The splits never share a random stream; they do share objects, since
 every object has a single image and a single recording.
 """
 
@@ -24,8 +24,8 @@ from .scenes import background, lit, placed
 from .shard_format import SAMPLE_RATE
 from .waveforms import fill, mix
 
-VideoSplit = Literal["train", "development", "test"]
-VIDEO_SEEDS: dict[VideoSplit, int] = {"train": 31, "development": 32, "test": 33}
+VideoSplit = Literal["train", "development", "test", "collection"]
+VIDEO_SEEDS: dict[VideoSplit, int] = {"train": 31, "development": 32, "test": 33, "collection": 34}
 SLIDE = 0.5  # s that an object takes to come into the frame or to leave it
 FADE = 0.05  # s in which its sound begins and ends
 LEAST_SHOWN = 0.3  # share of a clip that an object is in it at least

@@ -19,7 +19,7 @@ from training.starter.ablate.claims import (
     judge_claim,
 )
 from training.starter.ablate.report import build_report, build_tables, markdown, sentences, web_page
-from training.starter.ablate.rows import TRAININGS, Cell, build_rows, chosen_rows
+from training.starter.ablate.rows import ALL_TRAININGS, TRAININGS, Cell, build_rows, chosen_rows
 from training.starter.ablate.run import FOLDER
 
 FIRST, SECOND = Cell("ours"), Cell("additive")
@@ -91,7 +91,7 @@ def test_rows_and_claims_belong_together() -> None:
     rows = {row.name for row in build_rows()}
     for claim in build_claims():
         assert {claim.first.name, claim.second.name} <= rows
-    assert {row.cell.training for row in build_rows()} == set(TRAININGS)
+    assert {row.cell.training for row in build_rows()} == set(ALL_TRAININGS)
     assert all((FOLDER / f"{name}.yaml").is_file() for name in TRAININGS)
     cells = {row.cell for row in build_rows()}
     assert len({cell.name for cell in cells}) == len(cells)

@@ -103,9 +103,9 @@ def judge_claim(
 
 
 def build_claims() -> tuple[Claim, ...]:
-    """The paper's claims about its tables 3, 4, 6 and 8, and checks that they need."""
+    """The paper's claims about its tables 3, 4, 5, 6 and 8, and checks that they need."""
     ours, text = Cell(OURS), Cell(OURS, by="text")
-    additive = Cell("additive")
+    additive, matched = Cell("additive"), Cell("threshold_0.6")
     worse = "worse than dot-product attention of one head"
     return (
         Claim("Masks may replace dot-product attention at test time (table 3, iv)", "alike", ours, text),
@@ -139,6 +139,19 @@ def build_claims() -> tuple[Claim, ...]:
                 ("GrabCut", Cell(OURS, masks="grabcut")),
                 ("the segmenter", Cell(OURS, masks="segmenter")),
             )
+        ),
+        *(
+            Claim(
+                f"A threshold of 0.6 is better than of {other} (table 5)", "better", matched, Cell(f"threshold_{other}")
+            )
+            for other in ("0.4", "0.5", "0.7", "0.8")
+        ),
+        Claim(
+            "A threshold of 0.6 is better than all clips, half of them with foreign sounds",
+            "better",
+            matched,
+            Cell("threshold_0"),
+            papers=False,
         ),
         *(
             Claim(f"{name}: a mask is better than none (even weights)", "better", cell, whole, papers=False)

@@ -35,6 +35,10 @@ def ablate(
         int | None, typer.Option(min=1, help="Of every training but the common start; else as the recipes say.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many; else as plan.yaml says.")] = None,
+    matching: Annotated[
+        Path | None,
+        typer.Option(help="A trained matching network, for the rows of its thresholds; left out without it."),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Make only this row, by its cell's name; several may be given.")
     ] = None,
@@ -58,7 +62,7 @@ def ablate(
         folder = recipes or FOLDER
         changes = [*(overrides or []), *([f"seeds={list(range(1, seeds + 1))}"] if seeds else [])]
         settings = read_recipe(folder / "plan.yaml", AblationSettings, changes)
-        run = Ablations(data, judge, out, settings, chosen_rows(only), folder, steps)
+        run = Ablations(data, judge, out, settings, chosen_rows(only), folder, steps, matching)
         run.check()
         if dry_run:
             from .estimate import measure_speed

@@ -17,6 +17,7 @@ from .rows import PAPERS_CFG
 from .run import Ablations
 
 CLASSIFIERS_STEP = 6.0  # steps of the U-Net that one of a classifier's takes, with its augmented recordings
+CLIPS_SCENES = 5.0  # scenes whose time one clip of ten small frames takes, with its score and its features
 
 
 def measure_speed(run: Ablations) -> dict[str, float]:
@@ -39,7 +40,14 @@ def measure_speed(run: Ablations) -> dict[str, float]:
             latents = model.sample(condition, noise, steps=run.settings.sampling_steps, cfg=PAPERS_CFG)
             sounds.append(sound_of(model, latents, recipe.model.train_seconds))
             sound = time.perf_counter() - began
-    return {"scenes": scene, "steps": step, "sounds": sound, "sound query": step, "judge": step * CLASSIFIERS_STEP}
+    return {
+        "scenes": scene,
+        "clips": scene * CLIPS_SCENES,
+        "steps": step,
+        "sounds": sound,
+        "sound query": step,
+        "judge": step * CLASSIFIERS_STEP,
+    }
 
 
 def _seconds_per_step(model: object, recipe: Recipe) -> float:

@@ -144,6 +144,9 @@ def _introduction(report: Mapping[str, Any]) -> list[str]:
         "and other models.",
         f"The real sounds themselves: {reference}.",
     ]
+    if kept := settings.get("kept"):
+        said = (f"{name} {one['clips']} ({one['pure']:.3f} with their own sounds)" for name, one in kept.items())
+        lines.append(f"Of {settings['clips']} clips, half of them with foreign sounds, are kept: {'; '.join(said)}.")
     if missing:
         lines.append(f"Seeds are missing of: {', '.join(dict.fromkeys(missing))}.")
     lines += [f"Not made: {name}: {why}" for name, why in report["not_made"].items()]

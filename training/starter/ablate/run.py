@@ -35,9 +35,10 @@ from ..evaluate.classifier import train_classifier
 from ..evaluate.items import ItemsSettings, write_items
 from .figures import attention_figures, make_sounds, measure_sounds
 from .material import Labels, Material, choose_objects, open_material, read_item_labels
-from .rows import OURS, PERFECT, TRAININGS, Cell, Row, build_rows
+from .rows import ALL_TRAININGS, COLLECTED, OURS, PERFECT, Cell, Row, build_rows
 from .settings import AblationSettings
 from .sound_query import make_sound_queries
+from .thresholds import Collection
 from .work import Work
 
 log = logging.getLogger("training")
@@ -58,6 +59,7 @@ class Ablations:
         rows: what is compared.
         recipes: folder of the trainings' recipes.
         steps: of every training but the common start; None is the recipes' own.
+        matching: file of a matching network, for the rows of its thresholds; without it they are left out.
         failed: what could not be made, and why.
         read: recipes that were read.
     """
@@ -69,6 +71,7 @@ class Ablations:
     rows: tuple[Row, ...]
     recipes: Path = FOLDER
     steps: int | None = None
+    matching: Path | None = None
     failed: dict[str, str] = field(default_factory=dict)
     read: dict[tuple[str, int | None], Recipe] = field(default_factory=dict, repr=False)
 
@@ -76,7 +79,15 @@ class Ablations:
     def cells(self) -> list[Cell]:
         """Each once, in the order of the trainings."""
         cells = dict.fromkeys(row.cell for row in self.rows)
-        return sorted(cells, key=lambda cell: TRAININGS.index(cell.training))
+        known = [cell for cell in cells if self.matching or cell.training not in COLLECTED]
+        return sorted(known, key=lambda cell: ALL_TRAININGS.index(cell.training))
+
+    @property
+    def collection(self) -> Collection | None:
+        """What the trainings of thresholds learn from, if any of them is asked for."""
+        if self.matching is None or not any(cell.training in COLLECTED for cell in self.cells):
+            return None
+        return Collection(self.out / "collection", self.matching, self.settings.clips)
 
     def recipe(self, name: str, seed: int | None = None) -> Recipe:
         """The recipe of the common start, or of a training with a seed.
@@ -87,12 +98,15 @@ class Ablations:
         if (name, seed) in self.read:
             return self.read[name, seed]
         features = self.out / ("sound_query_features" if name == AUDIO else "features")
+        if name in COLLECTED:
+            features = self.out / "collection" / name
         changes = [f"out={self.out / 'trained'}", f"data.shards={features}"]
         if seed is not None:
             start = self.recipe(START).result
             changes += [f"name={name}-{seed}", f"loop.seed={seed}", f"start.all={start}"]
             changes += [f"loop.steps={self.steps}"] if self.steps else []
-        self.read[name, seed] = read_recipe(self.recipes / f"{name}.yaml", overrides=changes)
+        file = OURS if name in COLLECTED else name
+        self.read[name, seed] = read_recipe(self.recipes / f"{file}.yaml", overrides=changes)
         return self.read[name, seed]
 
     def work(self) -> list[Work]:
@@ -107,9 +121,11 @@ class Ablations:
         if needs_audio:
             done = (self.out / "sound_query_features" / INDEX).is_file()
             found.append(Work("sound query", "queries by sound", settings.sound_query.steps, done))
+        if self.collection:
+            found.append(Work("clips", "clips and their scores", settings.clips, self.collection.is_made()))
         items = settings.objects * settings.per_object + settings.pairs
         for seed in settings.seeds:
-            for name in TRAININGS:
+            for name in ALL_TRAININGS:
                 cells = [cell for cell in self.cells if cell.training == name]
                 if cells:
                     recipe = self.recipe(name, seed)
@@ -152,8 +168,12 @@ class Ablations:
             if not (out / INDEX).is_file():
                 make_sound_queries(scenes, features, self.settings.sound_query, folder, out)
             yield from self._notes("queries by sound")
+        if self.collection:
+            if not self.collection.is_made():
+                self.collection.make(self.out / "objects", initialize(self.recipe(START)))
+            yield from self._notes("clips and their scores")
         for seed in self.settings.seeds:
-            for name in TRAININGS:
+            for name in ALL_TRAININGS:
                 cells = [cell for cell in self.cells if cell.training == name]
                 if cells:
                     yield from self._train_and_measure(name, seed, cells)
@@ -236,6 +256,7 @@ class Ablations:
             "start_steps": start.loop.steps,
             "steps": ours.loop.steps,
             "batch": ours.loop.batch,
+            "kept": self.collection.kept() if self.collection else {},
         }
 
     def _make_features(self) -> None:

@@ -18,6 +18,7 @@ class AblationSettings(Checked):
     Attributes:
         objects: of the list of stamps, evenly spaced in it.
         scenes: that all trainings draw from.
+        clips: of the collection that thresholds of audio-visual matching are tried on.
         per_object, pairs: items to evaluate on, see `ItemsSettings`.
         sampling_steps: of every sound.
         seeds: of the trainings; every row is repeated with each.
@@ -30,6 +31,7 @@ class AblationSettings(Checked):
     judge: ClassifierRecipe
     objects: Annotated[int, Range(2, 10_000)] = 16
     scenes: Annotated[int, Range(1, 10_000_000)] = 800
+    clips: Annotated[int, Range(8, 10_000_000)] = 600
     per_object: Annotated[int, Range(0, 100)] = 2
     pairs: Annotated[int, Range(0, 100_000)] = 16
     sampling_steps: Annotated[int, Range(1, 1000)] = 12

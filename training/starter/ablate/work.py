@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Work:
     """One thing to make: shared material, a training or a cell, with the size that its time follows from."""
 
-    kind: str  # "scenes", "judge", "steps", "sound query" or "sounds"
+    kind: str  # "scenes", "clips", "judge", "steps", "sound query" or "sounds"
     name: str
     amount: float
     done: bool
