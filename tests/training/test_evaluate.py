@@ -149,7 +149,7 @@ def test_the_sheet_shows_every_object(stamps_data: ObjectSet, tiny_model: Soundi
     written = write_sheet(tiny_model, stamps_data, Oracle(stamps_data), settings, tmp_path / "page.md", command="again")
     assert [path.name for path in written] == ["page.md", "page-1.jpg"]
     text = written[0].read_text()
-    assert "![Objects, real and generated sounds, sheet 1](page-1.jpg)" in text
+    assert "![Objects, real and generated sounds, sheet 1](page-1.webp)" in text
     assert "`again`" in text
     assert "GNU General Public License" in text
     for stamp in stamps_data.entries:

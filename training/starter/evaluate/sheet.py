@@ -2,7 +2,7 @@
 
     python -m training starter evaluate sheet --model starter --out docs/starter.md
 
-writes the page and its images (`starter-1.jpg`, ...) beside it. Nothing is left out: objects are shown from the best
+writes the page and its images (`starter-1.webp`, ...) beside it. Nothing is left out: objects are shown from the best
 recognised to the worst.
 """
 
@@ -190,8 +190,8 @@ def write_sheet(
     written = []
     for number, sheet in enumerate(draw_sheets(data, entries), 1):
         buffer = io.BytesIO()
-        sheet.save(buffer, "JPEG", quality=60, optimize=True, progressive=True)
-        written.append(out.with_name(f"{out.stem}-{number}.jpg"))
+        sheet.save(buffer, "WEBP", quality=65, method=6)
+        written.append(out.with_name(f"{out.stem}-{number}.webp"))
         write_atomic(written[-1], buffer.getvalue())
     text = page(entries, [path.name for path in written], command, settings.seconds)
     write_atomic(out, text.encode())
