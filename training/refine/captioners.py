@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..cluster.process import device_for
+from ..cluster.stage import StopRun
 from ..data.shard_format import SAMPLE_RATE
 from ..evaluate.models.loading import read_pretrained
 from .model_files import ADVICE, decoded, likeliest
@@ -60,7 +61,7 @@ class NameCaptioner:
 
         found = []
         for frame in frames:
-            image = torch.from_numpy(frame)[None].to(self.device).float() / 255
+            image = torch.tensor(frame)[None].to(self.device).float() / 255
             named = self.namer.name(image, top=1)[0]
             found.append(with_article(named.name) if named.known else "")
         return found
@@ -81,7 +82,7 @@ class Blip:
         """See FrameCaptioner."""
         found: list[str] = []
         for start in range(0, len(frames), IMAGES):
-            images = [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames[start : start + IMAGES]]
+            images = [torch.tensor(frame).permute(2, 0, 1) for frame in frames[start : start + IMAGES]]
             pixels = self.processor(images=images, return_tensors="pt").pixel_values.to(self.device)
             tokens = self.model.generate(pixel_values=pixels, max_new_tokens=WORDS, do_sample=False)
             found += map(str, self.processor.batch_decode(tokens, skip_special_tokens=True))
@@ -163,6 +164,10 @@ class QwenCaptioner:
             return_tensors="pt",
             padding=True,
         ).to(self.device, self.model.dtype)
+        if "input_features" not in given:  # older ones ignore the argument, and captions would be made up
+            raise StopRun(
+                "This version of transformers does not take sounds for Qwen2-Audio by `audio`; install a later one."
+            )
         tokens = self.model.generate(**given, generation_config=self.settings)
         return decoded(self.processor.tokenizer, tokens[:, given.input_ids.shape[1] :], self.settings)
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import re
 
+from sounding.utils.messages import printable
+
 from ..cluster.rows import Row
 from .steps.captions import joined, labels_of, one_line
 
 VERSION = 1  # of the words below; part of what names the results
 MARKS = re.compile(r"[<>\[\]{}|｜`]+")
+MOST_LABELS = 600  # characters of a list's own caption
 MOST_EVENTS = 50  # labels or tags of a clip that the model is told
 SYSTEM = """\
 You write captions for short video clips. You are given three descriptions of one clip of about ten seconds, made by \
@@ -55,4 +58,4 @@ def quoted(text: str) -> str:
 
 def label_caption(row: Row) -> str:
     """The caption of a clip that no model rephrased: the list's own, else what the labels or tags say."""
-    return row["label_caption"] or labels_of(row)
+    return printable(row["label_caption"] or "", MOST_LABELS) or labels_of(row)

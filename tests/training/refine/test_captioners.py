@@ -11,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from training.refine import captioners
+from training.refine import captioners, language_model
 from training.refine.captioners import Blip, NameCaptioner, QwenCaptioner, WhisperCaptioner, open_audio_captioner
+from training.refine.manifest import read_manifest
+from training.refine.pipeline import refine
 
-from .tiny_models import write_blip, write_language_model, write_qwen_audio, write_whisper
+from .material import settings_of
+from .tiny_models import CHATML, write_blip, write_language_model, write_qwen_audio, write_whisper
 
 EXAMPLES = Path(__file__).parents[3] / "example_workflows" / "input"
 TOKENS = 100
@@ -126,3 +129,30 @@ def test_a_folder_without_a_captioner_is_refused_in_a_sentence(tmp_path: Path) -
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
     with pytest.raises(ValueError, match="is no folder of a Whisper model"):
         open_audio_captioner(tmp_path, "", "cpu")
+
+
+def test_a_run_has_the_same_captions_whatever_is_captioned_together(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captioners, "AUDIO_WORDS", 12)
+    monkeypatch.setattr(language_model, "TOKENS", 12)
+    write_blip(tmp_path / "blip")
+    write_whisper(tmp_path / "whisper")
+    write_language_model(tmp_path / "llama", CHATML)
+    runs = []
+    for batch in (1, 5):
+        captions = f"{{frames: blip, blip: {tmp_path}/blip, audio_model: {tmp_path}/whisper, size: 64, device: cpu"
+        rephrase = f"{{by: transformers, folder: {tmp_path}/llama, device: cpu"
+        settings = settings_of(
+            material,
+            tmp_path / str(batch),
+            captions=f"{captions}, resources: {{batch: {batch}}}}}",
+            rephrase=f"{rephrase}, resources: {{batch: {batch}}}}}",
+        )
+        refine(settings)
+        runs.append(read_manifest(tmp_path / str(batch)))
+    assert runs[0] == runs[1]
+    kept = [row for row in runs[0] if not row["dropped_by"]]
+    assert len(kept) == 6
+    assert all(row["audio_caption"] and row["frame_captions"] and row["caption_tries"] == 1 for row in kept)
+    assert len({tuple(row["frame_captions"]) for row in kept}) > 1
