@@ -19,44 +19,16 @@ from training.evaluate.features import open_features, open_model
 from training.evaluate.models import openl3
 from training.evaluate.models.openl3 import OpenL3, Tower, spectrogram, to_pixels, to_windows
 
+from ..tiny_openl3 import write_openl3
+
 AUDIO, IMAGE = "openl3_audio_linear_env-v0_4_0.h5", "openl3_image_linear_env-v0_4_0.h5"
-WIDTHS = (2, 3, 4, 5)
-
-
-def tower(channels: int) -> Tower:
-    made = Tower(channels, WIDTHS, swapped=channels == 3).eval()
-    for name, value in made.state_dict().items():
-        if value.is_floating_point():
-            torch.nn.init.uniform_(value, 0.5, 1.5) if "var" in name else torch.nn.init.normal_(value, 0, 0.3)
-    return made
-
-
-def write_keras(path: Path, made: Tower) -> None:
-    """A file of weights as Keras 2 writes one: layers with and without weights, in the model's order."""
-    layers: list[tuple[str, dict[str, Tensor]]] = [("input_1", {})]
-    for at, (norm, conv) in enumerate(zip(made.norms, made.convs, strict=True)):
-        values = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        names = ("gamma:0", "beta:0", "moving_mean:0", "moving_variance:0")
-        layers.append((f"batch_normalization_{at}", dict(zip(names, values, strict=True))))
-        kernel = conv.weight.permute(2, 3, 1, 0)
-        name = "embedding_layer" if at == 7 else f"conv2d_{at}"
-        layers += [(name, {"kernel:0": kernel, "bias:0": conv.bias}), (f"activation_{at}", {})]
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [name.encode() for name, _ in layers]
-        for name, weights in layers:
-            group = file.create_group(name)
-            group.attrs["weight_names"] = [f"{name}/{weight}".encode() for weight in weights]
-            for weight, value in weights.items():
-                group.create_dataset(f"{name}/{weight}", data=value.detach().numpy())
 
 
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tower, Tower]:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("openl3")
-    sounds, images = tower(1), tower(3)
-    write_keras(folder / AUDIO, sounds)
-    write_keras(folder / IMAGE, images)
+    sounds, images = write_openl3(folder / AUDIO, 1), write_openl3(folder / IMAGE, 3)
     return folder, sounds, images
 
 
