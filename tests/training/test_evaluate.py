@@ -147,7 +147,7 @@ def test_checks_are_counted_before_and_after_leveling() -> None:
 def test_the_sheet_shows_every_object(stamps_data: ObjectSet, tiny_model: SoundingModel, tmp_path: Path) -> None:
     settings = Settings(seconds=1.28, steps=1, per_object=2)
     written = write_sheet(tiny_model, stamps_data, Oracle(stamps_data), settings, tmp_path / "page.md", command="again")
-    assert [path.name for path in written] == ["page.md", "page-1.jpg"]
+    assert [path.name for path in written] == ["page.md", "page-1.webp"]
     text = written[0].read_text()
     assert "![Objects, real and generated sounds, sheet 1](page-1.webp)" in text
     assert "`again`" in text
