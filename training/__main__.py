@@ -41,7 +41,8 @@ def main() -> None:
     """Train models for Sounding Objects, and prepare the data."""
     # Log lines with the time, as long runs want them.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "botocore", "aiobotocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @app.command()

@@ -112,7 +112,7 @@ def reaching(where: Location) -> Iterator[None]:
     except Exception as error:
         if isinstance(where, Path) or isinstance(error, (FileNotFoundError, StorageError)):
             raise
-        said = printable(f"{type(error).__name__}: {error}", 300)
+        said = printable(CREDENTIALS.sub(r"\1://...", f"{type(error).__name__}: {error}"), 300)
         raise StorageError(
             f"{where} cannot be reached ({said}); check the address, the network, and the credentials in the "
             "environment, then run the same command again."

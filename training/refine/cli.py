@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def refine(
 
             typer.echo(describe(chosen))
             return
+        from .funnel import as_text
         from .pipeline import refine as run
 
         try:
@@ -36,4 +38,5 @@ def refine(
         except KeyboardInterrupt:
             typer.echo(f"Stopped; what was measured is in {chosen.out}, and the same command goes on.", err=True)
             raise typer.Exit(130) from None
+        typer.echo(as_text(made.stages, *shutil.get_terminal_size((100, 30))))
         typer.echo(f"{made.kept} of {made.listed} clips ({made.hours:.2f} h) are kept: {made.report}")

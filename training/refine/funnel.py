@@ -61,6 +61,28 @@ def funnel(rows: Iterable[Row], steps: Sequence[Step]) -> list[Stage]:
     ]
 
 
+def as_text(stages: Sequence[Stage], width: int, height: int) -> str:
+    """The funnel as a table for a terminal of that size: what each step dropped, and the most frequent reasons.
+
+    Where there are too many lines, each step has fewer reasons, but one at least.
+    """
+    name_width = max(len(stage.name) for stage in stages)
+    counts = [len(f"{stages[0].clips_in:,}"), len("dropped")]
+    head = f"{'step':<{name_width}}  {'clips':>{counts[0]}}  {'dropped':>{counts[1]}}  {'hours left':>10}  why"
+    lines = [head]
+    for most in (4, 3, 2, 1):
+        lines = [head]
+        for stage in stages:
+            why = [f"{count:,}: {reason}" for reason, count in stage.grouped(most)]
+            dropped = stage.clips_in - stage.clips_out
+            first = f"{stage.name:<{name_width}}  {stage.clips_in:>{counts[0]},}  {dropped:>{counts[1]},}"
+            first += f"  {stage.hours_out:>10.2f}  "
+            lines += [first + "".join(why[:1]), *(" " * len(first) + each for each in why[1:])]
+        if len(lines) < height:
+            break
+    return "\n".join(printable(line.rstrip(), max(width, 40)) for line in lines)
+
+
 def kind_of(row: Row) -> str:
     """The reason for which a row was dropped, without the names of its clip and file, so that equal ones are equal."""
     reason = str(row["reason"])

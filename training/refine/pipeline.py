@@ -44,6 +44,7 @@ class Summary:
     kept: int
     hours: float  # of what is kept
     report: Location
+    stages: list[FunnelStage]
 
 
 def refine(
@@ -85,7 +86,8 @@ def refine(
             write_features(out, list(made), settings.shards)
         left = [row["sound_seconds"] or row["seconds"] for row in kept if row["id"] not in lost]
         rows = ManifestRows(out)
-        return Summary(len(rows), len(left), sum(left) / 3600, write_report(out, rows, steps, settings))
+        page = write_report(out, rows, steps, settings)
+        return Summary(len(rows), len(left), sum(left) / 3600, page, funnel(rows, steps))
 
 
 def measure(

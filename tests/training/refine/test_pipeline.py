@@ -96,6 +96,24 @@ def test_shards_have_the_clips_with_their_captions_and_no_video_twice(done: tupl
     assert not videos["train"] & videos["test"]
 
 
+def test_the_command_ends_with_what_each_step_dropped_and_why(
+    material: Path, done: tuple[Path, Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    settings = write_settings(material, done[0])
+    for height, lines in ((40, 12), (10, 10)):
+        monkeypatch.setenv("LINES", str(height))
+        said = CliRunner().invoke(app, ["refine", str(settings)]).stdout.splitlines()
+        table = said[said.index(next(line for line in said if line.startswith("step "))) :]
+        assert len(table) == lines
+        assert table[-1].startswith("6 of 13 clips (0.00 h) are kept")
+        assert max(map(len, table[:-1])) <= 90
+        assert table[1].split()[:5] == ["lists", "13", "2", "0.01", "1:"]
+        clips = next(number for number, line in enumerate(table) if line.startswith("clips "))
+        assert table[clips].split()[:3] == ["clips", "10", "4"]
+        assert (table[clips + 1].strip() == "3: Other reasons.") == (height == 10)
+
+
 def test_a_second_run_decodes_nothing_and_gives_the_same(
     material: Path, done: tuple[Path, Summary], looked: list[str]
 ) -> None:
