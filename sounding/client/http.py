@@ -30,11 +30,11 @@ class Overlong(Exception):
 
 
 class ErrorStatus(Exception):
-    """An answer with an error status."""
+    """An answer with an error status; `wait` are the seconds after which to ask again, if the server says so."""
 
-    def __init__(self, status: int, reason: str, body: bytes, location: str):
+    def __init__(self, status: int, reason: str, body: bytes, location: str, wait: float = 0.0):
         super().__init__(f"{status} {reason}")
-        self.status, self.reason, self.body, self.location = status, reason, body, location
+        self.status, self.reason, self.body, self.location, self.wait = status, reason, body, location, wait
 
 
 class Wire:
@@ -85,8 +85,11 @@ class Wire:
                         said += piece
             if clock.over:
                 raise late from None
-            location = str(error.headers.get("Location", "")) if error.headers else ""
-            raise ErrorStatus(error.code, str(error.reason), said[:limit], location) from None
+            location, wait = (
+                str(error.headers.get(name, "")) if error.headers else "" for name in ("Location", "Retry-After")
+            )
+            seconds_asked = float(wait) if wait.isascii() and wait.isdecimal() and len(wait) < 10 else 0.0
+            raise ErrorStatus(error.code, str(error.reason), said[:limit], location, seconds_asked) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             cause = getattr(error, "reason", None) or error
             # The socket's own timeout may ring a moment before the clock.

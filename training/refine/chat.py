@@ -20,7 +20,14 @@ Messages = list[dict[str, str]]
 
 
 class Failed(Exception):
-    """No answer this time; the message has neither the key nor what the server wrote."""
+    """No answer this time; the message has neither the key nor what the server wrote.
+
+    `wait` are the seconds that the server asks for before it is asked again.
+    """
+
+    def __init__(self, message: str, wait: float = 0.0):
+        super().__init__(message)
+        self.wait = wait
 
 
 class Endpoint:
@@ -61,7 +68,7 @@ class Endpoint:
                     f"The endpoint of rephrase refuses all requests (status {error.status}); check url, model and the "
                     f"variable named by key ({self.chosen.key or 'none'})."
                 ) from None
-            raise Failed(f"status {error.status}") from None
+            raise Failed(f"status {error.status}", error.wait) from None
         except Overlong:
             raise Failed(f"an answer of more than {MOST_BYTES:,} bytes") from None
         except NoAnswer as error:

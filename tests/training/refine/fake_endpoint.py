@@ -54,9 +54,13 @@ def serving(*answers: Answer) -> Iterator[FakeEndpoint]:
         thread.join()
 
 
-def raw(data: bytes, status: int = 200) -> Answer:
+def raw(data: bytes, status: int = 200, **headers: str) -> Answer:
+    """Headers have underscores for hyphens."""
+
     def answer(handler: Handler, body: dict[str, Any]) -> None:
         handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)

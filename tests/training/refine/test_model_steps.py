@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,19 @@ def test_results_without_an_audio_captioner_keep_their_names(tmp_path: Path) -> 
     assert len({step.fingerprint({}) for step in (plain, *asked)}) == 3
     assert "no audio captions" in plain.missing()
     assert "no audio captions" not in asked[0].missing()
+
+
+def test_workers_without_a_model_do_without_torch() -> None:
+    code = """
+import sys
+from training.refine.settings import CaptionSettings, RephraseSettings
+from training.refine.steps.captions import CaptionStep
+from training.refine.steps.rephrase import RephraseStep
+CaptionStep(CaptionSettings(frames="none")).open()
+RephraseStep(RephraseSettings(by="endpoint", url="http://127.0.0.1/v1", model="any")).open()
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES.parents[1], check=False).returncode == 0
 
 
 def test_a_file_without_captions_is_refused(tmp_path: Path) -> None:

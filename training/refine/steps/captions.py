@@ -75,17 +75,19 @@ class CaptionStep(Step):
 
     def open(self) -> None:
         """See Step."""
-        from ..captioners import Blip, NameCaptioner, open_audio_captioner
-
         chosen = self.chosen
         if chosen.audio:
             self.audio = dict(read_captions(Path(chosen.audio)))
+        if not chosen.audio_model and chosen.frames == "none":
+            return
+        from ..captioners import Blip, NameCaptioner, open_audio_captioner  # which bring torch
+
         if chosen.audio_model:
             self.hears = open_audio_captioner(Path(chosen.audio_model), chosen.audio_prompt, chosen.device)
-        if chosen.frames != "none":
-            self.sees = (
-                Blip(Path(chosen.blip), chosen.device) if chosen.frames == "blip" else NameCaptioner(chosen.device)
-            )
+        if chosen.frames == "blip":
+            self.sees = Blip(Path(chosen.blip), chosen.device)
+        elif chosen.frames == "names":
+            self.sees = NameCaptioner(chosen.device)
 
     def measure(self, rows: Sequence[Row]) -> list[Row]:
         """See Step."""

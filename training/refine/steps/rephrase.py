@@ -115,17 +115,17 @@ class RephraseStep(Step):
         """By the first answer of the endpoint that is a caption."""
         assert self.endpoint is not None
         messages, given = messages_for(row), given_for(row)
-        problem, wait, answered = "", self.chosen.wait, False
+        problem, wait, asked, answered = "", self.chosen.wait, 0.0, False
         for number in range(self.chosen.tries):
-            if number and wait:
-                self.sleep(min(wait, LONGEST_WAIT))
+            if number and (wait or asked):
+                self.sleep(min(max(wait, asked), LONGEST_WAIT))
                 wait *= 2
             try:
                 said = self.endpoint.answer(messages)
                 answered = True
                 caption = check(said, given, self.chosen.most_words)
             except (BadAnswer, Failed) as error:
-                problem = str(error)
+                problem, asked = str(error), error.wait if isinstance(error, Failed) else 0.0
                 continue
             self._count(answered)
             return _by_model(caption, problem, number + 1)
