@@ -17,6 +17,7 @@ from .name import SoundingNameObject
 from .native import SoundingNative
 from .object import SoundingThisObject
 from .segment import SoundingLoadSam, SoundingSamMask
+from .soundscape import SoundingSoundscape
 
 NODES: list[type[io.ComfyNode]] = [
     SoundingThisObject,
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     SoundingEncodeAudio,
     SoundingNative,
     SoundingMixTracks,
+    SoundingSoundscape,
     SoundingLoadSam,
     SoundingSamMask,
 ]

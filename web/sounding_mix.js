@@ -1,18 +1,18 @@
-// Entry: the node "Sounding Mix Tracks", which plays the mix and every track after a run.
+// Entry: the nodes "Sounding Mix Tracks" and "Sounding Soundscape", which play the mix and every track after a run.
 import { app } from "../../scripts/app.js";
 import { element } from "./page/elements.js";
 import { MIX, SoundSet } from "./player/sound_cache.js";
 import { Player } from "./player/player.js";
 import { COLOURS } from "./click/state.js";
 
-const NODE = "SoundingMixTracks";
-const SOUNDS = "sounding_sounds"; // as in nodes/mix.py: the mix, then each track
+const NODES = ["SoundingMixTracks", "SoundingSoundscape"];
+const SOUNDS = "sounding_sounds"; // as in nodes/tracks.py: the mix, then each track
 const HEIGHT = 112;
 
 app.registerExtension({
   name: "Sounding.Mix",
   nodeCreated(node) {
-    if (node.comfyClass !== NODE) return;
+    if (!NODES.includes(node.comfyClass)) return;
     const status = element("div", { className: "sounding-click-status", role: "status" });
     status.textContent = "Run the workflow to hear the tracks and their mix here.";
     const fail = (text) => {

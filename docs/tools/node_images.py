@@ -32,6 +32,7 @@ SHOWN: dict[str, tuple[str, tuple[int, ...]]] = {
     "SoundingClick": ("click_and_hear", (1, 2)),
     "SoundingNameObject": ("click_to_stable_audio", (1, 2)),
     "SoundingMixTracks": ("click_and_hear", (2, 6)),
+    "SoundingSoundscape": ("soundscape", (2, 6)),
     "SoundingLoadSam": ("points_to_mask", (1, 3)),
     "SoundingSamMask": ("points_to_mask", (1, 2, 3, 4)),
 }

@@ -36,21 +36,26 @@ def loudness(waveform: Tensor, rate: int) -> Tensor:
     A sound shorter than one gating block (0.4 s) is measured as if it were repeated to fill it. The absolute gate is
     applied to the sound at a peak of 0.5, so that a quiet sound is measured like a loud one.
     """
+    return programme_loudness(waveform[..., None, :], rate)
+
+
+def programme_loudness(waveform: Tensor, rate: int) -> Tensor:
+    """`loudness` of sounds of one or two channels [..., channels, samples] -> [...]: the channels' powers add up."""
     with importing("pyloudnorm"):
         import pyloudnorm
 
-    rows = waveform.detach().double().cpu().reshape(-1, waveform.shape[-1])
-    peaks = rows.abs().amax(dim=1)
+    rows = waveform.detach().double().cpu().reshape(-1, *waveform.shape[-2:])
+    peaks = rows.abs().amax(dim=(1, 2))
     result = torch.full_like(peaks, -torch.inf)
     meter, block = pyloudnorm.Meter(rate, block_size=_BLOCK), math.ceil(_BLOCK * rate)
     for number, (row, peak) in enumerate(zip(rows, peaks, strict=True)):
         if peak > 0:
-            half = (row * (0.5 / peak)).repeat(-(-block // len(row)))
+            half = (row * (0.5 / peak)).repeat(1, -(-block // row.shape[1])).T
             # Whole blocks only, as the standard has it: the meter would round, and end in half a block.
             steps = math.floor((len(half) / rate - _BLOCK) / (_BLOCK / 4) + 1e-9)
             half = half[: math.ceil((_BLOCK + steps * _BLOCK / 4) * rate - 1e-6)]
             result[number] = meter.integrated_loudness(half.numpy()) + decibels(peak / 0.5)
-    return result.reshape(waveform.shape[:-1]).to(waveform.device, torch.float32)
+    return result.reshape(waveform.shape[:-2]).to(waveform.device, torch.float32)
 
 
 def true_peak(waveform: Tensor, rate: int) -> Tensor:

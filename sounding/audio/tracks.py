@@ -1,27 +1,107 @@
-"""Several sounds as one."""
+"""Several sounds as one: when each begins, how loud it is, and their sum."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .loudness import under_ceiling
+from .loudness import programme_loudness, under_ceiling
+
+MAX_OFFSET = 600.0  # seconds
+LOUDNESS_RANGE = (-60.0, -5.0)  # LUFS that a mix may be brought to
 
 
-def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None) -> Tensor:
-    """Sum tracks [B, 1, samples], each moved by its gain in dB -> [1, samples].
+@dataclass(frozen=True)
+class Track:
+    """What becomes of a sound in a mix."""
+
+    gain: float = 0.0  # dB
+    offset: float = 0.0  # seconds after which it begins
+    fade_in: float = 0.0  # seconds, half a Hann window
+    fade_out: float = 0.0
+    muted: bool = False
+    solo: bool = False  # where one track is solo, those that are not are silent
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.gain):
+            raise ValueError(f"gain is {self.gain}, but a finite number of dB is expected.")
+        for name in ("offset", "fade_in", "fade_out"):
+            value = getattr(self, name)
+            if not 0 <= value <= MAX_OFFSET:
+                raise ValueError(f"{name} is {value}, but 0 to {MAX_OFFSET:g} seconds are expected.")
+
+
+def arrange_tracks(tracks: Tensor, rate: int, settings: Sequence[Track]) -> Tensor:
+    """Sounds [B, channels, samples] with their gains, fades and offsets -> [B, channels, samples of the longest].
+
+    Raises:
+        ValueError: not one setting per track.
+    """
+    if len(settings) != len(tracks):
+        raise ValueError(
+            f"There are {len(settings)} settings for {len(tracks)} tracks, but one per track is expected; give as many."
+        )
+    solo = any(each.solo for each in settings)
+    starts = [round(each.offset * rate) for each in settings]
+    samples = tracks.shape[-1]
+    arranged = tracks.new_zeros(*tracks.shape[:-1], samples + max(starts, default=0))
+    for number, (each, start) in enumerate(zip(settings, starts, strict=True)):
+        if each.muted or (solo and not each.solo):
+            continue
+        sound = tracks[number] * 10 ** (torch.tensor(each.gain, device=tracks.device) / 20)
+        if each.fade_in or each.fade_out:
+            sound = sound * _faded(samples, rate, each).to(sound)
+        arranged[number, :, start : start + samples] = sound
+    return arranged
+
+
+def _faded(samples: int, rate: int, track: Track) -> Tensor:
+    """[samples] of gain; fades that overlap multiply."""
+    gain = torch.ones(samples, dtype=torch.float64)
+    for seconds, back in ((track.fade_in, False), (track.fade_out, True)):
+        count = min(round(seconds * rate), samples)
+        ramp = 0.5 - 0.5 * torch.cos(torch.pi * torch.arange(count, dtype=torch.float64) / max(count, 1))
+        part = gain[samples - count :] if back else gain[:count]
+        part *= ramp.flip(0) if back else ramp
+    return gain
+
+
+def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None, loudness: float | None = None) -> Tensor:
+    """Sum tracks [B, channels, samples], each moved by its gain in dB -> [channels, samples].
 
     Tracks that are leveled keep the balance that the gains ask for; the sum is turned down as a whole where it would
     pass the `CEILING`.
 
+    Args:
+        tracks: the sounds.
+        rate: in Hz.
+        gains: dB per track.
+        loudness: what the sum is brought to, in LUFS, as far as the `CEILING` allows; without it, it is left as it is.
+
     Raises:
-        ValueError: not one finite gain a track.
+        ValueError: not one finite gain per track, or a loudness out of `LOUDNESS_RANGE`.
     """
     gains = [0.0] * len(tracks) if gains is None else gains
     if len(gains) != len(tracks) or not all(math.isfinite(gain) for gain in gains):
         raise ValueError(f"gains are {gains} for {len(tracks)} tracks, but one number of dB per track is expected.")
+    check_loudness(loudness)
     factors = 10 ** (torch.tensor(gains, device=tracks.device) / 20)
     total = (tracks * factors[:, None, None]).sum(dim=0)
+    if loudness is not None and total.any():
+        total = total * 10 ** ((loudness - float(programme_loudness(total, rate))) / 20)
     return under_ceiling(total, rate)
+
+
+def check_loudness(loudness: float | None) -> None:
+    """Whether a mix can be brought to this, to be asked before long work.
+
+    Raises:
+        ValueError: it is out of `LOUDNESS_RANGE`.
+    """
+    low, high = LOUDNESS_RANGE
+    if loudness is not None and not low <= loudness <= high:
+        raise ValueError(f"loudness is {loudness}, but {low:g} to {high:g} LUFS are expected, such as -23.")

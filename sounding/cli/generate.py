@@ -74,6 +74,21 @@ def generate(
     gain: Annotated[
         list[float] | None, typer.Option(help="With several masks: dB of each track in the mix, one per mask.")
     ] = None,
+    place: Annotated[
+        bool,
+        typer.Option(
+            "--place",
+            help="Write stereo: each track left or right, near or far, as its mask's object is seen.",
+        ),
+    ] = False,
+    depth: Annotated[
+        Path | None,
+        typer.Option(help="With --place: a depth map of the image, near is white; it decides on distances."),
+    ] = None,
+    loudness: Annotated[
+        float | None,
+        typer.Option(help="With several masks: LUFS of the mix, such as -23, as far as -1 dBTP allows."),
+    ] = None,
     fade_out: Annotated[
         float | None,
         typer.Option(
@@ -105,6 +120,9 @@ def generate(
             device=device,
             attention_map=attention_map,
             gains=gain or [],
+            place=place,
+            depth=depth,
+            loudness=loudness,
             fade_out=fade_out,
             window=window,
         )
@@ -112,17 +130,21 @@ def generate(
         import torch
 
         from ..audio.files import write_audio
+        from ..audio.placing import place_tracks, places_of
         from ..audio.tracks import mix_tracks
         from ..checkpoint import read_header, resolve
         from ..conditioning import parts_to_ground
         from ..images.drawing import overlay
-        from ..images.files import read_image, write_image
+        from ..images.files import read_image, read_mask, write_image
         from ..model import load
 
         started = time.monotonic()
         pixels = read_image(image)
         selection = None if text is not None and not options.masks else _read_masks(options.masks, pixels)
         negative = None if negative_mask is None else _read_masks([negative_mask], pixels)
+        places = None
+        if place and selection is not None:
+            places = places_of(selection, None if depth is None else read_mask(depth))
         config = read_header(resolve(model)).config
         check_steps(steps, config.diffusion.train_steps)
         masks_by = cast("Masks | None", by)
@@ -153,6 +175,8 @@ def generate(
                 on_step=on_step,
             )
         tracks, rate = sound.waveform.cpu(), sound.sample_rate
+        if places is not None:
+            tracks = place_tracks(tracks, rate, places * (len(tracks) // len(places)))
         for path, track in zip(options.tracks, tracks, strict=True):
             write_audio(path, track, rate)
         sureness = [round(float(sure), 3) for sure in sound.sureness]
@@ -165,6 +189,9 @@ def generate(
             "source": sound.condition.source,
             "sureness": sureness,
         }
+        if places is not None:
+            seen = [each and {"pan": round(each.pan, 3), "distance": round(each.distance, 2)} for each in places]
+            report["places"] = seen
         if any(sound.condition.sentences):
             report["sentences"] = list(sound.condition.sentences)
         if text is not None:
@@ -172,7 +199,7 @@ def generate(
             report["nearest"] = [{"name": name, "cosine": round(cosine, 3)} for name, cosine in nearest]
         written = list(options.tracks)
         if len(options.masks) > 1:
-            write_audio(out, mix_tracks(tracks, rate, gain), rate)
+            write_audio(out, mix_tracks(tracks, rate, gain, loudness), rate)
             written.append(out)
             report["mix"] = str(out)
         if attention_map is not None:

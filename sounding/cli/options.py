@@ -46,6 +46,9 @@ class GenerateOptions:
     device: str
     attention_map: Path | None
     gains: Sequence[float]
+    place: bool
+    depth: Path | None
+    loudness: float | None
     fade_out: float | None
     window: float
 
@@ -83,6 +86,8 @@ class GenerateOptions:
         self._check_files()
 
     def _check_selection(self) -> None:
+        from ..audio.tracks import check_loudness
+
         masks, gains = len(self.masks), len(self.gains)
         if masks > MAX_BATCH:
             raise ValueError(f"--mask came {masks} times, but at most {MAX_BATCH} are expected; make some at a time.")
@@ -93,6 +98,13 @@ class GenerateOptions:
                 f"--gain came {gains} times with {masks} masks, but one per mask is expected, of two or more; it says "
                 "how loud each is in their mix, so leave it out or give as many."
             )
+        if self.place and not masks:
+            raise ValueError("--place came without --mask, but masks say where objects are seen; give one per object.")
+        if self.depth and not self.place:
+            raise ValueError("--depth came without --place, which it belongs to; add --place or leave it out.")
+        if self.loudness is not None and masks < 2:
+            raise ValueError("--loudness is that of a mix of several masks, but there is no mix; leave it out.")
+        check_loudness(self.loudness)
         for gain in self.gains:
             _fits("--gain", gain, -MAX_GAIN, MAX_GAIN, f"{-MAX_GAIN:g} to {MAX_GAIN:g} dB")
 
@@ -102,7 +114,13 @@ class GenerateOptions:
 
         audio_format(self.out)
         negative = [self.negative_mask] if self.negative_mask else []
-        given = (("--image", [self.image]), ("--mask", self.masks), ("--negative-mask", negative))
+        depth = [self.depth] if self.depth else []
+        given = (
+            ("--image", [self.image]),
+            ("--mask", self.masks),
+            ("--negative-mask", negative),
+            ("--depth", depth),
+        )
         read = [(option, path) for option, paths in given for path in paths]
         written = [("--out", path) for path in dict.fromkeys([self.out, *self.tracks])]
         if self.attention_map is not None:

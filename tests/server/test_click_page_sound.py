@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from sounding.audio.loudness import true_peak
 
 from .browser import wait_until
-from .click_page import COW, DOG, Page, two_objects
+from .click_page import COW, DOG, ROOT, Page, two_objects
 
 pytestmark = pytest.mark.server
 
@@ -162,6 +163,50 @@ def test_a_gain_moves_what_is_heard(page: Page):
             total = torch.from_numpy(before[0] + before[1])
             turned = min(1.0, 10 ** (-1 / 20) / float(true_peak(total, 16_000)))
             np.testing.assert_allclose(mix.numpy(), total.numpy() * turned, atol=2e-4)  # files of 16 bits
+
+
+SOUNDSCAPE = json.loads((ROOT / "example_workflows" / "soundscape.json").read_text())
+CHANNELS = "() => theClick().soundingClick.preview.player.sound.channels.map((samples) => Array.from(samples))"
+IN_THE_MIDDLE = """() => {
+  const [left, right] = theClick().soundingClick.preview.player.sound.channels;
+  return left.every((sample, i) => sample === right[i]);
+}"""
+WIDTH = """(width) => {
+  const { widgets } = app.graph.nodes.find((node) => node.type === "SoundingSoundscape");
+  widgets.find((widget) => widget.name === "width").value = width;
+}"""
+
+
+def test_a_soundscape_is_heard_in_stereo(page: Page, server: Any):
+    """What is heard is what a run saves: tracks at their places, and their mix. Gains move it without a run."""
+    page.load(SOUNDSCAPE)
+    page.drawn()
+    page.page.evaluate(PROMPTS)
+
+    def stereo(name: str) -> np.ndarray:
+        page.heard(name)
+        return np.asarray(page.page.evaluate(CHANNELS), np.float32)
+
+    page.hear("rooster")
+    left, right, mix = stereo("rooster"), stereo("dog"), stereo("mix")
+    assert np.abs(left[0]).max() > 1.3 * np.abs(left[1]).max()
+    assert np.abs(right[1]).max() > 1.3 * np.abs(right[0]).max()
+    page.photograph("soundscape")
+    assert page.page.evaluate("() => window.prompts") == 1
+    entry = page.run(server)
+    files = [np.asarray(sound).T for sound, _ in server.sounds(entry)[TRACKS]]
+    (whole,) = (np.asarray(sound).T for sound, _ in server.sounds(entry)[WHOLE])
+    for heard, file in ((left, files[0]), (right, files[1]), (mix, whole)):
+        np.testing.assert_allclose(heard, file, atol=2**-15)
+    gain = page.page.get_by_label("Gain of rooster in decibels")
+    gain.fill("-6")
+    gain.blur()
+    np.testing.assert_allclose(stereo("rooster"), left * 10 ** (-6 / 20), atol=2**-14)
+    assert page.page.evaluate("() => window.prompts") == 2
+    page.page.evaluate(WIDTH, 0)
+    page.hear("rooster")
+    wait_until(page.page, IN_THE_MIDDLE)
+    assert page.page.evaluate("() => window.prompts") == 3
 
 
 def test_a_gain_is_in_what_a_run_saves(page: Page, server: Any):

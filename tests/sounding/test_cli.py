@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyloudnorm
 import pytest
 import soundfile
 import typer
@@ -141,6 +142,31 @@ def test_masks_are_named_if_asked(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert report["sentences"] == ["a dog far away", "a cat far away"]
     assert report["sureness"] == [0.8, 0.3]
     assert "not sure what mask 2, taken for 'a cat far away', shows" in result.stderr
+
+
+def test_placed_tracks_and_their_mix_are_stereo(folder: Path) -> None:
+    masks = ("--mask", str(folder / "left.png"), "--mask", str(folder / "right.png"))
+    out = ("--out", str(folder / "scene.wav"), "--json")
+    result = sounding(folder, *masks, "--place", "--loudness", "-30", *out)
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)["places"]
+    assert first["pan"] == pytest.approx(-second["pan"])
+    assert first["pan"] < 0
+    files = {name: soundfile.read(folder / f"{name}.wav")[0] for name in ("scene", "scene_1", "scene_2")}
+    assert {sound.shape for sound in files.values()} == {(8000, 2)}
+    left, right = (np.sqrt((files[name] ** 2).mean(axis=0)) for name in ("scene_1", "scene_2"))
+    for found, place in ((left, first), (right, second)):
+        assert 4 / np.pi * np.arctan2(found[1], found[0]) - 1 == pytest.approx(place["pan"], abs=0.01)
+    meter = pyloudnorm.Meter(16_000)
+    assert meter.integrated_loudness(files["scene"]) == pytest.approx(-30, abs=0.1)
+
+
+def test_a_depth_map_says_how_far(folder: Path) -> None:
+    Image.fromarray(np.full((10, 10), 51, np.uint8)).save(folder / "depth.png")
+    out = ("--out", str(folder / "far.wav"), "--json")
+    result = sounding(folder, "--mask", str(folder / "left.png"), "--place", "--depth", str(folder / "depth.png"), *out)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["places"][0]["distance"] == pytest.approx(5, abs=0.02)
 
 
 @pytest.mark.parametrize("seed", ["0", str(2**64 - 1)])

@@ -116,7 +116,7 @@ export class Preview {
       .then(async (outputs) => {
         if (!outputs) return widget.say("Stopped");
         const files = Object.fromEntries(Object.entries(PREVIEWS).map(([kind, id]) => [kind, outputs[id]?.audio]));
-        if (!files.tracks?.length) throw new Error("The sounds were made but not found; press play again.");
+        if (!(files.tracks ?? files.gained)?.length) throw new Error("The sounds were made but not found; press play again.");
         const set = this.#cache.put(graph, files);
         this.#jobs.delete(key);
         widget.say(`Made: ${objects.map((each) => each.name).join(", ")}`);

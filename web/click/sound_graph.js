@@ -6,7 +6,8 @@ import { clicked, readState, writeState } from "./state.js";
 const OWN = "sounding_preview_"; // how ids of the nodes that are added begin
 const SECONDS = 5; // of a sound when nothing in the graph makes one, as Sound This Object's own default
 const [IMAGE, MASKS, NAMES, GAINS] = [0, 1, 2, 3]; // outputs of the click node
-const MIXER = "SoundingMixTracks";
+const MIXERS = ["SoundingMixTracks", "SoundingSoundscape"];
+const PLACER = "SoundingSoundscape"; // the one of them whose tracks are more than the sounds with their gains
 const [TRACKS, MIX] = [0, 1]; // its outputs
 export const PREVIEWS = { tracks: `${OWN}tracks`, gained: `${OWN}gained`, mix: `${OWN}mix` };
 
@@ -24,8 +25,7 @@ export async function soundGraph({ node, reference, editor }, only = null) {
     prompt[own] = { ...prompt[own], inputs: { ...prompt[own].inputs, state } };
   }
   const source = soundSource(prompt, own) ?? addSource(prompt, own);
-  const saved = mixerOf(prompt, source);
-  const links = { tracks: source, ...(saved && { gained: [saved, TRACKS], mix: [saved, MIX] }) };
+  const links = soundLinks(prompt, source);
   for (const [what, link] of Object.entries(links)) {
     prompt[PREVIEWS[what]] = { class_type: "PreviewAudio", inputs: { audio: link } };
   }
@@ -39,8 +39,7 @@ export function soundsIn(prompt, outputs, node, stamp) {
   const own = ownIn(prompt, node);
   const source = own && soundSource(prompt, own);
   if (!source) return null;
-  const mixer = mixerOf(prompt, source);
-  const wanted = { tracks: source, gained: [mixer, TRACKS], mix: [mixer, MIX] };
+  const wanted = soundLinks(prompt, source);
   const files = {};
   for (const [id, output] of Object.entries(outputs)) {
     const link = prompt[id]?.inputs?.audio;
@@ -58,7 +57,10 @@ function soundsOf(prompt, own, source, stamp) {
   const first = state.objects.findIndex((each) => each.on);
   const sounds = (each, i) => each.on && (clicked(each) || (fed && i === first));
   const objects = state.objects.map((each, place) => ({ ...each, place })).filter((each) => sounds(each, each.place));
-  const upstream = [...above(prompt, source[0])].sort();
+  const mixer = mixerOf(prompt, source);
+  const placed = places(prompt, mixer);
+  if (placed) prompt = withoutGains(prompt, mixer); // as for other mixers, the player applies them
+  const upstream = [...above(prompt, placed ? mixer : source[0])].sort();
   const used = (slot) => upstream.some((id) => linksOf(prompt[id]).some((link) => isSame(link, [own, slot])));
   const [names, gains] = [used(NAMES), used(GAINS)];
   const kept = (object) => {
@@ -119,7 +121,7 @@ function soundSource(prompt, own) {
   while (level.length) {
     for (const id of level) {
       const slot = outputsOf(prompt[id].class_type).indexOf("AUDIO");
-      if (slot >= 0) return [id, slot];
+      if (slot >= 0 && !MIXERS.includes(prompt[id].class_type)) return [id, slot];
       seen.add(id);
     }
     const before = new Set(level);
@@ -138,7 +140,22 @@ function addSource(prompt, own) {
 }
 
 const mixerOf = (prompt, source) =>
-  consumers(prompt, (link) => isSame(link, source)).find((id) => prompt[id].class_type === MIXER);
+  consumers(prompt, (link) => isSame(link, source)).find((id) => MIXERS.includes(prompt[id].class_type));
+
+// Whether a mixer makes tracks that cannot be had from the sounds and their gains alone.
+const places = (prompt, mixer) => prompt[mixer]?.class_type === PLACER;
+
+function withoutGains(prompt, mixer) {
+  const { gains, ...inputs } = prompt[mixer].inputs;
+  return { ...prompt, [mixer]: { ...prompt[mixer], inputs } };
+}
+
+// Where the sounds come from: those without gains, unless they are placed; those with gains, and the mix.
+function soundLinks(prompt, source) {
+  const mixer = mixerOf(prompt, source);
+  const links = places(prompt, mixer) ? {} : { tracks: source };
+  return mixer ? { ...links, gained: [mixer, TRACKS], mix: [mixer, MIX] } : links;
+}
 
 function outputsOf(type) {
   const data = LiteGraph.registered_node_types[type]?.nodeData;

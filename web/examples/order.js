@@ -3,6 +3,7 @@ const ORDER = [
   "click_and_hear",
   "one_object",
   "two_objects_tracks_and_mix",
+  "soundscape",
   "points_to_mask",
   "brush_mask",
   "text_grounded",

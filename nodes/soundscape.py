@@ -1,0 +1,145 @@
+"""Several sounds to a stereo scene: each placed where its object is seen, with its gain, offset and fades."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sounding.audio.loudness import under_ceiling
+from ..sounding.audio.placing import Place, Room, place_tracks, places_of
+from ..sounding.audio.tracks import LOUDNESS_RANGE, MAX_OFFSET, Track, arrange_tracks, mix_tracks
+from .host.conversions import checked_image, checked_mask
+from .host.schemas import schema, text_input
+from .tracks import SOUNDS, joined, read_gains, read_numbers, read_tracks, written
+
+SECONDS = (0.0, MAX_OFFSET)
+
+
+class SoundingSoundscape(io.ComfyNode):
+    """Tracks left or right, near or far, by their objects' masks, and their mix."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the host shows it."""
+        gains = io.String.Input(
+            "gains",
+            default="",
+            optional=True,
+            tooltip="dB per track: connect the click node's gains, or write 0, -6, ... One number is for all tracks; "
+            "none leaves them as they are.",
+        )
+        return schema(
+            node_id="SoundingSoundscape",
+            display_name="Sounding Soundscape",
+            description="Places each sound where its object is seen: left or right by its mask's centre, near or far "
+            "by its mask's size and height, or by a depth map. Gives stereo tracks and their mix, and plays them.",
+            search_aliases=["pan", "stereo", "spatial", "scene", "mixer", "distance", "depth", "tracks"],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                io.Audio.Input(
+                    "audio", tooltip="One sound per object, at any sample rate, mono or stereo; a list is joined."
+                ),
+                io.Mask.Input(
+                    "mask", tooltip="One mask per sound, in the same order. An empty mask is an absent object: silence."
+                ),
+                io.Image.Input(
+                    "depth",
+                    optional=True,
+                    tooltip="A depth map of the image, near is white. It decides on distances in place of the masks.",
+                ),
+                io.MultiType.Input(gains, types=[io.Float, io.Int]),
+                _amount("width", 1.0, "1 puts the image's edges into one channel, 0 leaves all in the middle."),
+                _amount("distance", 0.5, "How much quieter and duller what is far is: 0 not at all, 1 as in the open."),
+                io.Boolean.Input(
+                    "delay",
+                    default=False,
+                    optional=True,
+                    tooltip="The far ear hears each sound up to 0.66 ms later: for headphones.",
+                ),
+                _amount("reflections", 0.0, "Early reflections of a room; far objects have relatively more of them."),
+                text_input("offsets", "Seconds after which each track begins: 0, 1.5, ... One number is for all."),
+                text_input("mute", "Numbers of tracks that are silent: 2, 3"),
+                text_input("solo", "Numbers of the only tracks that sound: 1"),
+                _seconds("fade_in", "Seconds over which each track fades in."),
+                _seconds("fade_out", "Seconds over which each track fades out."),
+                io.Float.Input(
+                    "loudness",
+                    default=0.0,
+                    min=LOUDNESS_RANGE[0],
+                    max=0.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="LUFS that the mix is brought to, -60 to -5 and as far as -1 dBTP allows; -23 is EBU R "
+                    "128's. 0 leaves it as it is.",
+                ),
+            ],
+            outputs=[
+                io.Audio.Output(
+                    display_name="tracks",
+                    tooltip="Each sound at its place, in stereo, as a batch: Save Audio writes one file per track.",
+                ),
+                io.Audio.Output(display_name="mix", tooltip="All tracks together, at most -1 dBTP: it cannot clip."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        audio: list[Any],
+        mask: list[Any],
+        depth: list[Any] | None = None,
+        gains: list[Any] | None = None,
+        offsets: list[Any] | None = None,
+        mute: list[Any] | None = None,
+        solo: list[Any] | None = None,
+        fade_in: list[Any] | None = None,
+        fade_out: list[Any] | None = None,
+        loudness: list[float] | None = None,
+        **room: list[Any],
+    ) -> io.NodeOutput:
+        """Find the places, arrange the tracks and sum them."""
+        waveform, rate = joined(audio)  # [B, channels, samples]
+        count = len(waveform)
+        times = {"offsets": offsets, "fade_in": fade_in, "fade_out": fade_out}
+        columns = [
+            read_gains(gains or [], count),
+            *(read_numbers(name, given or [], count, SECONDS, "seconds", "0, 1.5") for name, given in times.items()),
+            read_tracks("mute", mute or [], count),
+            read_tracks("solo", solo or [], count),
+        ]
+        heard = Room(**{name: values[0] for name, values in room.items()})
+        placed = place_tracks(waveform, rate, _places(mask, depth or []), heard)
+        arranged = arrange_tracks(placed, rate, [Track(*each) for each in zip(*columns, strict=True)])
+        tracks = under_ceiling(arranged, rate)
+        mix = mix_tracks(arranged, rate, loudness=(loudness or [0.0])[0] or None)[None]
+        return io.NodeOutput(
+            {"waveform": tracks, "sample_rate": rate},
+            {"waveform": mix, "sample_rate": rate},
+            ui={SOUNDS: [written(sound, rate) for sound in (*mix, *tracks)]},
+        )
+
+
+def _places(masks: list[Any], depth: list[Any]) -> list[Place | None]:
+    """Of all masks of a list of MASK; with a depth map, by that.
+
+    Raises:
+        ValueError: no masks, or several depth maps.
+    """
+    maps: list[Tensor] = [one for each in depth for one in checked_image(each).mean(dim=-1).clamp(0, 1)]
+    if len(maps) > 1:
+        raise ValueError(f"depth has {len(maps)} images, but one is expected: the map of the image with the masks.")
+    nearness = maps[0] if maps else None
+    return [place for each in masks for place in places_of(checked_mask(each), nearness)]
+
+
+def _amount(name: str, default: float, tooltip: str) -> io.Float.Input:
+    """A widget from 0 to 1."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.05, optional=True, tooltip=tooltip)
+
+
+def _seconds(name: str, tooltip: str) -> io.Float.Input:
+    """Seconds of a fade of all tracks."""
+    return io.Float.Input(name, default=0.0, min=0.0, max=MAX_OFFSET, step=0.05, optional=True, tooltip=tooltip)
