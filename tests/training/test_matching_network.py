@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.matching.calibration import calibrate, fit
 from training.matching.checkpoint import CONFIG, MatchingCheckpointError, read_matching, write_matching
 from training.matching.encoders import MelPatches, open_audio
 from training.matching.network import MatchingConfig, MatchingNetwork, TokenConfig, rotary_angles, rotate
-from training.matching.score import clip_probability
+from training.matching.score import calibrated, clip_probability
 from training.matching.tokens import frames_at, window
 from training.tasks.matching import align_loss, elsewhere, matching_loss
 
@@ -158,6 +159,40 @@ def test_scores_begin_with_the_similarity() -> None:
     assert torch.allclose(made, math.exp(2.3) * (wanted - 0.3), atol=1e-4)
     same = torch.ones(1, 4, 2, 16), torch.ones(1, 6, 1, 16)
     assert float(alike.match(*same).detach().sigmoid()) > 0.99
+
+
+def test_calibration_is_the_logistic_regression_of_logits() -> None:
+    """Logits that are three times too large and two too low; the mean loss at what is found is the least around."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=4000) * 2
+    match = rng.random(4000) < 1 / (1 + np.exp(-true))
+    given = 1 / (1 + np.exp(-(3 * true - 2)))
+    slope, shift = fit(given[match], given[~match])
+    assert slope == pytest.approx(1 / 3, rel=0.1)
+    assert shift == pytest.approx(2 / 3, abs=0.1)
+    with pytest.raises(ValueError, match="no likelier"):
+        fit(given[~match], given[match])
+    apart = fit(np.full(50, 0.99), np.full(50, 0.01))
+    assert 1 / (1 + math.exp(-apart[0] * math.log(99) - apart[1])) == pytest.approx(51 / 52, abs=1e-3)
+
+
+def test_calibrated_scores_keep_their_order(network: MatchingNetwork) -> None:
+    """And a pair that is as likely among matches as among mismatches has the threshold."""
+    visual, audio = pair()
+    before = clip_probability(network, visual, audio)
+    other = MatchingNetwork(CONFIG_TINY).eval()
+    other.load_state_dict(network.state_dict())
+    scores = np.array([0.5, 0.7, 0.4]), np.array([0.3, 0.1, 0.45])
+    slope, shift = fit(*scores)
+    config = calibrate(other, *scores)
+    assert (config.slope, config.shift) == pytest.approx((slope, shift + math.log(0.6 / 0.4)))
+    made = clip_probability(other, visual, audio)
+    assert torch.allclose(made, (config.slope * torch.logit(before) + config.shift).sigmoid(), atol=1e-5)
+    assert made.argsort().tolist() == before.argsort().tolist()
+    assert float(calibrated(torch.tensor([-shift / slope]).sigmoid(), config)) == pytest.approx(config.threshold)
+    again = calibrate(other, *scores)
+    assert again.slope == pytest.approx(slope**2)
+    assert again.shift == pytest.approx(slope * config.shift + shift + math.log(0.6 / 0.4))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from training.engine.loader import collate
 from training.evaluate.intervals import draw_weights
 from training.evaluate.matching import Scores, area, in_circle, measure, score_pairs, thresholds
 from training.initialization import initialize
+from training.matching.calibration import fit
 from training.matching.checkpoint import read_matching
 from training.matching.encoders import MelPatches
-from training.matching.network import TokenConfig
+from training.matching.network import MatchingNetwork, TokenConfig
 from training.matching.score import Matcher, clip_probability
 from training.matching.tokens import ShardClips, TokenSource, open_tokens
 from training.recipe import RECIPES, Recipe, read_recipe
@@ -286,3 +288,22 @@ def test_the_command_writes_a_report(trained: Path, tokens: Path, tmp_path: Path
     assert report["published"] == {"matched": 0.91, "mismatched": 0.85}
     assert (tmp_path / "scores.png").stat().st_size > 5000
     assert "| threshold |" in (tmp_path / "table.md").read_text()
+
+
+def test_the_command_calibrates(trained: Path, tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores are made up, since a network that was trained for a few steps tells nothing."""
+    asked = []
+
+    def score(network: MatchingNetwork, *_: object, **__: object) -> Scores:
+        asked.append(network.config)
+        return made_up()
+
+    monkeypatch.setattr("training.evaluate.matching.score_pairs", score)
+    arguments = ["evaluate", "matching", "--model", str(trained), "--shards", str(tokens), "--out", str(tmp_path)]
+    shown = CliRunner().invoke(app, [*arguments, "--resamples", "0", "--calibrated", str(tmp_path / "new.safetensors")])
+    assert shown.exit_code == 0, shown.output
+    made = read_matching(tmp_path / "new.safetensors").config
+    slope, shift = fit(made_up().matched, made_up().mismatched)
+    assert (made.slope, made.shift) == pytest.approx((slope, shift + math.log(0.6 / 0.4)))
+    assert asked == [read_matching(trained).config, made]  # measured as it is written
+    assert json.loads((tmp_path / "report.json").read_text())["model"] == "new.safetensors"

@@ -89,15 +89,24 @@ def matching(
     clips: Annotated[int, typer.Option(min=0, help="Take the first so many; 0 takes all.")] = 0,
     resamples: Annotated[int, typer.Option(min=0, max=10_000, help="For the 95 % intervals.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of who gets whose sound.")] = 0,
+    calibrated: Annotated[
+        Path | None,
+        typer.Option(help="Calibrate the network on these clips, write it to this file, and measure what it became."),
+    ] = None,
 ) -> None:
     """Accuracy of audio-visual matching on matched and mismatched clips, its ROC, scores and thresholds."""
     with plain_errors("training"):
-        from ..matching.checkpoint import read_matching
+        from ..matching.calibration import calibrate
+        from ..matching.checkpoint import read_matching, write_matching
         from .matching import measure, score_pairs, table, write_report
 
         network = read_matching(model)
         scores = score_pairs(network, shards, seed=seed, clips=clips)
+        if calibrated:
+            calibrate(network, scores.matched, scores.mismatched)
+            write_matching(calibrated, network)
+            scores = score_pairs(network, shards, seed=seed, clips=clips)
         at = network.config.threshold if threshold is None else threshold
         report = measure(scores, threshold=at, resamples=resamples, seed=seed)
-        write_report({"model": model.name, "seed": seed, **report}, out)
+        write_report({"model": (calibrated or model).name, "seed": seed, **report}, out)
         typer.echo(table(report))

@@ -62,7 +62,9 @@ class MatchingConfig(Checked):
         similarity: the score begins with the similarity of the tokens; the paper's does not.
         reach: seconds from the sound to the frames that it is compared with.
         softness: temperature of the maximum over their tokens.
-        threshold: probability from which on a clip counts as matching.
+        slope, shift: the score of a clip is the sigmoid of slope * x + shift, with x the logit of its probability;
+            `calibration` finds them.
+        threshold: score from which on a clip counts as matching.
     """
 
     visual: TokenConfig
@@ -79,6 +81,8 @@ class MatchingConfig(Checked):
     similarity: bool = False
     reach: Annotated[float, Range(0, 600)] = 0.6
     softness: Annotated[float, Range(1e-4, 100)] = 0.1
+    slope: Annotated[float, Range(1e-3, 1e3)] = 1.0
+    shift: Annotated[float, Range(-1e3, 1e3)] = 0.0
     threshold: Annotated[float, Range(0, 1)] = 0.6
 
     def __post_init__(self) -> None:

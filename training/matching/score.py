@@ -75,7 +75,8 @@ class Matcher:
 
 @torch.inference_mode()
 def clip_probability(network: MatchingNetwork, visual: Tensor, audio: Tensor) -> Tensor:
-    """Probabilities [B] of clips' tokens [B, F, K, W] and [B, A, M, V]: the mean over windows as long as in training.
+    """Scores [B] of clips' tokens [B, F, K, W] and [B, A, M, V]: the mean probability of windows as long as in
+    training, calibrated.
 
     The windows are the fewest that cover the clip, evenly spread; a clip shorter than one is scored as it is.
     """
@@ -84,7 +85,7 @@ def clip_probability(network: MatchingNetwork, visual: Tensor, audio: Tensor) ->
     seconds, length = config.seconds, min(lengths)
     count = math.ceil((length - 1 / config.visual.rate) / seconds)  # less than a frame more needs no further window
     if count <= 1 and length <= seconds:
-        return network(visual.to(device), audio.to(device)).float().sigmoid().cpu()
+        return calibrated(network(visual.to(device), audio.to(device)).float().sigmoid().cpu(), config)
     found = []
     for number in range(max(1, count)):
         start = (length - seconds) * (number / (count - 1) if count > 1 else 0.5)
@@ -93,4 +94,11 @@ def clip_probability(network: MatchingNetwork, visual: Tensor, audio: Tensor) ->
             for rows, tokens in ((visual, config.visual), (audio, config.audio))
         ]
         found.append(network(pieces[0].float().to(device), pieces[1].float().to(device)).float().sigmoid())
-    return torch.stack(found).mean(dim=0).cpu()
+    return calibrated(torch.stack(found).mean(dim=0).cpu(), config)
+
+
+def calibrated(probability: Tensor, config: MatchingConfig) -> Tensor:
+    """Probabilities as the network's configuration wants them."""
+    if (config.slope, config.shift) == (1.0, 0.0):
+        return probability
+    return (config.slope * torch.logit(probability, eps=1e-6) + config.shift).sigmoid()

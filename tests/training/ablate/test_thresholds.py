@@ -67,7 +67,7 @@ def test_clips_are_scored_with_the_sounds_that_they_have(made: tuple[Collection,
 
 
 def test_generators_learn_what_is_heard_from_what_is_seen(made: tuple[Collection, FakeMatcher]) -> None:
-    """Of a clip's middle: its own frames, with the sound, the captions and the labels of the clip that is heard."""
+    """A clip's own middle frame, with the sound, the captions and the labels of the clip that is heard."""
     collection, _ = made
     clips = Shards(collection.out / "clips", (*DESCRIBED, "waveform", "images"))
     cut = Shards(collection.out / "cut", (*DESCRIBED, "waveform", "images"))
@@ -80,10 +80,7 @@ def test_generators_learn_what_is_heard_from_what_is_seen(made: tuple[Collection
     assert row["seconds"] == pytest.approx(samples / 16_000)
     start = (len(other["waveform"]) - samples) // 2
     assert torch.allclose(row["waveform"], other["waveform"][start : start + samples], atol=1e-4)
-    times = (np.arange(20) + 0.5) / 4  # s
-    inside = np.flatnonzero((times >= start / 16_000) & (times < (start + samples) / 16_000))
-    assert len(inside)
-    assert (row["images"].float() - seen["images"][inside].float()).abs().mean() < 4  # JPEG once more
+    assert (row["images"].float() - seen["images"][10:11].float()).abs().mean() < 4  # JPEG once more
 
 
 def test_thresholds_keep_what_scores_say(made: tuple[Collection, FakeMatcher]) -> None:

@@ -51,7 +51,9 @@ class Kept:
 
 
 class CollectedClips(Source):
-    """Clips, each with the sound, the captions and the labels of clip `heard[i]`: the middle `seconds` of both."""
+    """Clips, each with the sound, the captions and the labels of clip `heard[i]`: their middle frames, and the
+    `seconds` of sound around them.
+    """
 
     def __init__(self, clips: Path, heard: Sequence[int], seconds: float):
         self.clips = Shards(clips, (*DESCRIBED, "waveform", "images"))
@@ -72,16 +74,12 @@ class CollectedClips(Source):
     def make(self, position: int) -> Sample:
         """See Source."""
         seen, heard = self.clips[position], self.clips[self.heard[position]]
-        waveform, frames = heard["waveform"].numpy(), len(seen["images"])
+        waveform, images = heard["waveform"].numpy(), seen["images"].numpy()
         samples = round(self.seconds * SAMPLE_RATE)
         start = max(0, (len(waveform) - samples) // 2)
-        times = (np.arange(frames) + 0.5) / frames * len(waveform)
-        shown = np.flatnonzero((times >= start) & (times < start + samples))
-        if not len(shown):
-            shown = np.array([frames // 2])
         sound = waveform[start : start + samples]
         described = known_of(heard) | {"id": seen["id"], "seconds": len(sound) / SAMPLE_RATE}
-        return Sample(**described, waveform=sound, images=tuple(seen["images"].numpy()[shown]))
+        return Sample(**described, waveform=sound, images=(images[len(images) // 2],))
 
 
 class KeptClips(Source):
