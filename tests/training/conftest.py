@@ -1,8 +1,10 @@
-"""A small data set of stamps (three shapes, each with a tone of its own), and features of scenes of them."""
+"""A small data set of stamps (three shapes, each with a tone of its own), features of scenes of them, a Ray cluster."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +99,29 @@ def features(stamps_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytes
     model = sounding.load(tiny_checkpoint, device="cpu")
     make_shards(FeatureSource(out / "scenes", model), out / "features", shard_size=4)
     return out / "features"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Ray cluster, in processes of its own, with two CPUs and a GPU, which is declared and not there."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):  # a dozen interpreters would each compile all
+            patch.delenv("PYTHONDONTWRITEBYTECODE")
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+        patch.setenv("RAY_worker_niceness", "0")  # else whatever else runs here goes first
+        nodes = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 2,
+                "num_gpus": 1,
+                "object_store_memory": 80 * 2**20,
+                "include_dashboard": False,
+                "dashboard_port": None,
+            },
+        )
+        yield nodes.address
+        nodes.shutdown()

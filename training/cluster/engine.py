@@ -110,8 +110,8 @@ class LocalEngine:
 class Actor:
     """A stage as an actor of Ray Data: tables in, tables out."""
 
-    def __init__(self, stage: Stage, schema: pyarrow.Schema, cpus: float):
-        limit_process(stage, cpus)
+    def __init__(self, stage: Stage, schema: pyarrow.Schema, cpus: float, folder: str):
+        limit_process(stage, cpus, folder)
         self.stage, self.schema = stage, schema
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
@@ -226,7 +226,7 @@ class RayEngine:
             asked = stage.resources
             data = data.map_batches(
                 Actor,
-                fn_constructor_args=(stage, schema, cpus),
+                fn_constructor_args=(stage, schema, cpus, os.getcwd()),
                 batch_size=asked.batch,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=asked.workers),
@@ -268,6 +268,12 @@ def watched(ray: Any, stream: Callable[[], None]) -> None:
         cause = stop_run_in(error)
         if cause is not None:
             raise cause from None
+        unable = next((each for each in causes(error) if getattr(each, "actor_init_failed", False)), None)
+        if unable is not None:  # as it would be each time
+            raise StopRun(
+                f"A worker cannot start ({str(unable).strip().splitlines()[-1][:300]}); install the same version of "
+                "this package on all machines."
+            ) from error
         if is_loss(ray, error):
             raise Lost(f"Workers of the Ray cluster are gone ({str(error).strip().splitlines()[0][:200]}).") from error
         raise

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from .stage import Stage, StopRun
 
 _stage: Stage | None = None  # that this process works for; none in processes that no engine has limited
 
 
-def limit_process(stage: Stage, cpus: float) -> None:
-    """Keep this process to what a stage declares. Called before the stage loads anything.
+def limit_process(stage: Stage, cpus: float, folder: str) -> None:
+    """Keep this process to what a stage declares, in the first process's folder. Called before anything is loaded.
 
     Ray counts CPUs and GPUs, but holds nobody to them: torch would take a thread per core in each of its workers, and
     "auto" the first GPU of the machine, whoever has it.
@@ -19,7 +20,10 @@ def limit_process(stage: Stage, cpus: float) -> None:
     Args:
         stage: of this worker.
         cpus: that the worker was given, which may be fewer than the stage asks for.
+        folder: in which the first process works, so that relative paths mean the same files.
     """
+    with suppress(OSError):  # not on this machine, which is right if all paths are absolute
+        os.chdir(folder)
     global _stage
     _stage = stage
     threads = max(1, int(cpus))

@@ -8,6 +8,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from sounding.audio.mel import MelSpectrogram, normalize
 from sounding.audio.resampling import fit_length
 from sounding.encoders.audio import ClapAudioQuery
 from sounding.encoders.patches import mask_to_grid
-from sounding.model import SoundingModel
+from sounding.model import SoundingModel, load
 
 from .shard_folders import Folders
 from .shard_format import Kind, Sample, Skipped, known_of, reason
@@ -243,6 +244,32 @@ class FeatureSource(Source):
         if bad:
             raise ValueError(f"Its {bad[0]} are not finite as float16.")
         return Sample(**known_of(sample), features=arrays)
+
+
+@dataclass(frozen=True)
+class OpenFeatures:
+    """Opens a `FeatureSource` in any process: folders of raw shards, and the model from its file.
+
+    `seconds` is the length of the sounds, if it is not the checkpoint's own.
+    """
+
+    raw: tuple[str, ...]
+    model: str
+    batch: int = 16
+    threads: int = 2
+    seconds: float | None = None
+
+    def __call__(self, device: str) -> FeatureSource:
+        """The source, its model on a device.
+
+        Raises:
+            ValueError, OSError: the model's file or the raw shards cannot be read.
+        """
+        # Made once and used for long, so in full precision.
+        model = load(self.model, device=device, dtype=torch.float32)
+        if self.seconds is not None:
+            model.config = dataclasses.replace(model.config, train_seconds=self.seconds)
+        return FeatureSource(self.raw, model, batch=self.batch, threads=self.threads)
 
 
 def _ahead(work: Callable[[int], T], numbers: range, threads: int, window: int) -> Iterator[T]:

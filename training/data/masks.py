@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sounding.segment import Prompt, Segmenter
+from sounding.segment import Prompt, Segmenter, load_segmenter
 from sounding.segment.sam3 import Sam3Segmenter
 
 from .shard_folders import Folders
@@ -52,6 +52,22 @@ class MaskedSample(Sample):
     def masked(self) -> bool:
         """See `Sample.masked`."""
         return super().masked or any(name.startswith("mask.") for name in self.copied)
+
+
+@dataclass(frozen=True)
+class OpenMasks:
+    """Opens a `MaskSource` in any process: folders of raw shards, and the segmenter from its file."""
+
+    raw: tuple[str, ...]
+    segmenter: str
+
+    def __call__(self, device: str) -> MaskSource:
+        """The source, its segmenter on a device.
+
+        Raises:
+            ValueError, OSError: the segmenter's file or the raw shards cannot be read.
+        """
+        return MaskSource(self.raw, load_segmenter(self.segmenter, device=device))
 
 
 class MaskSource(Source):

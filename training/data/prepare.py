@@ -6,7 +6,6 @@ in `shards.json` with its reason.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
@@ -17,10 +16,14 @@ import typer
 
 from sounding.cli.terminal import command_group, plain_errors
 
+from ..cluster.options import AddressOption, CpusOption, GpusOption, MostWorkersOption, RayOption, chosen_engine
+
 if TYPE_CHECKING:
+    from ..cluster.settings import EngineSettings, Resources
     from .process_group import ProcessGroup
     from .shard_format import Skipped
-    from .shard_writer import OnProgress
+    from .shard_stage import OpenSource
+    from .shard_writer import Elsewhere, OnProgress
     from .source import Source
 
 app = command_group("Turn videos, images with sounds, or stamps into shards, and shards into features.")
@@ -142,25 +145,22 @@ def features(
         float | None, typer.Option(help="model.train_seconds of the recipe; without it the checkpoint's own.")
     ] = None,
     shard_size: ShardOption = 1000,
+    ray: RayOption = False,
+    address: AddressOption = "",
+    most_workers: MostWorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
 ) -> None:
     """What the frozen encoders and the VAE make of raw shards, so that training need not run them.
 
-    On several GPUs: `accelerate launch --num_processes N -m training prepare features ...`.
+    On several GPUs: `--ray --gpus 1`, or `accelerate launch --num_processes N -m training prepare features ...`.
     """
     with plain_errors("training"):
-        import torch
+        engine = chosen_engine(ray, address, most_workers, cpus, gpus, device)
+        from .features import OpenFeatures
 
-        from sounding.model import load
-
-        from .features import FeatureSource
-        from .process_group import launched
-
-        with launched() as group:
-            # Made once and used for long, so in full precision.
-            loaded = load(model, device=_device(device, group), dtype=torch.float32)
-            if seconds is not None:
-                loaded.config = dataclasses.replace(loaded.config, train_seconds=seconds)
-            _run(FeatureSource(raw, loaded, batch=batch, threads=threads), out, shard_size, 0, group)
+        open_source = OpenFeatures(tuple(raw), model, batch, threads, seconds)
+        _run_on_device(open_source, "features", device, out, shard_size, engine)
 
 
 @app.command()
@@ -172,20 +172,44 @@ def masks(
     ] = "starter",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     shard_size: ShardOption = 1000,
+    ray: RayOption = False,
+    address: AddressOption = "",
+    most_workers: MostWorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
 ) -> None:
     """Raw shards with a segmenter's masks, for `grounding.mask_training`; samples that have masks keep theirs.
 
     SAM 3 is asked for what the captions name, others at a grid of points. On several GPUs: as `features`.
     """
     with plain_errors("training"):
-        from sounding.segment import load_segmenter
+        engine = chosen_engine(ray, address, most_workers, cpus, gpus, device)
+        from .masks import OpenMasks
 
-        from .masks import MaskSource
-        from .process_group import launched
+        _run_on_device(OpenMasks(tuple(shards), sam), "masks", device, out, shard_size, engine)
 
+
+def _run_on_device(
+    open_source: OpenSource,
+    name: str,
+    device: str,
+    out: Path,
+    shard_size: int,
+    engine: tuple[EngineSettings, Resources] | None,
+) -> None:
+    """Make the shards of a source with a model: in the processes of a launcher, or by the workers of an engine."""
+    from .process_group import launched
+
+    if engine is None:
         with launched() as group:
-            segmenter = load_segmenter(sam, device=_device(device, group))
-            _run(MaskSource(shards, segmenter), out, shard_size, 0, group)
+            _run(open_source(_device(device, group)), out, shard_size, 0, group)
+        return
+    from .shard_stage import ByEngine, ShardStage, describe
+
+    source = open_source("cpu")  # this process computes nothing
+    settings, resources = engine
+    stage = ShardStage(name, open_source, device, out, shard_size, describe(source), resources)
+    _run(source, out, shard_size, 0, elsewhere=ByEngine(settings, stage))
 
 
 def _device(asked: str, group: ProcessGroup) -> str:
@@ -199,7 +223,14 @@ def _device(asked: str, group: ProcessGroup) -> str:
     return asked
 
 
-def _run(source: Source, out: Path, shard_size: int, workers: int, group: ProcessGroup | None = None) -> None:
+def _run(
+    source: Source,
+    out: Path,
+    shard_size: int,
+    workers: int,
+    group: ProcessGroup | None = None,
+    elsewhere: Elsewhere | None = None,
+) -> None:
     """Make the shards with a bar, and say what came of it; of a group of processes only the first one speaks."""
     import os
 
@@ -216,6 +247,7 @@ def _run(source: Source, out: Path, shard_size: int, workers: int, group: Proces
                 workers=(os.cpu_count() or 1) if workers == -1 else workers,
                 on_progress=on_progress,
                 group=group,
+                elsewhere=elsewhere,
             )
     except KeyboardInterrupt:
         typer.echo(f"Stopped; finished shards are in {out}, and the same command goes on.", err=True)

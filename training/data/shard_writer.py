@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 PLAN = "unfinished.json"  # the settings of a folder that has no index yet
 LOOK = 2.0  # seconds between looks at what other processes have finished
 OnProgress = Callable[[int, int], None]  # samples done with (skipped ones too), samples skipped
+# Writes the shards of these numbers somewhere else, each with its record, and calls back now and then.
+Elsewhere = Callable[[list[int], Callable[[], None]], None]
 
 
 def make_shards(
@@ -46,6 +48,7 @@ def make_shards(
     workers: int = 0,
     on_progress: OnProgress | None = None,
     group: ProcessGroup = ALONE,
+    elsewhere: Elsewhere | None = None,
 ) -> ShardIndex:
     """Make the shards of `source` in `out`, or those that are not there yet.
 
@@ -57,6 +60,7 @@ def make_shards(
         on_progress: `on_progress(done, skipped)`, a few times per second; only the first process of a group calls it.
         group: processes that call this together: process `r` of `n` makes the shards whose number is `r` modulo `n`,
             and the first one keeps the folder and writes the index.
+        elsewhere: writes the shards in place of this process and its workers, such as `shard_stage.ByEngine`.
 
     Raises:
         ValueError: bad numbers, a folder of other settings, or a source none of whose samples could be made.
@@ -78,7 +82,7 @@ def make_shards(
         with only_one(out):
             index = _finished(source, out, settings)
             if index is None:
-                return _make(source, out, settings, shard_size, workers, on_progress, group)
+                return _make(source, out, settings, shard_size, workers, on_progress, group, elsewhere)
     group.share([])
     group.wait()
     group.wait()
@@ -93,6 +97,7 @@ def _make(
     workers: int,
     on_progress: OnProgress | None,
     group: ProcessGroup,
+    elsewhere: Elsewhere | None,
 ) -> ShardIndex:
     """What the first process does in an unfinished folder that it has locked."""
     if is_file(out / PLAN):
@@ -105,7 +110,7 @@ def _make(
     finished = [record for record in (read_record(out, number) for number in numbers) if record is not None]
     there = {record.shard.name for record in finished}
     todo = [number for number in numbers if shard_name(number) not in there]
-    others = _Others(out, [number for number in todo if number % group.size != group.rank])
+    others = _Others(out, [number for number in todo if elsewhere or number % group.size != group.rank])
 
     def report(samples: int, skipped: int) -> None:
         if on_progress is not None:
@@ -114,7 +119,12 @@ def _make(
 
     report(0, 0)
     try:
-        _write_share(source, out, shard_size, workers, group.share(todo), group, report)
+        if elsewhere is None:
+            _write_share(source, out, shard_size, workers, group.share(todo), group, report)
+        elif todo:
+            elsewhere(todo, lambda: report(0, 0))
+            others.counts(now=True)
+            report(0, 0)
         group.wait()
     finally:
         _remove_leftovers(out)
@@ -129,9 +139,9 @@ class _Others:
     def __init__(self, out: Location, todo: list[int]):
         self._out, self._todo, self._counts, self._next = out, todo, list[tuple[int, int]](), 0.0
 
-    def counts(self) -> list[tuple[int, int]]:
-        """Samples done and skipped, per shard; the folder is looked at every few seconds."""
-        if self._todo and time.monotonic() > self._next:
+    def counts(self, now: bool = False) -> list[tuple[int, int]]:
+        """Samples done and skipped, per shard; the folder is looked at every few seconds, or now."""
+        if self._todo and (now or time.monotonic() > self._next):
             records = [(number, read_record(self._out, number)) for number in self._todo]
             self._counts += [record.counts for _, record in records if record is not None]
             self._todo = [number for number, record in records if record is None]

@@ -9,6 +9,8 @@ import typer
 
 from sounding.cli.terminal import plain_errors, progress
 
+from ...cluster.options import AddressOption, CpusOption, GpusOption, MostWorkersOption, RayOption, chosen_engine
+
 
 def baselines(
     items: Annotated[
@@ -40,6 +42,11 @@ def baselines(
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items, the first ones.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    ray: RayOption = False,
+    address: AddressOption = "",
+    most_workers: MostWorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
 ) -> None:
     """Sounds of the paper's baselines and of ours for a folder of items; a run that was stopped is continued."""
     with plain_errors("training"):
@@ -52,6 +59,7 @@ def baselines(
         if items is None or out is None:
             raise ValueError("--items and --out are expected, a folder of items and one for sounds (or --list).")
         systems = chosen(list(system or ()), weights)
+        engine = chosen_engine(ray, address, most_workers, cpus, gpus, device)
         from sounding.utils.devices import device_of
 
         from ..items import read_items, read_seconds
@@ -66,6 +74,15 @@ def baselines(
             check_settings(out / name, description)
         for name, description in described.items():
             write_settings(out / name, description)  # whether that can be written should be known now
+        if engine is not None:
+            from .stage import SoundStage, generate_by
+
+            stage = SoundStage(items, weights, settings, device, out, engine[1])
+            with progress("sounds", quiet) as on_step:
+                lost = generate_by(engine[0], stage, [each.name for each in systems], read, on_step)
+            for name, failed in lost.items():
+                typer.echo(f"{out / name}: {len(read) - len(failed)} of {len(read)} items")
+            return
         loaded = Loaded(weights, settings, device_of(device), out)
         built = {each.name: each.build(loaded, settings) for each in systems}
         for name, baseline in built.items():

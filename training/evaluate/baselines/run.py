@@ -17,6 +17,7 @@ from sounding.audio.files import write_audio
 from sounding.utils.files import FullDiskError, is_full, write_atomic
 from sounding.utils.messages import printable
 
+from ...cluster.process import failure_of_device
 from ...data.shard_format import read_json
 from ..items import Item
 from .baseline import Baseline, Settings
@@ -80,25 +81,54 @@ def generate(baseline: Baseline, items: list[Item], folder: Path, on_step: OnSte
 
     Raises:
         FullDiskError: no room.
+        StopRun: the device fails, as it will for every item.
     """
     failed: dict[str, str] = {}
     for number, item in enumerate(items):
-        path = folder / f"{item.name}.wav"
-        if not path.is_file():
-            try:
-                sound = baseline.generate(item)
-                if not sound.isfinite().all():
-                    raise ValueError("The sound has values that are not finite.")
-                write_audio(path, sound, baseline.rate)
-            except (ValueError, RuntimeError, OSError) as error:
-                if isinstance(error, FullDiskError) or is_full(error):
-                    raise
-                failed[item.name] = printable(" ".join(str(error).split()), 400)
-                log.warning("%s has no sound: %s", printable(item.name), failed[item.name])
+        why = sound_item(baseline, item, folder)
+        if why:
+            failed[item.name] = why
         if on_step:
             on_step(number + 1, len(items))
+    write_failed(folder, failed)
+    return failed
+
+
+def sound_item(baseline: Baseline, item: Item, folder: Path) -> str:
+    """Sound an item that has no sound in `folder` yet; why it has none now, or "".
+
+    Raises:
+        FullDiskError: no room.
+        StopRun: the device fails, as it will for every item.
+    """
+    path = sound_of(folder, item.name)
+    if path.is_file():
+        return ""
+    try:
+        sound = baseline.generate(item)
+        if not sound.isfinite().all():
+            raise ValueError("The sound has values that are not finite.")
+        write_audio(path, sound, baseline.rate)
+    except (ValueError, RuntimeError, OSError) as error:
+        failure = failure_of_device(error, folder.name, "--seconds")
+        if failure is not None:
+            raise failure from error
+        if isinstance(error, FullDiskError) or is_full(error):
+            raise
+        why = printable(" ".join(str(error).split()), 400)
+        log.warning("%s has no sound: %s", printable(item.name), why)
+        return why
+    return ""
+
+
+def sound_of(folder: Path, name: str) -> Path:
+    """The file of an item's sound."""
+    return folder / f"{name}.wav"
+
+
+def write_failed(folder: Path, failed: dict[str, str]) -> None:
+    """Keep which items have no sound, and why, until all have one."""
     if failed:
         write_atomic(folder / FAILED, json.dumps(failed, indent=1).encode())
     else:
         (folder / FAILED).unlink(missing_ok=True)
-    return failed

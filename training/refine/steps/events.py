@@ -53,11 +53,12 @@ class EventStep(Step):
 
     def open(self) -> None:
         """See Step."""
+        device = device_for(self.chosen.device)
         self.tagger = open_features(Path(self.chosen.model))
         if not self.tagger.classes:
             raise StopRun(f"{self.chosen.model} has no classes, but a tagger of sound events has; name another file.")
         if isinstance(self.tagger, Tagger):
-            self.tagger.network.to(device_for(self.chosen.device))
+            self.tagger.network.to(device)
 
     def measure(self, rows: Sequence[Row]) -> list[Row]:
         """See Step."""

@@ -1,0 +1,53 @@
+"""Stages that say where they run, or fail."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ray import cloudpickle
+
+from training.cluster.rows import Column, Row
+from training.cluster.settings import Resources
+
+COLUMNS = {"id": Column("text", ""), "said": Column("texts", "by each probe that a row came through")}
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
+
+
+class Probe:
+    """Adds to a row what its process may use, and how many rows came before in it."""
+
+    def __init__(self, name: str, gpus: float = 0.0, cpus: float = 0.3):
+        self.name, self.gpus_setting = name, f"{name}.gpus"
+        self.resources = Resources(cpus=cpus, gpus=gpus, workers=1, batch=1)
+        self.came = 0
+
+    def __call__(self, rows: list[Row]) -> list[Row]:
+        import torch
+
+        self.came += len(rows)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        said = f"{self.name}: {torch.get_num_threads()} threads, GPUs {visible!r}, {self.came} rows, {os.getcwd()}"
+        return [{**row, "said": [*(row["said"] or []), said]} for row in rows]
+
+
+class Keeps:
+    """Writes what rows say into a file: what engines hand back is nothing."""
+
+    name, gpus_setting, resources = "keeps", "keeps.gpus", Resources(cpus=0.1, batch=100)
+
+    def __init__(self, file: str):
+        self.file = file
+
+    def __call__(self, rows: list[Row]) -> list[Row]:
+        with open(self.file, "a") as file:
+            file.writelines(f"{row['id']} {said}\n" for row in rows for said in row["said"])
+        return rows
+
+
+class Elsewhere(Probe):
+    """Cannot be unpickled by workers, as on a machine that lacks the package."""
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        raise ModuleNotFoundError("No module named 'training'")
