@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from sounding.utils.files import write_atomic
+from typing import TYPE_CHECKING, Any
 
 from ..cluster.engine import engine_of
 from ..cluster.process import device_for, failure_of_device
@@ -22,6 +19,10 @@ from ..cluster.stage import StopRun
 from .shard_file import ShardJob, read_record, shard_name, write_shard
 from .shard_format import reason
 from .source import Source
+from .storage import is_file, read_bytes, remove, write_atomic
+
+if TYPE_CHECKING:
+    from .storage import Location
 
 OpenSource = Callable[[str], Source]  # given a device; pickled to the workers
 COLUMNS = {"number": Column("count", "of the shard")}
@@ -38,22 +39,25 @@ class ShardStage:
         shard_size: samples per shard.
         described: what `describe` says of the source.
         resources: of a worker.
+        gpus_setting: that they come from.
+        batch_setting: how many samples the model sees at once, for the message where they are too many.
     """
-
-    gpus_setting = "--gpus"
 
     def __init__(
         self,
         name: str,
         open_source: OpenSource,
         device: str,
-        out: Path,
+        out: Location,
         shard_size: int,
         described: str,
         resources: Resources,
+        gpus_setting: str = "--gpus",
+        batch_setting: str = "--batch",
     ):
         self.name, self.open_source, self.device = name, open_source, device
         self.out, self.shard_size, self.described, self.resources = out, shard_size, described, resources
+        self.gpus_setting, self.batch_setting = gpus_setting, batch_setting
         self._job: ShardJob | None = None
 
     def __call__(self, rows: list[Row]) -> list[Row]:
@@ -67,7 +71,7 @@ class ShardStage:
             except OSError as error:  # the folder's, as it will be for every shard
                 raise StopRun(str(error)) from error
             except Exception as error:
-                failure = failure_of_device(error, self.name, "--batch")
+                failure = failure_of_device(error, self.name, self.batch_setting)
                 if failure is not None:
                     raise failure from error
                 write_atomic(note_of(self.out, row["number"]), reason(error).encode())
@@ -91,7 +95,7 @@ def describe(source: Source) -> str:
     return json.dumps([source.settings(), source.model], sort_keys=True)
 
 
-def note_of(out: Path, number: int) -> Path:
+def note_of(out: Location, number: int) -> Location:
     """Where a worker leaves the reason for which a shard could not be made."""
     return (out / shard_name(number)).with_suffix(".failed")
 
@@ -115,15 +119,13 @@ class ByEngine:
         def left(rows: list[Row]) -> list[Row]:
             return [row for row in rows if read_record(out, row["number"]) is None]
 
-        for number in todo:
-            note_of(out, number).unlink(missing_ok=True)  # of a run that was killed
+        remove([note_of(out, number) for number in todo])  # of a run that was killed
         rows: list[dict[str, Any]] = [{"number": number} for number in todo]
         engine_of(self.settings).run([self.stage], COLUMNS, rows, len(rows), lambda came, count: look(), left)
-        failed = [number for number in todo if note_of(out, number).is_file()]
+        failed = [number for number in todo if is_file(note_of(out, number))]
         if failed:
-            why = note_of(out, failed[0]).read_text(errors="replace")[:500]
-            for number in failed:
-                note_of(out, number).unlink()
+            why = read_bytes(note_of(out, failed[0]))[:500].decode("utf-8", "replace")
+            remove([note_of(out, number) for number in failed])
             raise OSError(
                 f"{len(failed)} of {len(todo)} shards could not be made, the first ({shard_name(failed[0])}) because: "
                 f"{why} The others are kept; run the same command again for those."

@@ -83,7 +83,7 @@ def refine(
         lost = {skipped.id: skipped.why for index in made.values() for skipped in index.skipped}
         write_manifest(out, _whole(finished(listed, results), kept, lost), steps, settings)
         if settings.shards.model:
-            write_features(out, list(made), settings.shards)
+            write_features(out, list(made), settings.shards, settings.engine)
         left = [row["sound_seconds"] or row["seconds"] for row in kept if row["id"] not in lost]
         rows = ManifestRows(out)
         page = write_report(out, rows, steps, settings)

@@ -223,6 +223,7 @@ class ShardSettings(Checked):
         workers: processes that write; 0 works in the first one.
         model: a checkpoint whose encoders and VAE make features of the raw shards; "" leaves them to
             `python -m training prepare features`.
+        resources: of the workers that make features on Ray; `batch` is the clips that the encoders take at once.
     """
 
     frames: Annotated[int, Range(1, 1000)] = 10
@@ -231,6 +232,7 @@ class ShardSettings(Checked):
     workers: Annotated[int, Range(0, 256)] = 0
     model: File = ""
     device: Annotated[str, Text(40)] = "auto"
+    resources: Resources = field(default_factory=lambda: Resources(workers=64, batch=16))
 
 
 @dataclass(frozen=True)
@@ -260,11 +262,11 @@ class RefineSettings(Checked):
                 "ontology to drop all kinds of music; give AudioSet's ontology.json."
             )
         check_address(self.to_yaml())  # the manifest has all settings
-        for name in ("matching", "events", "captions", "rephrase"):
-            step: MatchingSettings | EventSettings | CaptionSettings | RephraseSettings = getattr(self, name)
-            if self.engine.kind == "ray" and step.device.startswith("cuda") and not step.resources.gpus:
+        for name in ("matching", "events", "captions", "rephrase", "shards"):
+            device, gpus = getattr(self, name).device, getattr(self, name).resources.gpus
+            if self.engine.kind == "ray" and device.startswith("cuda") and not gpus:
                 raise ValueError(
-                    f"{name}.device is {step.device}, but Ray gives its workers no GPU with {name}.resources.gpus 0; "
+                    f"{name}.device is {device}, but Ray gives its workers no GPU with {name}.resources.gpus 0; "
                     "set that to what one worker takes, such as 1 or 0.5, and leave device as auto."
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.row_store import RowStore
@@ -14,6 +15,7 @@ from .settings import ShardSettings
 from .split import TEST, TRAIN
 
 if TYPE_CHECKING:
+    from ..cluster.settings import EngineSettings
     from ..data.storage import Location
 
 RAW, FEATURES = "raw", "features"
@@ -101,20 +103,35 @@ def write_raw(out: Location, rows: RowStore, settings: ShardSettings) -> dict[st
     }
 
 
-def write_features(out: Location, subsets: list[str], settings: ShardSettings) -> None:
-    """What the encoders and the VAE of `settings.model` make of the raw shards, in this process.
+def write_features(out: Location, subsets: list[str], settings: ShardSettings, engine: EngineSettings) -> None:
+    """What the encoders and the VAE of `settings.model` make of the raw shards: by Ray's workers, or in this process.
 
     Raises:
         ValueError: the model's file is missing or of another kind.
+        StopRun: the workers cannot go on.
+        OSError: some shards could not be made; the others are.
     """
-    import torch
-
-    import sounding
-
     from ..cluster.process import device_for
-    from ..data.features import FeatureSource
+    from ..data.features import OpenFeatures
+    from ..data.shard_stage import ByEngine, ShardStage, describe
 
-    model = sounding.load(settings.model, device=device_for(settings.device), dtype=torch.float32)
     for subset in subsets:
-        source = FeatureSource([str(folder_of(out, RAW, subset))], model)
-        make_shards(source, folder_of(out, FEATURES, subset), shard_size=settings.shard_size)
+        folder = folder_of(out, FEATURES, subset)
+        open_source = OpenFeatures((str(folder_of(out, RAW, subset)),), settings.model, settings.resources.batch)
+        if engine.kind == "local":
+            make_shards(open_source(device_for(settings.device)), folder, shard_size=settings.shard_size)
+            continue
+        source = open_source("cpu")  # this process computes nothing
+        stage = ShardStage(
+            "shards",
+            open_source,
+            settings.device,
+            folder,
+            settings.shard_size,
+            describe(source),
+            replace(settings.resources, batch=1),  # shards
+            "shards.resources.gpus",
+            "shards.resources.batch",
+        )
+        by_engine = ByEngine(replace(engine, block=1), stage)
+        make_shards(source, folder, shard_size=settings.shard_size, elsewhere=by_engine)

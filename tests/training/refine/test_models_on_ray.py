@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from .material import settings_of
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def names(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Settings of the stand-ins: a small classifier judges and tags, the starter sees, the namer captions."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("models") / "judge.safetensors"
     write_classifier(file, Classifier(4, width=4).eval(), ["Dog", "Guitar", "Rain", "Chime"])
     return {
+        "shards__model": str(tiny_checkpoint),
         "matching": f"{{scorer: names, sounds: {file}, threshold: 0.0, frames_per_second: 1.0}}",
         "events": f"{{model: {file}, keep: 0.01, threshold: 0.3}}",
         "captions": "{frames: names, frames_per_second: 1.0}",
@@ -42,6 +44,19 @@ def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     file = tmp_path_factory.mktemp("models") / "matching.safetensors"
     write_matching(file, network)
     return {"matching": f"{{model: {file}, visual: {tiny_checkpoint}, frames_per_second: 2.0, size: 48}}"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As workers of one CPU have: other numbers of threads add in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def features(out: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(out)): file.read_bytes() for file in out.glob("shards/features/*/*.tar")}
 
 
 @pytest.mark.parametrize("steps", ["names", "model"])
@@ -62,6 +77,8 @@ def test_scores_tags_captions_and_verdicts_are_those_of_one_process(
                 assert found[name] == value, name
         scored += wanted["matching_score"] is not None
     assert scored >= 6
+    assert features(tmp_path / "ray") == features(tmp_path / "one")
+    assert bool(features(tmp_path / "one")) == (steps == "names")
     assert not any(row.get(f"{step}_error") for row in ray for step in ("matching", "events", "captions"))
 
 
