@@ -268,12 +268,6 @@ def watched(ray: Any, stream: Callable[[], None]) -> None:
         cause = stop_run_in(error)
         if cause is not None:
             raise cause from None
-        unable = next((each for each in causes(error) if getattr(each, "actor_init_failed", False)), None)
-        if unable is not None:  # as it would be each time
-            raise StopRun(
-                f"A worker cannot start ({str(unable).strip().splitlines()[-1][:300]}); install the same version of "
-                "this package on all machines."
-            ) from error
         if is_loss(ray, error):
             raise Lost(f"Workers of the Ray cluster are gone ({str(error).strip().splitlines()[0][:200]}).") from error
         raise

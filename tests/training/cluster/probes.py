@@ -1,4 +1,4 @@
-"""Stages that say where they run, or fail."""
+"""Stages that say where they run."""
 
 from __future__ import annotations
 
@@ -44,10 +44,3 @@ class Keeps:
         with open(self.file, "a") as file:
             file.writelines(f"{row['id']} {said}\n" for row in rows for said in row["said"])
         return rows
-
-
-class Elsewhere(Probe):
-    """Cannot be unpickled by workers, as on a machine that lacks the package."""
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        raise ModuleNotFoundError("No module named 'training'")

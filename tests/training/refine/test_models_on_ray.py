@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from training.cluster.stage import StopRun
 from training.evaluate.models.classifier import Classifier, write_classifier
 from training.matching.checkpoint import write_matching
 from training.matching.encoders import MelPatches, open_visual
@@ -28,6 +27,7 @@ def names(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     write_classifier(file, Classifier(4, width=4).eval(), ["Dog", "Guitar", "Rain", "Chime"])
     return {
         "shards__model": str(tiny_checkpoint),
+        "split__test_hours": 0,
         "matching": f"{{scorer: names, sounds: {file}, threshold: 0.0, frames_per_second: 1.0}}",
         "events": f"{{model: {file}, keep: 0.01, threshold: 0.3}}",
         "captions": "{frames: names, frames_per_second: 1.0}",
@@ -80,12 +80,3 @@ def test_scores_tags_captions_and_verdicts_are_those_of_one_process(
     assert features(tmp_path / "ray") == features(tmp_path / "one")
     assert bool(features(tmp_path / "one")) == (steps == "names")
     assert not any(row.get(f"{step}_error") for row in ray for step in ("matching", "events", "captions"))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU that the cluster declares is there")
-def test_steps_never_compute_on_the_cpu_while_they_hold_gpus(
-    material: Path, names: dict[str, Any], cluster: str, tmp_path: Path
-) -> None:
-    changes = {"events": names["events"][:-1] + ", resources: {gpus: 0.5}}"}
-    with pytest.raises(StopRun, match=r"^events was given 0\.5 GPUs, but torch finds none .* events\.resources\.gpus"):
-        refine(settings_of(material, tmp_path / "ray", **changes, engine__kind="ray", engine__address=cluster))
