@@ -62,7 +62,12 @@ def dry_run(settings: RefineSettings) -> str:
         known = f", if as many pass as did before ({passed[step.name]:.0%})" if step.name in passed else ""
         lines.append(f"   {measured} clips measured, at most {round(todo)} to do; {cost}{known}")
         arriving *= passed.get(step.name, 1.0)
-    shards = f"features by {settings.shards.model}" if settings.shards.model else "no features (shards.model is empty)"
+    shards = "no features (shards.model is empty)"
+    if settings.shards.model:
+        asked = settings.shards.resources
+        shards = f"features by {settings.shards.model}"
+        if settings.engine.kind == "ray":
+            shards += f" (up to {asked.workers} workers of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs)"
     lines.append(f"-> split ({settings.split.test_hours:g} h of test) -> raw shards, {shards} -> manifest, report")
     engine = settings.engine
     place = (

@@ -29,7 +29,7 @@ def names(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         "shards__model": str(tiny_checkpoint),
         "split__test_hours": 0,
         "matching": f"{{scorer: names, sounds: {file}, threshold: 0.0, frames_per_second: 1.0}}",
-        "events": f"{{model: {file}, keep: 0.01, threshold: 0.3}}",
+        "events": f"{{model: {file}, keep: 0.01, threshold: 0.3, drop: [/m/music], spare: [/m/bell]}}",
         "captions": "{frames: names, frames_per_second: 1.0}",
     }
 
