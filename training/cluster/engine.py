@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, wait
-from functools import partial
 from itertools import chain, islice
 from itertools import count as count_up
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sounding.utils.libraries import LibraryError
@@ -190,19 +188,32 @@ class RayEngine:
             try:
                 if self._ray is None:
                     self._ray = started(self.settings)
-                watched(self._ray, partial(self._stream, stages, schema, rows, count_on))
+                self._stream(stages, schema, rows, count_on)
                 return
-            except Lost as error:
+            except Exception as error:
+                lost = self._judge(error)
                 self._disconnect()
                 if restarts == self.settings.restarts:
                     raise StopRun(
-                        f"{error} This happened {restarts + 1} times; run the same command again, and what is left is "
+                        f"{lost} This happened {restarts + 1} times; run the same command again, and what is left is "
                         "done."
                     ) from error
                 whole, rows = len(rows), left(rows)
-                log.warning("%s %d of %d rows are left, and begun again with.", error, len(rows), whole)
+                log.warning("%s %d of %d rows are left, and begun again with.", lost, len(rows), whole)
                 if not rows:
                     return
+
+    def _judge(self, error: Exception) -> Lost:
+        """What an error says, if it is one of losses; else it, or the error of a stage that it wraps, is raised."""
+        found = next((each for each in causes(error) if isinstance(each, Lost)), None)
+        if found is not None:
+            return found
+        cause = stop_run_in(error)
+        if cause is not None:
+            raise cause from None
+        if self._ray is not None and is_loss(self._ray, error):
+            return Lost(f"Workers of the Ray cluster are gone ({str(error).strip().splitlines()[0][:200]}).")
+        raise error
 
     def _disconnect(self) -> None:
         if self._ray is not None:
@@ -216,6 +227,7 @@ class RayEngine:
         context = ray.data.DataContext.get_current()
         context.target_max_block_size = BLOCK_BYTES
         context.enable_progress_bars = False
+        context.custom_execution_callback_classes = [NodeWatch]
         size = self.settings.block
         blocks = [to_table(rows[start : start + size], schema) for start in range(0, len(rows), size)]
         data = ray.data.from_arrow(blocks)
@@ -237,44 +249,45 @@ class RayEngine:
             count_on(table.num_rows)
 
 
-def watched(ray: Any, stream: Callable[[], None]) -> None:
-    """Run a stream until it ends or a node is lost.
+class NodeWatch:
+    """Ends a stream as soon as a node is lost: a callback of Ray Data's executor, which calls it many times per second.
 
     Ray Data gives the work of lost workers to others, but it waits for ever where the rest of the cluster has no room
-    for a worker of each stage, and its own restarts of whole pools are known to hang.
-
-    Raises:
-        Lost: it has to begin again.
-        StopRun: of a stage.
+    for a worker of each stage, and loses days where it restarts whole pools.
     """
-    done: Future[None] = Future()
 
-    def run() -> None:
-        try:
-            stream()
-            done.set_result(None)
-        except BaseException as error:
-            done.set_exception(error)
+    def __init__(self) -> None:
+        self.before: set[str] = set()
+        self.next = 0.0
 
-    before = alive(ray)
-    Thread(target=run, daemon=True).start()  # ends with the connection to Ray
-    while not wait([done], timeout=LOOK).done:
-        gone = before - alive(ray)
+    def before_execution_starts(self, executor: Any) -> None:
+        """Remember the nodes."""
+        self.before = alive()
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Look at the nodes.
+
+        Raises:
+            Lost: there are fewer.
+        """
+        if time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + LOOK
+        gone = self.before - alive()
         if gone:
-            raise Lost(f"{len(gone)} of {len(before)} nodes of the Ray cluster are gone.")
-    try:
-        done.result()
-    except ray.exceptions.RayError as error:
-        cause = stop_run_in(error)
-        if cause is not None:
-            raise cause from None
-        if is_loss(ray, error):
-            raise Lost(f"Workers of the Ray cluster are gone ({str(error).strip().splitlines()[0][:200]}).") from error
-        raise
+            raise Lost(f"{len(gone)} of {len(self.before)} nodes of the Ray cluster are gone.")
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        """Nothing."""
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        """Nothing."""
 
 
-def alive(ray: Any) -> set[str]:
+def alive() -> set[str]:
     """Nodes that are there, and those that an autoscaler took away because nothing ran on them."""
+    import ray
+
     return {node["NodeID"] for node in ray.nodes() if node["Alive"] or node.get("DeathReason") == DRAINED_IDLE}
 
 
