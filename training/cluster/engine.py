@@ -8,15 +8,16 @@ same time. What goes wrong with Ray Data elsewhere is kept out here:
 - Pools that together ask for more CPUs than there are would wait for each other for ever; shares are made to fit.
 - Errors of single rows are the stages' own matter and never reach Ray. `max_errored_blocks` stays 0: with actors that
   die it can hang, and it loses rows.
+- Ray holds all blocks that go into a stream, so a long list is taken through in slabs, one stream after the other.
 - Workers that die are started again by Ray and their batch is given to another one, so a stage writes what it keeps in
-  such a way that a second time replaces the first.
+  such a way that a second time replaces the first. Where Ray gives up, or a node is lost (`losses.py`), the stream
+  begins again with the rows that are left.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
 from itertools import count as count_up
@@ -24,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sounding.utils.libraries import LibraryError
 
-from .placing import check_gpus
+from .losses import NodeWatch, loss_in
+from .placing import check_gpus, shares
 from .process import limit_process
 from .rows import Column, Row, schema_of, to_table
-from .settings import EngineSettings, Resources
+from .settings import EngineSettings
 from .stage import Stage, StopRun
 
 if TYPE_CHECKING:
@@ -36,10 +38,6 @@ if TYPE_CHECKING:
 OnProgress = Callable[[int, int], None]  # rows that came through all stages, of how many that began
 BLOCK_BYTES = 8 * 2**20  # what Ray may put into one block; some hundred rows have less
 Left = Callable[[list[Row]], list[Row]]
-SPARE = 0.1  # share of the CPUs that pools leave to Ray's own tasks
-SMALLEST = 0.01  # CPUs
-LOOK = 1.0  # s between looks at the nodes
-DRAINED_IDLE = 4  # Ray's `AUTOSCALER_DRAIN_IDLE`
 log = logging.getLogger("training")
 
 
@@ -117,32 +115,6 @@ class Actor:
         return to_table(self.stage(table.to_pylist()), self.schema)
 
 
-def shares(asked: Sequence[Resources], nodes: Sequence[float]) -> list[float]:
-    """CPUs per worker of each stage, scaled down until one worker of every stage fits, on whichever nodes they land.
-
-    A worker of `s` CPUs finds no place if on each node less than `s` is free. So there is one for each if all others
-    together take no more than what the nodes have beyond `s`.
-
-    Args:
-        asked: by each stage.
-        nodes: CPUs of each node.
-    """
-    room = [(1 - SPARE) * cpus for cpus in nodes]
-
-    def fits(sizes: Sequence[float]) -> bool:
-        beyond = ((size, [cpus - size for cpus in room if cpus >= size]) for size in sizes)
-        return all(free and sum(sizes) - size <= sum(free) + 1e-9 for size, free in beyond)
-
-    scale = 1.0
-    while scale > SMALLEST and not fits([scale * each.cpus for each in asked]):
-        scale *= 0.98
-    return [max(SMALLEST, int(100 * each.cpus * scale + 1e-6) / 100) for each in asked]
-
-
-class Lost(Exception):
-    """Nodes or workers are gone with what they were at, and Ray does not go on by itself; the rest can be run again."""
-
-
 class RayEngine:
     """Ray Data: on a cluster that runs, or on one that is started on this machine and ends with the run."""
 
@@ -191,7 +163,7 @@ class RayEngine:
                 self._stream(stages, schema, rows, count_on)
                 return
             except Exception as error:
-                lost = self._judge(error)
+                lost = loss_in(error)
                 self._disconnect()
                 if restarts == self.settings.restarts:
                     raise StopRun(
@@ -202,18 +174,6 @@ class RayEngine:
                 log.warning("%s %d of %d rows are left, and begun again with.", lost, len(rows), whole)
                 if not rows:
                     return
-
-    def _judge(self, error: Exception) -> Lost:
-        """What an error says, if it is one of losses; else it, or the error of a stage that it wraps, is raised."""
-        found = next((each for each in causes(error) if isinstance(each, Lost)), None)
-        if found is not None:
-            return found
-        cause = stop_run_in(error)
-        if cause is not None:
-            raise cause from None
-        if self._ray is not None and is_loss(self._ray, error):
-            return Lost(f"Workers of the Ray cluster are gone ({str(error).strip().splitlines()[0][:200]}).")
-        raise error
 
     def _disconnect(self) -> None:
         if self._ray is not None:
@@ -247,67 +207,6 @@ class RayEngine:
             )
         for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             count_on(table.num_rows)
-
-
-class NodeWatch:
-    """Ends a stream as soon as a node is lost: a callback of Ray Data's executor, which calls it many times per second.
-
-    Ray Data gives the work of lost workers to others, but it waits for ever where the rest of the cluster has no room
-    for a worker of each stage, and loses days where it restarts whole pools.
-    """
-
-    def __init__(self) -> None:
-        self.before: set[str] = set()
-        self.next = 0.0
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Remember the nodes."""
-        self.before = alive()
-
-    def on_execution_step(self, executor: Any) -> None:
-        """Look at the nodes.
-
-        Raises:
-            Lost: there are fewer.
-        """
-        if time.monotonic() < self.next:
-            return
-        self.next = time.monotonic() + LOOK
-        gone = self.before - alive()
-        if gone:
-            raise Lost(f"{len(gone)} of {len(self.before)} nodes of the Ray cluster are gone.")
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing."""
-
-
-def alive() -> set[str]:
-    """Nodes that are there, and those that an autoscaler took away because nothing ran on them."""
-    import ray
-
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"] or node.get("DeathReason") == DRAINED_IDLE}
-
-
-def is_loss(ray: Any, error: BaseException) -> bool:
-    """Whether an error is about processes or machines, and not about what a stage did."""
-    kinds = ray.exceptions
-    losses = (
-        kinds.RayActorError,
-        kinds.NodeDiedError,
-        kinds.ObjectLostError,
-        kinds.WorkerCrashedError,
-        kinds.OutOfMemoryError,
-        kinds.RaySystemError,
-        kinds.LocalRayletDiedError,
-    )
-    wrapped = causes(error)
-    of_stage = [
-        each for each in wrapped if isinstance(each, kinds.RayTaskError) and not isinstance(each.cause, kinds.RayError)
-    ]
-    return not of_stage and any(isinstance(each, losses) for each in wrapped)
 
 
 def started(settings: EngineSettings) -> Any:
@@ -346,21 +245,3 @@ def started(settings: EngineSettings) -> Any:
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return ray
-
-
-def stop_run_in(error: BaseException) -> StopRun | None:
-    """The `StopRun` of a stage that Ray's errors wrap."""
-    found = next((each for each in causes(error) if isinstance(each, StopRun)), None)
-    return found and StopRun(str(found.args[0]) if found.args else str(found))
-
-
-def causes(error: BaseException) -> list[BaseException]:
-    """An error and all that it wraps."""
-    waiting: list[Any] = [error]
-    seen: list[BaseException] = []
-    while waiting:
-        current = waiting.pop()
-        if isinstance(current, BaseException) and current not in seen:
-            seen.append(current)
-            waiting += [current.__context__, current.__cause__, getattr(current, "cause", None)]
-    return seen

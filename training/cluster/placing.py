@@ -1,4 +1,4 @@
-"""Whether the GPUs of a cluster are enough for one worker of every stage, which is known before anything runs.
+"""Room for one worker of every stage, which is seen to before anything runs: GPUs are enough, and CPUs are shared.
 
 Ray gives a share below 1 out of one GPU, and whole GPUs out of one machine. A worker that fits nowhere would be waited
 for without an end.
@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .settings import Resources
 from .stage import Stage, StopRun
+
+SPARE = 0.1  # share of the CPUs that pools leave to Ray's own tasks
+SMALLEST = 0.01  # CPUs of a worker
 
 
 def check_gpus(stages: Sequence[Stage], nodes: Sequence[float]) -> None:
@@ -58,3 +62,25 @@ def _take(free: list[list[float]], gpus: float) -> bool:
     _, machine, number = min(room, key=lambda found: found[0])
     machine[number] -= gpus
     return True
+
+
+def shares(asked: Sequence[Resources], nodes: Sequence[float]) -> list[float]:
+    """CPUs per worker of each stage, scaled down until one worker of every stage fits, on whichever nodes they land.
+
+    A worker of `s` CPUs finds no place if on each node less than `s` is free. So there is one for each if all others
+    together take no more than what the nodes have beyond `s`.
+
+    Args:
+        asked: by each stage.
+        nodes: CPUs of each node.
+    """
+    room = [(1 - SPARE) * cpus for cpus in nodes]
+
+    def fits(sizes: Sequence[float]) -> bool:
+        beyond = ((size, [cpus - size for cpus in room if cpus >= size]) for size in sizes)
+        return all(free and sum(sizes) - size <= sum(free) + 1e-9 for size, free in beyond)
+
+    scale = 1.0
+    while scale > SMALLEST and not fits([scale * each.cpus for each in asked]):
+        scale *= 0.98
+    return [max(SMALLEST, int(100 * each.cpus * scale + 1e-6) / 100) for each in asked]

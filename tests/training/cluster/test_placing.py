@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import permutations, product
 
 import pytest
 
-from training.cluster.placing import check_gpus
+from training.cluster.placing import check_gpus, shares
 from training.cluster.rows import Row
 from training.cluster.settings import Resources
 from training.cluster.stage import StopRun
@@ -66,3 +67,17 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
 def test_gpus_are_shares_of_one_or_whole() -> None:
     with pytest.raises(ValueError, match=r"gpus is 1\.5"):
         Resources(gpus=1.5)
+
+
+@pytest.mark.parametrize("nodes", [[1.0], [2.0], [1.0, 1.0], [4.0, 0.0, 2.0], [64.0]])
+def test_one_worker_of_every_stage_fits_wherever_the_others_are(nodes: list[float]) -> None:
+    found = shares([Resources(cpus=asked) for asked in (1, 4, 0.1)], nodes)
+    assert found[1] > found[0] > found[2] > 0
+    assert nodes != [64.0] or found == [1, 4, 0.1]
+    for order in permutations(found):
+        for places in product(range(len(nodes)), repeat=len(order)):
+            free = list(nodes)
+            for size, place in zip(order, places, strict=True):
+                where = place if free[place] >= size else free.index(max(free))
+                assert free[where] >= size
+                free[where] -= size

@@ -1,50 +1,65 @@
-"""The same pipeline on Ray, with its processes killed: a driver in the middle of its work, then a worker."""
+"""The same pipeline on a Ray cluster of two nodes, whose drivers, workers and nodes are killed."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
-import time
-from collections.abc import Callable, Iterator
-from itertools import permutations, product
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread, main_thread
+from typing import Any
 
 import psutil
 import pytest
+from pyarrow import parquet
 
-from training.cluster.engine import shares, started, stop_run_in
-from training.cluster.settings import EngineSettings, Resources
-from training.cluster.stage import StopRun
+from training.refine import pipeline
 from training.refine.manifest import read_manifest
+from training.refine.outcome import parts_of
+from training.refine.parts import Parts
 from training.refine.pipeline import refine
+from training.refine.settings import RephraseSettings
+from training.refine.step import Step
+from training.refine.steps.rephrase import RephraseStep
 
-from .material import settings_of
+from .killing import PATIENCE, CaptionsSomewhere, ClipsSomewhere, FatalParts
+from .material import KEPT, settings_of
 
-PATIENCE = 300  # s, for a process to appear on a busy machine
-
-
-def waiting_for(found: Callable[[], bool], process: BaseProcess) -> bool:
-    """Whether something happens before the process ends."""
-    end = time.monotonic() + PATIENCE
-    while process.is_alive() and time.monotonic() < end:
-        if found():
-            return True
-        process.join(0.02)
-    return False
+# A node counts as dead after this; Ray's defaults take half a minute.
+QUICK = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 3,
+}
 
 
-@pytest.fixture
-def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Of a cluster of this process, which drivers connect to."""
-    # Ray starts a dozen interpreters; where no bytecode may lie beside the sources, each would compile all of them.
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
-    ray = started(EngineSettings(cpus=2, object_store_mb=80))
-    yield ray.get_runtime_context().gcs_address
-    left = psutil.Process().children(recursive=True)
-    ray.shutdown()
-    _, alive = psutil.wait_procs([process for process in left if is_of_ray(process)], timeout=PATIENCE)
-    assert not alive
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two nodes of one CPU, each with an object store of its own, on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+            # Ray starts a dozen interpreters; each of them would compile all sources again.
+            patch.delenv("PYTHONDONTWRITEBYTECODE")
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+        from ray.cluster_utils import Cluster
+
+        node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+        made = Cluster(
+            initialize_head=True, head_node_args={**node, "include_dashboard": False, "_system_config": QUICK}
+        )
+        made.add_node(**node)
+        yield made
+        left = psutil.Process().children(recursive=True)
+        made.shutdown()
+        _, alive = psutil.wait_procs([process for process in left if is_of_ray(process)], timeout=PATIENCE)
+        assert not alive
 
 
 def is_of_ray(process: psutil.Process, name: str = "") -> bool:
@@ -60,9 +75,39 @@ def workers() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if is_of_ray(process, "MapWorker")]
 
 
-def test_killed_drivers_and_workers_lose_and_double_nothing(material: Path, tmp_path: Path, address: str) -> None:
+def waiting_for(found: Callable[[], bool], process: BaseProcess | Thread) -> bool:
+    """Whether something happens before the process ends."""
+    for _ in range(int(PATIENCE / 0.02)):
+        if found():
+            return True
+        if not process.is_alive():
+            return False
+        process.join(0.02)
+    return False
+
+
+def written(out: Path) -> dict[str, Counter[str]]:
+    """How often each clip is among the results of each step."""
+    found: dict[str, Counter[str]] = {}
+    for file in (out / "steps").glob("*/*/part-*.parquet"):
+        step = file.parts[-3].split("-")[0]
+        found.setdefault(step, Counter()).update(parquet.read_table(file)["id"].to_pylist())
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(material: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The manifest of a run in one process."""
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    refine(settings_of(material, out))
+    return read_manifest(out)
+
+
+def test_killed_drivers_and_workers_lose_and_double_nothing(
+    material: Path, tmp_path: Path, cluster: Any, unbroken: list[dict[str, Any]]
+) -> None:
     out = tmp_path / "out"
-    settings = settings_of(material, out, engine__kind="ray", engine__address=address)
+    settings = settings_of(material, out, engine__kind="ray", engine__address=cluster.address)
     processes = multiprocessing.get_context("spawn")
     driver = processes.Process(target=refine, args=(settings,))
     driver.start()
@@ -81,32 +126,60 @@ def test_killed_drivers_and_workers_lose_and_double_nothing(material: Path, tmp_
     workers()[0].kill()
     driver.join()
     assert driver.exitcode == 0
-    refine(settings_of(material, tmp_path / "local"))
-    assert read_manifest(out) == read_manifest(tmp_path / "local")
+    assert read_manifest(out) == unbroken
 
 
-@pytest.mark.parametrize("nodes", [[1.0], [2.0], [1.0, 1.0], [4.0, 0.0, 2.0], [64.0]])
-def test_one_worker_of_every_stage_fits_wherever_the_others_are(nodes: list[float]) -> None:
-    found = shares([Resources(cpus=asked) for asked in (1, 4, 0.1)], nodes)
-    assert found[1] > found[0] > found[2] > 0
-    assert nodes != [64.0] or found == [1, 4, 0.1]
-    for order in permutations(found):
-        for places in product(range(len(nodes)), repeat=len(order)):
-            free = list(nodes)
-            for size, place in zip(order, places, strict=True):
-                where = place if free[place] >= size else free.index(max(free))
-                assert free[where] >= size
-                free[where] -= size
+def test_workers_that_are_killed_at_any_write_lose_and_double_nothing(
+    material: Path, tmp_path: Path, cluster: Any, unbroken: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, done = random.Random(0), tmp_path / "kills"
+    done.mkdir()
+    moments = [(step, clip) for step in ("clips", "captions", "rephrase") for clip in KEPT]
+    before = {moment: draw.random() < 0.5 for moment in draw.sample(moments, 4)}
+
+    def fatal(out: Path, steps: Sequence[Step]) -> dict[str, Parts]:
+        parts = parts_of(out, steps)
+        return {step.name: FatalParts.of(parts[step.name], step, before, done) for step in steps}
+
+    monkeypatch.setattr(pipeline, "parts_of", fatal)
+    out = tmp_path / "out"
+    refine(settings_of(material, out, engine__kind="ray", engine__address=cluster.address))
+    assert {tuple(mark.name.split("-")) for mark in done.iterdir()} == set(before)
+    assert read_manifest(out) == unbroken
+    assert all(set(counts.values()) == {1} for counts in written(out).values())
 
 
-def test_a_step_that_stops_the_run_is_heard_through_the_errors_of_ray() -> None:
-    from ray.exceptions import RayTaskError
+def test_a_node_that_dies_midway_takes_nothing_with_it(
+    material: Path,
+    tmp_path: Path,
+    cluster: Any,
+    unbroken: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No node has room for both large steps, so both are at work; what is left has to fit onto one of them."""
+    gate, out = tmp_path / "gate", tmp_path / "out"
+    steps = [ClipsSomewhere(gate, 0.6), CaptionsSomewhere(0.6), RephraseStep(RephraseSettings())]
+    monkeypatch.setattr(pipeline, "steps_of", lambda settings, ontology: steps)
+    settings = settings_of(material, out, engine__kind="ray", engine__address=cluster.address, engine__block=2)
+    (second,) = cluster.worker_nodes
 
-    inner = RayTaskError("measure", "traceback", StopRun("no key"))
-    outer = RayTaskError("map", "traceback", RuntimeError("wrapped"))
-    outer.__cause__ = inner
-    for error in (inner, outer, inner.as_instanceof_cause()):
-        found = stop_run_in(error)
-        assert found is not None
-        assert str(found) == "no key"
-    assert stop_run_in(RayTaskError("map", "traceback", RuntimeError("another"))) is None
+    def end_node() -> None:
+        if waiting_for(lambda: any(out.glob("steps/captions-*/*/part-*.parquet")), main_thread()):
+            raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
+            for process in [raylet, *raylet.children(recursive=True)]:
+                process.kill()
+        gate.touch()
+
+    killer = Thread(target=end_node)
+    killer.start()
+    with caplog.at_level(logging.WARNING, "training"):
+        refine(settings)
+    killer.join()
+    assert "1 of 2 nodes of the Ray cluster are gone" in caplog.text
+    rows = read_manifest(out)
+    nodes = {row[name] for row in rows for name in ("clips_node", "captions_node")} - {None}
+    assert len(nodes) == 2
+    where = ("clips_node", "captions_node")
+    assert [{name: value for name, value in row.items() if name not in where} for row in rows] == unbroken
+    assert all(set(counts.values()) == {1} for counts in written(out).values())
