@@ -20,7 +20,7 @@ def loss_in(error: Exception) -> Lost:
     """The loss that an error of a stream tells of.
 
     Raises:
-        StopRun: of the stage that ended the stream.
+        StopRun: of the stage that ended the stream, or workers that cannot start.
         Exception: the error itself, if it is about anything else.
     """
     found = next((each for each in causes(error) if isinstance(each, Lost)), None)
@@ -29,6 +29,12 @@ def loss_in(error: Exception) -> Lost:
     cause = stop_run_in(error)
     if cause is not None:
         raise cause from None
+    if any(getattr(each, "actor_init_failed", False) for each in causes(error)):
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise StopRun(
+            f"Workers cannot start on the Ray cluster ({said[-1][:300]}); the same versions of this package and of its "
+            "extras have to be installed on all nodes."
+        ) from error
     if not is_loss(error):
         raise error
     return Lost(f"Workers of the Ray cluster are gone ({str(error).strip().splitlines()[0][:200]}).")
@@ -88,7 +94,6 @@ def is_loss(error: BaseException) -> bool:
         kinds.ObjectLostError,
         kinds.WorkerCrashedError,
         kinds.OutOfMemoryError,
-        kinds.RaySystemError,
         kinds.LocalRayletDiedError,
     )
     wrapped = causes(error)

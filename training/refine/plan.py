@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ..data.storage import location
+from .cost import MACHINE, MACHINES, Cost, estimate
 from .lists import list_clips
 from .ontology import EMPTY, read_ontology
 from .outcome import Results, parts_of
@@ -38,7 +39,8 @@ def dry_run(settings: RefineSettings) -> str:
         for row in filter(results.is_open, results.apply(piece)):
             arriving += 1
             done_by.update(row["done"])
-    total, unknown = 0.0, False
+    costs: list[Cost] = []
+    unknown = False
     for position, step in enumerate(steps):
         # Open clips that have this step's results already still go through it, at no cost.
         todo = max(0.0, arriving - done_by[step.name])
@@ -55,7 +57,7 @@ def dry_run(settings: RefineSettings) -> str:
         cost = "not measured yet"
         if step.name in rates:
             seconds = todo * rates[step.name]
-            total += seconds
+            costs.append(Cost(step.name, seconds, asked))
             cost = f"{rates[step.name]:.3g} s per clip, {_hours(seconds)} of one worker"
         elif todo:
             unknown = True
@@ -74,7 +76,16 @@ def dry_run(settings: RefineSettings) -> str:
         "this process" if engine.kind == "local" else engine.address or f"{engine.cpus or 'all'} CPUs of this machine"
     )
     more = " and the steps that are not measured yet" if unknown else ""
+    total = sum(each.seconds for each in costs)
     lines.append(f"engine: {engine.kind} ({place}); in all {_hours(total)} of one worker{more}")
+    if total and engine.kind == "ray":
+        cpus, gpus = MACHINE
+        found = {machines: estimate(costs, machines, cpus, gpus) for machines in MACHINES}
+        times = ", ".join(
+            f"{machines}: {_hours(3600 * each.hours)} (waiting for {each.waits_for})"
+            for machines, each in found.items()
+        )
+        lines.append(f"on machines of {cpus} CPUs and {gpus} GPU{more}, {times}")
     return "\n".join(lines)
 
 

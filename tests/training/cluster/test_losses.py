@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ray.exceptions import ActorUnavailableError, ObjectLostError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError, WorkerCrashedError
 
 from training.cluster.losses import Lost, is_loss, loss_in, stop_run_in
 from training.cluster.stage import StopRun
@@ -37,3 +37,9 @@ def test_losses_are_told_from_errors_of_stages() -> None:
         loss_in(own)
     with pytest.raises(StopRun, match="no key"):
         loss_in(RayTaskError("map", "traceback", StopRun("no key")))
+
+
+def test_workers_that_cannot_start_are_not_started_again_and_again() -> None:
+    never = ActorDiedError(RayTaskError("__init__", "ModuleNotFoundError: No module named 'training'", KeyError()))
+    with pytest.raises(StopRun, match=r"cannot start .*No module named 'training'.* installed on all nodes"):
+        loss_in(never)

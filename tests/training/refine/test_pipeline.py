@@ -206,12 +206,12 @@ refine(settings)
 def test_runs_that_are_killed_at_any_moment_end_as_an_unbroken_one(
     material: Path, done: tuple[Path, Summary], tmp_path: Path
 ) -> None:
-    """kill -9 at random writes of a run, ten times; then a run to the end."""
+    """kill -9 at random writes of a run, twenty times; then a run to the end."""
     server = multiprocessing.get_context("forkserver")  # imports once what all of them need
     server.set_forkserver_preload(["training.refine.pipeline", "pandas", "pyarrow.parquet", "webdataset", "av"])
     settings, draw = settings_of(material, tmp_path / "out"), random.Random(0)
-    for _ in range(10):
-        given = {"settings": settings, "writes": draw.randrange(1, 7), "after": draw.random() < 0.5}
+    for _ in range(20):
+        given = {"settings": settings, "writes": draw.randrange(1, 5), "after": draw.random() < 0.5}
         process = server.Process(target=exec, args=(UNTIL_KILLED, given))
         process.start()
         process.join()
@@ -246,6 +246,15 @@ def test_a_dry_run_says_what_is_done_what_is_left_and_what_stands_in(
     again = CliRunner().invoke(app, ["refine", str(write_settings(material, done[0])), "--dry-run"])
     assert "10 clips measured, at most 0 to do" in again.output
     assert "if as many pass as did before (60%)" in again.output
+    assert "on machines" not in again.output  # nothing is left
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "rates.json").write_text('{"clips": 7200, "captions": 1800, "rephrase": 3600}')
+    many = [f"{step}.resources={{cpus: {cpus}, workers: 16}}" for step, cpus in (("clips", 1), ("captions", 4))]
+    few = "rephrase.resources={cpus: 1, workers: 4}"
+    costly = CliRunner().invoke(app, ["refine", str(new), "--dry-run", "engine.kind=ray", *many, few])
+    assert "7.2e+03 s per clip, 20.0 h of one worker" in costly.output
+    # (10 * 2 h + 10 * 0.5 h * 4 + 10 * 1 h) / 16 CPUs
+    assert "1: 3.1 h (waiting for CPUs), 8: 2.5 h (waiting for workers of rephrase, 4 at most)" in costly.output
     assert looked == []
 
 
