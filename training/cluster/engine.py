@@ -1,4 +1,4 @@
-"""Running stages over rows: by Ray Data on one machine or a cluster, or in this process. No other module knows Ray.
+"""Running stages over rows: by Ray Data on one machine or a cluster, or in this process. No other room knows Ray.
 
 Each stage is a pool of actors that a stream of blocks goes through, so that decoding, models and endpoints work at the
 same time. What goes wrong with Ray Data elsewhere is kept out here:
