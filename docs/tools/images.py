@@ -208,7 +208,7 @@ def main() -> None:
     if "demo" in wanted:
         with tempfile.TemporaryDirectory() as folder:
             overview = write_demo(sounding.load("starter", device="cpu"), Path(folder))
-            write_atomic(ROOT / "docs" / "first-screen.jpg", node_images.as_jpeg(Image.open(overview)))
+            write_atomic(ROOT / "docs" / "first-screen.webp", node_images.as_webp(Image.open(overview)))
     if wanted == {"demo"}:
         return
     with running(asked.server) as server:

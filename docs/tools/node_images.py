@@ -93,7 +93,7 @@ def write_all(url: str, names: list[str] | None = None) -> None:
         page.add_style_tag(content=HIDE)
         for name in SHOWN if names is None else names:
             workflow, shown = SHOWN[name]
-            write_atomic(IMAGES / f"{name}.jpg", take(page, workflow, shown))
+            write_atomic(IMAGES / f"{name}.webp", take(page, workflow, shown))
         browser.close()
 
 
@@ -107,11 +107,18 @@ def take(page: Page, workflow: str, shown: tuple[int, ...]) -> bytes:
     taken = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
     if taken.width > WIDTH:
         taken = taken.resize((WIDTH, round(taken.height * WIDTH / taken.width)), Image.Resampling.LANCZOS)
-    return as_jpeg(taken)
+    return as_webp(taken)
+
+
+def as_webp(image: Image.Image) -> bytes:
+    """An image as the documentation has it: small, since every clone gets every version."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=80, method=6)
+    return buffer.getvalue()
 
 
 def as_jpeg(image: Image.Image) -> bytes:
-    """An image as the repository keeps it: small, since every clone gets every version."""
+    """Likewise a thumbnail: the host's dialog shows no other format."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=70, optimize=True, progressive=True)
     return buffer.getvalue()

@@ -270,7 +270,7 @@ class Page:
             box = self.page.locator(".sounding-click-panel").bounding_box()
             clip = {"x": box["x"] - 14, "y": box["y"] - 184, "width": box["width"] + 28, "height": box["height"] + 198}
             shot = Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
-            shot.save(Path(folder) / f"{name}.jpg", quality=85)
+            shot.save(Path(folder) / f"{name}.webp", quality=80, method=6)
 
 
 def two_objects(page: Page) -> None:

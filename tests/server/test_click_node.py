@@ -85,7 +85,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "no picture at all": ({"picture": "text.png", "state": DOG_TEXT}, "cannot be read as"),
     "no state": ({"picture": "farm.png", "state": "{"}, "state is not JSON"),
     "points": ({"picture": "farm.png", "state": DOG_TEXT, "positive_coords": "1, 2"}, "'1, 2', which is not JSON"),
-    "another shape": ({"picture": "dog.png", "state": DOG_TEXT}, "another shape"),
+    "another shape": ({"picture": "dog.webp", "state": DOG_TEXT}, "another shape"),
     "outside of the picture": ({"picture": "farm.png", "state": json.dumps(state({"positive": [{"x": 600, "y": 1}]}))},
                                "the image has 512 x 384"),
 }  # fmt: skip

@@ -45,13 +45,13 @@ def test_an_image_of_another_node_is_shown_after_a_run(page: Page):
         """() => {
           const load = LiteGraph.createNode("LoadImage"), turn = LiteGraph.createNode("ImageInvert");
           app.graph.add(load); app.graph.add(turn);
-          load.widgets.find((w) => w.name === "image").value = "dog.png";
+          load.widgets.find((w) => w.name === "image").value = "dog.webp";
           load.connect(0, turn, 0);
           load.connect(0, theClick(), theClick().inputs.findIndex((i) => i.name === "image"));
           window.turn = turn;
         }"""
     )
-    wait_until(page.page, "() => theClick().soundingClick.reference?.name === 'dog.png'")
+    wait_until(page.page, "() => theClick().soundingClick.reference?.name === 'dog.webp'")
     page.page.evaluate("() => turn.connect(0, theClick(), theClick().inputs.findIndex((i) => i.name === 'image'))")
     wait_until(page.page, "() => !theClick().soundingClick.reference")
     assert "Run the workflow once" in page.page.locator(".sounding-click-hint").text_content()

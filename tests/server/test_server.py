@@ -166,7 +166,7 @@ def test_a_batch_of_masks_is_a_batch_of_sounds(server, tiny_graph):
 def masks(kind: str) -> dict[str, dict[str, Any]]:
     """Ways to select that come with the host; the node "mask" has the mask."""
     if kind == "LoadImage alpha":
-        return {"picture": node("LoadImage", image="dog.png"), "mask": node("InvertMask", mask=["picture", 1])}
+        return {"picture": node("LoadImage", image="dog.webp"), "mask": node("InvertMask", mask=["picture", 1])}
     if kind == "LoadImageMask":
         return {"mask": node("LoadImageMask", image="farm_mask_cow.png", channel="red")}
     return {

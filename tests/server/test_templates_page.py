@@ -129,7 +129,7 @@ def test_each_opens_whole_and_runs_where_no_image_was(chromium, bare_server):
 def test_a_persons_own_file_of_the_same_name_stays(chromium, bare_server):
     """The example's image comes beside it, and what is saved later is a workflow like any other."""
     empty(bare_server)
-    own = bare_server.folder / "input" / "dog.png"
+    own = bare_server.folder / "input" / "dog.webp"
     Image.new("RGB", (40, 30), (200, 30, 30)).save(own)
     before = own.read_bytes()
     page = opened(chromium, bare_server)
@@ -139,18 +139,18 @@ def test_a_persons_own_file_of_the_same_name_stays(chromium, bare_server):
         wait_until(page, SHOWN)
         names.append(page.evaluate("() => app.graph.nodes.find((node) => node.type === 'LoadImage').widgets[0].value"))
     assert own.read_bytes() == before
-    assert names[0] == names[1] != "dog.png"
-    assert (bare_server.folder / "input" / names[0]).read_bytes() == (WORKFLOWS / "input" / "dog.png").read_bytes()
+    assert names[0] == names[1] != "dog.webp"
+    assert (bare_server.folder / "input" / names[0]).read_bytes() == (WORKFLOWS / "input" / "dog.webp").read_bytes()
     assert len([path for path in (bare_server.folder / "input").iterdir() if path.is_file()]) == 2
     saved = page.evaluate("() => JSON.parse(JSON.stringify(app.graph.serialize()))")
     assert "sounding_pictures" not in saved["extra"]
     saved["nodes"] = [node for node in saved["nodes"] if node["type"] == "LoadImage"]
-    saved["nodes"][0] |= {"widgets_values": ["dog.png", "image"]}
+    saved["nodes"][0] |= {"widgets_values": ["dog.webp", "image"]}
     saved["links"] = []
     for slot in saved["nodes"][0]["outputs"]:
         slot["links"] = []
     page.evaluate("async (workflow) => { await app.loadGraphData(workflow); }", saved)
-    assert page.evaluate("() => app.graph.nodes[0].widgets[0].value") == "dog.png"
+    assert page.evaluate("() => app.graph.nodes[0].widgets[0].value") == "dog.webp"
     page.close()
 
 
