@@ -120,5 +120,5 @@ def as_webp(image: Image.Image) -> bytes:
 def as_jpeg(image: Image.Image) -> bytes:
     """Likewise a thumbnail: the host's dialog shows no other format."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=70, optimize=True, progressive=True)
+    image.save(buffer, "JPEG", quality=58, optimize=True, progressive=True)
     return buffer.getvalue()
