@@ -73,7 +73,7 @@ class Blip:
     def __init__(self, folder: Path, device: str):
         self.device = device_for(device)
         model, self.processor = read_pretrained(
-            folder, "BlipForConditionalGeneration", "BlipProcessor", "a BLIP model", ADVICE, use_safetensors=True
+            folder, "BlipForConditionalGeneration", "BlipProcessor", "a BLIP model", ADVICE
         )
         self.model = model.to(self.device)
 
@@ -101,12 +101,7 @@ class WhisperCaptioner:
     def __init__(self, folder: Path, prompt: str, device: str):
         self.device = device_for(device)
         model, self.processor = read_pretrained(
-            folder,
-            "WhisperForConditionalGeneration",
-            "WhisperProcessor",
-            "a Whisper model",
-            ADVICE,
-            use_safetensors=True,
+            folder, "WhisperForConditionalGeneration", "WhisperProcessor", "a Whisper model", ADVICE
         )
         self.model = model.to(self.device)
         tokenizer = self.processor.tokenizer
@@ -132,7 +127,11 @@ class WhisperCaptioner:
             attention_mask=torch.ones(len(windows), windows.shape[-1], dtype=torch.long, device=self.device),
             decoder_input_ids=start,
         )
-        return decoded(self.processor.tokenizer, tokens[:, start.shape[1] :], self.settings)
+        words = tokens[:, start.shape[1] :]
+        # Marks of languages, tasks and times come after the end in Whisper's list; older folders do not call all of
+        # them special, so that the tokenizer would write them out.
+        end = self.processor.tokenizer.eos_token_id
+        return decoded(self.processor.tokenizer, words, self.settings, lambda token: token < end)
 
 
 class QwenCaptioner:
@@ -143,9 +142,8 @@ class QwenCaptioner:
     def __init__(self, folder: Path, prompt: str, device: str):
         self.device = device_for(device)
         model, self.processor = read_pretrained(
-            folder, "Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor", "a Qwen2-Audio model", ADVICE,
-            use_safetensors=True,
-        )  # fmt: skip
+            folder, "Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor", "a Qwen2-Audio model", ADVICE
+        )
         self.model = model.to(self.device)
         self.processor.tokenizer.padding_side = "left"
         asked = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt or self.prompt}]

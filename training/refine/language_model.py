@@ -25,12 +25,7 @@ class Local:
     def __init__(self, settings: RephraseSettings):
         self.device = device_for(settings.device)
         model, self.tokenizer = read_pretrained(
-            Path(settings.folder),
-            "AutoModelForCausalLM",
-            "AutoTokenizer",
-            "a language model",
-            ADVICE,
-            use_safetensors=True,
+            Path(settings.folder), "AutoModelForCausalLM", "AutoTokenizer", "a language model", ADVICE
         )
         self.model = model.to(self.device)
         self.settings = likeliest(self.model, TOKENS)

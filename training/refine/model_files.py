@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-ADVICE = "one that `save_pretrained` wrote, with safetensors"  # what to give as a folder of transformers
+ADVICE = "one that `save_pretrained` wrote"  # what to give as a folder of transformers
 ENDS = 2**20  # bytes at each end of a file that count; weights that differ do so in their last tensor
 
 
@@ -59,8 +60,11 @@ def likeliest(model: Any, tokens: int, **more: Any) -> Any:
     return settings
 
 
-def decoded(tokenizer: Any, tokens: Any, settings: Any) -> list[str]:
-    """The texts of rows of new tokens, each up to its end: what pads a row after it need be no special token."""
+def decoded(tokenizer: Any, tokens: Any, settings: Any, kept: Callable[[int], bool] = lambda token: True) -> list[str]:
+    """The texts of rows of new tokens, each up to its end: what pads a row after it need be no special token.
+
+    Tokens that are not to be `kept` are left out.
+    """
     ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-    rows = [list(takewhile(lambda token: token not in ends, row)) for row in tokens.tolist()]
+    rows = [list(filter(kept, takewhile(lambda token: token not in ends, row))) for row in tokens.tolist()]
     return [str(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]

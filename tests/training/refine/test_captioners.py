@@ -17,7 +17,7 @@ from training.refine.manifest import read_manifest
 from training.refine.pipeline import refine
 
 from .material import settings_of
-from .tiny_models import CHATML, write_blip, write_language_model, write_qwen_audio, write_whisper
+from .tiny_models import CHATML, as_published, write_blip, write_language_model, write_qwen_audio, write_whisper
 
 EXAMPLES = Path(__file__).parents[3] / "example_workflows" / "input"
 TOKENS = 100
@@ -95,6 +95,27 @@ def test_a_whisper_of_captions_is_asked_as_it_was_trained(sounds: list[np.ndarra
         assert caption == tokenizer.decode(tokens, skip_special_tokens=True)
     assert len(set(found)) > 1
     assert WhisperCaptioner(tmp_path, "clotho > caption: ", "cpu").caption(sounds) != found
+    as_published(tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert open_audio_captioner(tmp_path, "", "cpu").caption(sounds) == found
+
+
+def test_weights_that_are_a_program_are_not_run(tmp_path: Path) -> None:
+    write_whisper(tmp_path)
+    as_published(tmp_path)
+    mark = tmp_path / "ran"
+
+    class Program:
+        def __reduce__(self) -> Any:
+            return open, (str(mark), "w")
+
+    torch.save({"a": Program()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model.bin names .*open, which weights do not need"):
+        open_audio_captioner(tmp_path, "", "cpu")
+    assert not mark.exists()
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match=r"neither model.safetensors nor pytorch_model.bin"):
+        open_audio_captioner(tmp_path, "", "cpu")
 
 
 def test_qwen_audio_is_asked_in_a_chat(sounds: list[np.ndarray], tmp_path: Path) -> None:

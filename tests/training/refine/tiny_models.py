@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -106,6 +108,52 @@ def write_whisper(folder: Path) -> None:
     model.generation_config.suppress_tokens = [pieces.index("#")]
     model.save_pretrained(folder)
     WhisperProcessor(WhisperFeatureExtractor(), tokenizer).save_pretrained(folder)
+
+
+def as_published(folder: Path) -> None:
+    """`write_whisper`'s folder as published captioners are: of an older transformers, weights in PyTorch's format."""
+    from safetensors.torch import load_file
+
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    added = {one["content"]: one["id"] for one in tokens["added_tokens"]}
+    end = "<|endoftext|>"
+    special = {"bos_token": end, "eos_token": end, "pad_token": end, "unk_token": end}
+    texts = {
+        "added_tokens.json": {name: number for name, number in added.items() if name != end},
+        "merges.txt": "#version: 0.2\n",
+        "normalizer.json": {},
+        "special_tokens_map.json": {**special, "additional_special_tokens": list(added)},
+        "tokenizer_config.json": {
+            **special, "add_bos_token": False, "add_prefix_space": False, "errors": "replace",
+            "model_max_length": 1024, "processor_class": "WhisperProcessor", "return_attention_mask": False,
+            "tokenizer_class": "WhisperTokenizer",
+        },
+        "vocab.json": tokens["model"]["vocab"],
+    }  # fmt: skip
+    for name, text in texts.items():
+        (folder / name).write_text(text if isinstance(text, str) else json.dumps(text))
+    (folder / "tokenizer.json").unlink()
+    processor = json.loads((folder / "processor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor["feature_extractor"]))
+    (folder / "processor_config.json").unlink()
+    # What generates transcriptions stands in both configurations.
+    start = added["<|startoftranscript|>"]
+    forced = [[1, start + 1], [2, added["<|transcribe|>"]], [3, added["<|notimestamps|>"]]]
+    transcribing = {"begin_suppress_tokens": [220, added[end]], "forced_decoder_ids": forced, "max_length": 448}
+    change(folder / "config.json", architectures=["WhisperForAudioCaptioning"], **transcribing)
+    change(
+        folder / "generation_config.json", **transcribing, is_multilingual=True, return_timestamps=False,
+        lang_to_id={"<|en|>": start + 1}, task_to_id={"transcribe": added["<|transcribe|>"]},
+        no_timestamps_token_id=added["<|notimestamps|>"], max_initial_timestamp_index=50, prev_sot_token_id=start + 3,
+        alignment_heads=[[0, 0]],
+    )  # fmt: skip
+
+
+def change(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 def write_qwen_audio(folder: Path) -> None:

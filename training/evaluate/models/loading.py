@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sounding.utils.files import hash_file
 from sounding.utils.libraries import importing
 from sounding.utils.messages import printable
+from sounding.weights.pytorch import load_pytorch
 
 Network = TypeVar("Network", bound=nn.Module)
 CLASSES = "class_labels_indices.csv"  # AudioSet's file
@@ -52,7 +53,8 @@ def read_pretrained(
 ) -> tuple[Any, Any]:
     """A network for inference and its processor, from a folder that transformers' `save_pretrained` wrote.
 
-    Nothing is downloaded, and no code of the folder is run.
+    Nothing is downloaded, and no code of the folder is run. Where there are no safetensors, a `pytorch_model.bin` is
+    looked through first, and then read by `torch.load(weights_only=True)`.
 
     Args:
         folder: of both.
@@ -75,13 +77,32 @@ def read_pretrained(
 
     try:
         reader = read(processor)
-        network, report = read(model, output_loading_info=True, **options)
+        safe = _has_safetensors(folder)
+        network, report = read(model, output_loading_info=True, use_safetensors=safe, **options)
         if report["missing_keys"]:
             raise ValueError(f"{min(report['missing_keys'])} is missing")
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         said = printable(" ".join(str(error).split()), 300)
         raise ValueError(f"{folder} is no folder of {called} ({said}); give {advice}.") from None
     return network.eval(), reader
+
+
+def _has_safetensors(folder: Path) -> bool:
+    """Whether a folder has its weights as safetensors, else as one PyTorch file that holds nothing but weights.
+
+    Raises:
+        ValueError: neither.
+    """
+    if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        return True
+    file = folder / "pytorch_model.bin"
+    if not file.is_file():
+        raise ValueError("there is neither model.safetensors nor pytorch_model.bin")
+    try:
+        load_pytorch(file)  # bounds and harmlessness; transformers reads it once more by itself
+    except ValueError as error:
+        raise ValueError(f"{file.name} {error}") from None
+    return False
 
 
 def audioset_classes(beside: Path, count: int) -> tuple[str, ...]:
