@@ -64,7 +64,7 @@ def test_what_is_trained_on_is_what_was_kept(world: Path) -> None:
 
 def test_two_processes_train_grounding_and_unet(world: Path) -> None:
     logged = read_log(world / "runs" / "paper")
-    assert [line["step"] for line in logged if "loss" in line] == [1, 2]
+    assert [line["step"] for line in logged if "loss" in line] == [1]
     assert all(0 < line["loss"] < 10 for line in logged if "loss" in line)
     assert len([line for line in logged if "val_loss" in line]) == 1
     assert len(list((world / "runs" / "paper" / "previews").rglob("*.wav"))) == 3

@@ -62,9 +62,9 @@ ADDED: dict[Words, Words] = {
         *("rephrase.url={endpoint}", "rephrase.tries=2", "rephrase.wait=0"),
     ),
     ("training", "run", "training/recipes/paper.yaml"): (
-        *("loop.epochs=0", "loop.steps=2", "loop.batch=8", "loop.log_every=1", "loop.precision=fp32", "data.workers=0"),
+        *("loop.epochs=0", "loop.steps=1", "loop.batch=8", "loop.log_every=1", "loop.precision=fp32", "data.workers=0"),
         *("model.grounding.key_width=16", "model.grounding.mlp_width=16", "model.grounding.condition_width=16"),
-        *("validation.every=2", "validation.share=0.2", "preview.every=2", "preview.steps=2", "preview.seconds=1.28"),
+        *("validation.every=1", "validation.share=0.2", "preview.every=1", "preview.steps=2", "preview.seconds=1.28"),
     ),
     ("sounding", "generate"): ("--steps", "2"),
     ("training", "evaluate", "baselines"): ("--steps", "2", "--seconds", "1.5"),

@@ -56,7 +56,8 @@ def _plainly(row: Row, read: Callable[[Location], T]) -> T:
     try:
         found = retried(lambda: read(file))
     except (FFmpegError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{file.name} cannot be decoded ({error}).") from None
+        why = getattr(error, "strerror", None) or error  # FFmpeg's words without its number and the path
+        raise ValueError(f"{file.name} cannot be decoded ({why}).") from None
     except StorageError as error:
         _lost += 1
         if _lost < DOWN:

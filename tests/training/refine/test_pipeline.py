@@ -66,7 +66,7 @@ def test_what_is_kept_and_why_the_others_are_not(done: tuple[Path, Summary]) -> 
     found = {name: (row["dropped_by"], row["reason"]) for name, row in rows.items() if row["dropped_by"]}
     step, reason = found.pop("broken0_0")
     assert step == "clips"
-    assert reason.startswith("broken0.mp4 cannot be decoded")
+    assert reason == "broken0.mp4 cannot be decoded (Invalid data found when processing input)."
     assert found == DROPPED
     dog = rows["dog0_2"]
     assert (dog["caption"], dog["caption_by"], dog["licence"]) == ("Bark, yap", "labels", "CC-BY-4.0")
