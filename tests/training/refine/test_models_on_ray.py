@@ -59,7 +59,7 @@ def features(out: Path) -> dict[str, bytes]:
     return {str(file.relative_to(out)): file.read_bytes() for file in out.glob("shards/features/*/*.tar")}
 
 
-@pytest.mark.parametrize("steps", ["model"])
+@pytest.mark.parametrize("steps", ["names", "model"])
 def test_scores_tags_captions_and_verdicts_are_those_of_one_process(
     steps: str, material: Path, cluster: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
