@@ -25,8 +25,10 @@ from training.data.storage import contents, files_below, location, write_atomic
 from training.refine import media
 from training.refine.lists import list_clips
 from training.refine.manifest import read_manifest
+from training.refine.outcome import parts_of
 from training.refine.pipeline import refine
 from training.refine.settings import RefineSettings, read_settings
+from training.refine.steps import steps_of
 
 from .material import settings_of, settings_text
 
@@ -110,6 +112,14 @@ def test_all_is_as_in_a_folder(material: Path, done: Location, tmp_path: Path) -
             assert np.array_equal(sample["waveform"], wanted["waveform"])
             assert np.array_equal(sample["images"], wanted["images"])
     assert len(Shards("s3://bucket/done/shards/raw/*", ("id",))) == 6
+
+
+def test_workers_elsewhere_keep_results_in_the_same_place(stored: str, done: Location, tmp_path: Path) -> None:
+    steps = steps_of(settings_at(stored, str(done), tmp_path))
+    for parts in pickle.loads(pickle.dumps(parts_of(done, steps))).values():
+        clips, seconds = parts.rates()
+        assert clips >= 6
+        assert seconds > 0
 
 
 def test_no_file_and_no_message_has_credentials(
