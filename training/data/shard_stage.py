@@ -19,12 +19,13 @@ from ..cluster.stage import StopRun
 from .shard_file import ShardJob, read_record, shard_name, write_shard
 from .shard_format import reason
 from .source import Source
-from .storage import is_file, read_bytes, remove, write_atomic
+from .storage import files_below, read_bytes, remove, write_atomic
 
 if TYPE_CHECKING:
     from .storage import Location
 
 OpenSource = Callable[[str], Source]  # given a device; pickled to the workers
+FAILED = ".failed"
 COLUMNS = {"number": Column("count", "of the shard")}
 
 
@@ -97,7 +98,7 @@ def describe(source: Source) -> str:
 
 def note_of(out: Location, number: int) -> Location:
     """Where a worker leaves the reason for which a shard could not be made."""
-    return (out / shard_name(number)).with_suffix(".failed")
+    return (out / shard_name(number)).with_suffix(FAILED)
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,14 @@ class ByEngine:
         def left(rows: list[Row]) -> list[Row]:
             return [row for row in rows if read_record(out, row["number"]) is None]
 
-        remove([note_of(out, number) for number in todo])  # of a run that was killed
+        remove(list(files_below(out, [FAILED])))  # of a run that was killed
         rows: list[dict[str, Any]] = [{"number": number} for number in todo]
         engine_of(self.settings).run([self.stage], COLUMNS, rows, len(rows), lambda came, count: look(), left)
-        failed = [number for number in todo if is_file(note_of(out, number))]
+        failed = list(files_below(out, [FAILED]))
         if failed:
-            why = read_bytes(note_of(out, failed[0]))[:500].decode("utf-8", "replace")
-            remove([note_of(out, number) for number in failed])
+            first, why = failed[0].with_suffix(".tar").name, read_bytes(failed[0])[:500].decode("utf-8", "replace")
+            remove(failed)
             raise OSError(
-                f"{len(failed)} of {len(todo)} shards could not be made, the first ({shard_name(failed[0])}) because: "
+                f"{len(failed)} of {len(todo)} shards could not be made, the first ({first}) because: "
                 f"{why} The others are kept; run the same command again for those."
             )
