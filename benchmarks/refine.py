@@ -17,10 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -138,7 +138,7 @@ def made_up_list(folder: Path, count: int) -> None:
             (folder / "videos" / f"{name}.mp4").touch()
 
 
-def refine_made_up(count: int, slab: int) -> dict[str, float]:
+def refine_made_up(count: int, kind: Literal["ray", "local"], slab: int) -> dict[str, float]:
     """Peaks of a refinement of `count` listed clips."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -146,7 +146,7 @@ def refine_made_up(count: int, slab: int) -> dict[str, float]:
         settings = RefineSettings(
             out=str(folder / "out"),
             lists=(ListSettings("vggsound", videos=str(folder / "videos"), csv=str(folder / "list.csv")),),
-            engine=EngineSettings(cpus=2, object_store_mb=256, slab=slab),
+            engine=EngineSettings(kind=kind, cpus=2, object_store_mb=256, slab=slab),
             **{"labels": read_labels(folder)},  # type: ignore[arg-type]
         )
         steps = [MadeUp(ClipStep), MadeUp(EventStep), MadeUp(CaptionStep), steps_of(settings)[-1]]
@@ -180,16 +180,18 @@ def read_labels(folder: Path) -> Any:
 def memory(
     sizes: Annotated[str, typer.Option(help="Listed clips, one row each.")] = "20000,80000,320000",
     slab: Annotated[int, typer.Option(help="engine.slab.")] = 20_000,
+    local: Annotated[bool, typer.Option("--local", help="Without Ray and its share of the first process.")] = False,
     one: Annotated[int, typer.Option(help="Only print the peaks for one size, as JSON.")] = 0,
 ) -> None:
     """Print peaks of memory as a Markdown table."""
     if one:
-        print(json.dumps(refine_made_up(one, slab)))
+        print(json.dumps(refine_made_up(one, "local" if local else "ray", slab)))
         return
     print("| listed clips | kept | object store, MB | one worker, MB | all workers, MB | first process, MB | minutes |")
     print("| --- |" + " --- |" * 6)
     for size in sizes.split(","):
         command = [sys.executable, "-m", "benchmarks.refine", "memory", "--one", size, "--slab", str(slab)]
+        command += ["--local"] if local else []
         said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
         found = json.loads(said.strip().splitlines()[-1])
         columns = [found[name] for name in ("object store", "worker", "workers", "driver")]
@@ -234,6 +236,7 @@ clips: {{{shared}}}
 matching: {{scorer: names, sounds: {judge}, threshold: 0, frames_per_second: 1, device: cpu, {shared}}}
 events: {{model: {judge}, drop: [], spare: [], {shared}}}
 captions: {{frames: names, device: cpu, {shared}}}
+rephrase: {{{shared}}}
 """)
     return read_settings(file)
 
@@ -249,10 +252,13 @@ def only_cpus(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, all_of_them)
 
 
-def cpu_seconds() -> float:
-    """That this process and the workers have used."""
+def cpu_seconds(used: dict[int, float]) -> float:
+    """That this process and the workers have used; `used` keeps those of workers that have ended since."""
     me = psutil.Process()
-    return sum(sum(process.cpu_times()[:2]) for process in [me, *workers_of(me)])
+    for process in [me, *workers_of(me)]:
+        with suppress(psutil.Error):
+            used[process.pid] = sum(process.cpu_times()[:2])
+    return sum(used.values())
 
 
 def speed_on(folder: Path, out: Path, cpus: int) -> tuple[float, float]:
@@ -260,17 +266,17 @@ def speed_on(folder: Path, out: Path, cpus: int) -> tuple[float, float]:
     settings = stand_ins(folder, out, "ray", cpus)
     steps = steps_of(settings)
     seen: list[tuple[int, float, float]] = []
+    used: dict[int, float] = {}
 
     def on_progress(came: int, count: int) -> None:
-        if not seen or came == count:
-            seen.append((came, time.monotonic(), cpu_seconds()))
+        seen.append((came, time.monotonic(), cpu_seconds(used)))
 
     out.mkdir()
     with only_cpus(cpus):
         listed = list_clips(settings)
         pipeline.measure(settings, listed.rows, steps, parts_of(out, steps), on_progress, lambda text: None)
-    (first, began, used), (last, ended, used_then) = seen[0], seen[-1]
-    return (last - first) / (ended - began), (last - first) / (used_then - used)
+    (first, began, used_before), (last, ended, used_then) = seen[0], seen[-1]
+    return (last - first) / (ended - began), (last - first) / (used_then - used_before)
 
 
 def cost_by_step(folder: Path, out: Path) -> dict[str, float]:

@@ -11,7 +11,7 @@ from .rows import Column, Row, schema_of, to_table
 if TYPE_CHECKING:
     import pyarrow
 
-PIECE = 10_000  # rows of one table
+PIECE = 4_000  # rows of one table, which become dicts together
 
 
 class RowStore(Collection[Row]):

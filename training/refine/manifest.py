@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..data.storage import Location
 
 MANIFEST = "manifest.parquet"
-GROUP = 20_000  # rows at once
+GROUP = 2 * PIECE  # rows at once
 
 
 def write_manifest(out: Location, rows: Iterable[Row], steps: Sequence[Step], settings: RefineSettings) -> Location:
