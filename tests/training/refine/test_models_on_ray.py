@@ -18,6 +18,11 @@ from training.refine.pipeline import refine
 
 from .material import settings_of
 
+# Further ones would each import torch, to look at a clip or two.
+ONE_WORKER = {
+    f"{step}__resources__workers": 1 for step in ("clips", "matching", "events", "captions", "rephrase", "shards")
+}
+
 
 @pytest.fixture(scope="module")
 def names(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def features(out: Path) -> dict[str, bytes]:
 def test_scores_tags_captions_and_verdicts_are_those_of_one_process(
     steps: str, material: Path, cluster: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    changes = request.getfixturevalue(steps)
+    changes = request.getfixturevalue(steps) | ONE_WORKER
     refine(settings_of(material, tmp_path / "one", **changes))
     refine(settings_of(material, tmp_path / "ray", **changes, engine__kind="ray", engine__address=cluster))
     one, ray = (read_manifest(tmp_path / out) for out in ("one", "ray"))
