@@ -110,7 +110,8 @@ class SoundingSoundscape(io.ComfyNode):
             read_tracks("mute", mute or [], count),
             read_tracks("solo", solo or [], count),
         ]
-        heard = Room(**{name: values[0] for name, values in room.items()})
+        # Workflows of earlier versions, and some packs, have None in place of a widget's value.
+        heard = Room(**{name: values[0] for name, values in room.items() if values and values[0] is not None})
         placed = place_tracks(waveform, rate, _places(mask, depth or []), heard)
         arranged = arrange_tracks(placed, rate, [Track(*each) for each in zip(*columns, strict=True)])
         tracks = under_ceiling(arranged, rate)
@@ -128,7 +129,9 @@ def _places(masks: list[Any], depth: list[Any]) -> list[Place | None]:
     Raises:
         ValueError: no masks, or several depth maps.
     """
-    maps: list[Tensor] = [one for each in depth for one in checked_image(each).mean(dim=-1).clamp(0, 1)]
+    maps: list[Tensor] = [
+        one for each in depth if each is not None for one in checked_image(each).mean(dim=-1).clamp(0, 1)
+    ]
     if len(maps) > 1:
         raise ValueError(f"depth has {len(maps)} images, but one is expected: the map of the image with the masks.")
     nearness = maps[0] if maps else None

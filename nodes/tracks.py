@@ -14,12 +14,14 @@ from torch import Tensor
 
 from ..sounding.audio.files import write_audio
 from ..sounding.audio.resampling import resample
+from ..sounding.audio.tracks import check_length
 from ..sounding.segment.points import number, shown
 from .click.state import GAINS
 from .host.conversions import audio_waveform
 
 SOUNDS = "sounding_sounds"  # key of a node's output for the page: files of the mix, then of each track
 MAX_TRACKS = 256
+FLAC_RATE, PLAYED_RATE = 655_350, 192_000  # Hz: what FLAC has at most, and what the page gets in place of more
 
 
 def written(sound: Tensor, rate: int) -> dict[str, str]:
@@ -30,7 +32,8 @@ def written(sound: Tensor, rate: int) -> dict[str, str]:
     """
     path = Path(folder_paths.get_temp_directory()) / f"sounding_mix_{uuid.uuid4().hex}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_audio(path, sound, rate)
+    played = rate if rate <= FLAC_RATE else PLAYED_RATE
+    write_audio(path, resample(sound, rate, played), played)
     return {"filename": path.name, "subfolder": "", "type": "temp"}
 
 
@@ -40,17 +43,20 @@ def joined(audio: list[Any]) -> tuple[Tensor, int]:
     All get the highest of their rates, and two channels if one of them has two; shorter ones are padded with silence.
 
     Raises:
-        ValueError: sounds with more than two channels, or too many sounds.
+        ValueError: no sounds, ones with more than two channels, or more than memory has room for.
     """
+    if not audio:
+        raise ValueError("audio is an empty list, but at least one sound is expected; connect a node that gives some.")
     checked = [audio_waveform(each) for each in audio]
     rate = max(rate for _, rate in checked)
-    sounds = [resample(waveform, own, rate) for waveform, own in checked]
-    channels = max(each.shape[1] for each in sounds)
-    samples = max(each.shape[2] for each in sounds)
+    channels = max(each.shape[1] for each, _ in checked)
     if channels > 2:
         raise ValueError(f"audio has {channels} channels, but 1 or 2 are expected; make it mono or stereo.")
-    if (total := sum(len(each) for each in sounds)) > MAX_TRACKS:
+    if (total := sum(len(each) for each, _ in checked)) > MAX_TRACKS:
         raise ValueError(f"audio has {total} sounds, but at most {MAX_TRACKS} are expected; mix fewer at once.")
+    check_length(total, channels, max(-(-each.shape[2] * rate // own) for each, own in checked), rate)
+    sounds = [resample(waveform, own, rate) for waveform, own in checked]
+    samples = max(each.shape[2] for each in sounds)
     padded = [torch.nn.functional.pad(each, (0, samples - each.shape[2])) for each in sounds]
     return torch.cat([each.expand(-1, channels, -1).to(padded[0].device) for each in padded]), rate
 

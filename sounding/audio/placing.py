@@ -66,7 +66,7 @@ def places_of(masks: Tensor, depth: Tensor | None = None) -> list[Place | None]:
     """
     masks = check_mask(masks)
     if depth is not None:
-        depth = check_mask(depth)
+        depth = check_mask(depth).to(masks.device)
         if len(depth) not in (1, len(masks)):
             raise ValueError(
                 f"depth has {len(depth)} maps for {len(masks)} masks, but one, or one per mask, is expected."
@@ -126,15 +126,14 @@ def place_tracks(waveform: Tensor, rate: int, places: Sequence[Place | None], ro
         )
     samples = waveform.shape[-1]
     size = 2 ** math.ceil(math.log2(samples + 0.1 * rate))  # responses are shorter than 0.1 s
-    frequencies = torch.fft.rfftfreq(size, 1 / rate, dtype=torch.float64, device=waveform.device)
-    spectra = torch.fft.rfft(waveform.double().mean(dim=1), size)
-    responses = [
-        torch.zeros(2, len(frequencies), dtype=torch.complex128, device=waveform.device)
-        if place is None
-        else _response(place, room, frequencies)
-        for place in places
-    ]
-    return torch.fft.irfft(spectra[:, None] * torch.stack(responses), size)[..., :samples].to(waveform.dtype)
+    frequencies = torch.fft.rfftfreq(size, 1 / rate, dtype=torch.float64)
+    placed = torch.zeros(len(waveform), 2, samples, dtype=waveform.dtype)
+    for row, place in enumerate(places):  # one after the other: spectra take some ten times the memory of a sound
+        if place is not None:
+            spectrum = torch.fft.rfft(waveform[row].cpu().double().mean(dim=0), size)  # some devices have no float64
+            sound = torch.fft.irfft(spectrum * _response(place, room, frequencies), size)[..., :samples]
+            placed[row] = sound.to(placed.dtype)
+    return placed.to(waveform.device)
 
 
 def _response(place: Place, room: Room, frequencies: Tensor) -> Tensor:
@@ -158,7 +157,7 @@ def _response(place: Place, room: Room, frequencies: Tensor) -> Tensor:
 def _ears(pan: float, delay: bool, frequencies: Tensor) -> Tensor:
     """Both channels' gains [2, F] at a pan, and with `delay` the later arrival at the far ear (Woodworth's formula)."""
     angle = (1 + pan) * math.pi / 4
-    gains = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.complex128, device=frequencies.device)[:, None]
+    gains = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.complex128)[:, None]
     gains = gains.expand(2, len(frequencies)).clone()
     if delay:
         lateral = abs(pan) * math.pi / 2

@@ -13,6 +13,8 @@ from .loudness import programme_loudness, under_ceiling
 
 MAX_OFFSET = 600.0  # seconds
 LOUDNESS_RANGE = (-60.0, -5.0)  # LUFS that a mix may be brought to
+MAX_GAIN = 200.0  # dB; far beyond, silence times infinity is no number
+MAX_VALUES = 2**28  # samples of all channels of all tracks: 1 GiB, several of which a mix takes
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,10 @@ class Track:
     solo: bool = False  # where one track is solo, those that are not are silent
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.gain):
-            raise ValueError(f"gain is {self.gain}, but a finite number of dB is expected.")
+        if not -math.inf < self.gain <= MAX_GAIN:
+            raise ValueError(
+                f"gain is {self.gain}, but a finite number of dB is expected, and at most {MAX_GAIN:g} of them."
+            )
         for name in ("offset", "fade_in", "fade_out"):
             value = getattr(self, name)
             if not 0 <= value <= MAX_OFFSET:
@@ -39,7 +43,7 @@ def arrange_tracks(tracks: Tensor, rate: int, settings: Sequence[Track]) -> Tens
     """Sounds [B, channels, samples] with their gains, fades and offsets -> [B, channels, samples of the longest].
 
     Raises:
-        ValueError: not one setting per track.
+        ValueError: not one setting per track, or too many samples.
     """
     if len(settings) != len(tracks):
         raise ValueError(
@@ -48,6 +52,7 @@ def arrange_tracks(tracks: Tensor, rate: int, settings: Sequence[Track]) -> Tens
     solo = any(each.solo for each in settings)
     starts = [round(each.offset * rate) for each in settings]
     samples = tracks.shape[-1]
+    check_length(*tracks.shape[:-1], samples + max(starts, default=0), rate)
     arranged = tracks.new_zeros(*tracks.shape[:-1], samples + max(starts, default=0))
     for number, (each, start) in enumerate(zip(settings, starts, strict=True)):
         if each.muted or (solo and not each.solo):
@@ -57,6 +62,20 @@ def arrange_tracks(tracks: Tensor, rate: int, settings: Sequence[Track]) -> Tens
             sound = sound * _faded(samples, rate, each).to(sound)
         arranged[number, :, start : start + samples] = sound
     return arranged
+
+
+def check_length(tracks: int, channels: int, samples: int, rate: int) -> None:
+    """Whether so many tracks of so many samples fit into memory, to be asked before they are made.
+
+    Raises:
+        ValueError: they have more than `MAX_VALUES` in all.
+    """
+    if tracks * channels * samples > MAX_VALUES:
+        raise ValueError(
+            f"{tracks} tracks of {samples / rate:.0f} s at {rate} Hz with {channels} channels came, but at most "
+            f"{MAX_VALUES / (tracks * channels * rate):.0f} s are expected of so many; give fewer or shorter sounds, "
+            "earlier offsets, or a lower sample rate."
+        )
 
 
 def _faded(samples: int, rate: int, track: Track) -> Tensor:
@@ -81,18 +100,22 @@ def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None, loud
         rate: in Hz.
         gains: dB per track.
         loudness: what the sum is brought to, in LUFS, as far as the `CEILING` allows; without it, it is left as it is.
+            What has no loudness, silence or a rumble below all that is heard, stays as it is.
 
     Raises:
-        ValueError: not one finite gain per track, or a loudness out of `LOUDNESS_RANGE`.
+        ValueError: not one finite gain per track, one above `MAX_GAIN`, or a loudness out of `LOUDNESS_RANGE`.
     """
     gains = [0.0] * len(tracks) if gains is None else gains
-    if len(gains) != len(tracks) or not all(math.isfinite(gain) for gain in gains):
-        raise ValueError(f"gains are {gains} for {len(tracks)} tracks, but one number of dB per track is expected.")
+    if len(gains) != len(tracks) or not all(-math.inf < gain <= MAX_GAIN for gain in gains):
+        raise ValueError(
+            f"gains are {gains} for {len(tracks)} tracks, but one number of dB per track is expected, each at most "
+            f"{MAX_GAIN:g}."
+        )
     check_loudness(loudness)
     factors = 10 ** (torch.tensor(gains, device=tracks.device) / 20)
     total = (tracks * factors[:, None, None]).sum(dim=0)
-    if loudness is not None and total.any():
-        total = total * 10 ** ((loudness - float(programme_loudness(total, rate))) / 20)
+    if loudness is not None and (measured := float(programme_loudness(total, rate))) > -MAX_GAIN:
+        total = total * 10 ** ((loudness - measured) / 20)
     return under_ceiling(total, rate)
 
 

@@ -64,6 +64,20 @@ def test_the_ceiling_goes_before_the_loudness() -> None:
     assert not mix_tracks(torch.zeros(2, 2, 100), RATE, loudness=-23).any()  # silence stays silence
 
 
+@pytest.mark.parametrize("scale", [0.5, 1e-42])
+def test_what_has_no_loudness_is_left_as_it_is(scale: float) -> None:
+    rumble = scale * torch.sin(math.pi * torch.arange(10 * RATE) / RATE)  # 0.5 Hz, below the meter's gate
+    mix = mix_tracks(rumble[None, None], RATE, loudness=-23)
+    np.testing.assert_array_equal(mix[0], rumble)
+
+
+def test_more_than_memory_has_room_for_is_refused_before_it_is_made() -> None:
+    sounds = torch.zeros(1, 2, 10).expand(256, -1, -1)
+    said = "256 tracks of 600 s at 192000 Hz with 2 channels came, but at most 3 s are expected of so many"
+    with pytest.raises(ValueError, match=said):
+        arrange_tracks(sounds, 192_000, [Track(offset=600.0)] * 256)
+
+
 def test_the_power_of_both_channels_adds_up() -> None:
     (mono,) = noise(rows=1, channels=1)
     same = mono.expand(2, -1)
@@ -77,6 +91,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
                 Track(**{name: value})
     with pytest.raises(ValueError, match="gain is inf, but a finite number of dB is expected"):
         Track(gain=math.inf)
+    with pytest.raises(ValueError, match="gain is 1000000, but a finite number of dB is expected, and at most 200"):
+        Track(gain=1_000_000)
+    with pytest.raises(ValueError, match="one number of dB per track is expected, each at most 200"):
+        mix_tracks(torch.zeros(2, 1, 10), RATE, [0.0, 1e6])
     with pytest.raises(ValueError, match="There are 1 settings for 2 tracks, but one per track is expected"):
         arrange_tracks(torch.ones(2, 1, 10), RATE, [Track()])
     for loudness in (0.0, -61.0, math.nan):
