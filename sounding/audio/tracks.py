@@ -52,8 +52,9 @@ def arrange_tracks(tracks: Tensor, rate: int, settings: Sequence[Track]) -> Tens
     solo = any(each.solo for each in settings)
     starts = [round(each.offset * rate) for each in settings]
     samples = tracks.shape[-1]
-    check_length(*tracks.shape[:-1], samples + max(starts, default=0), rate)
-    arranged = tracks.new_zeros(*tracks.shape[:-1], samples + max(starts, default=0))
+    longest = samples + max(starts, default=0)
+    check_length(len(tracks), tracks.shape[1], longest, rate)
+    arranged = tracks.new_zeros(*tracks.shape[:-1], longest)
     for number, (each, start) in enumerate(zip(settings, starts, strict=True)):
         if each.muted or (solo and not each.solo):
             continue

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://")  # of two characters or more: C: is a drive
 CREDENTIALS = re.compile(
-    r"([A-Za-z][A-Za-z0-9+.:-]+)://(?:[^\s/'\"]*@|[^\s'\"]*[?&][\w.-]*(?:sig|token|key|credential|secret|password)[\w.-]*=)",
+    r"([A-Za-z][A-Za-z0-9+.:-]+)://"
+    r"(?:[^\s/'\"]*@|[^\s'\"]*[?&#;][\w.-]*(?:sig|token|key|credential|secret|pass|pwd|auth)[\w.-]*=)",
     re.IGNORECASE,
 )
 WAITS = (0.5, 2.0)  # seconds before the second and the third try
@@ -78,11 +79,15 @@ def location(given: str | os.PathLike[str] | UPath) -> Location:
     Raises:
         ValueError: an address that holds credentials, or of an unknown kind.
         LibraryError: the package for that kind of address is not installed.
+        StorageError: an address that cannot be reached.
     """
     text = str(given)
     if not is_address(text):
         return Path(text)
     check_address(text)
+    kind, _, rest = text.partition("://")
+    if "@" in rest.partition("/")[0]:  # after spaces or quotes, at which a search in longer texts ends
+        check_address(f"{kind}://@")
     try:
         from upath import UPath
 
@@ -96,6 +101,8 @@ def location(given: str | os.PathLike[str] | UPath) -> Location:
         ) from None
     except ValueError as error:
         raise ValueError(f"{text} is no address that fsspec knows ({printable(error, 200)}); give another.") from None
+    except OSError as error:  # of stores that are connected to at once
+        raise StorageError(f"{text} cannot be reached ({printable(error, 200)}); check the address.") from error
     return Path(found.path) if "file" in (store.protocol, *store.protocol) else found
 
 
@@ -256,9 +263,12 @@ def opened(file: Location) -> Iterator[Any]:
     """What PyAV opens: a path as a text, or a file object that fetches blocks as they are asked for and keeps some.
 
     Raises:
+        ValueError: a path of a folder, a pipe or a device, some of which would be waited for without end.
         OSError: of an address, see `reaching`; also when the object is read.
     """
     if isinstance(file, Path):
+        if file.exists() and not file.is_file():
+            raise ValueError(f"{file.name} is no ordinary file.")
         yield str(file)
         return
     stream = _Stream(file)

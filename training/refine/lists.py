@@ -93,10 +93,11 @@ def _rows_of(each: ListSettings, seconds: float, ontology: Ontology) -> Iterator
             continue
         try:
             path, row["offset"] = files.find(clip.video, clip.start)
-        except ValueError as error:
+            whole = _with_file(row, path, files)
+        except (OSError, ValueError) as error:
             yield row, printable(error, 300)
             continue
-        yield _with_file(row, path, files), ""
+        yield whole, ""
 
 
 def _row(clip: Clip, labels: Sequence[tuple[str, str]], each: ListSettings, seconds: float) -> Row:
@@ -123,9 +124,10 @@ def _from_folder(
     """Clips one after the other of every video below a folder; a rest that is shorter is left."""
     for path in files.listed:
         inside = PurePosixPath(path.as_posix()).relative_to(files.folder.as_posix())
-        named, label = inside.with_suffix("").as_posix(), inside.parent.name
+        named, label = (_text(name) for name in (inside.with_suffix("").as_posix(), inside.parent.name))
         labels = [(label, ontology.ids.get(label.casefold(), ""))] if label else []
         try:
+            _check_name(path)
             length = retried(partial(seconds_of, path))
         except Exception as error:  # decoders raise almost every kind for broken files
             yield (
@@ -137,6 +139,21 @@ def _from_folder(
         for number in range(max(1, min(MOST_CLIPS, int(length / seconds + 1e-3)))):
             row = _row(Clip(named, number * seconds, None, ()), labels, each, seconds)
             yield _with_file(row, path, files), ""
+
+
+def _text(name: str) -> str:
+    """A name of a file as text: bytes of it that are no UTF-8 are written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _check_name(path: Location) -> None:
+    """Refuse names that no table can hold.
+
+    Raises:
+        ValueError: the name is not UTF-8.
+    """
+    if _text(str(path)) != str(path):
+        raise ValueError(f"the name {_text(path.name)} is not UTF-8; rename it")
 
 
 def seconds_of(path: Location) -> float:
@@ -155,7 +172,13 @@ def seconds_of(path: Location) -> float:
 
 
 def _with_file(row: Row, path: Location, files: VideoFiles) -> Row:
-    """The row with its file and `version`: results of another file, or for another entry of the list, are void."""
+    """The row with its file and `version`: results of another file, or for another entry of the list, are void.
+
+    Raises:
+        OSError: a link that leads nowhere, or a file that is gone by now.
+        ValueError: see `_check_name`.
+    """
+    _check_name(path)
     state = files.listed[path]
     if state is None:
         found = path.stat()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,27 @@ def test_a_folder_is_cut_into_clips_labelled_by_subfolders(material: Path, tmp_p
     ]
     assert [(row["id"], row["dropped_by"]) for row in listed.out] == [("x_0", "lists")]
     assert listed.out[0]["reason"].startswith("It cannot be opened")
+
+
+def test_pipes_links_to_nothing_and_names_that_are_no_text_are_reasons(material: Path, tmp_path: Path) -> None:
+    videos = tmp_path / "in"
+    videos.mkdir()
+    os.mkfifo(videos / "pipe.mp4")  # opening it would wait without end
+    (videos / "gone.mp4").symlink_to(tmp_path / "nothing.mp4")
+    (videos / "round.mp4").symlink_to("round.mp4")
+    shutil.copy(material / "videos" / "dog0.mp4", os.fsencode(videos) + b"/bad\xff.mp4")
+    base = settings_of(material, tmp_path / "out")
+    folder = ListSettings(form="folder", videos=str(videos))
+    listed = list_clips(dataclasses.replace(base, lists=(folder,)))
+    assert not listed.rows
+    reasons = {row["id"]: row["reason"] for row in listed.out}
+    assert sorted(reasons) == ["bad\\udcff_0", "gone_0", "pipe_0", "round_0"]
+    assert reasons["pipe_0"] == "It cannot be opened (pipe.mp4 is no ordinary file.)."
+    assert reasons["bad\\udcff_0"] == "It cannot be opened (the name bad\\udcff.mp4 is not UTF-8; rename it)."
+    (tmp_path / "list.csv").write_text("gone,0,Dog,train\nround,0,Dog,train\n")
+    named = ListSettings(form="vggsound", csv=str(tmp_path / "list.csv"), videos=str(videos))
+    listed = list_clips(dataclasses.replace(base, lists=(named,)))
+    assert [row["dropped_by"] for row in listed.out] == ["lists", "lists"]
 
 
 def test_a_clip_of_two_lists_counts_once_and_another_file_is_another_version(material: Path, tmp_path: Path) -> None:

@@ -256,3 +256,20 @@ def test_a_run_that_is_killed_at_an_upload_goes_on(
         for below in ("s3://bucket/killed", "s3://bucket/done")
     )
     assert killed == whole
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://us er:hunter2@bucket/x",
+        's3://user"hunter2@bucket/x',
+        "https://host/x?pwd=hunter2",
+        "https://host/x#auth=hunter2",
+        "https://host/x;passwd=hunter2",
+    ],
+)
+def test_credentials_in_odd_forms_are_refused_too(address: str) -> None:
+    with pytest.raises(ValueError, match="a user name, a password or a signature came") as refused:
+        location(address)
+    assert "hunter2" not in str(refused.value)
+    assert str(location("s3://bucket/author=me/a@b.mp4")) == "s3://bucket/author=me/a@b.mp4"
