@@ -236,6 +236,7 @@ def started(settings: EngineSettings) -> Any:
             raise StopRun(f"There is no Ray cluster at {settings.address} ({str(error)[:200]}).") from None
     else:
         ray.init(
+            address="local",  # else Ray would join any cluster that it finds on this machine or in RAY_ADDRESS
             num_cpus=settings.cpus or None,
             object_store_memory=settings.object_store_mb * 2**20,
             include_dashboard=False,

@@ -86,3 +86,15 @@ def test_a_stream_that_is_lost_again_and_again_ends_the_run(ended: list[str]) ->
     with pytest.raises(StopRun, match=r"A node is gone\. This happened 3 times; run the same command again"):
         engine.run([], COLUMNS, [{"id": 0}], 1)
     assert len(engine.streams) == len(ended) == 3
+
+
+def test_a_run_without_an_address_joins_no_cluster_that_is_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from ray._private.services import canonicalize_bootstrap_address
+
+    given: dict[str, Any] = {}
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setattr(ray, "init", lambda **settings: given.update(settings))
+    module.started(EngineSettings(cpus=2))
+    assert given["num_cpus"] == 2
+    assert canonicalize_bootstrap_address(given.get("address")) is None  # Ray's own reading of it: a cluster is started
