@@ -129,9 +129,11 @@ def _places(masks: list[Any], depth: list[Any]) -> list[Place | None]:
     Raises:
         ValueError: no masks, or several depth maps.
     """
-    maps: list[Tensor] = [
-        one for each in depth if each is not None for one in checked_image(each).mean(dim=-1).clamp(0, 1)
-    ]
+    try:
+        images = [checked_image(each) for each in depth if each is not None]
+    except ValueError as error:
+        raise ValueError(f"depth: {error}") from None
+    maps: list[Tensor] = [one for each in images for one in each.mean(dim=-1).clamp(0, 1)]
     if len(maps) > 1:
         raise ValueError(f"depth has {len(maps)} images, but one is expected: the map of the image with the masks.")
     nearness = maps[0] if maps else None

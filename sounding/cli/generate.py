@@ -135,7 +135,7 @@ def generate(
         from ..checkpoint import read_header, resolve
         from ..conditioning import parts_to_ground
         from ..images.drawing import overlay
-        from ..images.files import read_image, read_mask, write_image
+        from ..images.files import read_image, write_image
         from ..model import load
 
         started = time.monotonic()
@@ -144,7 +144,7 @@ def generate(
         negative = None if negative_mask is None else _read_masks([negative_mask], pixels)
         places = None
         if place and selection is not None:
-            places = places_of(selection, None if depth is None else read_mask(depth))
+            places = places_of(selection, None if depth is None else read_image(depth).mean(dim=-1))
         config = read_header(resolve(model)).config
         check_steps(steps, config.diffusion.train_steps)
         masks_by = cast("Masks | None", by)

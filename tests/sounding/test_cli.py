@@ -162,7 +162,9 @@ def test_placed_tracks_and_their_mix_are_stereo(folder: Path) -> None:
 
 
 def test_a_depth_map_says_how_far(folder: Path) -> None:
-    Image.fromarray(np.full((10, 10), 51, np.uint8)).save(folder / "depth.png")
+    grey = np.full((10, 10, 4), 51, np.uint8)
+    grey[..., 3] = 255  # what many tools write: a transparency that hides nothing
+    Image.fromarray(grey).save(folder / "depth.png")
     out = ("--out", str(folder / "far.wav"), "--json")
     result = sounding(folder, "--mask", str(folder / "left.png"), "--place", "--depth", str(folder / "depth.png"), *out)
     assert result.exit_code == 0, result.output

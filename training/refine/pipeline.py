@@ -67,7 +67,8 @@ def refine(
     steps = steps_of(settings, ontology)
     with only_one(out):
         listed = list_clips(settings)
-        say(f"{len(listed.rows) + len(listed.out)} clips listed, {len(listed.rows)} of them go on")
+        more = f"; {listed.twice} more have the id of an earlier one" if listed.twice else ""
+        say(f"{len(listed.rows) + len(listed.out)} clips listed, {len(listed.rows)} of them go on{more}")
         if not listed.rows and not listed.out:
             raise ValueError("The lists have no clips, but some are expected; check the folders and lists given.")
         parts = parts_of(out, steps)
