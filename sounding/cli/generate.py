@@ -130,6 +130,7 @@ def generate(
         import torch
 
         from ..audio.files import write_audio
+        from ..audio.loudness import programme_loudness
         from ..audio.placing import place_tracks, places_of
         from ..audio.tracks import mix_tracks
         from ..checkpoint import read_header, resolve
@@ -199,9 +200,15 @@ def generate(
             report["nearest"] = [{"name": name, "cosine": round(cosine, 3)} for name, cosine in nearest]
         written = list(options.tracks)
         if len(options.masks) > 1:
-            write_audio(out, mix_tracks(tracks, rate, gain, loudness), rate)
+            mix = mix_tracks(tracks, rate, gain, loudness)
+            write_audio(out, mix, rate)
             written.append(out)
             report["mix"] = str(out)
+            if loudness is not None and mix.any():
+                reached = round(float(programme_loudness(mix, rate)), 1)
+                report["loudness"] = reached
+                if abs(reached - loudness) > 0.1:
+                    say(f"sounding: the mix has {reached} LUFS instead of {loudness:g}, since its peaks reach -1 dBTP.")
         if attention_map is not None:
             maps = sound.condition.attention_map((pixels.shape[1], pixels.shape[2]))
             write_image(attention_map, torch.cat(list(overlay(pixels, maps)), dim=1))

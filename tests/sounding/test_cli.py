@@ -159,6 +159,10 @@ def test_placed_tracks_and_their_mix_are_stereo(folder: Path) -> None:
         assert 4 / np.pi * np.arctan2(found[1], found[0]) - 1 == pytest.approx(place["pan"], abs=0.01)
     meter = pyloudnorm.Meter(16_000)
     assert meter.integrated_loudness(files["scene"]) == pytest.approx(-30, abs=0.1)
+    assert "loudness" in json.loads(result.stdout)
+    assert "LUFS instead" not in result.stderr
+    loud = sounding(folder, *masks, "--loudness", "-5", *out)
+    assert f"the mix has {json.loads(loud.stdout)['loudness']} LUFS instead of -5" in loud.stderr
 
 
 def test_a_depth_map_says_how_far(folder: Path) -> None:

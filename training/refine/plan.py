@@ -11,7 +11,7 @@ from .ontology import EMPTY, read_ontology
 from .outcome import Results, parts_of
 from .pipeline import PASSED, RATES, read_numbers
 from .settings import RefineSettings
-from .steps import steps_of
+from .steps import missing_of, steps_of
 
 
 def dry_run(settings: RefineSettings) -> str:
@@ -71,6 +71,8 @@ def dry_run(settings: RefineSettings) -> str:
         if settings.engine.kind == "ray":
             shards += f" (up to {asked.workers} workers of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs)"
     lines.append(f"-> split ({settings.split.test_hours:g} h of test) -> raw shards, {shards} -> manifest, report")
+    there = {step.name for step in steps}
+    lines += [f"not as in the paper: {name} is {what}" for name, what in missing_of(steps) if name not in there]
     engine = settings.engine
     place = (
         "this process" if engine.kind == "local" else engine.address or f"{engine.cpus or 'all'} CPUs of this machine"

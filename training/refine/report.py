@@ -25,6 +25,7 @@ from .funnel import BINS, categories, drawn, funnel, histogram
 from .media import clip_frames, clip_sound
 from .settings import RefineSettings
 from .step import Step
+from .steps import missing_of
 
 if TYPE_CHECKING:
     from ..data.storage import Location
@@ -65,7 +66,7 @@ def write_report(out: Location, rows: Collection[Row], steps: Sequence[Step], se
         stages=stages,
         whole=max(stages[0].hours_in, 1e-9),
         most_reasons=MOST_REASONS,
-        missing=[(step.name, step.missing()) for step in steps if step.missing()],
+        missing=missing_of(steps),
         scores=[
             (number / BINS, count, (number + 1) / BINS <= settings.matching.threshold)
             for number, count in enumerate(counts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..ontology import EMPTY, Ontology
 from ..settings import RefineSettings
 from ..step import Step
@@ -29,3 +31,11 @@ def steps_of(settings: RefineSettings, ontology: Ontology = EMPTY) -> list[Step]
     steps.append(CaptionStep(settings.captions))
     steps.append(RephraseStep(settings.rephrase))
     return steps
+
+
+def missing_of(steps: Sequence[Step]) -> list[tuple[str, str]]:
+    """What is not done as in the paper, by step: steps that are left out, and what stands in for models."""
+    there = {step.name: step.missing() for step in steps}
+    left_out = "left out: its settings name no model"
+    found = [(name, there.get(name, left_out)) for name in ("clips", "matching", "events", "captions", "rephrase")]
+    return [(name, what) for name, what in found if what]
