@@ -59,12 +59,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
         cloudpickle.register_pickle_by_value(killing)  # workers may know another package called tests
         node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+        others = set(psutil.Process().children())  # such as a cluster of other tests in this process
         made = Cluster(
             initialize_head=True, head_node_args={**node, "include_dashboard": False, "_system_config": SYSTEM}
         )
         made.add_node(**node)
         yield made
-        left = psutil.Process().children(recursive=True)
+        left = [
+            process
+            for child in set(psutil.Process().children()) - others
+            for process in (child, *child.children(recursive=True))
+        ]
         made.shutdown()
         _, alive = psutil.wait_procs([process for process in left if is_of_ray(process)], timeout=PATIENCE)
         assert not alive
