@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..encoders.patches import check_mask
+from ..images.resize import resized
 
 FARTHEST = 16.0  # distances, in units of the nearest one
 NEAR_AREA = 0.25  # share of the image that something at distance 1 covers
@@ -71,9 +72,8 @@ def places_of(masks: Tensor, depth: Tensor | None = None) -> list[Place | None]:
             raise ValueError(
                 f"depth has {len(depth)} maps for {len(masks)} masks, but one, or one per mask, is expected."
             )
-        depth = torch.nn.functional.interpolate(
-            depth[:, None], tuple(masks.shape[1:]), mode="bilinear", antialias=True
-        )[:, 0].expand(len(masks), -1, -1)
+        height, width = masks.shape[1:]
+        depth = resized(depth[:, None], (height, width))[:, 0].expand(len(masks), -1, -1)
     return [_place(mask, None if depth is None else depth[row]) for row, mask in enumerate(masks)]
 
 
