@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
-from ..sounding.audio.loudness import under_ceiling
-from ..sounding.audio.tracks import mix_tracks
+from ..sounding.audio.tracks import Track
 from .host.schemas import schema
-from .tracks import SOUNDS, joined, read_gains, written
+from .tracks import arranged, gains_input, joined, mix_output, read_gains
 
 
 class SoundingMixTracks(io.ComfyNode):
@@ -19,13 +17,6 @@ class SoundingMixTracks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the host shows it."""
-        gains = io.String.Input(
-            "gains",
-            default="",
-            optional=True,
-            tooltip="dB per track: connect the click node's gains, or write 0, -6, ... One number is for all tracks; "
-            "none leaves them as they are.",
-        )
         return schema(
             node_id="SoundingMixTracks",
             display_name="Sounding Mix Tracks",
@@ -44,14 +35,14 @@ class SoundingMixTracks(io.ComfyNode):
                     optional=True,
                     tooltip="More tracks, such as those of another chain; they come after the others.",
                 ),
-                io.MultiType.Input(gains, types=[io.Float, io.Int]),
+                gains_input(),
             ],
             outputs=[
                 io.Audio.Output(
                     display_name="tracks",
                     tooltip="Each sound with its gain, as a batch: Save Audio writes one file per track.",
                 ),
-                io.Audio.Output(display_name="mix", tooltip="All tracks together, at most -1 dBTP: it cannot clip."),
+                mix_output(),
             ],
         )
 
@@ -61,12 +52,4 @@ class SoundingMixTracks(io.ComfyNode):
     ) -> io.NodeOutput:
         """Apply the gains and sum."""
         waveform, rate = joined([*audio, *(audio_2 or [])])  # [B, channels, samples]
-        decibels = read_gains(gains or [], len(waveform))
-        factors = 10 ** (torch.tensor(decibels, device=waveform.device) / 20)
-        tracks = under_ceiling(waveform * factors[:, None, None], rate)
-        mix = mix_tracks(waveform, rate, decibels)[None]
-        return io.NodeOutput(
-            {"waveform": tracks, "sample_rate": rate},
-            {"waveform": mix, "sample_rate": rate},
-            ui={SOUNDS: [written(sound, rate) for sound in (*mix, *tracks)]},
-        )
+        return arranged(waveform, rate, [Track(gain) for gain in read_gains(gains or [], len(waveform))])

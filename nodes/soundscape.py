@@ -7,12 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sounding.audio.loudness import under_ceiling
 from ..sounding.audio.placing import Place, Room, place_tracks, places_of
-from ..sounding.audio.tracks import LOUDNESS_RANGE, MAX_OFFSET, Track, arrange_tracks, mix_tracks
+from ..sounding.audio.tracks import LOUDNESS_RANGE, MAX_OFFSET, Track
 from .host.conversions import checked_image, checked_mask
 from .host.schemas import schema, text_input
-from .tracks import SOUNDS, joined, read_gains, read_numbers, read_tracks, written
+from .tracks import arranged, gains_input, joined, mix_output, read_gains, read_numbers, read_tracks
 
 SECONDS = (0.0, MAX_OFFSET)
 
@@ -23,13 +22,6 @@ class SoundingSoundscape(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the host shows it."""
-        gains = io.String.Input(
-            "gains",
-            default="",
-            optional=True,
-            tooltip="dB per track: connect the click node's gains, or write 0, -6, ... One number is for all tracks; "
-            "none leaves them as they are.",
-        )
         return schema(
             node_id="SoundingSoundscape",
             display_name="Sounding Soundscape",
@@ -50,7 +42,7 @@ class SoundingSoundscape(io.ComfyNode):
                     optional=True,
                     tooltip="A depth map of the image, near is white. It decides on distances in place of the masks.",
                 ),
-                io.MultiType.Input(gains, types=[io.Float, io.Int]),
+                gains_input(),
                 _amount("width", 1.0, "1 puts the image's edges into one channel, 0 leaves all in the middle."),
                 _amount("distance", 0.5, "How much quieter and duller what is far is: 0 not at all, 1 as in the open."),
                 io.Boolean.Input(
@@ -81,7 +73,7 @@ class SoundingSoundscape(io.ComfyNode):
                     display_name="tracks",
                     tooltip="Each sound at its place, in stereo, as a batch: Save Audio writes one file per track.",
                 ),
-                io.Audio.Output(display_name="mix", tooltip="All tracks together, at most -1 dBTP: it cannot clip."),
+                mix_output(),
             ],
         )
 
@@ -113,14 +105,8 @@ class SoundingSoundscape(io.ComfyNode):
         # Workflows of earlier versions, and some packs, have None in place of a widget's value.
         heard = Room(**{name: values[0] for name, values in room.items() if values and values[0] is not None})
         placed = place_tracks(waveform, rate, _places(mask, depth or []), heard)
-        arranged = arrange_tracks(placed, rate, [Track(*each) for each in zip(*columns, strict=True)])
-        tracks = under_ceiling(arranged, rate)
-        mix = mix_tracks(arranged, rate, loudness=(loudness or [0.0])[0] or None)[None]
-        return io.NodeOutput(
-            {"waveform": tracks, "sample_rate": rate},
-            {"waveform": mix, "sample_rate": rate},
-            ui={SOUNDS: [written(sound, rate) for sound in (*mix, *tracks)]},
-        )
+        settings = [Track(*each) for each in zip(*columns, strict=True)]
+        return arranged(placed, rate, settings, (loudness or [0.0])[0] or None)
 
 
 def _places(masks: list[Any], depth: list[Any]) -> list[Place | None]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..sounding.audio.files import write_audio
+from ..sounding.audio.loudness import under_ceiling
 from ..sounding.audio.resampling import resample
-from ..sounding.audio.tracks import check_length
+from ..sounding.audio.tracks import Track, arrange_tracks, check_length, mix_tracks
 from ..sounding.segment.points import number, shown
 from .click.state import GAINS
 from .host.conversions import audio_waveform
@@ -59,6 +62,36 @@ def joined(audio: list[Any]) -> tuple[Tensor, int]:
     samples = max(each.shape[2] for each in sounds)
     padded = [torch.nn.functional.pad(each, (0, samples - each.shape[2])) for each in sounds]
     return torch.cat([each.expand(-1, channels, -1).to(padded[0].device) for each in padded]), rate
+
+
+def gains_input() -> io.MultiType.Input:
+    """dB per track, as numbers of another node or a text."""
+    text = io.String.Input(
+        "gains",
+        default="",
+        optional=True,
+        tooltip="dB per track: connect the click node's gains, or write 0, -6, ... One number is for all tracks; "
+        "none leaves them as they are.",
+    )
+    return io.MultiType.Input(text, types=[io.Float, io.Int])
+
+
+def mix_output() -> io.Audio.Output:
+    """All tracks as one sound."""
+    return io.Audio.Output(display_name="mix", tooltip="All tracks together, at most -1 dBTP: it cannot clip.")
+
+
+def arranged(waveform: Tensor, rate: int, settings: Sequence[Track], loudness: float | None = None) -> io.NodeOutput:
+    """The outputs of a node: sounds [B, channels, samples] as tracks with their settings and as a mix; the page plays
+    both.
+    """
+    sounds = arrange_tracks(waveform, rate, settings)
+    tracks, mix = under_ceiling(sounds, rate), mix_tracks(sounds, rate, loudness=loudness)[None]
+    return io.NodeOutput(
+        {"waveform": tracks, "sample_rate": rate},
+        {"waveform": mix, "sample_rate": rate},
+        ui={SOUNDS: [written(sound, rate) for sound in (*mix, *tracks)]},
+    )
 
 
 def read_gains(values: list[Any], tracks: int) -> list[float]:

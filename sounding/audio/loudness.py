@@ -87,9 +87,16 @@ def fades(samples: int, rate: int, fade_out: float | None = None) -> Tensor:
     check_fade_out(fade_out)
     seconds = samples / rate
     fade_out = min(FADE_OUT, FADE_SHARE * seconds) if fade_out is None else min(fade_out, seconds)
+    first, last = (min(round(length * rate), samples // 2) for length in (FADE_IN, max(fade_out, CLICK)))
+    return ramps(samples, first, last)
+
+
+def ramps(samples: int, first: int, last: int) -> Tensor:
+    """[samples] of gain: half a Hann window up over the `first` and down over the `last` of them, 1 between; where both
+    are, they multiply.
+    """
     gain = torch.ones(samples)
-    for length, back in ((FADE_IN, False), (max(fade_out, CLICK), True)):
-        count = min(round(length * rate), samples // 2)
+    for count, back in ((first, False), (last, True)):
         ramp = 0.5 - 0.5 * torch.cos(torch.pi * torch.arange(count) / max(count, 1))
         part = gain[samples - count :] if back else gain[:count]
         part *= ramp.flip(0) if back else ramp

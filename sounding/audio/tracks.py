@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .loudness import programme_loudness, under_ceiling
+from .loudness import programme_loudness, ramps, under_ceiling
 
 MAX_OFFSET = 600.0  # seconds
 LOUDNESS_RANGE = (-60.0, -5.0)  # LUFS that a mix may be brought to
@@ -60,7 +60,8 @@ def arrange_tracks(tracks: Tensor, rate: int, settings: Sequence[Track]) -> Tens
             continue
         sound = tracks[number] * 10 ** (torch.tensor(each.gain, device=tracks.device) / 20)
         if each.fade_in or each.fade_out:
-            sound = sound * _faded(samples, rate, each).to(sound)
+            first, last = (min(round(seconds * rate), samples) for seconds in (each.fade_in, each.fade_out))
+            sound = sound * ramps(samples, first, last).to(sound)
         arranged[number, :, start : start + samples] = sound
     return arranged
 
@@ -77,17 +78,6 @@ def check_length(tracks: int, channels: int, samples: int, rate: int) -> None:
             f"{MAX_VALUES / (tracks * channels * rate):.0f} s are expected of so many; give fewer or shorter sounds, "
             "earlier offsets, or a lower sample rate."
         )
-
-
-def _faded(samples: int, rate: int, track: Track) -> Tensor:
-    """[samples] of gain; fades that overlap multiply."""
-    gain = torch.ones(samples, dtype=torch.float64)
-    for seconds, back in ((track.fade_in, False), (track.fade_out, True)):
-        count = min(round(seconds * rate), samples)
-        ramp = 0.5 - 0.5 * torch.cos(torch.pi * torch.arange(count, dtype=torch.float64) / max(count, 1))
-        part = gain[samples - count :] if back else gain[:count]
-        part *= ramp.flip(0) if back else ramp
-    return gain
 
 
 def mix_tracks(tracks: Tensor, rate: int, gains: list[float] | None = None, loudness: float | None = None) -> Tensor:

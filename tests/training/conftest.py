@@ -125,3 +125,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
         yield nodes.address
         nodes.shutdown()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As workers of one CPU have: other numbers of threads add in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

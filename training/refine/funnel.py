@@ -13,6 +13,7 @@ from sounding.utils.messages import printable
 
 from ..cluster.rows import Row
 from .lists import LABELS, LISTS
+from .rows import seconds_of
 from .split import TEST, TRAIN
 from .step import Step
 
@@ -48,7 +49,7 @@ def funnel(rows: Iterable[Row], steps: Sequence[Step]) -> list[Stage]:
     for row in rows:
         number = place.get(row["dropped_by"], len(names))
         clips[number] += 1
-        seconds[number] += row["sound_seconds"] or row["seconds"]
+        seconds[number] += seconds_of(row)
         if number < len(names):
             known = reasons[number]
             kind = kind_of(row)
@@ -111,7 +112,7 @@ def categories(rows: Iterable[Row]) -> list[tuple[str, float, float]]:
         if not row["dropped_by"]:
             seconds = found.setdefault(row["category"], {TRAIN: 0.0, TEST: 0.0})
             if row["subset"] in seconds:
-                seconds[row["subset"]] += row["sound_seconds"] or row["seconds"]
+                seconds[row["subset"]] += seconds_of(row)
     listed = [(name or "without a label", of[TRAIN] / 3600, of[TEST] / 3600) for name, of in found.items()]
     return sorted(listed, key=lambda one: (-one[1] - one[2], one[0]))
 

@@ -21,7 +21,7 @@ from .ontology import EMPTY, Ontology, read_ontology
 from .outcome import Results, columns_of_manifest, columns_on_the_way, parts_of
 from .parts import Parts, Worker
 from .report import write_report
-from .rows import IDENTITY
+from .rows import IDENTITY, seconds_of
 from .settings import RefineSettings
 from .shards import check_shards, write_features, write_raw
 from .split import hours, split
@@ -85,7 +85,7 @@ def refine(
         write_manifest(out, _whole(finished(listed, results), kept, lost), steps, settings)
         if settings.shards.model:
             write_features(out, list(made), settings.shards, settings.engine)
-        left = [row["sound_seconds"] or row["seconds"] for row in kept if row["id"] not in lost]
+        left = [seconds_of(row) for row in kept if row["id"] not in lost]
         rows = ManifestRows(out)
         page = write_report(out, rows, steps, settings)
         return Summary(len(rows), len(left), sum(left) / 3600, page, funnel(rows, steps))

@@ -7,7 +7,7 @@ them), so that all blocks have one schema.
 
 from __future__ import annotations
 
-from ..cluster.rows import Column
+from ..cluster.rows import Column, Row
 
 # Of the list (`lists.py`).
 IDENTITY = {
@@ -31,3 +31,8 @@ OUTCOME = {
     "category": Column("text", "the largest category of the list that the clip's labels are in"),
     "subset": Column("text", "train or test; empty for dropped clips"),
 }
+
+
+def seconds_of(row: Row) -> float:
+    """How long a clip's sound is, as far as it was measured; else the length that was asked for."""
+    return float(row["sound_seconds"] or row["seconds"])

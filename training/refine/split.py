@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 from ..cluster.rows import Row
 from .ontology import Ontology
+from .rows import seconds_of
 from .settings import SplitSettings
 
 TRAIN, TEST = "train", "test"
@@ -24,7 +25,7 @@ def category_of(row: Row, ontology: Ontology) -> str:
 
 def hours(rows: Iterable[Row]) -> float:
     """How long they are together."""
-    return sum(row["sound_seconds"] or row["seconds"] for row in rows) / 3600
+    return sum(map(seconds_of, rows)) / 3600
 
 
 def split(rows: Collection[Row], ontology: Ontology, settings: SplitSettings) -> list[tuple[str, str]]:
@@ -34,18 +35,18 @@ def split(rows: Collection[Row], ontology: Ontology, settings: SplitSettings) ->
     alone, so a clip that is added or dropped later moves few others.
     """
     clips: list[tuple[str, str]] = []  # category and video
-    seconds_of: dict[str, float] = defaultdict(float)  # of a video
+    length_of: dict[str, float] = defaultdict(float)  # of a video, in seconds
     category_of_video: dict[str, str] = {}
     hours_of: dict[str, float] = defaultdict(float)
     for row in rows:
         video, category = row["video"], category_of(row, ontology)
         clips.append((category, video))
-        seconds_of[video] += row["sound_seconds"] or row["seconds"]
+        length_of[video] += seconds_of(row)
         category_of_video.setdefault(video, category)
     by_category: dict[str, list[str]] = defaultdict(list)
     for video, category in category_of_video.items():
         by_category[category].append(video)
-        hours_of[category] += seconds_of[video] / 3600
+        hours_of[category] += length_of[video] / 3600
     largest = sorted((c for c in by_category if c), key=lambda c: (-hours_of[c], c))[: settings.count]
     chosen = list(settings.categories) or largest
     tested: set[str] = set()
@@ -53,7 +54,7 @@ def split(rows: Collection[Row], ontology: Ontology, settings: SplitSettings) ->
         quota = min(settings.test_hours / len(chosen), MOST_OF_CATEGORY * hours_of[category])
         taken = 0.0
         for video in sorted(by_category[category], key=lambda name: _drawn(name, settings.seed)):
-            more = seconds_of[video] / 3600
+            more = length_of[video] / 3600
             if taken + more > quota + 1e-9:
                 continue
             tested.add(video)

@@ -8,11 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from training.__main__ import app
@@ -24,14 +22,7 @@ from training.starter.evaluate.items import ItemsSettings, write_items
 from ...conftest import ROOT
 from ..video_material import content
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As workers of one CPU have: other numbers of threads add in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

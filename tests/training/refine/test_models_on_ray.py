@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from training.refine.manifest import read_manifest
 from training.refine.pipeline import refine
 
 from .material import settings_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Further ones would each import torch, to look at a clip or two.
 ONE_WORKER = {
@@ -49,15 +50,6 @@ def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     file = tmp_path_factory.mktemp("models") / "matching.safetensors"
     write_matching(file, network)
     return {"matching": f"{{model: {file}, visual: {tiny_checkpoint}, frames_per_second: 2.0, size: 48}}"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As workers of one CPU have: other numbers of threads add in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def features(out: Path) -> dict[str, bytes]:
