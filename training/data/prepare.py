@@ -19,8 +19,9 @@ from sounding.cli.terminal import command_group, plain_errors
 from ..cluster.options import AddressOption, CpusOption, GpusOption, MostWorkersOption, RayOption, chosen_engine
 
 if TYPE_CHECKING:
+    from sounding.utils.process_group import ProcessGroup
+
     from ..cluster.settings import EngineSettings, Resources
-    from .process_group import ProcessGroup
     from .shard_format import Skipped
     from .shard_stage import OpenSource
     from .shard_writer import Elsewhere, OnProgress
@@ -198,7 +199,7 @@ def _run_on_device(
     engine: tuple[EngineSettings, Resources] | None,
 ) -> None:
     """Make the shards of a source with a model: in the processes of a launcher, or by the workers of an engine."""
-    from .process_group import launched
+    from sounding.utils.process_group import launched
 
     if engine is None:
         with launched() as group:
@@ -234,7 +235,8 @@ def _run(
     """Make the shards with a bar, and say what came of it; of a group of processes only the first one speaks."""
     import os
 
-    from .process_group import ALONE
+    from sounding.utils.process_group import ALONE
+
     from .shard_writer import make_shards
 
     group = group or ALONE

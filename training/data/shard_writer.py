@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from sounding.utils.files import remove_abandoned
 from sounding.utils.messages import printable
+from sounding.utils.process_group import ALONE, ProcessGroup
 
 from .folder_lock import only_one
-from .process_group import ALONE, ProcessGroup
 from .shard_file import ShardJob, read_record, shard_name, write_shard
 from .shard_format import INDEX, ShardIndex, Skipped, read_json
 from .source import Source

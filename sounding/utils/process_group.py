@@ -85,5 +85,5 @@ def _said_plainly() -> Iterator[None]:
     except RuntimeError as error:
         raise ChildProcessError(
             f"Another process of this launch has ended ({str(error).splitlines()[0][:200]}); see what it said, and run "
-            "the same command again: finished shards are kept."
+            "the same command again: what is finished is kept."
         ) from None
