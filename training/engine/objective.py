@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sounding.model import SoundingModel
+from sounding.networks.unet import UNet
+from sounding.networks.vae import Vae
 
 Features = list[list[Tensor]]
 
@@ -41,14 +43,14 @@ class Objective(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Let modules recompute their activations in the backward pass instead of keeping them; called once, before the
-        first step. Here that is diffusers' models.
+        first step. Here that is U-Nets and VAEs.
 
         Raises:
             ValueError: none of the modules can.
         """
-        able = [module for module in self.modules() if getattr(module, "_supports_gradient_checkpointing", False)]
+        able = [module for module in self.modules() if isinstance(module, (UNet, Vae))]
         for module in able:
-            module.enable_gradient_checkpointing()  # type: ignore[operator]
+            module.enable_gradient_checkpointing()
         if not able:
             raise ValueError("loop.gradient_checkpointing is on, but nothing that this task trains can; turn it off.")
 

@@ -156,9 +156,7 @@ class GroundedObjective(Objective):
     def place(self, device: torch.device) -> None:
         """On a CPU the fused attention's backward pass takes longer than plain matrix products do."""
         if device.type == "cpu":
-            from diffusers.models.attention_processor import AttnProcessor
-
-            self.unet.set_attn_processor(AttnProcessor())
+            self.unet.use_plain_attention()
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""
