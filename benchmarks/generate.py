@@ -1,10 +1,9 @@
-"""Generation at full size against diffusers' `AudioLDMPipeline` with the same weights.
+"""Generation at full size against diffusers' `AudioLDMPipeline` around the same modules.
 
     python -m benchmarks.generate --device cpu --dtype float32 --steps 4 --repeats 3
 
-Both sides get the same weights of U-Net, VAE and vocoder (random ones, on which time does not depend), ours in our
-networks and theirs in diffusers' and transformers', the same noise, the same condition and DDIM, so they must give the
-same waveform. Runs alternate, and so does their order, so that other
+Both sides get the same U-Net, VAE and vocoder (with random weights, on which time does not depend), the same noise, the
+same condition and DDIM, so they must give the same waveform. Runs alternate, and so does their order, so that other
 load on the machine affects both sides; quote the ratios. Memory on a CPU is the peak of a separate process per side.
 """
 
@@ -21,14 +20,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from diffusers import AudioLDMPipeline, DPMSolverMultistepScheduler
+from diffusers import AudioLDMPipeline
 from torch import Tensor, nn
 
 from sounding.config import SoundingConfig
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
-
-from .peers import unet_peer, vae_peer, vocoder_peer
+from sounding.samplers import build_sampler
 
 CFG = 2.0
 SIDES = ("ours", "theirs")
@@ -57,7 +55,7 @@ class Task:
 
 
 class ClassLabels(nn.Module):
-    """A U-Net behind the interface that the pipeline calls: the condition comes as `class_labels` [B, D]."""
+    """Our U-Net behind the interface that the pipeline calls: the condition comes as `class_labels` [B, D]."""
 
     def __init__(self, unet: Any):
         super().__init__()
@@ -106,24 +104,15 @@ def build_task(device: str, dtype: torch.dtype, seconds: float, steps: int) -> T
 
 
 def build_pipeline(task: Task) -> Any:
-    """diffusers' pipeline around the libraries' networks with the model's weights."""
+    """diffusers' pipeline around the same modules."""
     model = task.model
-    networks = {}
-    for name, peer in (("unet", unet_peer), ("vae", vae_peer), ("vocoder", vocoder_peer)):
-        network, ours = peer(model.config), model.get_submodule(name)
-        network.load_state_dict(ours.state_dict())
-        networks[name] = network.to(next(ours.parameters()).device, next(ours.parameters()).dtype).requires_grad_(False)
-    schedule = model.config.diffusion.schedule
     pipeline: Any = AudioLDMPipeline(
-        vae=networks["vae"],
+        vae=model.vae,
         text_encoder=NoText(model.unet.dtype, model.unet.device),  # type: ignore[arg-type]
         tokenizer=None,  # type: ignore[arg-type]
-        unet=ClassLabels(networks["unet"]),  # type: ignore[arg-type]
-        # DDIM from the noisiest time; their `DDIMScheduler` needs counts of steps that divide 1000.
-        scheduler=DPMSolverMultistepScheduler(
-            **schedule, solver_order=1, final_sigmas_type="sigma_min", timestep_spacing="trailing"
-        ),
-        vocoder=networks["vocoder"],
+        unet=ClassLabels(model.unet),  # type: ignore[arg-type]
+        scheduler=build_sampler(model.config.diffusion, "ddim"),
+        vocoder=model.vocoder,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -72,8 +72,7 @@ def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             with torch.no_grad():
                 mel = to_mel(waveform)[:, None]
-                found = model.vae.encode(mel).latent_dist
-                latents = (found.mean + found.std * torch.randn_like(found.mean)) * config.vae.scale
+                latents = model.vae.encode(mel).latent_dist.sample() * config.vae.scale
                 patches, query = model.patches(images), clap(tokens)
             condition = model.grounding.by_query(query, patches).tokens
             times = torch.randint(0, config.diffusion.train_steps, (batch,), device=device)

@@ -112,7 +112,7 @@ class GroundingConfig(Checked):
 
 @dataclass(frozen=True)
 class VaeConfig(Checked):
-    """`networks.vae.Vae` over [B, 1, T, mel_bands]; each stage after the first halves both axes."""
+    """`diffusers.AutoencoderKL` over [B, 1, T, mel_bands]; each stage after the first halves both axes."""
 
     channels: Widths = (128, 256, 512)
     layers: Depth = 2
@@ -140,7 +140,7 @@ class VaeConfig(Checked):
 
 @dataclass(frozen=True)
 class UnetConfig(Checked):
-    """`networks.unet.UNet`; attention at every stage but the first.
+    """`diffusers.UNet2DConditionModel`; attention at every stage but the first.
 
     `film_width` 0 is the paper's: the U-Net attends to the condition. Otherwise the condition, of that width, is
     added to the time embedding as in AudioLDM as published, and the second attention attends to the latents.
@@ -156,7 +156,7 @@ class UnetConfig(Checked):
 
 @dataclass(frozen=True)
 class VocoderConfig(Checked):
-    """`networks.vocoder.Vocoder`; the product of `rates` is the mel hop."""
+    """`transformers.SpeechT5HifiGan`; the product of `rates` is the mel hop."""
 
     initial_channels: Width = 1024
     rates: Annotated[tuple[Kernel, ...], Length(1, 10)] = (5, 4, 2, 2, 2)

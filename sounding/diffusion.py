@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .config import DiffusionConfig
-from .samplers import build_sampler
 from .utils.libraries import importing
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ OnStep = Callable[[int, int], None]
 
 
 class Denoiser(Protocol):
-    """Predicts the noise (or v): the U-Net, or a closed form in tests."""
+    """Predicts the noise (or v): diffusers' U-Net, or a closed form in tests."""
 
     def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Any:
         """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample`."""
@@ -127,12 +126,20 @@ def sample_latents(
         raise ValueError(f"cfg is {cfg}, but a number of 0 or more is expected; the paper uses 2.")
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise is {denoise}, but more than 0 and at most 1 is expected.")
+    with importing("diffusers"):
+        from .samplers import build_sampler
+
     solver = build_sampler(config, sampler)
     solver.set_timesteps(steps, device=condition.device)
     noise = noise.to(condition.device, torch.float32)
     partial = latents is not None and denoise < 1
     first = steps - max(1, round(steps * denoise)) if partial else 0
-    noisy = solver.add_noise(latents.to(noise), noise, first) if latents is not None and partial else noise
+    # Given no index, the solver looks the first step up by its time, which two of Karras' steps can share.
+    solver.set_begin_index(first)
+    if latents is not None and partial:
+        noisy = solver.add_noise(latents.to(noise), noise, solver.timesteps[first : first + 1])
+    else:
+        noisy = noise * solver.init_noise_sigma
 
     def keep(noisy: Tensor, done: int) -> Tensor:
         """`noisy`, with what is to be kept inserted at the noise that belongs to the step after `done` ones."""
@@ -140,14 +147,16 @@ def sample_latents(
             return noisy
         kept = latents.to(noise)
         if done < total:
-            kept = solver.add_noise(kept, noise, first + done)
+            after = first + done
+            kept = solver.add_noise(kept, noise, solver.timesteps[after : after + 1])
         return torch.lerp(kept, noisy, renew.to(noise))
 
     total = steps - first
     noisy = keep(noisy, 0)
     for done, step in enumerate(solver.timesteps[first:], start=1):
-        predicted = guided_noise(denoiser, noisy.to(condition.dtype), step, condition, null, cfg).float()
-        noisy = keep(solver.step(predicted, first + done - 1, noisy), done)
+        scaled = solver.scale_model_input(noisy, step).to(condition.dtype)
+        predicted = guided_noise(denoiser, scaled, step, condition, null, cfg).float()
+        noisy = keep(solver.step(predicted, step, noisy).prev_sample, done)
         if on_step is not None:
             on_step(done, total)
     return noisy

@@ -15,7 +15,7 @@ AUTO = "auto"
 
 
 class ManagedModule(nn.Module):
-    """Wraps a module for the host, which assigns `device`: our networks have a read-only property there."""
+    """Wraps a module for the host, which assigns `device`: modules of diffusers have a read-only property there."""
 
     def __init__(self, module: nn.Module):
         super().__init__()

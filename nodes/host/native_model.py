@@ -121,7 +121,7 @@ class WholePatcher(ModelPatcher):
     """A patcher that loads its model as a whole or not at all.
 
     The host may leave a part of a model's layers on the CPU, where its own classes of layers fetch their weights while
-    they run. Our layers do not.
+    they run. diffusers' layers do not.
     """
 
     def partially_load(self, device_to: torch.device, extra_memory: float = 0, *args: Any, **more: Any) -> float:

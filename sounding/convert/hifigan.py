@@ -1,4 +1,4 @@
-"""HiFi-GAN generators (Kong et al. 2020) to our vocoder, whose weights have the names of `SpeechT5HifiGan`."""
+"""HiFi-GAN generators (Kong et al. 2020) to transformers' `SpeechT5HifiGan`, which our vocoder is."""
 
 from __future__ import annotations
 

@@ -1,23 +1,84 @@
-"""AudioLDM's networks, built from the configuration and ready to be used."""
+"""AudioLDM's networks, built from the configuration with classes of diffusers and transformers."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..config import SoundingConfig
-from .unet import UNet
-from .vae import Vae
-from .vocoder import Vocoder
+from ..utils.libraries import importing
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import SpeechT5HifiGan
 
 
-def build_vae(config: SoundingConfig) -> Vae:
-    """Mel [B, 1, T, 64] <-> latents [B, 8, T/4, 16]."""
-    return Vae(config).eval()
+def build_vae(config: SoundingConfig) -> AutoencoderKL:
+    """Mel [B, 1, T, 64] <-> latents [B, 8, T/4, 16] (section 3.1, "Mel-spectrograms compression")."""
+    with importing("diffusers"):
+        from diffusers import AutoencoderKL
+
+    vae, stages = config.vae, len(config.vae.channels)
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * stages,
+        up_block_types=("UpDecoderBlock2D",) * stages,
+        block_out_channels=vae.channels,
+        layers_per_block=vae.layers,
+        latent_channels=vae.latent_channels,
+        norm_num_groups=vae.norm_groups,
+        sample_size=config.audio.mel_bands,
+        scaling_factor=vae.scale,
+    ).eval()
 
 
-def build_unet(config: SoundingConfig) -> UNet:
-    """Noise predictor over [B, 8, T/4, 16], cross-attending to the condition [B, N, D]."""
-    return UNet(config).eval()
+def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
+    """Noise predictor over [B, 8, T/4, 16], cross-attending to the condition [B, N, D] (section 4.1).
+
+    With `unet.film_width` it is AudioLDM's own U-Net, with the same call signature.
+    """
+    with importing("diffusers"):
+        from diffusers import UNet2DConditionModel
+
+    unet, attended = config.unet, len(config.unet.channels) - 1
+    film = unet.film_width > 0
+    kind = UNet2DConditionModel
+    if film:
+        from .film import FilmUNet
+
+        kind = FilmUNet
+    return kind(
+        in_channels=config.vae.latent_channels,
+        out_channels=config.vae.latent_channels,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * attended,
+        up_block_types=("CrossAttnUpBlock2D",) * attended + ("UpBlock2D",),
+        block_out_channels=unet.channels,
+        layers_per_block=unet.layers,
+        norm_num_groups=unet.norm_groups,
+        cross_attention_dim=unet.channels if film else config.grounding.condition_width,
+        # In diffusers `attention_head_dim` is the number of heads, as its own comment says; here heads have a width.
+        attention_head_dim=unet.heads or tuple(channels // unet.head_width for channels in unet.channels),
+        class_embed_type="simple_projection" if film else None,
+        projection_class_embeddings_input_dim=unet.film_width or None,
+        class_embeddings_concat=film,
+    ).eval()
 
 
-def build_vocoder(config: SoundingConfig) -> Vocoder:
-    """Mel [B, T, 64] -> waveform [B, T * hop]."""
-    return Vocoder(config).eval()
+def build_vocoder(config: SoundingConfig) -> SpeechT5HifiGan:
+    """HiFi-GAN generator: mel [B, T, 64] -> waveform [B, T * hop] (section 3.1, "Waveform reconstruction")."""
+    with importing("transformers"):
+        from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+    vocoder = config.vocoder
+    return SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=config.audio.mel_bands,
+            sampling_rate=config.audio.sample_rate,
+            upsample_initial_channel=vocoder.initial_channels,
+            upsample_rates=list(vocoder.rates),
+            upsample_kernel_sizes=list(vocoder.rate_kernels),
+            resblock_kernel_sizes=list(vocoder.kernels),
+            resblock_dilation_sizes=[list(vocoder.dilations)] * len(vocoder.kernels),
+            normalize_before=vocoder.normalize,
+        )
+    ).eval()

@@ -17,7 +17,7 @@ from ..config import AudioConfig, VaeConfig
 from ..multidiffusion import in_windows
 
 if TYPE_CHECKING:
-    from .vocoder import Vocoder
+    from transformers import SpeechT5HifiGan
 
 logger = logging.getLogger(__name__)
 Part = TypeVar("Part", bound=nn.Module)
@@ -98,7 +98,7 @@ def in_range(part: Part, run: Callable[[Part], Tensor]) -> Tensor:
     return run(nn.Module.float(copy.deepcopy(part)))
 
 
-def vocoded(vocoder: Vocoder, mel: Tensor) -> Tensor:
+def vocoded(vocoder: SpeechT5HifiGan, mel: Tensor) -> Tensor:
     """Log-mel [B, T, 64] -> waveform [B, T * hop], NaN where it overflowed.
 
     The last operation, tanh, turns infinity into 1, so its input is checked instead.

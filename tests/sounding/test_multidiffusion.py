@@ -101,11 +101,11 @@ def test_averaging_predictions_averages_steps() -> None:
     """MultiDiffusion averages each window's step; with DDIM that is the step of the average prediction."""
     sampler = build_sampler(DiffusionConfig(), "ddim")
     sampler.set_timesteps(20)
-    noisy, step = torch.randn(1, 2, 24, 3), 5
+    noisy, step = torch.randn(1, 2, 24, 3), sampler.timesteps[5]
     starts, parts = window_starts(24, 16, 8), [torch.randn(1, 16, 2, 3) for _ in range(2)]
-    together = sampler.step(blend(parts, starts, 8).transpose(1, 2), step, noisy)
+    together = sampler.step(blend(parts, starts, 8).transpose(1, 2), step, noisy).prev_sample
     steps = [
-        sampler.step(part.transpose(1, 2), step, noisy[:, :, start : start + 16]).transpose(1, 2)
+        sampler.step(part.transpose(1, 2), step, noisy[:, :, start : start + 16]).prev_sample.transpose(1, 2)
         for start, part in zip(starts, parts, strict=True)
     ]
     torch.testing.assert_close(blend(steps, starts, 8).transpose(1, 2), together, atol=1e-5, rtol=1e-5)

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from sounding.model import SoundingModel
-from sounding.networks.unet import UNet
-from sounding.networks.vae import Vae
 
 Features = list[list[Tensor]]
 
@@ -43,14 +41,14 @@ class Objective(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Let modules recompute their activations in the backward pass instead of keeping them; called once, before the
-        first step. Here that is U-Nets and VAEs.
+        first step. Here that is diffusers' models.
 
         Raises:
             ValueError: none of the modules can.
         """
-        able = [module for module in self.modules() if isinstance(module, (UNet, Vae))]
+        able = [module for module in self.modules() if getattr(module, "_supports_gradient_checkpointing", False)]
         for module in able:
-            module.enable_gradient_checkpointing()
+            module.enable_gradient_checkpointing()  # type: ignore[operator]
         if not able:
             raise ValueError("loop.gradient_checkpointing is on, but nothing that this task trains can; turn it off.")
 

@@ -156,7 +156,9 @@ class GroundedObjective(Objective):
     def place(self, device: torch.device) -> None:
         """On a CPU the fused attention's backward pass takes longer than plain matrix products do."""
         if device.type == "cpu":
-            self.unet.use_plain_attention()
+            from diffusers.models.attention_processor import AttnProcessor
+
+            self.unet.set_attn_processor(AttnProcessor())
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""

@@ -150,7 +150,9 @@ class VocoderObjective(Objective):
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Turn weight-normed layers into plain ones."""
+    """Turn weight-normed layers into plain ones. transformers' own `remove_weight_norm` knows only the hooks
+    of older torch versions, while its `apply_weight_norm` makes parametrizations.
+    """
     for layer in module.modules():
         if nn.utils.parametrize.is_parametrized(layer, "weight"):
             nn.utils.parametrize.remove_parametrizations(layer, "weight")
