@@ -1,10 +1,12 @@
-"""Sound files: of any length and rate to mono at ours, and back, atomically."""
+"""Sound files: of any length and rate to mono at ours, and back to any rate and depth, atomically."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,31 @@ from torch import Tensor
 from ..utils.files import write_atomic
 from ..utils.libraries import importing
 from ..utils.messages import printable
-from .resampling import check_rate, fit_length
+from .resampling import check_rate, fit_length, resample
+from .vorbis_comments import with_comments
+from .wave_chunks import SOFTWARE, with_chunks
 
 MAX_SECONDS = 3600.0  # of a file
 _MAX_VALUES = 2**30  # samples of all channels of a file: an hour of stereo at 149 kHz
 # Formats that keep rate, channels and 16 bits; what else libsndfile writes does not, or leaves files beside.
 WRITTEN = ("AIFF", "AU", "CAF", "FLAC", "MP3", "OGG", "RF64", "W64", "WAV")
 _PIECE = 2**18  # values that are read or written at a time
+WRITTEN_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, which all formats take
+# How samples can be kept, and by which formats; those that lose some on purpose (MP3, OGG) have no depth.
+DEPTHS = {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"}
+_LOSSY = ("MP3", "OGG")
+_NO_FLOAT = (*_LOSSY, "FLAC")
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What a file says of its sound."""
+
+    title: str
+    offset: float = 0.0  # seconds after which it begins, of a track; only WAV files note it
+    # Named JSON texts, such as ComfyUI's "workflow" and "prompt": comments of their own in FLAC and OGG, where the page
+    # looks for them, and one JSON object as the comment of a WAV file.
+    graph: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
@@ -88,27 +108,67 @@ def audio_format(path: str | os.PathLike[str]) -> str:
     return name
 
 
-def write_audio(path: str | os.PathLike[str], waveform: Tensor, sample_rate: int) -> None:
-    """Write [channels, samples] or [samples] atomically; the ending of `path` names the format.
-
-    Samples are written as 16 bits, values beyond -1..1 are limited.
+def check_depth(path: str | os.PathLike[str], depth: str) -> None:
+    """Whether the format that the ending of `path` names keeps samples like this, to be asked before long work.
 
     Raises:
-        ValueError: the ending is not a format that is written, or the format does not take this rate or so many
-            channels.
+        ValueError: it does not, or there is no such depth.
     """
     name = audio_format(path)
+    if depth not in DEPTHS:
+        raise ValueError(f"The depth is {depth!r}, but one of {', '.join(DEPTHS)} is expected.")
+    if depth != "16" and (name in _LOSSY or (depth == "float" and name in _NO_FLOAT)):
+        kept = "no certain number of bits" if name in _LOSSY else "16 or 24 bits"
+        raise ValueError(f"The depth is {depth}, but {name} files keep {kept}; leave it out, or write .wav.")
+
+
+def write_audio(
+    path: str | os.PathLike[str],
+    waveform: Tensor,
+    sample_rate: int,
+    *,
+    depth: str = "16",
+    to_rate: int | None = None,
+    tags: Tags | None = None,
+) -> None:
+    """Write [channels, samples] or [samples] atomically; the ending of `path` names the format.
+
+    Args:
+        path: the file.
+        waveform: the sound. Values beyond -1..1 are limited, unless they are kept as floating-point numbers.
+        sample_rate: in Hz.
+        depth: how samples are kept: as "16" or "24" bits, or as "float"; see `check_depth`.
+        to_rate: Hz that the file is to have, if not those of the sound.
+        tags: what it says of itself, in WAV, FLAC and OGG.
+
+    Raises:
+        ValueError: the ending is not a format that is written, or the format does not take this rate, this depth or so
+            many channels.
+    """
+    name = audio_format(path)
+    check_depth(path, depth)
     import soundfile
 
-    samples = waveform.detach().float().cpu().clamp(-1, 1).reshape(-1, waveform.shape[-1]).T.numpy()
+    rate = sample_rate if to_rate is None else to_rate
+    sound = resample(waveform.detach().float().cpu().reshape(-1, waveform.shape[-1]), sample_rate, rate)
+    samples = (sound if depth == "float" else sound.clamp(-1, 1)).T.numpy()
+    channels = samples.shape[1]
+    kept = {} if name in _LOSSY or depth == "16" else {"subtype": DEPTHS[depth]}
     buffer = io.BytesIO()
     try:
-        with soundfile.SoundFile(buffer, "w", sample_rate, samples.shape[1], format=name) as file:
+        with soundfile.SoundFile(buffer, "w", rate, channels, format=name, **kept) as file:
             for piece in _pieces(samples):  # libsndfile's Vorbis encoder overruns its stack on a long sound at once
                 file.write(piece)
     except soundfile.SoundFileError as error:
         raise ValueError(f"{path} cannot be written ({error}); give a .wav.") from None
-    write_atomic(path, buffer.getvalue())
+    data = buffer.getvalue()
+    if tags is not None and name == "WAV":
+        comment = json.dumps({key: json.loads(text) for key, text in tags.graph.items()}) if tags.graph else ""
+        data = with_chunks(data, rate, channels, tags.title, comment, tags.offset)
+    elif tags is not None and name in ("FLAC", "OGG"):
+        # The graph comes first: ComfyUI's page reads OGG files as far as one page of theirs, 64 KB, goes.
+        data = with_comments(data, {**tags.graph, "title": tags.title, "software": SOFTWARE})
+    write_atomic(path, data)
 
 
 def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:
