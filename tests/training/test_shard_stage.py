@@ -1,6 +1,6 @@
 """Shards made by an engine's workers: the bytes of any other run, and what happens where one cannot be made.
 
-The engine is the local one; `cluster/test_on_ray.py` has the same on Ray.
+The engine is the local one; `test_on_ray.py` has the same on Ray.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""Stages that say where they run."""
+"""Stages that say where they run, and a second step of matching for runs that compare both scorers."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from typing import ClassVar
 
 from ray import cloudpickle
 
 from training.cluster.rows import Column, Row
 from training.cluster.settings import Resources
+from training.refine.steps.matching import MatchingStep
 
 COLUMNS = {"id": Column("text", ""), "said": Column("texts", "by each probe that a row came through")}
 
@@ -44,3 +47,16 @@ class Keeps:
         with open(self.file, "a") as file:
             file.writelines(f"{row['id']} {said}\n" for row in rows for said in row["said"])
         return rows
+
+
+class NamesStep(MatchingStep):
+    """Matching under another name, which drops nothing."""
+
+    name = "names"
+    columns: ClassVar[dict[str, Column]] = {"names_score": MatchingStep.columns["matching_score"]}
+
+    def measure(self, rows: Sequence[Row]) -> list[Row]:
+        return [{"names_score": found["matching_score"]} for found in super().measure(rows)]
+
+    def verdict(self, row: Row) -> str:
+        return ""

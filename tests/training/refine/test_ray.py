@@ -33,6 +33,8 @@ from .material import KEPT, settings_of
 if TYPE_CHECKING:
     from training.data.storage import Location
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = {
     # A node counts as dead after some seconds; Ray's own values take half a minute.
     "health_check_initial_delay_ms": 1000,
