@@ -25,6 +25,14 @@ def test_bf16_is_taken_where_it_is_fast_or_asked_for(monkeypatch, asked, fast, t
     assert LoopConfig(batch=1, lr=1.0, precision=asked).mixed_precision == taken
 
 
+@pytest.mark.parametrize("kinds", [set(), {"amx_tile"}, {"avx512_bf16"}])
+def test_bf16_is_fast_on_processors_that_multiply_it(monkeypatch: pytest.MonkeyPatch, kinds: set[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for kind in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{kind}_supported", lambda kind=kind: kind in kinds, raising=False)
+    assert settings.fast_bf16() == bool(kinds)
+
+
 def test_every_epoch_visits_every_item_once() -> None:
     numbers = [place for batch in Order(10, batch=5, steps=6, seed=1) for place in batch]
     assert [number for number, _ in numbers] == list(range(30))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sounding.model import SoundingModel
+if TYPE_CHECKING:  # a loop that trains something else need not load what makes sounds
+    from sounding.model import SoundingModel
+
+if TYPE_CHECKING:  # a loop that trains something else need not load what makes sounds
+    from sounding.model import SoundingModel
 
 Features = list[list[Tensor]]
 

@@ -40,7 +40,7 @@ class TrainedModule:
     def __init__(self, module: nn.Module, loop: LoopConfig, accelerator: Accelerator):
         self.module, self.loop, self.accelerator = module, loop, accelerator
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        fused = accelerator.device.type == "cuda"
+        fused = accelerator.device.type in ("cpu", "cuda")  # one pass over weights and moments instead of a dozen
         groups = parameter_groups(module)
         # Not in the optimiser's groups: those come back from states, which earlier versions wrote without it.
         self.shares = [group.pop("share") for group in groups]

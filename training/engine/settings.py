@@ -34,6 +34,7 @@ class LoopConfig(Checked):
     (`fast_bf16`), else fp32; fp16 comes with a loss scaler. `tf32` lets NVIDIA's GPUs multiply float32 numbers with ten
     bits of their mantissa, which is faster; null leaves torch's own defaults (convolutions do, matrix products do not).
     `gradient_checkpointing` recomputes activations in the backward pass, which takes less memory and more time.
+    `compile` fuses the small operations of a step; its first step takes minutes, and on a CPU it needs a C++ compiler.
     `trackers` names experiment trackers that accelerate knows and that are installed, or is "all" or "none".
     """
 
@@ -81,11 +82,12 @@ class LoopConfig(Checked):
 
 
 def fast_bf16() -> bool:
-    """Whether this machine multiplies bfloat16 faster than float32: NVIDIA's GPUs from Ampere on, Intel's AMX.
+    """Whether this machine multiplies bfloat16 faster than float32: NVIDIA's GPUs from Ampere on, and processors with
+    AMX or AVX512-BF16.
 
-    Processors without it take up to fifty times as long in bfloat16.
+    Processors without either take up to fifty times as long in bfloat16.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(amx is not None and amx())
+    questions = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("amx_tile", "avx512_bf16"))
+    return any(asked is not None and asked() for asked in questions)

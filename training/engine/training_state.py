@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from .objective import Critic, Objective
 from .optimization import TrainedModule, learning_rate
 from .settings import LoopConfig
 
 MOST_SKIPPED = 40  # steps in a row; each halves the loss scale, which begins at 2^16
+
+
+class RunningAverage(EMAModel):
+    """diffusers' average, in one pass over the weights: its own step makes a second copy of all of them each time."""
+
+    @torch.no_grad()
+    def step(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Move the average towards parameters that all learn."""
+        self.optimization_step += 1
+        self.cur_decay_value = self.get_decay(self.optimization_step)
+        torch._foreach_lerp_(self.shadow_params, list(parameters), 1 - self.cur_decay_value)
 
 
 class TrainingState:
@@ -34,7 +45,7 @@ class TrainingState:
         objective.place(accelerator.device)
         self.critic = TrainedModule(critic, loop, accelerator) if critic is not None else None
         parameters = self.objective.parameters
-        self.average = EMAModel(parameters, decay=loop.ema, foreach=True) if loop.ema else None
+        self.average = RunningAverage(parameters, decay=loop.ema, foreach=True) if loop.ema else None
         self.skipped = self.skipped_in_a_row = 0
         self.validated, self.best_step, self.best_loss = 0, 0, math.inf  # the last validation, and the best
 
