@@ -49,6 +49,14 @@ class Room:
             if not 0 <= value <= 1:  # NaN is not within
                 raise ValueError(f"{name} is {value}, but 0 to 1 is expected.")
 
+    def pan(self, place: Place) -> float:
+        """Of something there: -1 is the left channel alone, 1 the right one."""
+        return place.pan * self.width
+
+    def gain(self, place: Place) -> float:
+        """By how much something there is quieter, as a factor."""
+        return float(place.distance**-self.distance)
+
 
 def places_of(masks: Tensor, depth: Tensor | None = None) -> list[Place | None]:
     """The place of each mask's object; None for a mask without any white, whose object is absent.
@@ -140,7 +148,7 @@ def _response(place: Place, room: Room, frequencies: Tensor) -> Tensor:
     """From the sound to both channels, by frequency: [2, F]."""
     far = place.distance**room.distance
     muffled = (1 + 1j * frequencies * (far - 1) / CUTOFF).reciprocal()
-    pan = place.pan * room.width
+    pan = room.pan(place)
     response = _ears(pan, room.delay, frequencies) / far
     if room.reflections:
         angle = pan * math.pi / 2

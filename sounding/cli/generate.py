@@ -98,6 +98,23 @@ def generate(
     window: Annotated[
         float, typer.Option(help="Longer sounds are made in overlapping windows of so many seconds.")
     ] = 20.48,
+    bits: Annotated[str, typer.Option(help="How samples are written: 16, 24 or float.")] = "16",
+    to_rate: Annotated[
+        int | None,
+        typer.Option(
+            "--rate", help="Sampling rate of the files in Hz, such as 44100 or 48000; the model's without it."
+        ),
+    ] = None,
+    stems: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --mask: a new folder to write, with a file per track, the mix, a list of what each is, and a "
+            "REAPER session."
+        ),
+    ] = None,
+    stems_placed: Annotated[
+        bool, typer.Option("--stems-placed", help="Stems in stereo at their places; without, the session places them.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the sound of what a mask or a text selects in an image."""
@@ -125,6 +142,10 @@ def generate(
             loudness=loudness,
             fade_out=fade_out,
             window=window,
+            bits=bits,
+            to_rate=to_rate,
+            stems=stems,
+            stems_placed=stems_placed,
         )
         options.check()
         import torch
@@ -179,13 +200,13 @@ def generate(
         if places is not None:
             tracks = place_tracks(tracks, rate, places * (len(tracks) // len(places)))
         for path, track in zip(options.tracks, tracks, strict=True):
-            write_audio(path, track, rate)
+            write_audio(path, track, rate, depth=bits, to_rate=to_rate)
         sureness = [round(float(sure), 3) for sure in sound.sureness]
         report: dict[str, object] = {
             "files": [str(path) for path in options.tracks],
             "model": loaded.config.name,
-            "sample_rate": rate,
-            "samples": tracks.shape[-1],
+            "sample_rate": to_rate or rate,
+            "samples": -(-tracks.shape[-1] * (to_rate or rate) // rate),
             "seed": seed,
             "source": sound.condition.source,
             "sureness": sureness,
@@ -201,7 +222,7 @@ def generate(
         written = list(options.tracks)
         if len(options.masks) > 1:
             mix = mix_tracks(tracks, rate, gain, loudness)
-            write_audio(out, mix, rate)
+            write_audio(out, mix, rate, depth=bits, to_rate=to_rate)
             written.append(out)
             report["mix"] = str(out)
             if loudness is not None and mix.any():
@@ -209,6 +230,10 @@ def generate(
                 report["loudness"] = reached
                 if abs(reached - loudness) > 0.1:
                     say(f"sounding: the mix has {reached} LUFS instead of {loudness:g}, since its peaks reach -1 dBTP.")
+        if stems is not None and selection is not None:
+            files = options.write_stems(sound.waveform.cpu(), rate, places, selection)
+            report["stems"] = [str(path) for path in files]
+            written += files
         if attention_map is not None:
             maps = sound.condition.attention_map((pixels.shape[1], pixels.shape[2]))
             write_image(attention_map, torch.cat(list(overlay(pixels, maps)), dim=1))

@@ -8,9 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..audio.placing import Place
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -51,6 +56,10 @@ class GenerateOptions:
     loudness: float | None
     fade_out: float | None
     window: float
+    bits: str = "16"
+    to_rate: int | None = None
+    stems: Path | None = None
+    stems_placed: bool = False
 
     @property
     def tracks(self) -> list[Path]:
@@ -80,6 +89,7 @@ class GenerateOptions:
         check_fade_out(self.fade_out)
         check_device(self.device)
         self._check_selection()
+        self._check_form()
         for text in (self.text, self.negative_text):
             if text is not None:
                 check_texts([text])
@@ -107,6 +117,55 @@ class GenerateOptions:
         check_loudness(self.loudness)
         for gain in self.gains:
             _fits("--gain", gain, -MAX_GAIN, MAX_GAIN, f"{-MAX_GAIN:g} to {MAX_GAIN:g} dB")
+
+    def _check_form(self) -> None:
+        from ..audio.files import WRITTEN_RATES, check_depth
+        from ..audio.stems import check_stems
+
+        check_depth(self.out, self.bits)
+        if self.to_rate is not None and self.to_rate not in WRITTEN_RATES:
+            expected = ", ".join(map(str, WRITTEN_RATES))
+            raise ValueError(f"--rate is {self.to_rate}, but one of {expected} Hz is expected.")
+        if self.stems is not None:
+            if not self.masks:
+                raise ValueError("--stems came without --mask, but stems are sounds of masks; give one per object.")
+            check_stems(self.stems, self.out.suffix.lower(), self.bits, self._kind)
+            check_folder(self.stems, "--stems")
+        elif self.stems_placed:
+            raise ValueError("--stems-placed came without --stems, which it belongs to; add a folder, or leave it out.")
+
+    @property
+    def _kind(self) -> str:
+        return "placed" if self.stems_placed else "dry"
+
+    def write_stems(
+        self, sounds: Tensor, rate: int, places: Sequence[Place | None] | None, masks: Tensor
+    ) -> list[Path]:
+        """Write the folder of stems: its files. Sounds are [B, 1, samples] at `rate` Hz, masks [N, H, W]."""
+        from ..audio.scene import Scene, boxes_of
+        from ..audio.stems import write_stems
+        from ..audio.tracks import Track
+        from ..diffusion import item_seeds
+
+        times = len(sounds) // len(masks)
+        assert self.stems is not None
+        scene = Scene(
+            sounds,
+            rate,
+            [Track(gain) for gain in self.gains or [0.0] * len(sounds)],
+            None if places is None else [*places] * times,
+            loudness=self.loudness,
+            boxes=boxes_of(masks) * times,
+            size=(masks.shape[2], masks.shape[1]),
+            seeds=item_seeds(self.seed, range(len(sounds))),
+        )
+        names = [path.stem for path in self.masks]
+        if times > 1:
+            names = [f"{name} {number + 1}" for number in range(times) for name in names]
+        ending = self.out.suffix.lower()
+        return write_stems(
+            self.stems, scene, names, kind=self._kind, ending=ending, depth=self.bits, to_rate=self.to_rate
+        )
 
     def _check_files(self) -> None:
         from ..audio.files import audio_format

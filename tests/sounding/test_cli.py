@@ -336,3 +336,26 @@ def test_unknown_words_are_answered_with_the_nearest_known_ones(
     known = sounding(folder, "--text", "A dog", *out)
     assert "known names" not in known.stderr
     assert json.loads(known.stdout)["sureness"] == [1]
+
+
+def test_stems_are_a_folder_that_is_written_once(folder: Path) -> None:
+    arguments = [*left(folder), "--mask", str(folder / "right.png"), "--place", "--gain", "0", "--gain", "-6"]
+    arguments += ["--stems", str(folder / "stems"), "--bits", "24", "--rate", "44100", "--seed", "7"]
+    result = sounding(folder, "--out", str(folder / "scene.wav"), *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert sorted(report["stems"]) == sorted(map(str, (folder / "stems").iterdir()))
+    listed = json.loads((folder / "stems" / "stems.json").read_text())
+    assert [each["file"] for each in listed["stems"]] == ["01_left.wav", "02_right.wav"]
+    assert [each["seed"] for each in listed["stems"]] == [7, 8]
+    assert [each["gain_db"] for each in listed["stems"]] == [0, -6]
+    assert listed["stems"][0]["pan"] == pytest.approx(-0.5, abs=0.02)
+    assert listed["stems"][0]["box"] == [4, 8, 28, 40]
+    for name in ("scene.wav", "scene_1.wav", "stems/01_left.wav", "stems/mix.wav"):
+        info = soundfile.info(folder / name)
+        assert (info.samplerate, info.subtype, info.frames) == (44_100, "PCM_24", report["samples"])
+    mix, own = (soundfile.read(folder / name)[0] for name in ("stems/mix.wav", "scene.wav"))
+    np.testing.assert_allclose(mix, own, atol=1e-6)
+    again = sounding(folder, "--out", str(folder / "scene.wav"), *arguments)
+    assert again.exit_code == 1
+    assert "is there already, but a new folder is expected" in again.stderr
