@@ -17,6 +17,7 @@ from .cost import WINDOW_SECONDS
 from .diffusion import OnStep, item_seeds, sampler_name
 from .encoders.patches import check_image
 from .grounding import Condition
+from .looping import stretched
 from .utils.devices import device_of
 
 OnUse = Callable[[tuple[str, ...]], None]
@@ -87,6 +88,7 @@ class SoundingModel(Conditioning):
         level: bool = True,
         fade_out: float | None = None,
         window: float = WINDOW_SECONDS,
+        loop: bool = False,
         on_step: OnStep | None = None,
         on_use: OnUse | None = None,
     ) -> Sound:
@@ -114,6 +116,8 @@ class SoundingModel(Conditioning):
                 returns the vocoder's samples as they are.
             fade_out: seconds in which a leveled sound dies away at its end, see `audio.loudness.level`.
             window: seconds; longer sounds are made in overlapping windows of this length, see `sample`.
+            loop: make sounds whose end goes on with their beginning. They are leveled without fades, and `seconds` is
+                rounded to whole frames of the spectrogram (10 ms).
             on_step: progress, `on_step(done, steps)`; may raise to cancel.
             on_use: called with names of parts before they are used; hosts that manage memory load them there.
 
@@ -171,13 +175,14 @@ class SoundingModel(Conditioning):
             cfg=cfg,
             sampler=sampler_name(sampler, scheduler),
             window=window,
+            loop=loop,
             on_step=on_step,
         )
         use(("vae",))
-        mel = self.decode(latents)
+        mel, frames = self.decode(latents, loop=loop), self.config.mel_frames(seconds)
         use(("vocoder",))
-        waveform = self.vocode(mel, seconds)
+        waveform = self.vocode(mel, seconds, loop=loop)
         rate = self.config.audio.sample_rate
         if level:
-            waveform = torch.cat([leveled(one, rate, fade_out) for (one,) in one_by_one(waveform)])
-        return Sound(waveform, mel[:, : self.config.mel_frames(seconds)], condition, rate)
+            waveform = torch.cat([leveled(one, rate, fade_out, loop=loop) for (one,) in one_by_one(waveform)])
+        return Sound(waveform, stretched(mel, frames) if loop else mel[:, :frames], condition, rate)

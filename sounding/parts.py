@@ -19,10 +19,11 @@ from .encoders.text import ClapQuery, OpenClipQuery, build_query_encoder
 from .encoders.vocabulary import Vocabulary
 from .grounding import Condition, Grounding
 from .loading import Pretrained
+from .looping import VAE_MARGIN, LoopDenoiser, around, stretched
 from .multidiffusion import WindowedDenoiser
 from .naming.load import build_naming
 from .networks.build import build_unet, build_vae, build_vocoder
-from .networks.codec import decode_latents, encode_mel, vocode_mel
+from .networks.codec import VOCODER_MARGIN, decode_latents, encode_mel, vocode_mel
 from .segment.network import ClickNetwork
 from .utils.threads import adaptive_spinning
 
@@ -84,6 +85,7 @@ class Parts(Pretrained):
         latents: Tensor | None = None,
         renew: Tensor | None = None,
         window: float = WINDOW_SECONDS,
+        loop: bool = False,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Run the sampler: a condition and noise to latents [B, 8, T/4, 16] float32.
@@ -98,6 +100,7 @@ class Parts(Pretrained):
             denoise, latents, renew: to vary latents, or parts of them, see `diffusion.sample_latents`.
             window: seconds; sounds longer than this, and than the clips of the training, are denoised in overlapping
                 windows of that length, see `multidiffusion.WindowedDenoiser`.
+            loop: make latents whose end goes on with their beginning, for `decode` and `vocode` with `loop` as well.
             on_step: progress, `on_step(done, steps)`; may raise to cancel.
 
         Raises:
@@ -119,6 +122,8 @@ class Parts(Pretrained):
         frames = self.config.latent_frames(max(window, self.config.train_seconds))
         if noise.shape[2] > frames:
             denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
+        if loop:
+            denoiser = LoopDenoiser(denoiser)
         given = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
         rows = one_by_one(tokens, noise, null, *given)
         made: list[Tensor] = []
@@ -167,19 +172,33 @@ class Parts(Pretrained):
             return encode_mel(self.vae, vae, mel, self.window_frames)
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]."""
+    def decode(self, latents: Tensor, *, loop: bool = False) -> Tensor:
+        """Latents [B, 8, T/4, 16] -> log-mel [B, T, 64]; with `loop` its end goes on with its beginning."""
+
+        def mel(values: Tensor) -> Tensor:
+            return decode_latents(self.vae, self.config.vae, values, self.window_frames)
+
         with adaptive_spinning(self.require("vae").device):
             parts = one_by_one(latents.to(self.require("vae").device))
-            return torch.cat([decode_latents(self.vae, self.config.vae, one, self.window_frames) for (one,) in parts])
+            return torch.cat([around(mel, one, VAE_MARGIN, axis=2) if loop else mel(one) for (one,) in parts])
 
     @torch.inference_mode()
-    def vocode(self, mel: Tensor, seconds: float | None = None) -> Tensor:
-        """Log-mel [B, T, 64] -> waveform [B, 1, samples] float32, cut to `seconds` if given."""
+    def vocode(self, mel: Tensor, seconds: float | None = None, *, loop: bool = False) -> Tensor:
+        """Log-mel [B, T, 64] -> waveform [B, 1, samples] float32, cut to `seconds` if given.
+
+        With `loop` its end goes on with its beginning: nothing is cut, but the spectrogram is stretched to `seconds`,
+        to the nearest frame (10 ms).
+        """
         settings = self.config.audio
+        if loop and seconds is not None:
+            mel = stretched(mel, max(1, self.config.mel_frames(seconds)))
+
+        def sound(values: Tensor) -> Tensor:
+            return vocode_mel(self.vocoder, settings, values, self.window_frames)
+
         with adaptive_spinning(self.require("vocoder").device):
             parts = one_by_one(mel.to(self.require("vocoder").device))
-            waveform = torch.cat([vocode_mel(self.vocoder, settings, one, self.window_frames) for (one,) in parts])
-        if seconds is not None:
+            waveform = torch.cat([around(sound, one, VOCODER_MARGIN) if loop else sound(one) for (one,) in parts])
+        if seconds is not None and not loop:
             waveform = waveform[:, : round(seconds * settings.sample_rate)]
         return waveform[:, None]

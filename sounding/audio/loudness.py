@@ -113,7 +113,7 @@ def check_fade_out(seconds: float | None) -> None:
         raise ValueError(f"fade_out is {seconds}, but 0 seconds or more are expected; 0 is the shortest fade.")
 
 
-def level(waveform: Tensor, rate: int, fade_out: float | None = None) -> Tensor:
+def level(waveform: Tensor, rate: int, fade_out: float | None = None, *, loop: bool = False) -> Tensor:
     """Make sounds [..., samples] fit to be heard and mixed: equally loud, without DC, clicks at the ends or clipping.
 
     The mean is removed, both ends are faded, and one gain brings each row to `LOUDNESS`, or as near as the `CEILING`
@@ -124,9 +124,11 @@ def level(waveform: Tensor, rate: int, fade_out: float | None = None) -> Tensor:
         rate: in Hz.
         fade_out: seconds in which the sound dies away at its end, `CLICK` at least and half of the sound at most;
             without it `FADE_OUT` or, of a short sound, the share `FADE_SHARE`.
+        loop: the sounds' ends go on with their beginnings, and are not faded.
 
     Raises:
-        ValueError: the waveform has no samples, or some that are not finite; `fade_out` is negative or not finite.
+        ValueError: the waveform has no samples, or some that are not finite; `fade_out` is negative or not finite, or
+            given for a loop.
     """
     if 0 in waveform.shape or not waveform.isfinite().all():
         raise ValueError(
@@ -134,7 +136,10 @@ def level(waveform: Tensor, rate: int, fade_out: float | None = None) -> Tensor:
             "check what made it."
         )
     waveform = waveform.float()
-    gain = fades(waveform.shape[-1], rate, fade_out).to(waveform.device)
+    if loop and fade_out is not None:
+        raise ValueError(f"fade_out is {fade_out} for a loop, which does not end; leave it out, or do not make a loop.")
+    gain = torch.ones(waveform.shape[-1]) if loop else fades(waveform.shape[-1], rate, fade_out)
+    gain = gain.to(waveform.device)
     # This mean makes that of the faded sound zero.
     mean = (waveform * gain).sum(dim=-1, keepdim=True) / gain.sum().clamp(min=1e-6)
     faded = (waveform - mean) * gain

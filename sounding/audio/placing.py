@@ -107,7 +107,14 @@ def _bounded(distance: float) -> float:
     return min(max(distance, 1.0), FARTHEST)
 
 
-def place_tracks(waveform: Tensor, rate: int, places: Sequence[Place | None], room: Room | None = None) -> Tensor:
+def place_tracks(
+    waveform: Tensor,
+    rate: int,
+    places: Sequence[Place | None],
+    room: Room | None = None,
+    *,
+    loop: bool = False,
+) -> Tensor:
     """Sounds [B, 1 or 2, samples] to stereo [B, 2, samples], each at its place; what is absent is silent.
 
     Panning keeps the power (cosine and sine of the angle: -3 dB per channel in the middle). A distance is a gain and a
@@ -119,6 +126,7 @@ def place_tracks(waveform: Tensor, rate: int, places: Sequence[Place | None], ro
         rate: in Hz.
         places: one per sound.
         room: how places are heard.
+        loop: the sounds' ends go on with their beginnings, and what rings on beyond the end is heard there.
 
     Raises:
         ValueError: another number of places than sounds, or more than two channels.
@@ -133,7 +141,8 @@ def place_tracks(waveform: Tensor, rate: int, places: Sequence[Place | None], ro
             f"There are {len(places)} masks for {len(waveform)} sounds, but one per sound is expected; give as many."
         )
     samples = waveform.shape[-1]
-    size = 2 ** math.ceil(math.log2(samples + 0.1 * rate))  # responses are shorter than 0.1 s
+    # Responses are shorter than 0.1 s. A transform of the sound's own length is a convolution on a circle.
+    size = samples if loop else 2 ** math.ceil(math.log2(samples + 0.1 * rate))
     frequencies = torch.fft.rfftfreq(size, 1 / rate, dtype=torch.float64)
     placed = torch.zeros(len(waveform), 2, samples, dtype=waveform.dtype)
     for row, place in enumerate(places):  # one after the other: spectra take some ten times the memory of a sound
