@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..sounding.audio.loudness import level as level_sounds
 from ..sounding.batches import one_by_one
 from ..sounding.images.drawing import mel_image
-from .host.conversions import latent_samples, latent_seconds
+from .host.conversions import latent_loop, latent_samples, latent_seconds
 from .host.loaded import LoadedModel
 from .host.schemas import fade_input, fade_seconds, level_input, schema
 from .host.wires import Mel, MelType, ModelType
@@ -44,12 +44,12 @@ class SoundingDecode(io.ComfyNode):
     def execute(cls, model: LoadedModel, latent: dict[str, Any]) -> io.NodeOutput:
         """Run the VAE's decoder."""
         config = model.config
-        samples = latent_samples(latent, config)
+        samples, loop = latent_samples(latent, config), latent_loop(latent)
         frames = samples.shape[2] * config.vae.stride
-        mel = model.on_device("vae", batch=len(samples), frames=frames).decode(samples)
+        mel = model.on_device("vae", batch=len(samples), frames=frames).decode(samples, loop=loop)
         mel = mel.to(model_management.intermediate_device())
         picture = mel_image(mel).to(mel.device)
-        return io.NodeOutput(Mel(mel, latent_seconds(latent, config)), picture)
+        return io.NodeOutput(Mel(mel, latent_seconds(latent, config), loop), picture)
 
 
 class SoundingVocode(io.ComfyNode):
@@ -76,9 +76,10 @@ class SoundingVocode(io.ComfyNode):
     def execute(cls, model: LoadedModel, mel: Mel, level: bool = True, fade_out: float = -1.0) -> io.NodeOutput:
         """Run the vocoder, and bring all sounds to the same loudness."""
         batch, frames = mel.mel.shape[:2]
-        waveform = model.on_device("vocoder", batch=batch, frames=frames).vocode(mel.mel, mel.seconds)
-        rate = model.config.audio.sample_rate
+        waveform = model.on_device("vocoder", batch=batch, frames=frames).vocode(mel.mel, mel.seconds, loop=mel.loop)
+        rate, fade = model.config.audio.sample_rate, fade_seconds(fade_out)
         if level:
-            waveform = torch.cat([level_sounds(one, rate, fade_seconds(fade_out)) for (one,) in one_by_one(waveform)])
+            leveled = [level_sounds(one, rate, fade, loop=mel.loop) for (one,) in one_by_one(waveform)]
+            waveform = torch.cat(leveled)
         waveform = waveform.to(model_management.intermediate_device())
         return io.NodeOutput({"waveform": waveform, "sample_rate": rate})

@@ -12,10 +12,17 @@ from ..sounding.audio.resampling import resample
 from ..sounding.config import SAMPLERS
 from ..sounding.diffusion import MAX_SEED, draw_noise, item_seeds
 from ..sounding.grounding import Condition
-from .host.conversions import audio_waveform, latent_batch_indices, latent_noise_mask, latent_samples, with_samples
+from .host.conversions import (
+    audio_waveform,
+    latent_batch_indices,
+    latent_loop,
+    latent_noise_mask,
+    latent_samples,
+    with_samples,
+)
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar
-from .host.schemas import OWN, cfg_input, schema, seconds_input, steps_input
+from .host.schemas import OWN, cfg_input, loop_input, schema, seconds_input, steps_input
 from .host.wires import ConditionType, ModelType
 
 
@@ -40,17 +47,18 @@ class SoundingEmptyLatent(io.ComfyNode):
                     max=64,
                     tooltip="Variants of one selection. Several masks make a batch by themselves: leave 1 for them.",
                 ),
+                loop_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="An empty latent, for Sounding Sampler.")],
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, seconds: float, batch_size: int) -> io.NodeOutput:
-        """Make zeros, and note the length that was asked for."""
+    def execute(cls, model: LoadedModel, seconds: float, batch_size: int, loop: bool = False) -> io.NodeOutput:
+        """Make zeros, and note what was asked for: sampler, decoder and vocoder read it."""
         config = model.config
         shape = (batch_size, config.vae.latent_channels, config.latent_frames(seconds), config.latent_bands)
         samples = torch.zeros(shape, device=model_management.intermediate_device())
-        return io.NodeOutput({"samples": samples, "type": "audio", "seconds": seconds})
+        return io.NodeOutput({"samples": samples, "type": "audio", "seconds": seconds, "loop": loop})
 
 
 class SoundingSampler(io.ComfyNode):
@@ -142,6 +150,7 @@ class SoundingSampler(io.ComfyNode):
             denoise=denoise,
             latents=samples.expand(rows, -1, -1, -1) if len(samples) in (1, rows) else samples,
             renew=renew,
+            loop=latent_loop(latent),
             on_step=progress_bar(),
         )
         return io.NodeOutput(with_samples(latent, sampled.to(model_management.intermediate_device())))

@@ -20,6 +20,7 @@ from .host.schemas import (
     fade_input,
     fade_seconds,
     level_input,
+    loop_input,
     masks_by,
     masks_input,
     schema,
@@ -78,6 +79,7 @@ class SoundingThisObject(io.ComfyNode):
                     tooltip="White on something in the image that is not to be heard. Without effect at cfg 1.",
                 ),
                 masks_input(),
+                loop_input(),
             ],
             outputs=[
                 io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound per mask."),
@@ -106,6 +108,7 @@ class SoundingThisObject(io.ComfyNode):
         negative_text: str = "",
         negative_mask: Tensor | None = None,
         by: str = OWN,
+        loop: bool = False,
     ) -> io.NodeOutput:
         """Run `SoundingModel.generate`."""
         image, mask = checked_image(image), checked_mask(mask)
@@ -129,6 +132,7 @@ class SoundingThisObject(io.ComfyNode):
                 text=text,
                 negative_text=negative_text,
                 by=by,
+                loop=loop,
                 **({} if negative is None else {"negative_mask": negative}),
             )
             return io.NodeOutput(inner.out(0), inner.out(1), inner.out(2), expand=graph.finalize())
@@ -146,6 +150,7 @@ class SoundingThisObject(io.ComfyNode):
             seed=seed,
             level=level,
             fade_out=fade_seconds(fade_out),
+            loop=loop,
             on_step=progress_bar(),
         )
         waveform = sound.waveform.to(model_management.intermediate_device())  # [B, 1, samples]

@@ -1,32 +1,54 @@
 """Seamless loops: latents, spectrograms and waveforms whose end goes on with their beginning.
 
-Time is a circle in every step. The sampler sees it from another place on at each time of the noise schedule, so that no
-place is always at a border; VAE and vocoder see enough of the other end on both sides. Nothing is cross-faded.
+Time is a circle in every step, so nothing has to be cross-faded: the U-Net's convolutions are padded with the other
+end, windows of long sounds lie on the circle, and VAE and vocoder see enough of the other end on both sides.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .multidiffusion import window_weights
 
 if TYPE_CHECKING:
     from .diffusion import Denoiser
 
-SHARED = 16  # latent frames (0.64 s) at both ends of what the U-Net sees that are the same place, a multiple of strides
-VAE_MARGIN = 20  # latent frames that a full-size decoder sees on each side are 17
+VAE_MARGIN = 20  # latent frames; the full-size decoder sees 17 on each side
 
 
-class LoopDenoiser:
-    """A denoiser for latents whose end goes on with their beginning.
+class CircularTime(TorchFunctionMode):
+    """Within this context `conv2d` pads the time axis, [B, C, T, F], with its other end instead of zeros.
 
-    The latents are cut open at a place that depends on the timestep alone, so an item does not depend on its batch, and
-    go on beyond their end with their first `SHARED` frames; the two predictions of those are cross-faded
-    (MultiDiffusion's equation 5, for windows that lie on a circle).
+    It holds for the current thread only and leaves modules as they are, which may be in use elsewhere.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pad first where the function is a convolution with padding."""
+        if func is not torch.conv2d:
+            return func(*args, **(kwargs or {}))
+        return _circular_conv2d(*args, **(kwargs or {}))
+
+
+def _circular_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, *rest: Any
+) -> Tensor:
+    time, pitch = padding if isinstance(padding, (tuple, list)) else (padding, padding)
+    if time:
+        input = torch.cat([input[:, :, -time:], input, input[:, :, :time]], dim=2)
+    return torch.conv2d(input, weight, bias, stride, (0, pitch), *rest)
+
+
+class CircularDenoiser:
+    """The U-Net over latents whose end goes on with their beginning.
+
+    Attention and norms have no order of time, and with convolutions on a circle nothing else has: latents that are
+    rolled by the U-Net's stride are predicted as the same, rolled.
     """
 
     def __init__(self, denoiser: Denoiser):
@@ -34,17 +56,29 @@ class LoopDenoiser:
 
     def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
         """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample`."""
-        frames = sample.shape[2]
-        first = random.Random(int(timestep)).randrange(frames)
-        there = (first + torch.arange(frames + SHARED, device=sample.device)) % frames
-        asked = self.denoiser(sample[:, :, there], timestep, encoder_hidden_states=encoder_hidden_states).sample
-        weights = torch.ones(frames + SHARED, device=sample.device)
-        weights[:SHARED] = (torch.arange(SHARED, device=sample.device) + 0.5) / SHARED
-        weights[frames:] -= weights[:SHARED]
-        shape = (1, 1, -1, 1)
-        total = torch.zeros_like(sample, dtype=torch.float32)
-        total.index_add_(2, there, asked.float() * weights.view(shape))
-        return SimpleNamespace(sample=total.to(asked.dtype))
+        with CircularTime():
+            return self.denoiser(sample, timestep, encoder_hidden_states=encoder_hidden_states)  # type: ignore[no-any-return]
+
+
+class WrappedDenoiser:
+    """A denoiser in windows whose last one goes on into the first, where both predictions are cross-faded.
+
+    That is MultiDiffusion's equation 5 for windows on a circle.
+    """
+
+    def __init__(self, denoiser: Denoiser, overlap: int):
+        self.denoiser, self.overlap = denoiser, overlap
+
+    def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
+        """Noisy latents [B, C, T, F] with T beyond the overlap, a step, condition [B, N, D] -> an object with
+        `.sample`.
+        """
+        longer = torch.cat([sample, sample[:, :, : self.overlap]], dim=2)
+        asked = self.denoiser(longer, timestep, encoder_hidden_states=encoder_hidden_states).sample
+        share = window_weights(self.overlap * 2, self.overlap)[: self.overlap].to(asked)[:, None]
+        beyond, within = asked[:, :, sample.shape[2] :], asked[:, :, : sample.shape[2]]
+        first = torch.lerp(beyond, within[:, :, : self.overlap], share)
+        return SimpleNamespace(sample=torch.cat([first, within[:, :, self.overlap :]], dim=2))
 
 
 def around(function: Callable[[Tensor], Tensor], values: Tensor, margin: int, axis: int = 1) -> Tensor:
@@ -66,12 +100,12 @@ def around(function: Callable[[Tensor], Tensor], values: Tensor, margin: int, ax
 def stretched(mel: Tensor, frames: int) -> Tensor:
     """A loop's spectrogram [B, T, bands] at another tempo -> [B, frames, bands], linear between its frames.
 
-    Latents have a whole number of frames, some more than asked for; pitch does not change.
+    Latents have a whole number of frames, some more than asked for. The pitch does not change.
     """
     places = mel.shape[1]
     if places == frames:
         return mel
-    at = torch.arange(frames, device=mel.device, dtype=torch.float64) * places / frames
+    at = torch.arange(frames, dtype=torch.float64) * places / frames  # on the CPU: some devices have no float64
     before = at.floor().long()
-    share = (at - before).to(mel.dtype)[:, None]
+    share = (at - before).to(mel)[:, None]
     return torch.lerp(mel[:, before % places], mel[:, (before + 1) % places], share)

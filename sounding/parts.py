@@ -19,7 +19,7 @@ from .encoders.text import ClapQuery, OpenClipQuery, build_query_encoder
 from .encoders.vocabulary import Vocabulary
 from .grounding import Condition, Grounding
 from .loading import Pretrained
-from .looping import VAE_MARGIN, LoopDenoiser, around, stretched
+from .looping import VAE_MARGIN, CircularDenoiser, WrappedDenoiser, around, stretched
 from .multidiffusion import WindowedDenoiser
 from .naming.load import build_naming
 from .networks.build import build_unet, build_vae, build_vocoder
@@ -117,13 +117,12 @@ class Parts(Pretrained):
             )
         tokens, noise = tokens.expand(batch, -1, -1), noise.expand(batch, -1, -1, -1)
         null = self._null(negative, tokens)
-        denoiser: Denoiser = self.unet
+        denoiser: Denoiser = CircularDenoiser(self.unet) if loop else self.unet
         defaults, sampler = self.config.generation, sampler_name(sampler, scheduler)
         frames = self.config.latent_frames(max(window, self.config.train_seconds))
         if noise.shape[2] > frames:
             denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
-        if loop:
-            denoiser = LoopDenoiser(denoiser)
+            denoiser = WrappedDenoiser(denoiser, frames // 4) if loop else denoiser
         given = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
         rows = one_by_one(tokens, noise, null, *given)
         made: list[Tensor] = []

@@ -155,6 +155,11 @@ def latent_seconds(latent: dict[str, Any], config: SoundingConfig) -> float | No
     return float(seconds) if config.latent_frames(seconds) == latent["samples"].shape[2] else None
 
 
+def latent_loop(latent: dict[str, Any]) -> bool:
+    """Whether a latent's end goes on with its beginning, as Sounding Empty Latent notes and core nodes keep it."""
+    return latent.get("loop") is True
+
+
 def with_samples(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
     """A copy of a LATENT with other samples: nodes share their outputs, so these are never edited."""
     return {**latent, "samples": samples, "type": "audio"}

@@ -109,6 +109,17 @@ def fade_input() -> io.Float.Input:
     )
 
 
+def loop_input() -> io.Boolean.Input:
+    """Whether sounds are made to be repeated."""
+    return io.Boolean.Input(
+        "loop",
+        default=False,
+        optional=True,
+        tooltip="On: the sound's end goes on with its beginning, so that it repeats without a seam. It is not faded, "
+        "and its length is rounded to 10 ms.",
+    )
+
+
 def fade_seconds(fade_out: float) -> float | None:
     """The widget's value as `audio.loudness.level` takes it."""
     return None if fade_out == -1 else fade_out

@@ -38,3 +38,4 @@ class Mel:
 
     mel: Tensor  # [B, T, bands], natural log
     seconds: float | None
+    loop: bool = False  # the end goes on with the beginning

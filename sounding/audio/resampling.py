@@ -29,8 +29,10 @@ def check_rate(rate: Any) -> int:
     return int(rate)
 
 
-def resample(waveform: Tensor, rate: int, to_rate: int) -> Tensor:
+def resample(waveform: Tensor, rate: int, to_rate: int, *, loop: bool = False) -> Tensor:
     """[..., samples] at `rate` Hz -> the same sound at `to_rate` Hz, float32 (soxr's "HQ", whatever the two rates).
+
+    With `loop` the sound goes on with its beginning; it stays seamless if the samples at `to_rate` are a whole number.
 
     Raises:
         ValueError: one of the rates is outside `RATES`.
@@ -41,6 +43,9 @@ def resample(waveform: Tensor, rate: int, to_rate: int) -> Tensor:
     samples = -(-waveform.shape[-1] * to_rate // rate)
     if 0 in waveform.shape:
         return waveform.new_zeros(*waveform.shape[:-1], samples, dtype=torch.float32)
+    if loop:
+        there = torch.arange(-rate, waveform.shape[-1] + rate, device=waveform.device) % waveform.shape[-1]
+        return resample(waveform[..., there], rate, to_rate)[..., to_rate : to_rate + samples]
     with importing("soxr"):
         import soxr
 

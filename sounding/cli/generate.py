@@ -115,6 +115,14 @@ def generate(
     stems_placed: Annotated[
         bool, typer.Option("--stems-placed", help="Stems in stereo at their places; without, the session places them.")
     ] = False,
+    loop: Annotated[
+        bool,
+        typer.Option(
+            "--loop",
+            help="Make a sound whose end goes on with its beginning, so that it repeats without a seam; its length is "
+            "rounded to 10 ms.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the sound of what a mask or a text selects in an image."""
@@ -146,6 +154,7 @@ def generate(
             to_rate=to_rate,
             stems=stems,
             stems_placed=stems_placed,
+            loop=loop,
         )
         options.check()
         import torch
@@ -153,6 +162,7 @@ def generate(
         from ..audio.files import write_audio
         from ..audio.loudness import programme_loudness
         from ..audio.placing import place_tracks, places_of
+        from ..audio.resampling import resample
         from ..audio.tracks import mix_tracks
         from ..checkpoint import read_header, resolve
         from ..conditioning import parts_to_ground
@@ -194,11 +204,15 @@ def generate(
                 level=level,
                 fade_out=fade_out,
                 window=window,
+                loop=loop,
                 on_step=on_step,
             )
-        tracks, rate = sound.waveform.cpu(), sound.sample_rate
+        dry, rate = sound.waveform.cpu(), sound.sample_rate
+        if loop and to_rate is not None:  # before anything else, which would take the ends for ends
+            dry, rate = resample(dry, rate, to_rate, loop=True), to_rate
+        tracks = dry
         if places is not None:
-            tracks = place_tracks(tracks, rate, places * (len(tracks) // len(places)))
+            tracks = place_tracks(tracks, rate, places * (len(tracks) // len(places)), loop=loop)
         for path, track in zip(options.tracks, tracks, strict=True):
             write_audio(path, track, rate, depth=bits, to_rate=to_rate)
         sureness = [round(float(sure), 3) for sure in sound.sureness]
@@ -231,7 +245,7 @@ def generate(
                 if abs(reached - loudness) > 0.1:
                     say(f"sounding: the mix has {reached} LUFS instead of {loudness:g}, since its peaks reach -1 dBTP.")
         if stems is not None and selection is not None:
-            files = options.write_stems(sound.waveform.cpu(), rate, places, selection)
+            files = options.write_stems(dry, rate, places, selection)
             report["stems"] = [str(path) for path in files]
             written += files
         if attention_map is not None:

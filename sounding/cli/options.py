@@ -60,6 +60,7 @@ class GenerateOptions:
     to_rate: int | None = None
     stems: Path | None = None
     stems_placed: bool = False
+    loop: bool = False
 
     @property
     def tracks(self) -> list[Path]:
@@ -87,6 +88,8 @@ class GenerateOptions:
             raise ValueError(f"--by is {self.by!r}, but one of {', '.join(MASKS)} is expected.")
         item_seeds(self.seed, [])
         check_fade_out(self.fade_out)
+        if self.loop and self.fade_out is not None:
+            raise ValueError("--fade-out came with --loop, but a loop does not end; leave one of them out.")
         check_device(self.device)
         self._check_selection()
         self._check_form()
