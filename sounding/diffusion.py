@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -73,6 +73,68 @@ def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
         return torch.cat(blocks, dim=1)[:, :frames]
 
     return torch.stack([item(seed) for seed in seeds])
+
+
+def vary_noise(noise: Tensor, other: Tensor, strength: float) -> Tensor:
+    """Noise between two, both [B, C, T, F]: their spherical interpolation per item, so that its variance stays one.
+
+    Args:
+        noise: what comes out at strength 0, bit for bit.
+        other: what comes out at strength 1, likewise.
+        strength: 0 to 1.
+
+    Raises:
+        ValueError: see `check_strength`.
+    """
+    check_strength(strength)
+    if strength in (0, 1):
+        return other if strength else noise
+    # Noise of many values is nearly orthogonal, so the angle is about a right one; parallel noise has none.
+    flat, towards = noise.flatten(1).double(), other.flatten(1).double()
+    cosine = torch.nn.functional.cosine_similarity(flat, towards).clamp(-1, 1)
+    angle = torch.acos(cosine)[:, None]
+    sine = torch.sin(angle)
+    mixed = (torch.sin((1 - strength) * angle) * flat + torch.sin(strength * angle) * towards) / sine
+    return torch.where(sine < 1e-6, flat, mixed).to(noise.dtype).reshape(noise.shape)
+
+
+def check_strength(strength: float) -> None:
+    """Whether `vary_noise` takes this, to be asked before long work.
+
+    Raises:
+        ValueError: it is not within 0 and 1.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"variation_strength is {strength}, but 0 to 1 is expected; 0.3 is a near variant.")
+
+
+def draw_varied_noise(
+    shape: tuple[int, ...], seeds: list[int], variations: Sequence[int | None], strength: float
+) -> Tensor:
+    """Noise as of `draw_noise`, each item moved towards that of its variation's seed; None is no variation.
+
+    Raises:
+        ValueError: not one variation per seed, or one that is no seed; see `check_strength` too.
+    """
+    channels, frames, bands = shape
+    check_strength(strength)
+    if len(variations) != len(seeds):
+        raise ValueError(
+            f"There are {len(variations)} variations for {len(seeds)} sounds, but one per sound is expected; give as "
+            "many."
+        )
+    noise = draw_noise(shape, seeds)
+    for row, variation in enumerate(variations):
+        if variation is None:
+            continue
+        # Block by block, so that here too a longer item begins like a shorter one.
+        whole = (channels, -(-frames // BLOCK) * BLOCK, bands)
+        own, other = (
+            draw_noise(whole, [seed]).split(BLOCK, dim=2) for seed in (seeds[row], *item_seeds(variation, [0]))
+        )
+        blocks = [vary_noise(a, b, strength) for a, b in zip(own, other, strict=True)]
+        noise[row] = torch.cat(blocks, dim=2)[0, :, :frames]
+    return noise
 
 
 def guided_noise(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,8 @@ class SoundingModel(Conditioning):
         cfg: float | None = None,
         seed: int = 0,
         batch: int = 1,
+        variation: int | Sequence[int | None] | None = None,
+        variation_strength: float = 0.3,
         sampler: str | None = None,
         scheduler: str | None = None,
         clamp: bool | None = None,
@@ -110,6 +112,10 @@ class SoundingModel(Conditioning):
             seed: 0 to 2^64 - 1. Item `i` of the result is drawn from `seed + i` (modulo 2^64), whatever the size of
                 the batch.
             batch: sounds per selection; more than one only with a single selection.
+            variation: seed of a near variant: the noise of `seed` is moved towards that of this one, `seed`'s own sound
+                staying as it is where it is None. A number is for all sounds, item `i` taking `variation + i`; a list
+                has one per sound, which does not depend on the others.
+            variation_strength: how far, on the sphere of noise: at 0 the sound of `seed`, at 1 that of `variation`.
             clamp: cut negative attention weights of a mask off; the checkpoint's own setting where it is None, see
                 `grounding.match_moments`.
             level: bring every sound to one loudness, without DC, clicks or clipping (`audio.loudness.level`); False
@@ -165,7 +171,9 @@ class SoundingModel(Conditioning):
                 f"batch is {batch} with {len(condition)} selections, but several sounds need a single selection; "
                 "use batch 1 or one mask."
             )
-        noise = self.noise(seconds, item_seeds(seed, range(max(batch, len(condition)))))
+        count = max(batch, len(condition))
+        variations = item_seeds(variation, range(count)) if isinstance(variation, int) else variation
+        noise = self.noise(seconds, item_seeds(seed, range(count)), variations, variation_strength)
         use(("grounding", "unet"))
         latents = self.sample(
             condition,

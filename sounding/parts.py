@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -12,7 +13,7 @@ from .audio.resampling import fit_length
 from .batches import one_by_one, share_of_steps
 from .config import SoundingConfig
 from .cost import WINDOW_SECONDS
-from .diffusion import Denoiser, OnStep, draw_noise, sample_latents, sampler_name
+from .diffusion import Denoiser, OnStep, draw_varied_noise, sample_latents, sampler_name
 from .encoders import patches as vision
 from .encoders.audio import ClapAudioQuery
 from .encoders.text import ClapQuery, OpenClipQuery, build_query_encoder
@@ -61,14 +62,22 @@ class Parts(Pretrained):
         with adaptive_spinning(self.require("patches").device):
             return cast(Tensor, self.patches(image))
 
-    def noise(self, seconds: float, seeds: list[int]) -> Tensor:
-        """[len(seeds), 8, T/4, 16] standard normal noise that covers `seconds`, one generator per seed."""
+    def noise(
+        self,
+        seconds: float,
+        seeds: list[int],
+        variations: Sequence[int | None] | None = None,
+        strength: float = 0.0,
+    ) -> Tensor:
+        """[len(seeds), 8, T/4, 16] standard normal noise that covers `seconds`, one generator per seed; with seeds of
+        variations moved towards theirs, see `diffusion.draw_varied_noise`.
+        """
         shape = (
             self.config.vae.latent_channels,
             self.config.latent_frames(seconds),
             self.config.latent_bands,
         )
-        return draw_noise(shape, seeds)
+        return draw_varied_noise(shape, seeds, variations or [None] * len(seeds), strength)
 
     @torch.inference_mode()
     def sample(

@@ -65,6 +65,12 @@ def generate(
         str | None, typer.Option(help="ddim, dpm++ or 'dpm++ karras'; the checkpoint's own without it.")
     ] = None,
     scheduler: Annotated[str | None, typer.Option(hidden=True, help="The former spelling of --sampler.")] = None,
+    variation: Annotated[
+        int | None, typer.Option(help="Seed of a near variant of the sound of --seed; item i of several uses it + i.")
+    ] = None,
+    variation_strength: Annotated[
+        float, typer.Option(help="With --variation: how far from the sound of --seed, 0 to 1.")
+    ] = 0.3,
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
     device: DeviceOption = "auto",
     attention_map: Annotated[Path | None, typer.Option(help="Image file to write: where the attention lies.")] = None,
@@ -150,6 +156,8 @@ def generate(
             loudness=loudness,
             fade_out=fade_out,
             window=window,
+            variation=variation,
+            variation_strength=variation_strength,
             bits=bits,
             to_rate=to_rate,
             stems=stems,
@@ -199,6 +207,8 @@ def generate(
                 steps=steps,
                 cfg=cfg,
                 seed=seed,
+                variation=variation,
+                variation_strength=variation_strength,
                 batch=batch,
                 sampler=sampler,
                 level=level,

@@ -56,6 +56,8 @@ class GenerateOptions:
     loudness: float | None
     fade_out: float | None
     window: float
+    variation: int | None = None
+    variation_strength: float = 0.3
     bits: str = "16"
     to_rate: int | None = None
     stems: Path | None = None
@@ -72,7 +74,7 @@ class GenerateOptions:
         """Raise ValueError for anything that would fail later, whatever the model."""
         from ..audio.loudness import check_fade_out
         from ..config import MASKS, SAMPLERS
-        from ..diffusion import item_seeds
+        from ..diffusion import check_strength, item_seeds
         from ..encoders.text import check_texts
 
         _fits("--seconds", self.seconds, 0, MAX_SECONDS, "a positive length of at most 600 seconds", above=True)
@@ -86,7 +88,9 @@ class GenerateOptions:
             raise ValueError(f"--sampler is {self.sampler!r}, but one of {', '.join(SAMPLERS)} is expected.")
         if self.by is not None and self.by not in MASKS:
             raise ValueError(f"--by is {self.by!r}, but one of {', '.join(MASKS)} is expected.")
-        item_seeds(self.seed, [])
+        for each in (self.seed, self.variation or 0):
+            item_seeds(each, [])
+        check_strength(self.variation_strength)
         check_fade_out(self.fade_out)
         if self.loop and self.fade_out is not None:
             raise ValueError("--fade-out came with --loop, but a loop does not end; leave one of them out.")
