@@ -141,31 +141,18 @@ class SoundingModel(Conditioning):
                 "selects the whole image)."
             )
         use(("patches",))
-        patches = self.see(image)
-        named = (by or self.config.generation.masks) == "names"
-        size = (image.shape[1], image.shape[2])
-
-        def ground(mask: Tensor | None, text: str | list[str] | None) -> Condition:
-            use(parts_to_ground(self.config, mask=mask is not None, text=text is not None, by=by))
-            return self.ground(
-                patches,
-                mask=mask,
-                text=text,
-                by=by,
-                likely_names=likely_names,
-                image=image if named else None,
-                image_size=size,
-                clamp=clamp,
-            )
-
-        condition = ground(mask, text)
-        negative = None
-        if negative_mask is not None and not (negative_mask > 0).any():
-            raise ValueError(
-                "negative_mask is empty, but it should cover what is not to be heard; paint something, or leave it out."
-            )
-        if negative_mask is not None or negative_text is not None:
-            negative = ground(negative_mask, negative_text)
+        condition, negative = self.select(
+            self.see(image),
+            image,
+            mask=mask,
+            text=text,
+            negative_mask=negative_mask,
+            negative_text=negative_text,
+            by=by,
+            likely_names=likely_names,
+            clamp=clamp,
+            on_use=on_use,
+        )
         if batch < 1 or (batch > 1 and len(condition) > 1):
             raise ValueError(
                 f"batch is {batch} with {len(condition)} selections, but several sounds need a single selection; "
@@ -194,3 +181,51 @@ class SoundingModel(Conditioning):
         if level:
             waveform = torch.cat([leveled(one, rate, fade_out, loop=loop) for (one,) in one_by_one(waveform)])
         return Sound(waveform, stretched(mel, frames) if loop else mel[:, :frames], condition, rate)
+
+    def select(
+        self,
+        patches: Tensor,
+        image: Tensor,
+        *,
+        mask: Tensor | None = None,
+        text: str | list[str] | None = None,
+        negative_mask: Tensor | None = None,
+        negative_text: str | list[str] | None = None,
+        by: Masks | None = None,
+        likely_names: int | None = None,
+        clamp: bool | None = None,
+        on_use: OnUse | None = None,
+    ) -> tuple[Condition, Condition | None]:
+        """The conditions of a selection and of what is not to be heard, for images [B, H, W, 3] that were seen.
+
+        See `generate` for the arguments, and `ground`.
+
+        Raises:
+            ValueError: bad input.
+        """
+        named = (by or self.config.generation.masks) == "names"
+        size = (image.shape[1], image.shape[2])
+
+        def ground(mask: Tensor | None, text: str | list[str] | None) -> Condition:
+            if on_use is not None:
+                on_use(parts_to_ground(self.config, mask=mask is not None, text=text is not None, by=by))
+            return self.ground(
+                patches,
+                mask=mask,
+                text=text,
+                by=by,
+                likely_names=likely_names,
+                image=image if named else None,
+                image_size=size,
+                clamp=clamp,
+            )
+
+        condition = ground(mask, text)
+        negative = None
+        if negative_mask is not None and not (negative_mask > 0).any():
+            raise ValueError(
+                "negative_mask is empty, but it should cover what is not to be heard; paint something, or leave it out."
+            )
+        if negative_mask is not None or negative_text is not None:
+            negative = ground(negative_mask, negative_text)
+        return condition, negative

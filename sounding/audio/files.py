@@ -131,10 +131,23 @@ def write_audio(
     to_rate: int | None = None,
     tags: Tags | None = None,
 ) -> None:
-    """Write [channels, samples] or [samples] atomically; the ending of `path` names the format.
+    """Write [channels, samples] or [samples] atomically, see `encode_audio`."""
+    write_atomic(path, encode_audio(path, waveform, sample_rate, depth=depth, to_rate=to_rate, tags=tags))
+
+
+def encode_audio(
+    path: str | os.PathLike[str],
+    waveform: Tensor,
+    sample_rate: int,
+    *,
+    depth: str = "16",
+    to_rate: int | None = None,
+    tags: Tags | None = None,
+) -> bytes:
+    """[channels, samples] or [samples] as the bytes of a file; the ending of `path` names the format.
 
     Args:
-        path: the file.
+        path: the file that it is for.
         waveform: the sound. Values beyond -1..1 are limited, unless they are kept as floating-point numbers.
         sample_rate: in Hz.
         depth: how samples are kept: as "16" or "24" bits, or as "float"; see `check_depth`.
@@ -168,7 +181,7 @@ def write_audio(
     elif tags is not None and name in ("FLAC", "OGG"):
         # The graph comes first: ComfyUI's page reads OGG files as far as one page of theirs, 64 KB, goes.
         data = with_comments(data, {**tags.graph, "title": tags.title, "software": SOFTWARE})
-    write_atomic(path, data)
+    return data
 
 
 def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from .options import DeviceOption, GenerateOptions, ModelOption, check_steps
 from .terminal import JsonOption, plain_errors, progress, say, show, show_json
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..config import Masks
-    from ..model import Sound, SoundingModel
-
 
 def generate(
-    image: Annotated[Path, typer.Option(help="The image.")],
-    out: Annotated[Path, typer.Option(help="Sound file to write (.wav, .flac, .ogg).")],
+    image: Annotated[Path | None, typer.Option(help="The image.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Sound file to write (.wav, .flac, .ogg).")] = None,
     mask: Annotated[
         list[Path] | None,
         typer.Option(
@@ -129,11 +122,74 @@ def generate(
             "rounded to 10 ms.",
         ),
     ] = False,
+    jobs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Many sounds: a file of one JSON object per line, with these options as keys, or - for standard "
+            "input. The other options are for lines that leave them out."
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(help="With --jobs: the folder of all sounds, which none of them leaves.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="With --jobs: the file of results; without it JOBS.results.jsonl, beside sounds or jobs."),
+    ] = None,
+    at_once: Annotated[
+        int | None, typer.Option(help="With --jobs: sounds sampled together at most; without it what memory holds.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the sound of what a mask or a text selects in an image."""
+    """Make the sound of what a mask or a text selects in an image, or the sounds of many jobs."""
     with plain_errors(as_json=as_json):
         sampler = _one_spelling(sampler, scheduler)
+        if jobs is not None:
+            from .jobs import generate_jobs
+
+            both = {"--out": out, "--attention-map": attention_map, "--stems": stems}
+            if given := [option for option, value in both.items() if value is not None]:
+                raise ValueError(f"{given[0]} came with --jobs, but is about a single sound; leave it out.")
+            defaults = {
+                "image": image,
+                "mask": mask,
+                "text": text,
+                "negative_mask": negative_mask,
+                "negative_text": negative_text,
+                "by": by,
+                "likely_names": likely_names,
+                "seconds": seconds,
+                "steps": steps,
+                "cfg": cfg,
+                "seed": seed,
+                "sampler": sampler,
+                "batch": batch,
+                "level": level,
+                "gain": gain,
+                "place": place,
+                "depth": depth,
+                "loudness": loudness,
+                "fade_out": fade_out,
+                "window": window,
+                "bits": bits,
+                "rate": to_rate,
+                "loop": loop,
+            }
+            generate_jobs(
+                jobs,
+                model=model,
+                device=device,
+                defaults={key: _plain(value) for key, value in defaults.items() if value is not None},
+                folder=out_dir,
+                results=results,
+                at_once=at_once,
+            )
+            return
+        for option, value in {"--out-dir": out_dir, "--results": results, "--at-once": at_once}.items():
+            if value is not None:
+                raise ValueError(f"{option} came without --jobs, which it belongs to; give both or neither.")
+        if image is None or out is None:
+            raise typer.BadParameter(f"Missing option '{'--image' if image is None else '--out'}', or --jobs.")
         options = GenerateOptions(
             image=image,
             out=out,
@@ -142,6 +198,7 @@ def generate(
             negative_mask=negative_mask,
             negative_text=negative_text,
             by=by,
+            likely_names=likely_names,
             seconds=seconds,
             steps=steps,
             cfg=cfg,
@@ -154,6 +211,7 @@ def generate(
             place=place,
             depth=depth,
             loudness=loudness,
+            level=level,
             fade_out=fade_out,
             window=window,
             variation=variation,
@@ -165,43 +223,25 @@ def generate(
             loop=loop,
         )
         options.check()
-        import torch
-
-        from ..audio.files import write_audio
-        from ..audio.loudness import programme_loudness
-        from ..audio.placing import place_tracks, places_of
-        from ..audio.resampling import resample
-        from ..audio.tracks import mix_tracks
         from ..checkpoint import read_header, resolve
-        from ..conditioning import parts_to_ground
-        from ..images.drawing import overlay
-        from ..images.files import read_image, write_image
+        from ..jobs.inputs import parts_for, read_inputs
+        from ..jobs.outputs import make_outputs
         from ..model import load
+        from ..utils.files import write_atomic
 
         started = time.monotonic()
-        pixels = read_image(image)
-        selection = None if text is not None and not options.masks else _read_masks(options.masks, pixels)
-        negative = None if negative_mask is None else _read_masks([negative_mask], pixels)
-        places = None
-        if place and selection is not None:
-            places = places_of(selection, None if depth is None else read_image(depth).mean(dim=-1))
+        inputs = read_inputs(options)
         config = read_header(resolve(model)).config
         check_steps(steps, config.diffusion.train_steps)
-        masks_by = cast("Masks | None", by)
-        parts = {"patches", "unet", "vae", "vocoder"}
-        for mask_given, text_given in ((selection, text), (negative, negative_text)):
-            if mask_given is not None or text_given is not None:
-                what = {"mask": mask_given is not None, "text": text_given is not None}
-                parts.update(parts_to_ground(config, **what, by=masks_by))
-        loaded = load(model, device=device, parts=parts)
+        loaded = load(model, device=device, parts=parts_for(config, options))
         with progress("sampling", as_json) as on_step:
             sound = loaded.generate(
-                image=pixels,
-                mask=selection,
+                image=inputs.image,
+                mask=inputs.selection,
                 text=text,
-                negative_mask=negative,
+                negative_mask=inputs.negative,
                 negative_text=negative_text,
-                by=masks_by,
+                by=options.masks_by,
                 likely_names=likely_names,
                 seconds=seconds,
                 steps=steps,
@@ -217,57 +257,18 @@ def generate(
                 loop=loop,
                 on_step=on_step,
             )
-        dry, rate = sound.waveform.cpu(), sound.sample_rate
-        if loop and to_rate is not None:  # before anything else, which would take the ends for ends
-            dry, rate = resample(dry, rate, to_rate, loop=True), to_rate
-        tracks = dry
-        if places is not None:
-            tracks = place_tracks(tracks, rate, places * (len(tracks) // len(places)), loop=loop)
-        for path, track in zip(options.tracks, tracks, strict=True):
-            write_audio(path, track, rate, depth=bits, to_rate=to_rate)
-        sureness = [round(float(sure), 3) for sure in sound.sureness]
-        report: dict[str, object] = {
-            "files": [str(path) for path in options.tracks],
-            "model": loaded.config.name,
-            "sample_rate": to_rate or rate,
-            "samples": -(-tracks.shape[-1] * (to_rate or rate) // rate),
-            "seed": seed,
-            "source": sound.condition.source,
-            "sureness": sureness,
-        }
-        if places is not None:
-            seen = [each and {"pan": round(each.pan, 3), "distance": round(each.distance, 2)} for each in places]
-            report["places"] = seen
-        if any(sound.condition.sentences):
-            report["sentences"] = list(sound.condition.sentences)
-        if text is not None:
-            nearest = sound.condition.nearest[0]
-            report["nearest"] = [{"name": name, "cosine": round(cosine, 3)} for name, cosine in nearest]
-        written = list(options.tracks)
-        if len(options.masks) > 1:
-            mix = mix_tracks(tracks, rate, gain, loudness)
-            write_audio(out, mix, rate, depth=bits, to_rate=to_rate)
-            written.append(out)
-            report["mix"] = str(out)
-            if loudness is not None and mix.any():
-                reached = round(float(programme_loudness(mix, rate)), 1)
-                report["loudness"] = reached
-                if abs(reached - loudness) > 0.1:
-                    say(f"sounding: the mix has {reached} LUFS instead of {loudness:g}, since its peaks reach -1 dBTP.")
-        if stems is not None and selection is not None:
-            files = options.write_stems(dry, rate, places, selection)
-            report["stems"] = [str(path) for path in files]
+        outputs = make_outputs(options, loaded, sound.condition, sound.waveform, inputs.places, inputs.image)
+        written = []
+        for path, content in outputs.files():
+            write_atomic(path, content)
+            written.append(path)
+        if stems is not None and inputs.selection is not None:
+            files = options.write_stems(outputs.sounds, outputs.rate, inputs.places, inputs.selection)
+            outputs.report["stems"] = [str(path) for path in files]
             written += files
-        if attention_map is not None:
-            maps = sound.condition.attention_map((pixels.shape[1], pixels.shape[2]))
-            write_image(attention_map, torch.cat(list(overlay(pixels, maps)), dim=1))
-            written.append(attention_map)
-            report["attention_map"] = str(attention_map)
-        report["elapsed"] = round(time.monotonic() - started, 3)
-        if (negative_mask or negative_text) and (config.generation.cfg if cfg is None else cfg) == 1:
-            say("sounding: at guidance 1 there is nothing that leads away from what is not to be heard; raise --cfg.")
-        for line in _warnings(sound, loaded):
-            say(line)
+        report = outputs.report | {"elapsed": round(time.monotonic() - started, 3)}
+        for line in outputs.warnings:
+            say(f"sounding: {line}")
         if as_json:
             show_json(report)
         else:
@@ -275,55 +276,15 @@ def generate(
                 show(path)
 
 
+def _plain(value: object) -> object:
+    """An option as JSON has it."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _one_spelling(sampler: str | None, scheduler: str | None) -> str | None:
     """The sampler, under whichever option it was given."""
     if sampler is not None and scheduler is not None:
         raise ValueError("--sampler and --scheduler were both given, but they are one setting; leave --scheduler out.")
     return scheduler if sampler is None else sampler
-
-
-def _warnings(sound: Sound, model: SoundingModel) -> list[str]:
-    """A sentence for each text of unknown words, and one for each other selection that the model is not sure of."""
-    from ..grounding import SURE
-
-    condition, lines = sound.condition, []
-    for row, (sure, source) in enumerate(zip(sound.sureness.tolist(), condition.sources, strict=True)):
-        if sure >= SURE:
-            continue
-        what = f"mask {row + 1}" if len(condition) > 1 else "the text" if source == "text" else "the selection"
-        if source in ("text", "name"):
-            said, found = condition.sentences[row], condition.nearest[row]
-            if float(model.familiarity(said, [found])[0]) < SURE:
-                nearest = ", ".join(f"'{name}' ({cosine:.2f})" for name, cosine in found)
-                lines.append(
-                    f"sounding: '{said}' is not among the {len(model.config.vocabulary)} known names, so the sound may "
-                    f"not fit; nearest are {nearest}."
-                )
-                continue
-        if source == "name":
-            what += f", taken for '{condition.sentences[row]}',"
-        lines.append(
-            f"sounding: the model is not sure what {what} shows (sureness {sure:.2f} of 1), so the sound may not fit; "
-            "select one whole object, or try another image."
-        )
-    return list(dict.fromkeys(lines))
-
-
-def _read_masks(files: Sequence[Path], image: Tensor) -> Tensor:
-    """Masks of any sizes as one batch of the image's size; a white one if there are none."""
-    import torch
-
-    from ..encoders.patches import check_orientation
-    from ..images.files import read_mask
-
-    size = (image.shape[1], image.shape[2])
-    if not files:
-        return torch.ones(1, *size)
-    masks = [read_mask(file) for file in files]
-    for one in masks:
-        check_orientation((one.shape[-2], one.shape[-1]), size)
-    resized = [
-        torch.nn.functional.interpolate(one[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-        for one in masks
-    ]
-    return torch.cat(resized)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..audio.placing import Place
+    from ..config import Masks
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -42,6 +43,7 @@ class GenerateOptions:
     negative_mask: Path | None
     negative_text: str | None
     by: str | None
+    likely_names: int | None
     seconds: float
     steps: int | None
     cfg: float | None
@@ -54,6 +56,7 @@ class GenerateOptions:
     place: bool
     depth: Path | None
     loudness: float | None
+    level: bool
     fade_out: float | None
     window: float
     variation: int | None = None
@@ -63,6 +66,11 @@ class GenerateOptions:
     stems: Path | None = None
     stems_placed: bool = False
     loop: bool = False
+
+    @property
+    def masks_by(self) -> Masks | None:
+        """What masks do, as `SoundingModel.generate` takes it."""
+        return cast("Masks | None", self.by)
 
     @property
     def tracks(self) -> list[Path]:
@@ -88,6 +96,8 @@ class GenerateOptions:
             raise ValueError(f"--sampler is {self.sampler!r}, but one of {', '.join(SAMPLERS)} is expected.")
         if self.by is not None and self.by not in MASKS:
             raise ValueError(f"--by is {self.by!r}, but one of {', '.join(MASKS)} is expected.")
+        if self.likely_names is not None:
+            _fits("--likely-names", self.likely_names, 1, 20, "1 to 20 names")
         for each in (self.seed, self.variation or 0):
             item_seeds(each, [])
         check_strength(self.variation_strength)

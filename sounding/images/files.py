@@ -64,7 +64,12 @@ def image_format(path: str | os.PathLike[str]) -> str:
 
 
 def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Write [H, W, 3] or [H, W] 0..1 atomically, in the format that the ending of `path` asks for.
+    """Write [H, W, 3] or [H, W] 0..1 atomically, see `encode_image`."""
+    write_atomic(path, encode_image(path, image))
+
+
+def encode_image(path: str | os.PathLike[str], image: Tensor) -> bytes:
+    """[H, W, 3] or [H, W] 0..1 as the bytes of a file, in the format that the ending of `path` asks for.
 
     Raises:
         ValueError: an ending that is not written.
@@ -75,4 +80,4 @@ def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
     pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **SETTINGS.get(kind, {}))
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyloudnorm
@@ -192,12 +193,15 @@ def test_long_names_and_new_folders_are_written(folder: Path) -> None:
 def test_what_the_model_is_not_sure_of_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from sounding.model import Sound
-
+    ground = SoundingModel.ground
     out = ("--out", str(folder / "a.wav"))
     masks = (*left(folder), "--mask", str(folder / "right.png"))
     for sure, doubts in (((0.9, 0.2), ["mask 2"]), ((0.1, 0.2), ["mask 1", "mask 2"]), ((1.0, 0.9), [])):
-        monkeypatch.setattr(Sound, "sureness", property(lambda _, sure=sure: torch.tensor(sure)))
+
+        def grounded(self: Any, *args: Any, sure: Any = sure, **settings: Any) -> Any:
+            return dataclasses.replace(ground(self, *args, **settings), sureness=torch.tensor(sure))
+
+        monkeypatch.setattr(SoundingModel, "ground", grounded)
         result = sounding(folder, *masks, *out, "--json")
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["sureness"] == pytest.approx(sure)

@@ -24,6 +24,7 @@ from training.recipe import RECIPES
 from ..malicious_files import FORMS, SUFFIXES
 
 WRITTEN = {"out", "to", "attention_map"}  # what commands write
+WITH_JOBS = {"out_dir", "results"}  # likewise, only beside `--jobs`
 NEEDED = {"audioldm", "clip"}  # by convert, unless the recommended weights are asked for
 NAMED = {"model": "{}", "overrides": "start.all={}", "file": "{}"}  # files among other things that texts can name
 
@@ -44,7 +45,7 @@ class Place:
         path = kind is Path or any(
             inner is Path for one in typing.get_args(kind) for inner in (one, *typing.get_args(one))
         )
-        file = parameter.name not in WRITTEN and (path or parameter.name in NAMED)
+        file = parameter.name not in WRITTEN | WITH_JOBS and (path or parameter.name in NAMED)
         argument = any(isinstance(note, typer.models.ArgumentInfo) for note in notes)
         # In Annotated, typer takes the first flag of an option for its default.
         options = [(getattr(note, "default", None), *(getattr(note, "param_decls", None) or ())) for note in notes]
