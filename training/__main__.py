@@ -1,4 +1,4 @@
-"""`python -m training refine | prepare | run | finetune | evaluate | starter`: training from a terminal.
+"""`python -m training refine | prepare | run | finetune | evaluate | jobs | starter`: training from a terminal.
 
 Several processes or machines: `accelerate launch -m training run RECIPE`.
 """
@@ -16,6 +16,7 @@ from sounding.cli.terminal import command_group, plain_errors
 
 from .data.prepare import app as prepare_app
 from .evaluate.cli import app as evaluate_app
+from .jobs import jobs
 from .matching.cli import matching
 from .refine.cli import refine
 from .starter import cli as starter
@@ -28,6 +29,7 @@ evaluate_app.command()(ablate)  # of the starter's room, from which `evaluate` m
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(starter.app, name="starter")
 app.command()(refine)
+app.command()(jobs)
 for moved, command in (  # where earlier versions had them
     ("calibrate", starter.calibrate),
     ("put-segmenter", starter.put_segmenter),

@@ -85,7 +85,7 @@ def _do(
 
             def report(result: dict[str, Any]) -> None:
                 counts[result["status"]] += 1
-                show_json({key: value for key, value in result.items() if key != "sha256"})
+                show_json(shown_result(result))
                 if on_step is not None:
                     on_step(counts.total(), len(mine))
 
@@ -123,6 +123,11 @@ def _sound(mine: list[Job | Fault], model: str, device: str, results: Any, at_on
         config = read_header(resolve(model)).config
         parts = {part for job in todo for part in parts_for(config, job.options)}
         run_jobs(load(model, device=device, parts=parts), todo, results, report, at_once=at_once)
+
+
+def shown_result(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as it is printed: without what only the next run needs."""
+    return {key: value for key, value in result.items() if key != "sha256"}
 
 
 def results_file(source: Path, folder: Path | None, given: Path | None) -> Path:

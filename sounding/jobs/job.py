@@ -202,7 +202,7 @@ def parse_job(number: int, text: str | None, setting: Setting) -> Job | Fault:
 def _object(text: str) -> dict[str, Any]:
     """A line's keys, with "-" and "_" the same, as in options."""
     try:
-        data = parse_json(text)
+        data = parse_json(text.strip())
     except ValueError as error:
         raise ValueError(f"it is not JSON ({error}); write one JSON object per line.") from None
     if not isinstance(data, dict):

@@ -110,6 +110,11 @@ class Results:
             if notes != _notes_of(self._own):
                 notes.unlink(missing_ok=True)
 
+    def in_parts(self) -> list[Result]:
+        """The results in all parts."""
+        found = [result for part in self.parts() for result in read_objects(part)]
+        return [result for result in found if isinstance(result, dict) and "line" in result]
+
     def _all_notes(self) -> list[Path]:
         return [Path(found) for found in glob.glob(glob.escape(str(self.path)) + f"*{NOTES}")]
 

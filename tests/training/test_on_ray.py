@@ -1,5 +1,5 @@
-"""What Ray's workers do: they keep to the threads and GPUs of their stages, and features, sounds of items, scores, tags
-and captions are those of one process.
+"""What Ray's workers do: they keep to the threads and GPUs of their stages, and features, sounds of items, jobs, scores,
+tags and captions are those of one process.
 
 All in one file, so that they share a cluster, which takes longer to start than any of them computes.
 """
@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
+from sounding.cli.app import app as sounding_app
 from training.__main__ import app
 from training.cluster.engine import RayEngine
 from training.cluster.settings import EngineSettings, Resources
@@ -196,3 +198,36 @@ def test_scores_tags_captions_and_verdicts_on_ray_are_those_of_one_process(
 
 def features(out: Path) -> dict[str, bytes]:
     return {str(file.relative_to(out)): file.read_bytes() for file in out.glob("shards/features/*/*.tar")}
+
+
+def test_jobs_on_ray_are_those_of_one_process(
+    tiny_checkpoint: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("training.job_stage.ROWS", 1)  # so that both workers have some
+    Image.new("RGB", (48, 48), (200, 60, 20)).save("image.png")
+    lines = [{"image": "image.png", "seed": seed, "out": f"{seed}.wav"} for seed in range(3)]
+    lines += [{"image": "missing.png", "out": "no.wav"}, {"image": "image.png", "out": "0.wav"}]
+    Path("jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    short = ["--model", str(tiny_checkpoint), "--device", "cpu", "--steps", "1", "--seconds", "0.5"]
+    alone = CliRunner().invoke(sounding_app, ["generate", "--jobs", "jobs.jsonl", "--out-dir", "one", *short])
+    assert alone.exit_code == 3, alone.output
+    command = ["jobs", "jobs.jsonl", "--out-dir", "two", *short, "--quiet"]
+    on_ray = [*command, "--ray", "--address", cluster, "--most-workers", "2"]
+    made = CliRunner().invoke(app, on_ray)
+    assert made.exit_code == 3, made.output
+
+    def results(text: str) -> list[dict[str, Any]]:
+        found = [json.loads(line.replace("one/", "two/")) for line in text.splitlines()]
+        return sorted(found, key=lambda result: result["line"])
+
+    assert results(made.stdout) == results(alone.stdout)
+    assert sorted(os.listdir("two")) == ["0.wav", "1.wav", "2.wav", "jobs.results.jsonl"]
+    joined = results(Path("two", "jobs.results.jsonl").read_text())
+    assert joined == results(Path("one", "jobs.results.jsonl").read_text())
+    for name in ("0.wav", "1.wav", "2.wav"):
+        assert Path("two", name).read_bytes() == Path("one", name).read_bytes()
+    again = CliRunner().invoke(app, on_ray)
+    assert [one["status"] for one in results(again.stdout)] == ["kept"] * 3 + ["failed"] * 2
+    refused = CliRunner().invoke(app, command)
+    assert (refused.exit_code, "--ray is missing" in refused.stderr) == (1, True)
