@@ -47,6 +47,7 @@ def test_jobs_make_what_single_commands_make_and_are_done_once(folder: Path, mon
         {"text": "a dog", "seconds": 0.3, "out": "new/t.flac", "attention-map": "map.png"},
         {"mask": ["left.png", "right.png"], "place": True, "gain": [0, -6], "out": "both.wav"},
         {"mask": "right.png", "batch": 2, "negative_text": "a cow", "cfg": 2, "level": False, "out": "two.wav"},
+        {"mask": "left.png", "loop": True, "rate": 24000, "bits": "24", "out": "loop.wav"},
     )
     result = run(folder)
     assert result.exit_code == 0, result.output
@@ -57,8 +58,9 @@ def test_jobs_make_what_single_commands_make_and_are_done_once(folder: Path, mon
         (3, "done"),
         (4, "done"),
         (5, "done"),
+        (6, "done"),
     ]
-    assert "4 of 4 jobs done" in result.stderr
+    assert "5 of 5 jobs done" in result.stderr
     out = (f"{folder}/single.wav",)
     single = {
         "Hündin 犬.wav": (("--mask", "left.png", "--seed", "3"), ""),
@@ -67,6 +69,7 @@ def test_jobs_make_what_single_commands_make_and_are_done_once(folder: Path, mon
             ("--mask", "right.png", "--batch", "2", "--negative-text", "a cow", "--cfg", "2", "--no-level"),
             "_2",
         ),
+        "loop.wav": (("--mask", "left.png", "--loop", "--rate", "24000", "--bits", "24"), ""),
     }
     monkeypatch.chdir(folder)
     for name, (arguments, number) in single.items():

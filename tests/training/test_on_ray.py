@@ -1,5 +1,5 @@
-"""What Ray's workers do: they keep to the threads and GPUs of their stages, and features, sounds of items, jobs, scores,
-tags and captions are those of one process.
+"""What Ray's workers do: they keep to the threads and GPUs of their stages, and features, sounds of items, jobs,
+scores, tags and captions are those of one process.
 
 All in one file, so that they share a cluster, which takes longer to start than any of them computes.
 """
