@@ -162,6 +162,8 @@ def generate(
                 "steps": steps,
                 "cfg": cfg,
                 "seed": seed,
+                "variation": variation,
+                "variation_strength": variation_strength,
                 "sampler": sampler,
                 "batch": batch,
                 "level": level,

@@ -48,6 +48,8 @@ class JobLine(Checked):
     steps: int | None = None
     cfg: float | None = None
     seed: int = 0
+    variation: int | None = None
+    variation_strength: float = 0.3
     sampler: str | None = None
     batch: int = 1
     attention_map: str | None = None

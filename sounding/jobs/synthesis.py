@@ -84,13 +84,13 @@ class Synthesizer:
             MemoryError, RuntimeError: there is too little memory for a single row, or the device failed.
         """
         rows = [rows_of(each.job) for each in jobs]
-        seeds = [seed for each in jobs for seed in item_seeds(each.job.options.seed, range(rows_of(each.job)))]
+        noise = torch.cat([self._noise(each.job) for each in jobs])
         condition = Condition.cat([_repeated(each.condition, rows_of(each.job)) for each in jobs])
         negative = None
         if sampling.negative:
             negatives = [_repeated(each.negative, rows_of(each.job)) for each in jobs if each.negative is not None]
             negative = Condition.cat(negatives)
-        made = torch.cat(list(self._chunks(condition, negative, seeds, sampling, at_once)))
+        made = torch.cat(list(self._chunks(condition, negative, noise, sampling, at_once)))
         if sampling.loop is not None:
             return list(made.split(rows))
         rate = self._model.config.audio.sample_rate
@@ -100,17 +100,17 @@ class Synthesizer:
         ]
 
     def _chunks(
-        self, condition: Condition, negative: Condition | None, seeds: list[int], sampling: Sampling, at_once: int
+        self, condition: Condition, negative: Condition | None, noise: Tensor, sampling: Sampling, at_once: int
     ) -> Iterator[Tensor]:
         done = 0
-        while done < len(seeds):
-            many = min(at_once, self._most.get(sampling.frames, at_once), len(seeds) - done)
+        while done < len(noise):
+            many = min(at_once, self._most.get(sampling.frames, at_once), len(noise) - done)
             chosen = slice(done, done + many)
             try:
                 yield self._made(
                     _rows(condition, chosen),
                     None if negative is None else _rows(negative, chosen),
-                    seeds[chosen],
+                    noise[chosen],
                     sampling,
                 )
             except (MemoryError, RuntimeError) as error:
@@ -124,13 +124,17 @@ class Synthesizer:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _made(self, condition: Condition, negative: Condition | None, seeds: list[int], sampling: Sampling) -> Tensor:
-        model, config, loop = self._model, self._model.config, sampling.loop is not None
-        # The seconds of these latents, so that the noise is that of any sound of as many.
-        seconds = sampling.frames * config.vae.stride * config.audio.hop / config.audio.sample_rate
+    def _noise(self, job: Job) -> Tensor:
+        options, items = job.options, range(rows_of(job))
+        variations = None if options.variation is None else item_seeds(options.variation, items)
+        seeds = item_seeds(options.seed, items)
+        return self._model.noise(options.seconds, seeds, variations, options.variation_strength)
+
+    def _made(self, condition: Condition, negative: Condition | None, noise: Tensor, sampling: Sampling) -> Tensor:
+        model, loop = self._model, sampling.loop is not None
         latents = model.sample(
             condition,
-            model.noise(seconds, seeds),
+            noise,
             negative=negative,
             steps=sampling.steps,
             cfg=sampling.cfg,

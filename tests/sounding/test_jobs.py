@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 import threading
@@ -11,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from sounding.cli.generate import generate
 from sounding.jobs import run as pipeline
 from sounding.jobs.inputs import read_inputs
-from sounding.jobs.job import Job, read_jobs, setting_of
+from sounding.jobs.job import Job, JobLine, read_jobs, setting_of
 from sounding.jobs.results import Results
 from sounding.jobs.run import left_to_do, run_jobs
 from sounding.jobs.synthesis import Synthesizer
@@ -47,7 +50,7 @@ def test_jobs_make_what_single_commands_make_and_are_done_once(folder: Path, mon
         {"text": "a dog", "seconds": 0.3, "out": "new/t.flac", "attention-map": "map.png"},
         {"mask": ["left.png", "right.png"], "place": True, "gain": [0, -6], "out": "both.wav"},
         {"mask": "right.png", "batch": 2, "negative_text": "a cow", "cfg": 2, "level": False, "out": "two.wav"},
-        {"mask": "left.png", "loop": True, "rate": 24000, "bits": "24", "out": "loop.wav"},
+        {"mask": "left.png", "loop": True, "variation": 5, "rate": 24000, "bits": "24", "out": "loop.wav"},
     )
     result = run(folder)
     assert result.exit_code == 0, result.output
@@ -69,7 +72,7 @@ def test_jobs_make_what_single_commands_make_and_are_done_once(folder: Path, mon
             ("--mask", "right.png", "--batch", "2", "--negative-text", "a cow", "--cfg", "2", "--no-level"),
             "_2",
         ),
-        "loop.wav": (("--mask", "left.png", "--loop", "--rate", "24000", "--bits", "24"), ""),
+        "loop.wav": (("--mask", "left.png", "--loop", "--variation", "5", "--rate", "24000", "--bits", "24"), ""),
     }
     monkeypatch.chdir(folder)
     for name, (arguments, number) in single.items():
@@ -213,10 +216,10 @@ def test_batches_equal_single_sounds_to_rounding(
     monkeypatch.setattr(pipeline, "make_outputs", outputs)
     chunk = Synthesizer._made
 
-    def short(self: Synthesizer, condition: Any, negative: Any, seeds: list[int], sampling: Any) -> Any:
-        if len(seeds) > 2:
+    def short(self: Synthesizer, condition: Any, negative: Any, noise: torch.Tensor, sampling: Any) -> Any:
+        if len(noise) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return chunk(self, condition, negative, seeds, sampling)
+        return chunk(self, condition, negative, noise, sampling)
 
     monkeypatch.setattr(Synthesizer, "_made", short)
     with monkeypatch.context() as whole:
@@ -285,3 +288,11 @@ def test_a_device_that_fails_and_a_full_disk_end_the_run_and_ctrl_c_keeps_what_i
     assert [one["status"] for one in told(last)] == ["kept", "done", "failed"]
     assert [one["status"] for one in told(run(folder))] == ["kept", "kept", "done"]
     assert left_to_do([], Results(folder / "none"), lambda result: None) == []
+
+
+def test_all_options_are_keys_of_jobs() -> None:
+    of_runs = {"out_dir", "results", "at_once", "jobs", "model", "device", "as_json", "scheduler"}
+    of_one_sound = {"stems", "stems_placed"}
+    options = {"rate" if name == "to_rate" else name for name in inspect.signature(generate).parameters}
+    keys = {one.name for one in dataclasses.fields(JobLine)}
+    assert options - of_runs - of_one_sound == keys
