@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from ..config import SoundingConfig
 from ..utils.libraries import importing
+from .attention import without_queries
+from .convolution import shortened
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -47,7 +49,7 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         from .film import FilmUNet
 
         kind = FilmUNet
-    return kind(
+    network = kind(
         in_channels=config.vae.latent_channels,
         out_channels=config.vae.latent_channels,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * attended,
@@ -61,7 +63,8 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         class_embed_type="simple_projection" if film else None,
         projection_class_embeddings_input_dim=unet.film_width or None,
         class_embeddings_concat=film,
-    ).eval()
+    )
+    return without_queries(network.eval())
 
 
 def build_vocoder(config: SoundingConfig) -> SpeechT5HifiGan:
@@ -70,7 +73,7 @@ def build_vocoder(config: SoundingConfig) -> SpeechT5HifiGan:
         from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
     vocoder = config.vocoder
-    return SpeechT5HifiGan(
+    network = SpeechT5HifiGan(
         SpeechT5HifiGanConfig(
             model_in_dim=config.audio.mel_bands,
             sampling_rate=config.audio.sample_rate,
@@ -81,4 +84,5 @@ def build_vocoder(config: SoundingConfig) -> SpeechT5HifiGan:
             resblock_dilation_sizes=[list(vocoder.dilations)] * len(vocoder.kernels),
             normalize_before=vocoder.normalize,
         )
-    ).eval()
+    )
+    return shortened(network.eval())
