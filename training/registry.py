@@ -11,6 +11,7 @@ from .starter.tasks import EncodersTask, ReplayTask
 from .starter.vocoder import StarterVocoderTask
 from .tasks.grounded import GroundedTask
 from .tasks.matching import MatchingTask
+from .tasks.step_distillation import StepDistillationTask
 from .tasks.task import AnyTask
 from .tasks.vae import VaeTask
 from .tasks.vocoder import VocoderTask
@@ -19,6 +20,7 @@ TASKS: dict[str, AnyTask[Any]] = {
     task.name: task
     for task in (
         GroundedTask(),
+        StepDistillationTask(),
         VaeTask(),
         VocoderTask(),
         MatchingTask(),

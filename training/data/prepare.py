@@ -1,7 +1,7 @@
-"""`python -m training prepare videos | pairs | stamps | masks | features`: material into shards (`shard_format.py`).
+"""`python -m training prepare videos | pairs | stamps | masks | features | trajectories`: material into shards.
 
-Every command can be interrupted and run again: finished shards stay. What cannot be used is skipped, and listed
-in `shards.json` with its reason.
+Every command can be interrupted and run again: finished shards stay (`shard_format.py`). What cannot be used is
+skipped, and listed in `shards.json` with its reason.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -19,6 +19,7 @@ from sounding.cli.terminal import command_group, plain_errors
 from ..cluster.options import AddressOption, CpusOption, GpusOption, MostWorkersOption, RayOption, chosen_engine
 
 if TYPE_CHECKING:
+    from sounding.config import Sampler
     from sounding.utils.process_group import ProcessGroup
 
     from ..cluster.settings import EngineSettings, Resources
@@ -188,6 +189,43 @@ def masks(
         from .masks import OpenMasks
 
         _run_on_device(OpenMasks(tuple(shards), sam), "masks", device, out, shard_size, engine)
+
+
+@app.command()
+def trajectories(
+    features: Annotated[list[str], typer.Option(help="Folder of features, or a pattern; several may be given.")],
+    model: Annotated[str, typer.Option(help="'starter' or a checkpoint, the teacher.")],
+    out: OutOption,
+    steps: Annotated[int, typer.Option(help="Of the teacher's sampler; a multiple of --points.")] = 16,
+    points: Annotated[int, typer.Option(help="Latents kept per trajectory; a multiple of the student's steps.")] = 8,
+    cfg: Annotated[float | None, typer.Option(help="Guidance scale; without it the checkpoint's own.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim or dpm++; without it the checkpoint's own.")] = None,
+    masks: Annotated[float, typer.Option(help="Share of clips selected by mask, the others by caption.")] = 0.5,
+    backgrounds: Annotated[float, typer.Option(help="Share of clips in which what is no object is selected.")] = 0.05,
+    per_clip: Annotated[int, typer.Option(help="Trajectories per clip.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of noise and selections.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Trajectories at once; fewer need less memory.")] = 16,
+    shard_size: ShardOption = 1000,
+    ray: RayOption = False,
+    address: AddressOption = "",
+    most_workers: MostWorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+) -> None:
+    """What a trained model's sampler makes of noise on its way, for distillation to few steps.
+
+    On several GPUs: as `features`.
+    """
+    with plain_errors("training"):
+        engine = chosen_engine(ray, address, most_workers, cpus, gpus, device)
+        from .trajectories import OpenTrajectories, TrajectorySettings
+
+        chosen = cast("Sampler | None", sampler)  # the settings say which there are
+        settings = TrajectorySettings(steps, points, cfg, chosen, masks, backgrounds, per_clip, seed)
+        _run_on_device(
+            OpenTrajectories(tuple(features), model, settings, batch), "trajectories", device, out, shard_size, engine
+        )
 
 
 def _run_on_device(

@@ -208,7 +208,7 @@ class Sample:
     @property
     def bare(self) -> bool:
         """Whether neither a caption nor a mask says what in the image sounds, where grounding asks for it."""
-        if self.features is not None and "audio_tokens" in self.features:  # for matching, which asks for neither
+        if self.features is not None and {"audio_tokens", "tokens"} & self.features.keys():  # which ask for neither
             return False
         asked = self.captions if self.features is None else self.features.get("queries", ())
         return not self.masked and not len(asked)

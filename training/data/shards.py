@@ -37,6 +37,8 @@ DIMENSIONS = {
     "std": 3,
     "visual_tokens": 3,
     "audio_tokens": 3,
+    "tokens": 2,
+    "trajectory": 4,
 }
 FEATURES = (*DIMENSIONS, FRAMES)
 FIELDS = (*DESCRIBED, *RAW, *FEATURES)
@@ -65,7 +67,7 @@ class Shards(Dataset[dict[str, Any]]):
     same as frames, of which each is read when it is asked for (`Frames`), queries [C, L], coverage and backdrop [P]
     (share of each patch under the sounding objects' masks, and under none), mean and std [8, T/4, 16] (the VAE's
     posterior times the latents' scale); or, for audio-visual matching, visual_tokens [F, K, W] and audio_tokens
-    [A, M, V]; all float16.
+    [A, M, V]; or, for step distillation, tokens [N, D] and trajectory [points + 1, 8, T/4, 16]; all float16.
 
     Objects of this class can be forked and pickled into a DataLoader's workers, and used by several threads.
 

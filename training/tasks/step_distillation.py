@@ -1,0 +1,198 @@
+"""Few-step distillation: a student makes in a few evaluations, without guidance, what its teacher's sampler makes in
+many with it.
+
+The sampler's way from noise to a sound is divided into as many phases as the student has evaluations. In each the
+student learns to jump, by one DDIM step, from where the teacher's trajectory was at the phase's beginning to where it
+was at its end. That is consistency distillation in several phases ("Multistep Consistency Models", Heek et al. 2024;
+"Phased Consistency Models", Wang et al. 2024; after "Latent Consistency Models", Luo et al. 2023) whose targets are the
+teacher's own trajectories (`training.data.trajectories`) instead of the student's running mean, so that nothing has to
+propagate from phase to phase while it learns. Guidance is a part of the trajectories, so the student needs none.
+
+The result is sampled by plain DDIM at guidance 1, which its configuration says (`config.generation`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sounding.diffusion import build_noise_schedule
+from sounding.model import SoundingModel
+from sounding.samplers import build_sampler
+from sounding.utils.fields import Checked, Range
+
+from ..data.settings import DataSettings
+from ..data.shards import Shards
+from ..data.trajectories import conditions_fingerprint
+from ..engine.loader import Item
+from ..engine.objective import Objective
+from .grounded import feature_shards
+from .task import Context, Task
+
+
+@dataclass(frozen=True)
+class StepDistillationSettings(Checked):
+    """What the distillation takes from a recipe.
+
+    Attributes:
+        evaluations: of the U-Net per sound that the student needs; divides the points of the trajectories.
+        unrolled: the student goes on from its own latents instead of from the teacher's, through all phases, as it will
+            in generation, and is held to the teacher's at the end of each; takes as many times the memory.
+    """
+
+    evaluations: Annotated[int, Range(1, 64)] = 4
+    unrolled: bool = True
+
+
+class TrajectoryItems:
+    """Conditions and trajectories, as `TrajectorySource` made them.
+
+    Raises:
+        ValueError: no trajectories, those of another model, or of a number of points that does not fit.
+    """
+
+    def __init__(self, folder: Any, model: SoundingModel, settings: StepDistillationSettings):
+        self.shards = Shards(folder, ("id", "tokens", "trajectory"))
+        expected = conditions_fingerprint(model)
+        for where, index in self.shards.indices.items():
+            points = index.settings.get("points")
+            if index.settings.get("from") != "trajectories" or not isinstance(points, int):
+                raise ValueError(
+                    f"{where} holds no trajectories, which distillation learns from; make them with "
+                    "`python -m training prepare trajectories`."
+                )
+            if index.model != expected:
+                raise ValueError(
+                    f"The trajectories in {where} were made by a model with other encoders, grounding or VAE than this "
+                    "run starts with; prepare them again with the checkpoint that `start` names."
+                )
+            if points % settings.evaluations:
+                raise ValueError(
+                    f"The trajectories in {where} have {points} points, but step_distillation.evaluations is "
+                    f"{settings.evaluations}, which does not divide them; take one that does, or prepare them again."
+                )
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def ids(self) -> Sequence[str]:
+        """See `NamedItems`."""
+        return self.shards.ids()
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """tokens [N, D], trajectory [points + 1, 8, T/4, 16], and a phase as a number of 0 to 1."""
+        row = self.shards[index]
+        return {
+            "id": row["id"],
+            "tokens": row["tokens"].float(),
+            "trajectory": row["trajectory"].float(),
+            "phase": float(rng.random()),
+        }
+
+
+class StepDistillationObjective(Objective):
+    """Jumps along trajectories; trains the model's U-Net in place."""
+
+    signal: Tensor  # sqrt(alpha_bar) at the beginning of each phase, and at the end of the last: [evaluations + 1]
+    noise: Tensor  # sqrt(1 - alpha_bar) likewise
+    times: Tensor  # [evaluations]
+
+    def __init__(self, model: SoundingModel, settings: StepDistillationSettings):
+        super().__init__()
+        self.config, self.settings, self.unet = model.config, settings, model.unet
+        self.unet.requires_grad_(True)
+        self.velocity = self.config.diffusion.prediction == "v_prediction"
+        solver = build_sampler(self.config.diffusion, "ddim")
+        solver.set_timesteps(settings.evaluations)
+        kept = build_noise_schedule(self.config.diffusion).alphas_cumprod
+        # The last step of DDIM leads to time 0.
+        level = kept[torch.cat([solver.timesteps, torch.zeros(1, dtype=torch.long)])]
+        for name, value in (
+            ("signal", level.sqrt()),
+            ("noise", (1 - level).sqrt()),
+            ("times", solver.timesteps.clone()),
+        ):
+            self.register_buffer(name, value, persistent=False)
+
+    def place(self, device: torch.device) -> None:
+        """On a CPU the fused attention's backward pass takes longer than plain matrix products do."""
+        if device.type == "cpu":
+            from diffusers.models.attention_processor import AttnProcessor
+
+            self.unet.set_attn_processor(AttnProcessor())
+
+    def example(self, device: torch.device) -> dict[str, Any]:
+        """A batch of one."""
+        config = self.config
+        latents = (config.vae.latent_channels, config.latent_frames(config.train_seconds), config.latent_bands)
+        return {
+            "tokens": torch.zeros(1, 1, config.grounding.condition_width, device=device),
+            "trajectory": torch.zeros(1, self.settings.evaluations + 1, *latents, device=device),
+            "phase": torch.zeros(1, device=device),
+        }
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of a batch of `TrajectoryItems`: the squared error at the ends of phases."""
+        evaluations, path = self.settings.evaluations, batch["trajectory"]
+        path = path[:, :: (path.shape[1] - 1) // evaluations]  # [B, evaluations + 1, ...]
+        if not self.settings.unrolled:
+            phase = (batch["phase"] * evaluations).long().clamp(max=evaluations - 1)
+            rows = torch.arange(len(path), device=path.device)
+            ends = self.jump(path[rows, phase], phase, batch["tokens"])
+            # Relative to the signal at the end, for later phases multiply what is wrong there by its inverse.
+            return {"loss": (_errors(ends, path[rows, phase + 1]) / self.signal[phase + 1] ** 2).mean()}
+        latents = path[:, 0]
+        errors: list[Tensor] = []
+        for number in range(evaluations):
+            phase = torch.full((len(path),), number, device=path.device)
+            latents = self.jump(latents, phase, batch["tokens"])
+            errors.append(_errors(latents, path[:, number + 1]))
+        return {"loss": torch.stack(errors).mean(), "last": errors[-1].mean().detach()}
+
+    def jump(self, latents: Tensor, phase: Tensor, tokens: Tensor) -> Tensor:
+        """One step of DDIM over a whole phase.
+
+        Args:
+            latents: [B, 8, T/4, 16] at the beginning of the phase.
+            phase: [B] its number, from 0.
+            tokens: [B, N, D] the condition.
+        """
+        predicted = self.unet(latents, self.times[phase], encoder_hidden_states=tokens).sample.float()
+        (signal, noise), (after, rest) = (
+            [values[at][:, None, None, None] for values in (self.signal, self.noise)] for at in (phase, phase + 1)
+        )
+        if self.velocity:
+            clean, predicted = signal * latents - noise * predicted, noise * latents + signal * predicted
+        else:
+            clean = (latents - noise * predicted) / signal
+        return after * clean + rest * predicted
+
+
+def _errors(made: Tensor, wanted: Tensor) -> Tensor:
+    """Squared errors [B] of latents [B, 8, T/4, 16]."""
+    return (made - wanted).square().mean(dim=(1, 2, 3))
+
+
+class StepDistillationTask(Task[StepDistillationSettings]):
+    """Trajectories, made once by `python -m training prepare trajectories`."""
+
+    name = "step_distillation"
+    settings = StepDistillationSettings
+
+    def objective(
+        self, model: SoundingModel, settings: StepDistillationSettings, context: Context
+    ) -> StepDistillationObjective:
+        """See `Task`. From now on the model's own way to sample is the student's."""
+        student = dataclasses.replace(model.config.generation, steps=settings.evaluations, cfg=1.0, sampler="ddim")
+        model.config = dataclasses.replace(model.config, generation=student)
+        return StepDistillationObjective(model, settings)
+
+    def items(self, model: SoundingModel, settings: StepDistillationSettings, data: DataSettings) -> TrajectoryItems:
+        """See `Task`."""
+        return TrajectoryItems(feature_shards(data), model, settings)
