@@ -30,10 +30,12 @@ from sounding.utils.fields import Checked, Range
 from ..data.settings import DataSettings
 from ..data.shards import Shards
 from ..data.trajectories import conditions_fingerprint
-from ..engine.loader import Item
+from ..engine.loader import SPREAD, Item
 from ..engine.objective import Objective
 from .grounded import feature_shards
 from .task import Context, Task
+
+HUBER = 0.01  # errors of latents below this count as squares, those above as they are
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,9 @@ class StepDistillationSettings(Checked):
 
     Attributes:
         evaluations: of the U-Net per sound that the student needs; divides the points of the trajectories.
-        unrolled: the student goes on from its own latents instead of from the teacher's, through all phases, as it will
-            in generation, and is held to the teacher's at the end of each; takes as many times the memory.
     """
 
     evaluations: Annotated[int, Range(1, 64)] = 4
-    unrolled: bool = True
 
 
 class TrajectoryItems:
@@ -86,13 +85,12 @@ class TrajectoryItems:
         return self.shards.ids()
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        """tokens [N, D], trajectory [points + 1, 8, T/4, 16], and a phase as a number of 0 to 1."""
+        """tokens [N, D] and trajectory [points + 1, 8, T/4, 16]."""
         row = self.shards[index]
         return {
             "id": row["id"],
             "tokens": row["tokens"].float(),
             "trajectory": row["trajectory"].float(),
-            "phase": float(rng.random()),
         }
 
 
@@ -134,26 +132,23 @@ class StepDistillationObjective(Objective):
         return {
             "tokens": torch.zeros(1, 1, config.grounding.condition_width, device=device),
             "trajectory": torch.zeros(1, self.settings.evaluations + 1, *latents, device=device),
-            "phase": torch.zeros(1, device=device),
+            SPREAD: torch.zeros(1, device=device),
         }
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of a batch of `TrajectoryItems`: the squared error at the ends of phases."""
+        """Losses of a batch of `TrajectoryItems` at the ends of phases: "loss", and "mse" without weights.
+
+        The pseudo-Huber loss (after "Improved Techniques for Training Consistency Models", Song & Dhariwal 2023), for
+        the squared error's mean over what the teacher might do sounds duller than any of it. It is relative to the
+        signal at a phase's end, since later phases multiply what is wrong there by its inverse.
+        """
         evaluations, path = self.settings.evaluations, batch["trajectory"]
         path = path[:, :: (path.shape[1] - 1) // evaluations]  # [B, evaluations + 1, ...]
-        if not self.settings.unrolled:
-            phase = (batch["phase"] * evaluations).long().clamp(max=evaluations - 1)
-            rows = torch.arange(len(path), device=path.device)
-            ends = self.jump(path[rows, phase], phase, batch["tokens"])
-            # Relative to the signal at the end, for later phases multiply what is wrong there by its inverse.
-            return {"loss": (_errors(ends, path[rows, phase + 1]) / self.signal[phase + 1] ** 2).mean()}
-        latents = path[:, 0]
-        errors: list[Tensor] = []
-        for number in range(evaluations):
-            phase = torch.full((len(path),), number, device=path.device)
-            latents = self.jump(latents, phase, batch["tokens"])
-            errors.append(_errors(latents, path[:, number + 1]))
-        return {"loss": torch.stack(errors).mean(), "last": errors[-1].mean().detach()}
+        phase = (batch[SPREAD] * evaluations).long().clamp(max=evaluations - 1)
+        rows = torch.arange(len(path), device=path.device)
+        squared = (self.jump(path[rows, phase], phase, batch["tokens"]) - path[rows, phase + 1]).square()
+        huber = (squared + HUBER**2).sqrt().mean(dim=(1, 2, 3)) - HUBER
+        return {"loss": (huber / self.signal[phase + 1]).mean(), "mse": squared.mean()}
 
     def jump(self, latents: Tensor, phase: Tensor, tokens: Tensor) -> Tensor:
         """One step of DDIM over a whole phase.
@@ -172,11 +167,6 @@ class StepDistillationObjective(Objective):
         else:
             clean = (latents - noise * predicted) / signal
         return after * clean + rest * predicted
-
-
-def _errors(made: Tensor, wanted: Tensor) -> Tensor:
-    """Squared errors [B] of latents [B, 8, T/4, 16]."""
-    return (made - wanted).square().mean(dim=(1, 2, 3))
 
 
 class StepDistillationTask(Task[StepDistillationSettings]):
