@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from .audio.loudness import level as leveled
-from .batches import one_by_one
+from .audio.mel import MelSpectrogram
+from .audio.resampling import resample
+from .batches import one_by_one, share_of_steps
 from .conditioning import Conditioning, parts_to_ground
 from .config import Masks
 from .cost import WINDOW_SECONDS
 from .diffusion import OnStep, item_seeds, sampler_name
+from .editing import BLEND, Edit, edit_sound
 from .encoders.patches import check_image
 from .grounding import Condition
 from .looping import stretched
@@ -53,7 +56,7 @@ def load(
 class Sound:
     """What a model generated from selections in images, one row each."""
 
-    waveform: Tensor  # [B, 1, samples] float32
+    waveform: Tensor  # [B, 1, samples] float32; edited sounds keep their channels
     mel: Tensor  # [B, T, 64], its natural log as the VAE decoded it, before the waveform was leveled
     condition: Condition  # one row per selection; several sounds may have been generated from one
     sample_rate: int
@@ -181,6 +184,84 @@ class SoundingModel(Conditioning):
         if level:
             waveform = torch.cat([leveled(one, rate, fade_out, loop=loop) for (one,) in one_by_one(waveform)])
         return Sound(waveform, stretched(mel, frames) if loop else mel[:, :frames], condition, rate)
+
+    def edit(
+        self,
+        sound: Tensor,
+        sample_rate: int,
+        edit: Edit,
+        *,
+        image: Tensor,
+        mask: Tensor | None = None,
+        text: str | None = None,
+        negative_mask: Tensor | None = None,
+        negative_text: str | None = None,
+        by: Masks | None = None,
+        likely_names: int | None = None,
+        steps: int | None = None,
+        cfg: float | None = None,
+        seed: int = 0,
+        batch: int = 1,
+        sampler: str | None = None,
+        clamp: bool | None = None,
+        blend: float = BLEND,
+        on_step: OnStep | None = None,
+        on_use: OnUse | None = None,
+    ) -> Sound:
+        """Make parts of a sound anew, by the sound of what is selected in an image, see `editing.edit_sound`.
+
+        Args:
+            sound: [channels, samples].
+            sample_rate: in Hz, any.
+            edit: which parts.
+            image: [1, H, W, 3] 0..1.
+            mask, text, negative_mask, negative_text, by, likely_names, clamp: the selection, see `generate`.
+            steps, cfg, seed, sampler, on_step, on_use: see `generate`.
+            batch: versions to make, from `seed`, `seed + 1` and so on.
+            blend: seconds beside each new part over which the sound is cross-faded into it.
+
+        Returns:
+            The versions [batch, channels, samples] at the sound's own rate. They are not leveled.
+
+        Raises:
+            ValueError: bad input.
+        """
+        image = check_image(image)
+        if on_use is not None:
+            on_use(("patches",))
+        condition, negative = self.select(
+            self.see(image),
+            image,
+            mask=torch.ones(1, *image.shape[1:3]) if mask is None and text is None else mask,
+            text=text,
+            negative_mask=negative_mask,
+            negative_text=negative_text,
+            by=by,
+            likely_names=likely_names,
+            clamp=clamp,
+            on_use=on_use,
+        )
+        made = [
+            edit_sound(
+                self,
+                sound,
+                sample_rate,
+                condition,
+                edit,
+                seed=one,
+                negative=negative,
+                steps=steps,
+                cfg=cfg,
+                sampler=sampler,
+                blend=blend,
+                on_step=share_of_steps(on_step, number, batch),
+                on_use=on_use,
+            )
+            for number, one in enumerate(item_seeds(seed, range(batch)))
+        ]
+        waveform = torch.stack(made)
+        mono = resample(waveform.float().mean(dim=1), sample_rate, self.config.audio.sample_rate).cpu()
+        return Sound(waveform, MelSpectrogram(self.config.audio)(mono), condition, sample_rate)
 
     def select(
         self,

@@ -43,6 +43,15 @@ class Tags:
     graph: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A sound file as it is."""
+
+    waveform: Tensor  # [channels, samples] float32, exact for samples of up to 24 bits
+    sample_rate: int
+    depth: str  # one of `DEPTHS` that keeps its samples: lossy files and those of more bits become floats
+
+
 def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
     """Read a sound file of any rate and number of channels as mono at `sample_rate`: [samples] float.
 
@@ -53,10 +62,47 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
         ValueError: the file cannot be read as audio, is longer than `MAX_SECONDS`, has a rate outside `RATES` or
             samples that are not finite.
     """
-    with importing("soundfile"):
-        import soundfile
     with importing("soxr"):
         import soxr
+
+    pieces, frames, rate, change = [np.zeros(0, np.float32)], 0, sample_rate, None
+    for rate, _, piece in _read(path):
+        if rate != sample_rate and change is None:
+            change = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+        frames += len(piece)
+        mono = np.ascontiguousarray(piece.mean(axis=1))
+        pieces.append(mono if change is None else change.resample_chunk(mono))
+    if change is not None and frames:
+        pieces.append(change.resample_chunk(np.zeros(0, np.float32), last=True))
+    sound = torch.from_numpy(np.concatenate(pieces))
+    return fit_length(_finite(sound, path), -(-frames * sample_rate // rate))
+
+
+def read_recording(path: str | os.PathLike[str]) -> Recording:
+    """Read a sound file as it is, all channels at its own rate.
+
+    Raises:
+        ValueError: see `read_audio`; or it has no samples.
+    """
+    (rates, kinds, pieces) = zip(*_read(path), strict=True)
+    sound = _finite(torch.from_numpy(np.concatenate(pieces).T.copy()), path)
+    if not sound.shape[1]:
+        raise ValueError(f"{printable(os.fspath(path)[-400:])} has no samples; give a sound that has some.")
+    depth = {"PCM_S8": "16", "PCM_U8": "16", "PCM_16": "16", "PCM_24": "24"}.get(kinds[0], "float")
+    return Recording(sound, rates[0], depth)
+
+
+def _finite(sound: Tensor, path: str | os.PathLike[str]) -> Tensor:
+    if not sound.isfinite().all():
+        called = printable(os.fspath(path)[-400:])
+        raise ValueError(f"{called} has samples that are not finite, but numbers are expected; export it again.")
+    return sound
+
+
+def _read(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, np.ndarray]]:
+    """Rate, libsndfile's name of the samples' kind, and a piece [samples, channels] at a time, the first one empty."""
+    with importing("soundfile"):
+        import soundfile
 
     class Stream(soundfile.SoundFile):  # type: ignore[misc]
         """After each piece soundfile seeks to where it is, which fails where a header gives no length."""
@@ -72,25 +118,17 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Tensor:
             rate, frames = check_rate(file.samplerate), 0
             step = max(1, _PIECE // file.channels)
             most = min(MAX_SECONDS * rate, _MAX_VALUES / file.channels)
-            change = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-            pieces = []
+            yield rate, file.subtype, np.zeros((0, file.channels), np.float32)
             while len(piece := file.read(step, dtype="float32", always_2d=True)):
                 frames += len(piece)
                 if frames > most:
                     raise ValueError(f"it is longer than {most / rate:.0f} s; cut it")
-                mono = np.ascontiguousarray(piece.mean(axis=1))
-                pieces.append(mono if change is None else change.resample_chunk(mono))
-            if change is not None and frames:
-                pieces.append(change.resample_chunk(np.zeros(0, np.float32), last=True))
+                yield rate, file.subtype, piece
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:  # TypeError: a name that ends in .raw
         why = (error.strerror if isinstance(error, OSError) else None) or printable(
             str(error).replace(str(path), called)
         )
         raise ValueError(f"{called} cannot be read as audio ({why}); give a WAV, FLAC, OGG or MP3.") from None
-    sound = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *pieces]))
-    if not sound.isfinite().all():
-        raise ValueError(f"{called} has samples that are not finite, but numbers are expected; export it again.")
-    return fit_length(sound, -(-frames * sample_rate // rate))
 
 
 def audio_format(path: str | os.PathLike[str]) -> str:
@@ -130,9 +168,10 @@ def write_audio(
     depth: str = "16",
     to_rate: int | None = None,
     tags: Tags | None = None,
+    exact: bool = False,
 ) -> None:
     """Write [channels, samples] or [samples] atomically, see `encode_audio`."""
-    write_atomic(path, encode_audio(path, waveform, sample_rate, depth=depth, to_rate=to_rate, tags=tags))
+    write_atomic(path, encode_audio(path, waveform, sample_rate, depth=depth, to_rate=to_rate, tags=tags, exact=exact))
 
 
 def encode_audio(
@@ -143,6 +182,7 @@ def encode_audio(
     depth: str = "16",
     to_rate: int | None = None,
     tags: Tags | None = None,
+    exact: bool = False,
 ) -> bytes:
     """[channels, samples] or [samples] as the bytes of a file; the ending of `path` names the format.
 
@@ -153,6 +193,8 @@ def encode_audio(
         depth: how samples are kept: as "16" or "24" bits, or as "float"; see `check_depth`.
         to_rate: Hz that the file is to have, if not those of the sound.
         tags: what it says of itself, in WAV, FLAC and OGG.
+        exact: whether samples that were read from 16 or 24 bits become the same numbers again. Otherwise libsndfile
+            scales them by 1 - 2^-15 or 1 - 2^-23, so that 1 and -1 are kept alike.
 
     Raises:
         ValueError: the ending is not a format that is written, or the format does not take this rate, this depth or so
@@ -165,6 +207,10 @@ def encode_audio(
     rate = sample_rate if to_rate is None else to_rate
     sound = resample(waveform.detach().float().cpu().reshape(-1, waveform.shape[-1]), sample_rate, rate)
     samples = (sound if depth == "float" else sound.clamp(-1, 1)).T.numpy()
+    if exact and name not in _LOSSY and depth != "float":
+        levels = 2 ** (int(depth) - 1)
+        whole = (sound.double() * levels).round().clamp(-levels, levels - 1)
+        samples = (whole * 2 ** (32 - int(depth))).to(torch.int32).T.numpy()  # of which libsndfile takes the upper bits
     channels = samples.shape[1]
     kept = {} if name in _LOSSY or depth == "16" else {"subtype": DEPTHS[depth]}
     buffer = io.BytesIO()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -97,7 +98,10 @@ def generate(
     window: Annotated[
         float, typer.Option(help="Longer sounds are made in overlapping windows of so many seconds.")
     ] = 20.48,
-    bits: Annotated[str, typer.Option(help="How samples are written: 16, 24 or float.")] = "16",
+    bits: Annotated[
+        str | None,
+        typer.Option(help="How samples are written: 16, 24 or float; 16 without it, or as in the file of --audio."),
+    ] = None,
     to_rate: Annotated[
         int | None,
         typer.Option(
@@ -122,6 +126,24 @@ def generate(
             "rounded to 10 ms.",
         ),
     ] = False,
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="A sound file of which --region, --continue or --before make parts anew; all else stays."),
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="With --audio: from when to when it is made anew, in seconds: 1.0:2.5.")
+    ] = None,
+    after: Annotated[
+        float, typer.Option("--continue", help="With --audio: seconds by which it goes on beyond its end.")
+    ] = 0.0,
+    before: Annotated[float, typer.Option(help="With --audio: seconds by which it begins earlier.")] = 0.0,
+    intensity: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Gain over time, as seconds and gains: '0:0, 1.5:1, 4:0.2'; where it is 0, there is silence. Once for "
+            "all, or once per mask."
+        ),
+    ] = None,
     jobs: Annotated[
         Path | None,
         typer.Option(
@@ -147,7 +169,7 @@ def generate(
         if jobs is not None:
             from .jobs import generate_jobs
 
-            both = {"--out": out, "--attention-map": attention_map, "--stems": stems}
+            both = {"--out": out, "--attention-map": attention_map, "--stems": stems, "--audio": audio}
             if given := [option for option, value in both.items() if value is not None]:
                 raise ValueError(f"{given[0]} came with --jobs, but is about a single sound; leave it out.")
             defaults = {
@@ -176,6 +198,7 @@ def generate(
                 "bits": bits,
                 "rate": to_rate,
                 "loop": loop,
+                "intensity": intensity,
             }
             generate_jobs(
                 jobs,
@@ -218,13 +241,19 @@ def generate(
             window=window,
             variation=variation,
             variation_strength=variation_strength,
-            bits=bits,
+            bits=bits or "16",
             to_rate=to_rate,
             stems=stems,
             stems_placed=stems_placed,
             loop=loop,
+            audio=audio,
+            region=region,
+            after=after,
+            before=before,
+            intensity=intensity or [],
         )
         options.check()
+        from ..audio.files import read_recording
         from ..checkpoint import read_header, resolve
         from ..jobs.inputs import parts_for, read_inputs
         from ..jobs.outputs import make_outputs
@@ -232,34 +261,45 @@ def generate(
         from ..utils.files import write_atomic
 
         started = time.monotonic()
+        recording = None if audio is None else read_recording(audio)
+        if recording is not None and bits is None and out.suffix.lower() not in (".ogg", ".mp3"):
+            options = replace(options, bits=recording.depth)
+            options.check()
         inputs = read_inputs(options)
         config = read_header(resolve(model)).config
         check_steps(steps, config.diffusion.train_steps)
         loaded = load(model, device=device, parts=parts_for(config, options))
         with progress("sampling", as_json) as on_step:
-            sound = loaded.generate(
-                image=inputs.image,
-                mask=inputs.selection,
-                text=text,
-                negative_mask=inputs.negative,
-                negative_text=negative_text,
-                by=options.masks_by,
-                likely_names=likely_names,
-                seconds=seconds,
-                steps=steps,
-                cfg=cfg,
-                seed=seed,
-                variation=variation,
-                variation_strength=variation_strength,
-                batch=batch,
-                sampler=sampler,
-                level=level,
-                fade_out=fade_out,
-                window=window,
-                loop=loop,
-                on_step=on_step,
-            )
-        outputs = make_outputs(options, loaded, sound.condition, sound.waveform, inputs.places, inputs.image)
+            selected: dict[str, Any] = {
+                "image": inputs.image,
+                "mask": inputs.selection,
+                "text": text,
+                "negative_mask": inputs.negative,
+                "negative_text": negative_text,
+                "by": options.masks_by,
+                "likely_names": likely_names,
+                "steps": steps,
+                "cfg": cfg,
+                "seed": seed,
+                "batch": batch,
+                "sampler": sampler,
+                "on_step": on_step,
+            }
+            if recording is not None and options.edit is not None:
+                sound = loaded.edit(recording.waveform, recording.sample_rate, options.edit, **selected)
+            else:
+                sound = loaded.generate(
+                    **selected,
+                    seconds=seconds,
+                    variation=variation,
+                    variation_strength=variation_strength,
+                    level=level,
+                    fade_out=fade_out,
+                    window=window,
+                    loop=loop,
+                )
+        waveform, rate = sound.waveform, sound.sample_rate
+        outputs = make_outputs(options, loaded, sound.condition, waveform, inputs.places, inputs.image, rate)
         written = []
         for path, content in outputs.files():
             write_atomic(path, content)

@@ -15,8 +15,10 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..audio.curves import Keyframes
     from ..audio.placing import Place
     from ..config import Masks
+    from ..editing import Edit
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -66,6 +68,11 @@ class GenerateOptions:
     stems: Path | None = None
     stems_placed: bool = False
     loop: bool = False
+    audio: Path | None = None
+    region: str | None = None
+    after: float = 0.0
+    before: float = 0.0
+    intensity: Sequence[str] = ()
 
     @property
     def masks_by(self) -> Masks | None:
@@ -104,6 +111,7 @@ class GenerateOptions:
         check_fade_out(self.fade_out)
         if self.loop and self.fade_out is not None:
             raise ValueError("--fade-out came with --loop, but a loop does not end; leave one of them out.")
+        self._check_time()
         check_device(self.device)
         self._check_selection()
         self._check_form()
@@ -111,6 +119,51 @@ class GenerateOptions:
             if text is not None:
                 check_texts([text])
         self._check_files()
+
+    @property
+    def edit(self) -> Edit | None:
+        """Which parts of the sound file `audio` are made anew, if there is one."""
+        from ..editing import Edit, read_region
+
+        if self.audio is None:
+            return None
+        return Edit(None if self.region is None else read_region(self.region), self.after, self.before)
+
+    def curve(self, track: int) -> Keyframes:
+        """Keyframes of the intensity of a track, where there are any."""
+        from ..audio.curves import read_curve
+
+        return read_curve(self.intensity[track % len(self.intensity)])
+
+    def _check_time(self) -> None:
+        """What is made anew of a sound file, and the curves of intensity."""
+        for track in range(len(self.intensity)):
+            self.curve(track)
+        if len(self.intensity) not in (0, 1, max(1, len(self.masks))):
+            raise ValueError(
+                f"--intensity came {len(self.intensity)} times with {len(self.masks)} masks, but once for all, or once "
+                "per mask, is expected."
+            )
+        if self.edit is None:
+            if self.region is not None or self.after or self.before:
+                raise ValueError(
+                    "--region, --continue and --before are about a sound file; give it by --audio, or leave them out."
+                )
+            return
+        others = {
+            "--loop": self.loop,
+            "--place": self.place,
+            "--stems": self.stems is not None,
+            "--fade-out": self.fade_out is not None,
+            "--intensity": bool(self.intensity),
+            "A second --mask": len(self.masks) > 1,
+        }
+        for option, given in others.items():
+            if given:
+                raise ValueError(
+                    f"{option} came with --audio, of which parts are made anew and all else stays; leave one of them "
+                    "out."
+                )
 
     def _check_selection(self) -> None:
         from ..audio.tracks import check_loudness
@@ -196,6 +249,7 @@ class GenerateOptions:
             ("--mask", self.masks),
             ("--negative-mask", negative),
             ("--depth", depth),
+            ("--audio", [self.audio] if self.audio else []),
         )
         read = [(option, path) for option, paths in given for path in paths]
         written = [("--out", path) for path in dict.fromkeys([self.out, *self.tracks])]

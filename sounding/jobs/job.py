@@ -29,6 +29,7 @@ MOST_JOBS = 100_000
 MOST_BYTES = 2**28  # of a jobs file
 STDIN = "-"
 Masks = Annotated[tuple[str, ...], Length(0, MAX_BATCH)]
+Curves = Annotated[tuple[str, ...], Length(0, MAX_BATCH)]
 Gains = Annotated[tuple[float, ...], Length(0, MAX_BATCH)]
 
 
@@ -63,6 +64,7 @@ class JobLine(Checked):
     bits: str = "16"
     rate: int | None = None
     loop: bool = False
+    intensity: str | Curves = ()
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,7 @@ def _options(line: JobLine, folder: Path | None) -> GenerateOptions:
             "attention_map": attention,
             "gains": [line.gain] if isinstance(line.gain, float) else list(line.gain),
             "to_rate": line.rate,
+            "intensity": [line.intensity] if isinstance(line.intensity, str) else list(line.intensity),
             "device": "auto",  # the run's is checked once
         }
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..audio.curves import with_curve
 from ..audio.files import encode_audio
 from ..audio.loudness import programme_loudness
 from ..audio.placing import Place, place_tracks
@@ -41,6 +42,7 @@ class Outputs:
         """Files to write and what is in them, encoded one after the other."""
         form: dict[str, Any]
         out, form = self.options.out, {"depth": self.options.bits, "to_rate": self.options.to_rate}
+        form["exact"] = self.options.audio is not None
         for path, track in zip(self.options.tracks, self.tracks, strict=True):
             yield path, encode_audio(path, track, self.rate, **form)
         if self.mix is not None:
@@ -56,6 +58,7 @@ def make_outputs(
     tracks: Tensor,
     places: list[Place | None] | None,
     image: Tensor | None,
+    rate: int | None = None,
 ) -> Outputs:
     """Place and mix tracks, and describe them.
 
@@ -66,10 +69,15 @@ def make_outputs(
         tracks: [B, 1, samples].
         places: of the selections, where the tracks are to be placed.
         image: [1, H, W, 3], needed only for the attention map.
+        rate: of the tracks in Hz; without it, the model's.
     """
-    sounds, rate = tracks.cpu(), model.config.audio.sample_rate
+    sounds, rate = tracks.cpu(), rate or model.config.audio.sample_rate
     if options.loop and options.to_rate is not None:  # before anything else, which would take the ends for ends
         sounds, rate = resample(sounds, rate, options.to_rate, loop=True), options.to_rate
+    if options.intensity:
+        curves = [options.curve(track) for track in range(len(sounds))]
+        curved = [with_curve(one, rate, curve, loop=options.loop) for one, curve in zip(sounds, curves, strict=True)]
+        sounds = torch.stack(curved)
     tracks = sounds
     if places is not None:
         tracks = place_tracks(sounds, rate, places * (len(sounds) // len(places)), loop=options.loop)
