@@ -10,6 +10,8 @@ from .condition import SoundingEncodeImage, SoundingGroundMask, SoundingGroundTe
 from .decode import SoundingDecode, SoundingVocode
 from .host.folders import register_folder
 from .host.sam_folders import register_sam_folders
+from .inpaint import SoundingInpaint
+from .intensity import SoundingIntensity
 from .latent import SoundingEmptyLatent, SoundingEncodeAudio, SoundingSampler
 from .load import SoundingLoadModel
 from .mix import SoundingMixTracks
@@ -32,6 +34,8 @@ NODES: list[type[io.ComfyNode]] = [
     SoundingDecode,
     SoundingVocode,
     SoundingEncodeAudio,
+    SoundingInpaint,
+    SoundingIntensity,
     SoundingNative,
     SoundingMixTracks,
     SoundingSoundscape,

@@ -30,7 +30,7 @@ NEAR = 1.0  # seconds beside a region whose level its sound gets
 MAX_SECONDS = 600.0  # of a region
 MAX_END = 1e6  # seconds, which is beyond any sound's end
 LEAD = 0.2  # seconds of a new part beside a joint that keep their coarse form, at most a quarter of the part
-JOINT = 0.6  # share of the noise range that those go through
+JOINT = 0.5  # share of the noise range that those go through
 SECOND_SEED = 1_000_003  # the second time, noise is drawn from the seed of another item
 GAINS = (0.05, 20.0)  # within which a region's sound is brought to that level
 

@@ -169,6 +169,12 @@ class Condition:
         tokens, weights, sureness = (one.to(device) for one in (self.tokens, self.weights, self.sureness))
         return replace(self, tokens=tokens, weights=weights, sureness=sureness)
 
+    def row(self, number: int) -> Condition:
+        """One row alone."""
+        only = slice(number, number + 1)
+        kept = self.tokens, self.weights, self.sureness, self.sources, self.nearest, self.sentences
+        return Condition(*(each[only] for each in kept))  # type: ignore[arg-type]
+
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
         """All rows of several conditions of one model, in their order."""

@@ -48,8 +48,11 @@ IMAGE = 0.72  # of a thumbnail's height
 
 
 def sources(graph: Graph, node: str) -> list[str]:
-    """Nodes that a node's inputs come from."""
-    return [value[0] for value in graph[node]["inputs"].values() if isinstance(value, list)]
+    """Nodes that a node's inputs come from; for parts made anew, those of the selection that makes them."""
+    inputs = graph[node]["inputs"]
+    if graph[node]["class_type"] == "SoundingInpaint":
+        inputs = {"condition": inputs["condition"]}
+    return [value[0] for value in inputs.values() if isinstance(value, list)]
 
 
 def selection_of(graph: Graph, node: str) -> str | None:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ...sounding.checkpoint import read_header
 from ...sounding.config import SoundingConfig
+from ...sounding.editing import Edit, edit_sound
+from ...sounding.grounding import Condition
 from ...sounding.loading import read_parts
 from ...sounding.model import Sound, SoundingModel
 from ...sounding.naming.names import Named
@@ -87,6 +89,26 @@ class LoadedModel:
             self.on_device(*parts, batch=batch, frames=frames)
 
         return self._model.generate(image=image, mask=mask, seconds=seconds, on_use=on_use, **settings)
+
+    def edit(self, sound: Tensor, rate: int, condition: Condition, edit: Edit, **settings: Any) -> Tensor:
+        """`editing.edit_sound`, with each part brought to its device just before its use.
+
+        Args:
+            sound: [channels, samples].
+            rate: in Hz.
+            condition: one row.
+            edit: which parts are made anew.
+            settings: further keywords of `edit_sound`.
+
+        Raises:
+            ValueError: see `edit_sound`.
+        """
+        frames = self._model.window_frames
+
+        def on_use(parts: tuple[str, ...]) -> None:
+            self.on_device(*parts, batch=1, frames=frames)
+
+        return edit_sound(self._model, sound, rate, condition, edit, on_use=on_use, **settings)
 
     def name(self, image: Tensor, mask: Tensor | None, top: int) -> list[Named]:
         """`SoundingModel.name`: what each mask of an image shows.

@@ -36,6 +36,8 @@ NODES = (
     "SoundingThisObject",
     "SoundingClick",
     "SoundingNameObject",
+    "SoundingInpaint",
+    "SoundingIntensity",
     "SoundingNative",
     "SoundingLoadSam",
     "SoundingSamMask",
@@ -44,8 +46,9 @@ RATE = 16_000
 
 
 def shape_of(path: Path, seconds: float) -> tuple[int, ...]:
-    """Of an example's sounds: a soundscape is in stereo."""
-    return (round(seconds * RATE), 2) if path.stem == "soundscape" else (round(seconds * RATE),)
+    """Of an example's sounds: a soundscape is in stereo, and one sound goes on for a second."""
+    samples = round((seconds + (path.stem == "inpaint")) * RATE)
+    return (samples, 2) if path.stem == "soundscape" else (samples,)
 
 
 def only(sounds: dict[str, list[tuple[Any, int]]]) -> np.ndarray:
