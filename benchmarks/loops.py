@@ -23,6 +23,7 @@ from sounding.audio.seams import Change, change_at
 from sounding.images.files import read_image, read_mask
 from training.starter.evaluate.audio_quality import check_sound
 
+SILENT = "silence"  # the check's name of it
 PHOTOGRAPHS = Path(__file__).parent.parent / "tests" / "photographs"
 
 
@@ -63,7 +64,9 @@ def main(
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 5.0,
 ) -> None:
     """Print a Markdown table of how seams change, against places within."""
-    found = list(seams(sounds, steps, seconds))
+    all_of = list(seams(sounds, steps, seconds))
+    found = [each for each in all_of if not any(SILENT in finding for finding in each.thrice)]
+    print(f"{len(found)} sounds; {len(all_of) - len(found)} more came silent from the model.\n")
     print("| | seam of loops | within them | changes less, mean | seam without `loop` | changes less, mean |")
     print("| --- | --- | --- | --- | --- | --- |")
     for number, (what, one, many) in enumerate(
@@ -73,10 +76,14 @@ def main(
         within = statistics.median(float(getattr(each.loop, many).median()) for each in found)
         ranks = [statistics.mean(getattr(each, kind).ranks[number] for each in found) for kind in ("loop", "cut")]
         print(f"| {what} | {seam:.1f} dB | {within:.1f} dB | {ranks[0]:.0%} | {cut:.1f} dB | {ranks[1]:.0%} |")
-    loops, cuts = (sum(getattr(each, kind).smooth for each in found) for kind in ("loop", "cut"))
-    print(f"\nNo more than the largest change within: {loops} of {len(found)} loops, {cuts} without `loop`.")
-    faulty = [f"{each.name} {each.seed}: {each.thrice}" for each in found if each.thrice]
-    print(f"Played three times: {faulty or 'no finding'}.")
+    cuts, rough = sum(each.cut.smooth for each in found), [each for each in found if not each.loop.smooth]
+    print(f"\nNo more than the largest change within: {len(found) - len(rough)} of {len(found)} loops, {cuts} without.")
+    for each in rough:
+        print(
+            f"Not: {each.name} (seed {each.seed}), changes less: {', '.join(f'{rank:.0%}' for rank in each.loop.ranks)}."
+        )
+    faulty = [f"{each.name} (seed {each.seed}): {'; '.join(each.thrice)}" for each in all_of if each.thrice]
+    print(f"Played three times: {', '.join(faulty) or 'no finding'}.")
 
 
 if __name__ == "__main__":

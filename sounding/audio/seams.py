@@ -13,12 +13,16 @@ from torch import Tensor
 
 WINDOW = 0.05  # seconds of the windows on both sides of a place
 BANDS = 32  # of equal width, up to half the sampling rate
+NEAR = 2  # samples on both sides of a place in which a click is seen
 FLOOR = -60.0  # dB to the loudest band or window of the sound: what is below is taken for silence
 
 
 @dataclass(frozen=True)
 class Change:
-    """How much a sound changes at a place, and at all places within it that no window of that place reaches."""
+    """How much a sound changes at a place, and at all borders of windows within that no window of that place reaches.
+
+    Those borders are whole windows away, so that all lie alike in the frames that a vocoder makes its samples of.
+    """
 
     level: float  # dB between the windows before and after
     spectrum: float  # dB, the mean difference of the bands of both windows, each at its own level
@@ -69,17 +73,9 @@ def change_at(waveform: Tensor, rate: int, place: int, *, loop: bool = False, ot
         )
     if not (loop or size <= place <= samples - size):
         raise ValueError(f"place is {place}, but {size} to {samples - size} is expected, a window from both ends.")
-    # Rolled so that the place is in the middle of a window's border, and all other borders are counted from there.
     borders = _borders(samples, size, place, loop)
     levels, spectra = _windows(sound, borders, size)
-    bends = _bends(sound, loop)
-    near = 2  # samples on both sides in which a step is seen
-    around = (place + torch.arange(-near, near)) % samples
-    clicks = bends.clone()
-    for other in (place, *others):
-        clicks[(other + torch.arange(-near, near)) % samples] = -torch.inf
-    # The largest of as many neighbours, everywhere, so that a place is compared with places.
-    groups = clicks[: samples // (2 * near) * 2 * near].view(-1, 2 * near).amax(dim=1)
+    clicks = _bends(sound, loop)[(borders[:, None] + torch.arange(-NEAR, NEAR)) % samples].amax(dim=1)
     kept = torch.ones(len(borders), dtype=torch.bool)
     for other in (place, *others):
         apart = (borders - other).abs()
@@ -89,10 +85,10 @@ def change_at(waveform: Tensor, rate: int, place: int, *, loop: bool = False, ot
     return Change(
         float(levels[at]),
         float(spectra[at]),
-        float(bends[around].max()),
+        float(clicks[at]),
         levels[kept],
         spectra[kept],
-        groups[groups.isfinite()],
+        clicks[kept],
     )
 
 

@@ -15,6 +15,10 @@ from sounding.audio.files import read_recording, write_audio
 from sounding.editing import BLEND, CONTEXT, Edit, edit_sound, read_region
 from sounding.model import SoundingModel
 
+from .cli_runs import BOTH, MASK, folder, refused, sounding
+
+__all__ = ["folder"]
+
 RATE, FADE = 16_000, round(BLEND * 16_000)
 
 
@@ -135,3 +139,56 @@ def test_samples_of_files_survive_reading_and_writing(tmp_path: Path, kind: str,
     np.testing.assert_array_equal(recording.waveform.T.numpy(), noise.astype(np.float32))
     write_audio(copy, recording.waveform, 44_100, depth=recording.depth, exact=True)
     np.testing.assert_array_equal(soundfile.read(copy, dtype="int32")[0], soundfile.read(path, dtype="int32")[0])
+
+
+def test_the_command_keeps_rate_channels_and_samples(folder: Path) -> None:
+    sound = np.random.default_rng(0).integers(-9000, 9000, (44_100, 2), dtype=np.int16)
+    soundfile.write(folder / "in.wav", sound, 44_100)
+    edit = ("--audio", str(folder / "in.wav"), "--region", "0.5:0.75", "--continue", "0.25", "--batch", "2")
+    result = sounding(folder, "--mask", str(folder / "left.png"), *edit, "--out", str(folder / "out.wav"))
+    assert result.exit_code == 0, result.output
+    first, second = (soundfile.read(folder / f"out_{number}.wav", dtype="int16") for number in (1, 2))
+    fade = round(BLEND * 44_100)
+    for samples, rate in (first, second):
+        assert (samples.shape, rate) == ((55_125, 2), 44_100)
+        np.testing.assert_array_equal(samples[: 22_050 - fade], sound[: 22_050 - fade])
+        np.testing.assert_array_equal(samples[33_075 + fade : 44_100 - fade], sound[33_075 + fade : -fade])
+    assert np.abs(first[0][22_050:33_075].astype(int) - second[0][22_050:33_075]).mean() > 100  # another seed
+
+
+def test_the_command_makes_loops_and_curves(folder: Path) -> None:
+    masks = [argument if argument[0] == "-" else str(folder / argument) for argument in BOTH]
+    curves = ("--intensity", "0:0, 0.1:0, 0.2:1", "--intensity", "0.3:1, 0.4:0")
+    result = sounding(folder, *masks, *curves, "--loop", "--rate", "44100", "--out", str(folder / "out.wav"))
+    assert result.exit_code == 0, result.output
+    left, right = (soundfile.read(folder / f"out_{number}.wav") for number in (1, 2))
+    assert (len(left[0]), left[1]) == (22_050, 44_100)
+    assert not left[0][:4410].any()
+    assert left[0][8820:17_640].std() > 0.01
+    assert abs(right[0][17_640]) < 1e-3
+    assert right[0][-2205:].std() > 0.001  # on its way up again to the first keyframe
+
+
+AUDIO = ("--audio", "in.wav")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((*MASK, "--region", "1:2"), "--region, --continue and --before are about a sound file"),
+        ((*MASK, *AUDIO), "Nothing is to be made anew"),
+        ((*MASK, *AUDIO, "--region", "2:1"), "The region is '2:1'"),
+        ((*MASK, *AUDIO, "--continue", "nan"), "after is nan"),
+        ((*MASK, *AUDIO, "--region", "0:1", "--loop"), "--loop came with --audio"),
+        ((*MASK, *AUDIO, "--region", "0:1", "--place"), "--place came with --audio"),
+        ((*BOTH, *AUDIO, "--region", "0:1"), "A second --mask came with --audio"),
+        ((*MASK, "--audio", "nothing.wav", "--region", "0:1"), "nothing.wav cannot be read as audio"),
+        ((*MASK, *AUDIO, "--region", "0:1"), "in.wav has no samples"),
+        ((*MASK, "--loop", "--fade-out", "1"), "--fade-out came with --loop"),
+        ((*MASK, "--intensity", "loud"), "'loud' is no keyframe"),
+        ((*BOTH, *(3 * ("--intensity", "0:1"))), "--intensity came 3 times with 2 masks"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_sentence(folder: Path, arguments: tuple[str, ...], says: str) -> None:
+    soundfile.write(folder / "in.wav", np.zeros((0, 1)), 16_000)
+    assert says in refused(folder, *arguments)
