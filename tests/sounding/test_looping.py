@@ -42,7 +42,7 @@ def test_a_rolled_noise_makes_the_same_latents_rolled(tiny_model: SoundingModel,
         return tiny_model.sample(condition, given, steps=3, window=window, loop=loop)
 
     straight = sample(noise, loop=True).roll(roll, dims=2)
-    torch.testing.assert_close(sample(noise.roll(roll, dims=2), loop=True), straight, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(sample(noise.roll(roll, dims=2), loop=True), straight, atol=2e-3, rtol=1e-2)
     assert (sample(noise.roll(roll, dims=2), loop=False) - straight).abs().max() > 0.01
 
 
