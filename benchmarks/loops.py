@@ -79,8 +79,8 @@ def main(
     cuts, rough = sum(each.cut.smooth for each in found), [each for each in found if not each.loop.smooth]
     print(f"\nNo more than the largest change within: {len(found) - len(rough)} of {len(found)} loops, {cuts} without.")
     for each in rough:
-        ranks = ", ".join(f"{rank:.0%}" for rank in each.loop.ranks)
-        print(f"Not: {each.name} (seed {each.seed}), of which {ranks} change less.")
+        shares = ", ".join(f"{rank:.0%}" for rank in each.loop.ranks)
+        print(f"Not: {each.name} (seed {each.seed}), of which {shares} change less.")
     faulty = [f"{each.name} (seed {each.seed}): {'; '.join(each.thrice)}" for each in all_of if each.thrice]
     print(f"Played three times: {', '.join(faulty) or 'no finding'}.")
 
