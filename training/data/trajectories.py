@@ -6,10 +6,11 @@ they are made once, and training reads them as often as it wants.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from .shards import Shards
 from .source import Source, hash_json
 from .storage import StorageError
 
+EVEN: tuple[Sampler, ...] = ("ddim", "dpm++")  # samplers whose steps are evenly spaced, as the student's are
+
 
 @dataclass(frozen=True)
 class TrajectorySettings(Checked):
@@ -37,7 +40,7 @@ class TrajectorySettings(Checked):
         points: how many latents of the trajectory are kept besides the noise that it begins with, evenly spaced in
             time. A student of as many evaluations, or of a divisor, can learn from them.
         cfg: guidance scale; None is the checkpoint's own (`config.generation`), as for the sampler.
-        sampler: one of `config.SAMPLERS` without a spacing of its own.
+        sampler: one of `EVEN`.
         masks: share of the clips with masks that are selected by their mask, the others by a caption.
         backgrounds: share of the clips with masks in which what is no object is selected, instead.
         per_clip: trajectories of each clip, with noise and selections of their own.
@@ -131,7 +134,7 @@ class TrajectorySource(Source):
         described = ("id", "captions", "licence", "source", "seconds", "frames", "queries")
         self.clips = Shards(features, described, optional=("coverage", "backdrop"))
         check_features(self.clips, model)
-        self.network, self.settings_, self.batch = model.eval(), settings, batch
+        self.network, self.chosen, self.batch = model.eval(), settings, batch
         own = model.config.generation
         self.cfg = own.cfg if settings.cfg is None else settings.cfg
         self.sampler = own.sampler if settings.sampler is None else settings.sampler
@@ -143,15 +146,14 @@ class TrajectorySource(Source):
         self.model = conditions_fingerprint(model)
 
     def __len__(self) -> int:
-        return len(self.clips) * self.settings_.per_clip
+        return len(self.clips) * self.chosen.per_clip
 
     def settings(self) -> dict[str, Any]:
         """See Source."""
         shards = [(shard.name, shard.bytes, shard.offsets) for shard in self.clips.index.shards]
-        chosen = {name: getattr(self.settings_, name) for name in self.settings_.__dataclass_fields__}
         return {
             "from": "trajectories",
-            **chosen,
+            **dataclasses.asdict(self.chosen),
             "cfg": self.cfg,
             "sampler": self.sampler,
             "train_seconds": self.network.config.train_seconds,
@@ -182,7 +184,7 @@ class TrajectorySource(Source):
         left: dict[int, Skipped] = {}
         for position in positions:
             try:
-                clip = self.clips[position // self.settings_.per_clip]
+                clip = self.clips[position // self.chosen.per_clip]
                 found.append((position, clip, self._condition(clip, position)))
             except (StorageError, *FATAL):
                 raise
@@ -197,7 +199,7 @@ class TrajectorySource(Source):
 
     def _condition(self, clip: dict[str, Any], position: int) -> Tensor:
         """Of a clip: [1, N, D], by a mask or a caption as generation has it."""
-        model, settings = self.network, self.settings_
+        model, settings = self.network, self.chosen
         rng = np.random.default_rng([settings.seed, 0, position])
         like = next(model.grounding.parameters())
         patches = clip["frames"][int(rng.integers(len(clip["frames"])))][None].to(like)
@@ -212,7 +214,7 @@ class TrajectorySource(Source):
         return model.grounding.by_query(query[None].to(like), patches).tokens.float()
 
     def _sampled(self, clips: list[tuple[int, dict[str, Any]]], tokens: Tensor) -> dict[int, Sample]:
-        config, settings = self.network.config, self.settings_
+        config, settings = self.network.config, self.chosen
         shape = (config.vae.latent_channels, config.latent_frames(config.train_seconds), config.latent_bands)
         seeds = [_noise_seed(settings.seed, position) for position, _ in clips]
         latents = trajectories(
@@ -233,9 +235,6 @@ class TrajectorySource(Source):
             known = known_of(clip) | {"id": f"{clip['id']}-{position % settings.per_clip}"}
             made[position] = Sample(**known, features=arrays)
         return made
-
-
-EVEN: tuple[Sampler, ...] = tuple(name for name in get_args(Sampler) if "karras" not in name)
 
 
 def _noise_seed(seed: int, position: int) -> int:
