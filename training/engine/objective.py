@@ -12,9 +12,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:  # a loop that trains something else need not load what makes sounds
     from sounding.model import SoundingModel
 
-if TYPE_CHECKING:  # a loop that trains something else need not load what makes sounds
-    from sounding.model import SoundingModel
-
 Features = list[list[Tensor]]
 
 
