@@ -63,10 +63,10 @@ def test_compiled_steps_are_those_of_a_plain_run_and_resume_exactly(
     plain, whole, resumed = Turned(), Turned(), Turned()
     train(plain, Numbers(), LOOP, tmp_path / "plain")
     train(whole, Numbers(), COMPILED, tmp_path / "whole")
-    end_after_saving(monkeypatch, 5, KeyboardInterrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train(Turned(), Numbers(), COMPILED, tmp_path / "killed")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        end_after_saving(patch, 5, KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(Turned(), Numbers(), COMPILED, tmp_path / "killed")
     train(resumed, Numbers(), COMPILED, tmp_path / "killed")
     for name, value in weights_of(whole).items():
         assert torch.equal(value, weights_of(resumed)[name]), name
