@@ -2,17 +2,20 @@
 
     python -m benchmarks.training --device cpu --batch 1 --repeats 3
 
-Ours: stored features, bfloat16, this package's step. The plain loop: images, sentences and waveforms go
-through frozen CLIP, CLAP and VAE in every step, float32 (or `--amp`), torch's AdamW as it comes, nothing
+Ours: stored features, bfloat16 where that is fast, this package's step. The plain loop: images, sentences and waveforms
+go through frozen CLIP, CLAP and VAE in every step, float32 (or `--amp`), torch's AdamW as it comes, nothing
 compiled. Both train the same weights, in turn; quote the ratio. Utilisation counts the U-Net's own operations,
-forward and backward, against the speed of large matrix products measured here.
+forward and backward, against the speed of large matrix products in bfloat16 measured here. `--tiny` shows in seconds
+that the command works, and its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import torch
@@ -22,7 +25,15 @@ from torch.nn import functional
 
 from benchmarks.generate import now
 from sounding.audio.mel import MelSpectrogram
-from sounding.config import SoundingConfig
+from sounding.config import (
+    GroundingConfig,
+    PatchConfig,
+    QueryConfig,
+    SoundingConfig,
+    UnetConfig,
+    VaeConfig,
+    VocoderConfig,
+)
 from sounding.diffusion import build_noise_schedule
 from sounding.model import SoundingModel
 from training.engine.environment import build_accelerator
@@ -31,15 +42,26 @@ from training.engine.optimization import TrainedModule, backward
 from training.engine.settings import LoopConfig
 from training.tasks.grounded import GroundedObjective, GroundedSettings
 
-LOOP = LoopConfig(batch=1, lr=1e-4, steps=1, precision="bf16", betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
+LOOP = LoopConfig(batch=1, lr=1e-4, steps=1, betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
 TOKENS = 20  # per caption
+TINY = SoundingConfig(
+    name="tiny",
+    train_seconds=1.28,
+    patches=PatchConfig(tower="timm", model="test_efficientnet", width=16, grid=5, image_size=160, quick_gelu=False),
+    query=QueryConfig(width=16, layers=1, heads=1, hidden=16),
+    grounding=GroundingConfig(key_width=16, mlp_width=16, condition_width=16),
+    vae=VaeConfig(channels=(8, 8, 8), layers=1, norm_groups=4),
+    unet=UnetConfig(channels=(16, 32), layers=1, head_width=16, norm_groups=8),
+    vocoder=VocoderConfig(initial_channels=32, kernels=(3,), dilations=(1,)),
+)
 
 
-def our_step(model: SoundingModel, batch: int, compiled: bool) -> Callable[[], None]:
-    """A step of this package on features that were computed before."""
-    loop = LoopConfig(**{**vars(LOOP), "compile": compiled})
+def our_step(model: SoundingModel, batch: int, loop: LoopConfig) -> Callable[[], None]:
+    """A step of this package on features that were computed before; `batch` clips in each of the micro-batches."""
     accelerator = build_accelerator(loop)
     objective = GroundedObjective(model, GroundedSettings())
+    if loop.gradient_checkpointing:
+        objective.checkpoint_gradients()
     learner = TrainedModule(objective, loop, accelerator)
     objective.place(accelerator.device)
     objective.train()
@@ -47,9 +69,11 @@ def our_step(model: SoundingModel, batch: int, compiled: bool) -> Callable[[], N
     features = {name: value.expand(batch, *value.shape[1:]).clone() for name, value in one.items()}
 
     def step() -> None:
-        for name in ("latents", "noise", "patches", "query"):
-            features[name].normal_()
-        backward(learner, None, features, 1)
+        for micro in range(loop.accumulate):
+            for name in ("latents", "noise", "patches", "query"):
+                features[name].normal_()
+            with nullcontext() if micro == loop.accumulate - 1 else accelerator.no_sync(learner.model):
+                backward(learner, None, features, loop.accumulate)
         learner.step(loop.lr)
 
     return step
@@ -67,7 +91,8 @@ def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None
 
     def step() -> None:
         waveform = torch.rand(batch, config.train_samples, device=device) - 0.5
-        images = torch.rand(batch, 224, 224, 3, device=device)
+        size = config.patches.image_size
+        images = torch.rand(batch, size, size, 3, device=device)
         tokens = torch.randint(5, 1000, (batch, TOKENS), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             with torch.no_grad():
@@ -99,29 +124,42 @@ def main(
     batch: Annotated[int, typer.Option(help="Clips per step.")] = 1,
     repeats: Annotated[int, typer.Option(help="Steps of each side; their median counts.")] = 3,
     amp: Annotated[bool, typer.Option("--amp", help="Let the plain loop run in bfloat16.")] = False,
+    precision: Annotated[str, typer.Option(help="Of our step: auto, bf16 or fp32.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile our step.")] = False,
+    checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="In our step.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, to see that the command works.")] = False,
 ) -> None:
     """Time both sides in turn and print a table in Markdown."""
     torch.manual_seed(0)
-    work = operations(SoundingModel(SoundingConfig()), batch)
-    model = SoundingModel(SoundingConfig()).requires_grad_(False).to(device)
-    steps = {"plain": plain_step(model, batch, amp), "ours": our_step(model, batch, compiled)}
-    times: dict[str, list[float]] = {side: [] for side in steps}
+    config = TINY if tiny else SoundingConfig()
+    work = operations(SoundingModel(config), batch)
+    changes = {"precision": precision, "compile": compiled, "gradient_checkpointing": checkpointing}
+    loop = LoopConfig(**{**vars(LOOP), **changes})
+    model = SoundingModel(config).requires_grad_(False).to(device)
+    steps = {"plain": plain_step(model, batch, amp), "ours": our_step(model, batch, loop)}
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in steps}  # wall clock, processor
     for repeat in range(repeats + 1):  # the first one warms up
         for side in ("ours", "plain") if repeat % 2 else ("plain", "ours"):
-            start = now(torch.device(device))
+            start, busy = now(torch.device(device)), time.process_time()
             steps[side]()
-            seconds = now(torch.device(device)) - start
+            took = now(torch.device(device)) - start, time.process_time() - busy
             if repeat:
-                times[side].append(seconds)
-            print(f"{repeat or 'warm-up'} {side}: {seconds:.2f} s", file=sys.stderr)
+                times[side].append(took)
+            print(f"{repeat or 'warm-up'} {side}: {took[0]:.2f} s", file=sys.stderr)
     speed = measure_speed(torch.device(device), torch.bfloat16)
     name = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"Full size, {batch} clips of 10.24 s per step, {name}, torch {torch.__version__}")
-    theirs = f"plain loop, {'bf16' if amp else 'fp32'}"
-    print(f"\n| median of {repeats} | ours | {theirs} | plain / ours |\n| --- | --- | --- | --- |")
-    ours, plain = (statistics.median(times[side]) for side in ("ours", "plain"))
+    what = "Tiny" if tiny else "Full size"
+    print(f"{what}, {batch} clips of {config.train_seconds:g} s per step, {name}, torch {torch.__version__}")
+    mine = "bf16" if loop.mixed_precision == "bf16" else "fp32"
+    mine += ", compiled" * compiled + ", gradient checkpointing" * checkpointing
+    print(f"\n| median of {repeats} | ours, {mine} | plain loop, {'bf16' if amp else 'fp32'} | plain / ours |")
+    print("| --- | --- | --- | --- |")
+    (ours, our_work), (plain, plain_work) = (
+        tuple(statistics.median(column) for column in zip(*times[side], strict=True)) for side in ("ours", "plain")
+    )
     print(f"| seconds per step | {ours:.3f} | {plain:.3f} | {plain / ours:.2f} |")
+    if device == "cpu":
+        print(f"| processor seconds per step | {our_work:.3f} | {plain_work:.3f} | {plain_work / our_work:.2f} |")
     print(f"| clips per second | {batch / ours:.3f} | {batch / plain:.3f} | |")
     shares = [work / seconds / speed for seconds in (ours, plain)]
     peak = f"{speed / 1e12:.2f} TFLOP/s (bf16 matrix products, measured)"
