@@ -55,11 +55,11 @@ class AudioConfig(Checked):
 
 @dataclass(frozen=True)
 class PatchConfig(Checked):
-    """Patch encoder: an open_clip image tower, seen as a grid of patch embeddings.
+    """Patch encoder: an image tower of open_clip or timm, seen as a grid of patch embeddings.
 
     `tower` is "vit" (open_clip's `VisionTransformer`, sized by `model`, an open_clip model name) or "timm"
-    (open_clip's `TimmModel`, `model` is a timm name). `geometry` says how an image is brought to the square, see
-    `encoders.patches.to_square`.
+    (a network of timm with a linear projection, `model` is a timm name). `geometry` says how an image is brought to
+    the square, see `encoders.patches.to_square`.
     """
 
     tower: Literal["vit", "timm"] = "vit"

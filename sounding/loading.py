@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from .config import NAMING, SoundingConfig
 from .cost import blocks
 from .networks.codec import part_dtype
 from .networks.meta import PrivateGenerator, fitted, meta_parameters
-from .utils.libraries import library_error, missing_library
+from .utils.libraries import library_error, missing_library, uncollected
+from .utils.threads import adaptive_spinning
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,7 +48,8 @@ def build(header: Header, make: Callable[[], M], parts: Collection[str] | None =
             "damaged or edited, export the file again."
         )
     try:
-        with torch.device("meta"):  # sizes that the file does not confirm cost nothing here
+        # On the meta device, so that sizes that the file does not confirm cost nothing.
+        with torch.device("meta"), PrivateGenerator(), uncollected():
             skeleton = make().state_dict()
     except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError, LookupError) as error:
         if (missing := missing_library(error)) is not None:
@@ -57,7 +59,7 @@ def build(header: Header, make: Callable[[], M], parts: Collection[str] | None =
             "is damaged or edited, export the file again."
         ) from None
     _check_tensors(header, shapes, {name: tuple(value.shape) for name, value in skeleton.items()})
-    with meta_parameters(), PrivateGenerator():
+    with meta_parameters(), PrivateGenerator(), uncollected():
         return make().requires_grad_(False)
 
 
@@ -82,20 +84,26 @@ def read_parts(
         ValueError: an unknown part.
     """
     for part in parts:
-        if part not in header.parts:
-            raise ValueError(f"parts has {part!r}, but the file has {', '.join(header.parts)}; name some of these.")
-        child, child_dtype = module.get_submodule(part), part_dtype(part, dtype)
-        expected = child.state_dict()
-        tensors = read_tensors(header, [f"{part}.{name}" for name in expected])
-        weights = {}
-        for name, like in expected.items():
-            try:
-                weights[name] = fitted(tensors.pop(f"{part}.{name}"), like, child_dtype).to(device)
-            except ValueError as error:
-                raise CheckpointError(f"{header.path}: '{part}.{name}' {error}.") from None
-        child.load_state_dict(weights, assign=True)
-        nn.Module.to(child, device=device, dtype=child_dtype)  # buffers that are not in the file
-        child.requires_grad_(False)
+        with adaptive_spinning("cpu"):
+            _read_part(module, header, part, dtype, device)
+
+
+def _read_part(module: nn.Module, header: Header, part: str, dtype: torch.dtype, device: torch.device | str) -> None:
+    """See `read_parts`."""
+    if part not in header.parts:
+        raise ValueError(f"parts has {part!r}, but the file has {', '.join(header.parts)}; name some of these.")
+    child, child_dtype = module.get_submodule(part), part_dtype(part, dtype)
+    expected = child.state_dict()
+    tensors = read_tensors(header, [f"{part}.{name}" for name in expected])
+    weights = {}
+    for name, like in expected.items():
+        try:
+            weights[name] = fitted(tensors.pop(f"{part}.{name}"), like, child_dtype).to(device)
+        except ValueError as error:
+            raise CheckpointError(f"{header.path}: '{part}.{name}' {error}.") from None
+    child.load_state_dict(weights, assign=True)
+    nn.Module.to(child, device=device, dtype=child_dtype)  # buffers that are not in the file
+    child.requires_grad_(False)
 
 
 def _check_tensors(
@@ -131,20 +139,47 @@ def _check_tensors(
 
 
 class Pretrained(nn.Module):
-    """A model that one checkpoint holds whole: built from its configuration alone, loaded and saved."""
+    """A model that one checkpoint holds whole: built from its configuration alone, loaded and saved.
 
-    def __init__(self, config: SoundingConfig):
+    Parts in `late` are None until they are needed, because building them imports libraries that not every job needs.
+    """
+
+    late: ClassVar[Mapping[str, Callable[[SoundingConfig], nn.Module]]] = {}  # how each is built
+
+    def __init__(self, config: SoundingConfig, without: Collection[str] = ()):
+        """Build the model.
+
+        Args:
+            config: of all parts.
+            without: those of `late` that a subclass is not to build.
+        """
         super().__init__()
         self.config = config
 
     @classmethod
-    def from_header(cls, header: Header) -> Self:
+    def from_header(cls, header: Header, parts: Collection[str] | None = None) -> Self:
         """The model that a checkpoint describes, with every part still on disk; `read_parts` reads them.
+
+        Args:
+            header: of the checkpoint.
+            parts: that will be used, by default all; those of `late` that are not among them are not built, and their
+                tensors are checked in `build_late`.
 
         Raises:
             CheckpointError: see `build`.
         """
-        return build(header, lambda: cls(header.config))
+        without = [] if parts is None else [part for part in cls.late if part in header.parts and part not in parts]
+        return build(header, lambda: cls(header.config, without), set(header.parts) - set(without))
+
+    def build_late(self, header: Header, part: str) -> None:
+        """Build a part that `from_header` left out, if it did; `read_parts` reads its weights.
+
+        Raises:
+            CheckpointError: see `build`.
+        """
+        if part in self.late and getattr(self, part) is None:
+            made = build(header, lambda: nn.ModuleDict({part: self.late[part](self.config)}).eval(), (part,))
+            self.register_module(part, made[part])
 
     @classmethod
     def from_pretrained(
@@ -168,8 +203,9 @@ class Pretrained(nn.Module):
                 not finite.
         """
         header = read_header(resolve(model))
-        loaded = cls.from_header(header)
-        read_parts(loaded, header, header.parts if parts is None else parts, dtype=dtype, device=device)
+        wanted = header.parts if parts is None else tuple(parts)
+        loaded = cls.from_header(header, wanted)
+        read_parts(loaded, header, wanted, dtype=dtype, device=device)
         return loaded
 
     def save_pretrained(
@@ -193,7 +229,10 @@ class Pretrained(nn.Module):
         Raises:
             CheckpointError: a weight that is not finite in `dtype`.
             FullDiskError: no room.
+            ValueError: the model was loaded without a part of `late`.
         """
+        for part in self.late:
+            self.require(part)
         write(
             path,
             self.state_dict(),
@@ -211,8 +250,9 @@ class Pretrained(nn.Module):
         Raises:
             ValueError: the part was not read from its checkpoint.
         """
-        weight = next(getattr(self, part).parameters())
-        if weight.is_meta:
+        module = getattr(self, part)
+        weight = None if module is None else next(module.parameters())
+        if weight is None or weight.is_meta:
             raise ValueError(
                 f"The model was loaded without {part!r}, but this needs it; load it with {part!r} among its parts."
             )

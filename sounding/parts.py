@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -32,10 +33,13 @@ from .utils.threads import adaptive_spinning
 class Parts(Pretrained):
     """All parts of one checkpoint. Each step runs where its own part's weights lie, and in their precision."""
 
-    def __init__(self, config: SoundingConfig):
-        super().__init__(config)
+    late = MappingProxyType({"query": lambda config: build_query_encoder(config.query)})  # masks need none
+    query: ClapQuery | OpenClipQuery | ClapAudioQuery
+
+    def __init__(self, config: SoundingConfig, without: Collection[str] = ()):
+        super().__init__(config, without)
         self.patches = vision.PatchEncoder(config.patches)
-        self.query: ClapQuery | OpenClipQuery | ClapAudioQuery = build_query_encoder(config.query)
+        self.register_module("query", None if "query" in without else build_query_encoder(config.query))
         sizes = config.patches.width, config.patches.grid**2, config.query.width
         self.grounding = Grounding(config.grounding, *sizes, config.generation)
         self.unet = build_unet(config)

@@ -50,7 +50,7 @@ class LoadedModel:
         if dtype not in (AUTO, *DTYPES):
             raise ValueError(f"dtype is {dtype!r}, but one of {AUTO}, {', '.join(DTYPES)} is expected.")
         self._header, self._dtype = read_header(path), dtype
-        self._model = SoundingModel.from_header(self._header)
+        self._model = SoundingModel.from_header(self._header, parts=())
         self._patchers: dict[str, ModelPatcher] = {}
 
     @property
@@ -146,6 +146,7 @@ class LoadedModel:
         if part not in self._patchers:
             load_device, offload_device = devices_of(part)
             dtype = dtype_of(part, load_device, self._dtype)
+            self._model.build_late(self._header, part)
             read_parts(self._model, self._header, (part,), dtype=dtype, device=offload_device)
             logger.info("Sounding: read %s of %s", part, self._header.path)
             managed = ManagedModule(getattr(self._model, part))

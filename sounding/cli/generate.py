@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..utils.libraries import uncollected
 from .options import DeviceOption, GenerateOptions, ModelOption, check_steps
 from .terminal import JsonOption, plain_errors, progress, say, show, show_json
 
@@ -252,13 +253,14 @@ def generate(
             before=before,
             intensity=intensity or [],
         )
-        options.check()
-        from ..audio.files import read_recording
-        from ..checkpoint import read_header, resolve
-        from ..jobs.inputs import parts_for, read_inputs
-        from ..jobs.outputs import make_outputs
-        from ..model import load
-        from ..utils.files import write_atomic
+        with uncollected():
+            options.check()
+            from ..audio.files import read_recording
+            from ..checkpoint import read_header, resolve
+            from ..jobs.inputs import parts_for, read_inputs
+            from ..jobs.outputs import make_outputs
+            from ..model import load
+            from ..utils.files import write_atomic
 
         started = time.monotonic()
         recording = None if audio is None else read_recording(audio)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import Any, cast
 
 import torch
@@ -115,7 +116,7 @@ def mask_to_grid(mask: Tensor, image_size: tuple[int, int], config: PatchConfig)
 
 
 class PatchEncoder(nn.Module):
-    """Patch embeddings of an image by an open_clip image tower, in the tower's joint embedding space."""
+    """Patch embeddings of an image by an image tower of open_clip or timm, in the tower's joint embedding space."""
 
     mean: Tensor
     std: Tensor
@@ -123,7 +124,7 @@ class PatchEncoder(nn.Module):
     def __init__(self, config: PatchConfig):
         super().__init__()
         self.config = config
-        self.tower: Any = _build_vit(config) if config.tower == "vit" else _build_timm(config)
+        self.tower: Any = _build_vit(config) if config.tower == "vit" else TimmTower(config).eval()
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -179,12 +180,21 @@ def _build_vit(config: PatchConfig) -> nn.Module:
     ).eval()
 
 
-def _build_timm(config: PatchConfig) -> nn.Module:
-    with importing("open_clip"):
-        from open_clip.timm_model import TimmModel
+class TimmTower(nn.Module):
+    """A network of timm and a linear projection of its features, with the names of weights of open_clip's `TimmModel`.
 
-    name = timm_name(config)
-    return TimmModel(name, config.width, config.image_size, pool="avg", proj="linear").eval()
+    It is not built by open_clip, whose import brings all kinds of text towers.
+    """
+
+    def __init__(self, config: PatchConfig):
+        super().__init__()
+        name = timm_name(config)
+        with importing("timm"):
+            import timm
+
+        self.trunk: Any = timm.create_model(name, pretrained=False)
+        self.trunk.reset_classifier(0, global_pool="avg")
+        self.head = nn.Sequential(OrderedDict(proj=nn.Linear(self.trunk.num_features, config.width, bias=False)))
 
 
 def timm_name(config: PatchConfig) -> str:

@@ -45,22 +45,26 @@ class PrivateGenerator(TorchFunctionMode):
     """Random numbers drawn inside, in this thread, come from a private generator; the global one does not advance.
 
     Building a module draws initial weights even where a file's weights replace them at once. The numbers are those
-    that `torch.manual_seed(seed)` would give.
+    that `torch.manual_seed(seed)` would give. On the meta device, where there are no numbers, nothing is drawn.
     """
 
     def __init__(self, seed: int = 0):
         super().__init__()
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator("cpu").manual_seed(seed)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Pass the generator to every function on the CPU that draws."""
+        """Pass the generator to every function on the CPU that draws, and leave tensors on the meta device alone."""
         kwargs = dict(kwargs or {})
-        if getattr(func, "__name__", "") in DRAWING and kwargs.get("generator") is None:
+        name = getattr(func, "__name__", "")
+        if name in DRAWING and kwargs.get("generator") is None:
             tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-            if not any(each.is_meta for each in tensors) and str(kwargs.get("device")) != "meta":
+            device = kwargs.get("device") or (tensors[0].device if tensors else torch.get_default_device())
+            if torch.device(device).type != "meta":
                 kwargs["generator"] = self.generator
+            elif name.endswith("_"):
+                return tensors[0]
         return func(*args, **kwargs)
 
 
@@ -97,7 +101,7 @@ def filled(make: Callable[[], M], weights: dict[str, Tensor]) -> M:
     Raises:
         ValueError: names or shapes are not the module's, or numbers are not finite.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), PrivateGenerator():
         skeleton = make().state_dict()
     if names := skeleton.keys() ^ weights.keys():
         raise ValueError(f"{len(names)} tensors are missing or unknown, the first is {min(names)[:80]!r}")

@@ -129,6 +129,25 @@ print(*{name.split('.')[0] for name in sys.modules})
     assert not set(loaded) & set(HEAVY)
 
 
+def test_a_masked_object_sounds_without_the_text_tower() -> None:
+    """Nor the libraries that it is built with; the collector is on again afterwards."""
+    code = """
+import gc, torch, sounding
+model = sounding.load("starter", device="cpu", parts=["patches", "grounding", "unet", "vae", "vocoder"])
+assert gc.isenabled() and model.query is None
+assert model.generate(image=torch.rand(1, 32, 32, 3), mask=torch.ones(1, 32, 32), seconds=0.2, steps=1).waveform.any()
+print(*sys.modules)
+try:
+    model.ground(torch.zeros(1, 81, 256), text="a dog")
+except ValueError as error:
+    print(error)
+"""
+    loaded, error = python(code).splitlines()
+    assert "diffusers" in loaded.split()
+    assert "open_clip" not in loaded.split()
+    assert error == "The model was loaded without 'query', but this needs it; load it with 'query' among its parts."
+
+
 def test_generation_needs_no_network(tiny_checkpoint: Path) -> None:
     code = """
 import torch, sounding
