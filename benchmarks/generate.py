@@ -1,14 +1,18 @@
 """Generation at full size against diffusers' `AudioLDMPipeline` around the same modules.
 
     python -m benchmarks.generate --device cpu --dtype float32 --steps 4 --repeats 3
+    python -m benchmarks.generate --device cpu --dtype float32 --ours auto --steps 25 --repeats 2
 
-Both sides get the same U-Net, VAE and vocoder (with random weights, on which time does not depend), the same noise, the
-same condition and DDIM, so they must give the same waveform. Runs alternate, and so does their order, so that other
-load on the machine affects both sides; quote the ratios. Memory on a CPU is the peak of a separate process per side.
+Both sides get the same weights of U-Net, VAE and vocoder (random ones, on which time does not depend), the same noise,
+the same condition and DDIM, so they must give the same waveform. The pipeline's modules are the libraries' own, without
+what ours compute less. `--ours auto` lets our U-Net choose its precision, as `sounding.load` does. Runs alternate, and
+so does their order, so that other load on the machine affects both sides; quote the ratios. Memory on a CPU is the peak
+of a separate process per side.
 """
 
 from __future__ import annotations
 
+import copy
 import resource
 import statistics
 import subprocess
@@ -26,6 +30,10 @@ from torch import Tensor, nn
 from sounding.config import SoundingConfig
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
+from sounding.networks.attention import OneKeyAttention
+from sounding.networks.codec import part_dtype
+from sounding.networks.convolution import ShortConv1d
+from sounding.networks.precision import chosen_dtype
 from sounding.samplers import build_sampler
 
 CFG = 2.0
@@ -47,7 +55,8 @@ class Times:
 class Task:
     """The input of both sides."""
 
-    model: SoundingModel
+    model: SoundingModel  # ours
+    theirs: dict[str, Any]  # U-Net, VAE and vocoder
     condition: Condition
     noise: Tensor  # [1, 8, T/4, 16]
     seconds: float
@@ -93,26 +102,44 @@ def build_model(device: str, dtype: torch.dtype) -> SoundingModel:
     return model.to(device=device, dtype=dtype)
 
 
-def build_task(device: str, dtype: torch.dtype, seconds: float, steps: int) -> Task:
-    """A model, and the condition of one object in one image."""
+def as_published(network: Any) -> Any:
+    """The network with the same weights, computed as the libraries do."""
+    plain = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
+    for layer in plain.modules():
+        if isinstance(layer, ShortConv1d):
+            layer.__class__ = nn.Conv1d  # type: ignore[assignment]
+        if isinstance(getattr(layer, "processor", None), OneKeyAttention):
+            layer.set_processor(layer.processor.otherwise)
+    return plain
+
+
+def build_task(device: str, dtype: torch.dtype, seconds: float, steps: int, ours: str = "") -> Task:
+    """A model, and the condition of one object in one image; `ours` is the precision of our U-Net, if another."""
     model = build_model(device, dtype)
+    theirs = {part: as_published(getattr(model, part)) for part in ("unet", "vae", "vocoder")}
+    for part in ("vae", "vocoder"):
+        if part_dtype(part, dtype) != dtype:
+            setattr(model, part, copy.deepcopy(getattr(model, part)).to(part_dtype(part, dtype)))
+    kind = chosen_dtype("unet", torch.device(device), ours, large=True) if ours else dtype
+    if kind != dtype:
+        model.unet = copy.deepcopy(model.unet).to(kind)
     generator = torch.Generator().manual_seed(1)
     mask = torch.zeros(1, 64, 64)
     mask[:, 10:40, 20:50] = 1
     condition = model.ground(model.see(torch.rand(1, 64, 64, 3, generator=generator)), mask=mask)
-    return Task(model, condition, model.noise(seconds, [2]), seconds, steps)
+    return Task(model, theirs, condition, model.noise(seconds, [2]), seconds, steps)
 
 
 def build_pipeline(task: Task) -> Any:
     """diffusers' pipeline around the same modules."""
-    model = task.model
+    model, unet = task.model, task.theirs["unet"]
     pipeline: Any = AudioLDMPipeline(
-        vae=model.vae,
-        text_encoder=NoText(model.unet.dtype, model.unet.device),  # type: ignore[arg-type]
+        vae=task.theirs["vae"],
+        text_encoder=NoText(unet.dtype, unet.device),  # type: ignore[arg-type]
         tokenizer=None,  # type: ignore[arg-type]
-        unet=ClassLabels(model.unet),  # type: ignore[arg-type]
+        unet=ClassLabels(unet),  # type: ignore[arg-type]
         scheduler=build_sampler(model.config.diffusion, "ddim"),
-        vocoder=model.vocoder,
+        vocoder=task.theirs["vocoder"],
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -135,7 +162,7 @@ def run_ours(task: Task) -> tuple[Times, Tensor]:
 
 def run_theirs(task: Task, pipeline: Any) -> tuple[Times, Tensor]:
     """The pipeline's one call, with the clock read around its own decoding and vocoding."""
-    device, dtype = task.model.unet.device, task.model.unet.dtype
+    device, dtype = task.theirs["unet"].device, task.theirs["unet"].dtype
     marks: list[float] = []
 
     def marked(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -153,8 +180,8 @@ def run_theirs(task: Task, pipeline: Any) -> tuple[Times, Tensor]:
         num_inference_steps=task.steps,
         guidance_scale=CFG,
         latents=task.noise.to(dtype),
-        prompt_embeds=task.condition.tokens[:, 0],
-        negative_prompt_embeds=task.model.grounding.null_condition(1)[:, 0],
+        prompt_embeds=task.condition.tokens[:, 0].to(dtype),
+        negative_prompt_embeds=task.model.grounding.null_condition(1)[:, 0].to(dtype),
         output_type="pt",
     ).audios
     end = now(device)
@@ -164,11 +191,21 @@ def run_theirs(task: Task, pipeline: Any) -> tuple[Times, Tensor]:
     return times, waveform
 
 
-def peak_in_a_process(side: str, device: str, dtype: str, seconds: float) -> float:
-    """Peak resident memory in GiB of a process that runs `side` alone."""
+def alone(side: str, device: str, dtype: str, seconds: float, ours: str = "") -> list[str]:
+    """What a process says that runs `side` alone: the seconds of its first call, its peak resident memory in GiB."""
     command = [sys.executable, "-m", "benchmarks.generate", "--device", device, "--dtype", dtype]
-    command += ["--seconds", str(seconds), "--only", side]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    command += ["--seconds", str(seconds), "--only", side, "--ours", ours]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def peak_in_a_process(side: str, device: str, dtype: str, seconds: float, ours: str = "") -> float:
+    """Peak resident memory in GiB of a process that runs `side` alone."""
+    return float(alone(side, device, dtype, seconds, ours)[-1])
+
+
+def first_in_a_process(side: str, device: str, dtype: str, seconds: float) -> float:
+    """Seconds of the first call, of two steps, in a process that runs `side` alone."""
+    return float(alone(side, device, dtype, seconds)[-2])
 
 
 def main(
@@ -177,15 +214,17 @@ def main(
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 4,
     repeats: Annotated[int, typer.Option(help="Runs of each side; their median counts.")] = 3,
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 10.24,
+    ours: Annotated[str, typer.Option(help="Precision of our U-Net if another: auto, fp32, fp16 or bf16.")] = "",
     only: Annotated[str, typer.Option(help="Run one side for two steps and print its peak memory.")] = "",
 ) -> None:
     """Time both sides in turn and print a table in Markdown."""
     if only:
-        task = build_task(device, getattr(torch, dtype), seconds, 2)
-        _ = run_ours(task) if only == "ours" else run_theirs(task, build_pipeline(task))
+        task = build_task(device, getattr(torch, dtype), seconds, 2, ours)
+        first, _ = run_ours(task) if only == "ours" else run_theirs(task, build_pipeline(task))
+        print(first.whole)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         return
-    task = build_task(device, getattr(torch, dtype), seconds, steps)
+    task = build_task(device, getattr(torch, dtype), seconds, steps, ours)
     pipeline = build_pipeline(task)
     runs: dict[str, Callable[[], tuple[Times, Tensor]]] = {
         "ours": lambda: run_ours(task),
@@ -205,9 +244,10 @@ def main(
                 times[side].append(measured)
             print(f"{repeat or 'warm-up'} {side}: {measured.whole:.2f} s", file=sys.stderr)
     if device == "cpu":
-        memory = {side: peak_in_a_process(side, device, dtype, seconds) for side in SIDES}
+        memory = {side: peak_in_a_process(side, device, dtype, seconds, ours) for side in SIDES}
 
-    print(f"{seconds} s of sound, {steps} DDIM steps, guidance {CFG}, {dtype} on {device}, torch {torch.__version__}")
+    kinds = f"{dtype} (our U-Net: {ours})" if ours else dtype
+    print(f"{seconds} s of sound, {steps} DDIM steps, guidance {CFG}, {kinds} on {device}, torch {torch.__version__}")
     print(f"\n| median of {repeats} | ours | AudioLDMPipeline | ours / theirs |\n| --- | --- | --- | --- |")
     medians = {
         side: {f.name: statistics.median(getattr(t, f.name) for t in times[side]) for f in fields(Times)}
@@ -220,17 +260,17 @@ def main(
         ("whole", "whole, seconds"),
         ("processor", "whole, processor seconds"),
     ):
-        ours, theirs = (medians[side][name] for side in SIDES)
-        print(f"| {label} | {ours:.3f} | {theirs:.3f} | {ours / theirs:.2f} |")
+        mine, theirs = (medians[side][name] for side in SIDES)
+        print(f"| {label} | {mine:.3f} | {theirs:.3f} | {mine / theirs:.2f} |")
     if memory:
-        ours, theirs = (memory[side] for side in SIDES)
-        print(f"| peak memory, GiB | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} |")
-    ours = medians["ours"]["whole"]
+        mine, theirs = (memory[side] for side in SIDES)
+        print(f"| peak memory, GiB | {mine:.2f} | {theirs:.2f} | {mine / theirs:.2f} |")
+    whole = medians["ours"]["whole"]
     shares = [medians["ours"]["step"] * steps, medians["ours"]["decode"], medians["ours"]["vocode"]]
     print(
         "\nShare of our time: "
         + ", ".join(
-            f"{name} {share / ours:.0%}" for name, share in zip(("U-Net", "VAE", "vocoder"), shares, strict=True)
+            f"{name} {share / whole:.0%}" for name, share in zip(("U-Net", "VAE", "vocoder"), shares, strict=True)
         )
     )
     difference = (waveforms["ours"] - waveforms["theirs"]).abs().max()

@@ -35,7 +35,8 @@ class SoundingLoadModel(io.ComfyNode):
                     options=[AUTO, *DTYPES],
                     default=AUTO,
                     optional=True,
-                    tooltip="Precision of the weights. auto takes what suits the device; a CPU always uses fp32.",
+                    tooltip="Precision of the weights. auto takes what suits the device. On a CPU bf16 is for the "
+                    "U-Net, if the processor is fast in it; auto takes it for models of full size.",
                 ),
             ],
             outputs=[ModelType.Output(display_name="model", tooltip="The model, for all other Sounding nodes.")],

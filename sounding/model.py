@@ -13,6 +13,7 @@ from .audio.loudness import level as leveled
 from .audio.mel import MelSpectrogram
 from .audio.resampling import resample
 from .batches import one_by_one, share_of_steps
+from .checkpoint import read_header, resolve
 from .conditioning import Conditioning, parts_to_ground
 from .config import Masks
 from .cost import WINDOW_SECONDS
@@ -20,7 +21,9 @@ from .diffusion import OnStep, item_seeds, sampler_name
 from .editing import BLEND, Edit, edit_sound
 from .encoders.patches import check_image
 from .grounding import Condition
+from .loading import read_parts
 from .looping import stretched
+from .networks.precision import AUTO, chosen_dtype, is_large
 from .utils.devices import device_of
 
 OnUse = Callable[[tuple[str, ...]], None]
@@ -30,7 +33,7 @@ def load(
     model: str | os.PathLike[str] = "starter",
     *,
     device: torch.device | str = "auto",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     parts: Iterable[str] | None = None,
 ) -> SoundingModel:
     """Load a checkpoint.
@@ -38,18 +41,27 @@ def load(
     Args:
         model: "starter" or the path of a .safetensors file.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
-        dtype: of the weights, by default float16 on CUDA and float32 elsewhere. VAE and vocoder take float32 for
-            bfloat16.
+        dtype: of the weights. By default ("auto") float16 on CUDA and float32 elsewhere, but a U-Net of full size runs
+            in bfloat16 on processors that are fast in it. "fp32", "fp16" and "bf16" are taken where the device is fast
+            in them, see `networks.precision.chosen_dtype`. A torch.dtype is taken anywhere, but VAE and vocoder take
+            float32 for bfloat16.
         parts: names out of `config.PARTS` to read, by default all. Masks need no "query", and only `encode` and
             `decode` need the "vae"; a step whose part was left on disk raises a ValueError.
 
     Raises:
         CheckpointError: the file is missing, broken or of another kind.
+        ValueError: an unknown dtype or part.
     """
     chosen = device_of(device)
-    if dtype is None:
-        dtype = torch.float16 if chosen.type == "cuda" else torch.float32
-    return SoundingModel.from_pretrained(model, device=chosen, dtype=dtype, parts=parts)
+    if isinstance(dtype, torch.dtype):
+        return SoundingModel.from_pretrained(model, device=chosen, dtype=dtype, parts=parts)
+    header = read_header(resolve(model))
+    wanted = list(header.parts if parts is None else parts)
+    loaded, large = SoundingModel.from_header(header, wanted), is_large(header.shapes)
+    for part in wanted:
+        kind = chosen_dtype(part, chosen, dtype or AUTO, large=large)
+        read_parts(loaded, header, (part,), dtype=kind, device=chosen)
+    return loaded
 
 
 @dataclass(frozen=True)

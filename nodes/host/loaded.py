@@ -23,6 +23,7 @@ from ...sounding.grounding import Condition
 from ...sounding.loading import read_parts
 from ...sounding.model import Sound, SoundingModel
 from ...sounding.naming.names import Named
+from ...sounding.networks.precision import is_large
 from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
 from .memory import AUTO, DTYPES, ManagedModule, devices_of, dtype_of, load_fully, unet_values
 
@@ -50,6 +51,7 @@ class LoadedModel:
         if dtype not in (AUTO, *DTYPES):
             raise ValueError(f"dtype is {dtype!r}, but one of {AUTO}, {', '.join(DTYPES)} is expected.")
         self._header, self._dtype = read_header(path), dtype
+        self._large = is_large(self._header.shapes)
         self._model = SoundingModel.from_header(self._header, parts=())
         self._patchers: dict[str, ModelPatcher] = {}
 
@@ -139,13 +141,13 @@ class LoadedModel:
         else:
             return 0.0
         load_device, _ = devices_of(part)
-        return float(values * dtype_of(part, load_device, self._dtype).itemsize)
+        return float(values * dtype_of(part, load_device, self._dtype, large=self._large).itemsize)
 
     def patcher(self, part: str) -> ModelPatcher:
         """The part's patcher; its first use reads the part from disk."""
         if part not in self._patchers:
             load_device, offload_device = devices_of(part)
-            dtype = dtype_of(part, load_device, self._dtype)
+            dtype = dtype_of(part, load_device, self._dtype, large=self._large)
             self._model.build_late(self._header, part)
             read_parts(self._model, self._header, (part,), dtype=dtype, device=offload_device)
             logger.info("Sounding: read %s of %s", part, self._header.path)

@@ -9,9 +9,8 @@ from torch import nn
 
 from ...sounding.config import SoundingConfig
 from ...sounding.networks.codec import PRECISE, part_dtype
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-AUTO = "auto"
+from ...sounding.networks.precision import AUTO, chosen_dtype
+from ...sounding.networks.precision import PRECISIONS as DTYPES
 
 
 class ManagedModule(nn.Module):
@@ -46,15 +45,17 @@ def devices_of(part: str) -> tuple[torch.device, torch.device]:
     return model_management.get_torch_device(), model_management.unet_offload_device()
 
 
-def dtype_of(part: str, device: torch.device, choice: str = AUTO) -> torch.dtype:
-    """Precision of a part on a device: float32 on the CPU, else the choice, or what the host finds good there.
+def dtype_of(part: str, device: torch.device, choice: str = AUTO, *, large: bool = False) -> torch.dtype:
+    """Precision of a part on a device: the choice, or what the host finds good there.
+
+    On the CPU it is float32, but bfloat16 for the U-Net where the processor is fast in it and it is chosen or `large`.
 
     VAE and vocoder follow the host's rules for VAEs, which a user can change (--fp32-vae and the like), but never run
     in bfloat16, whose errors are audible (--bf16-vae gives float32). Where float16 overflows in them,
     `SoundingModel.decode` and `vocode` repeat the work in float32.
     """
     if model_management.is_device_cpu(device):
-        return torch.float32
+        return chosen_dtype(part, torch.device("cpu"), choice, large=large)
     if choice != AUTO:
         return part_dtype(part, DTYPES[choice])
     if part in PRECISE:

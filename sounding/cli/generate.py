@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..utils.libraries import uncollected
-from .options import DeviceOption, GenerateOptions, ModelOption, check_steps
+from .options import DeviceOption, GenerateOptions, ModelOption, PrecisionOption, check_precision, check_steps
 from .terminal import JsonOption, plain_errors, progress, say, show, show_json
 
 
@@ -68,6 +68,7 @@ def generate(
     ] = 0.3,
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     attention_map: Annotated[Path | None, typer.Option(help="Image file to write: where the attention lies.")] = None,
     level: Annotated[
         bool, typer.Option(help="One loudness, no DC, no clicks at the ends; off gives the vocoder's own samples.")
@@ -205,6 +206,7 @@ def generate(
                 jobs,
                 model=model,
                 device=device,
+                precision=precision,
                 defaults={key: _plain(value) for key, value in defaults.items() if value is not None},
                 folder=out_dir,
                 results=results,
@@ -255,6 +257,7 @@ def generate(
         )
         with uncollected():
             options.check()
+            check_precision(precision)
             from ..audio.files import read_recording
             from ..checkpoint import read_header, resolve
             from ..jobs.inputs import parts_for, read_inputs
@@ -270,7 +273,7 @@ def generate(
         inputs = read_inputs(options)
         config = read_header(resolve(model)).config
         check_steps(steps, config.diffusion.train_steps)
-        loaded = load(model, device=device, parts=parts_for(config, options))
+        loaded = load(model, device=device, dtype=precision, parts=parts_for(config, options))
         with progress("sampling", as_json) as on_step:
             selected: dict[str, Any] = {
                 "image": inputs.image,

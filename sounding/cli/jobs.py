@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .options import MAX_BATCH, check_device, check_file, check_folder
+from .options import MAX_BATCH, check_device, check_file, check_folder, check_precision
 from .terminal import progress, say, show_json
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def generate_jobs(
     *,
     model: str,
     device: str,
+    precision: str,
     defaults: Mapping[str, Any],
     folder: Path | None,
     results: Path | None,
@@ -38,6 +39,7 @@ def generate_jobs(
         source: the jobs file, or "-" for standard input.
         model: "starter" or the path of a checkpoint.
         device: as `--device`.
+        precision: as `--precision`.
         defaults: of keys that lines leave out.
         folder: in which all sounds are written.
         results: the file of results.
@@ -49,6 +51,7 @@ def generate_jobs(
         typer.Exit: some jobs failed, or the run was stopped.
     """
     check_device(device)
+    check_precision(precision)
     if at_once is not None and not 1 <= at_once <= MAX_BATCH:
         raise ValueError(f"--at-once is {at_once}, but 1 to {MAX_BATCH} sounds are expected; give another number.")
     if folder is not None:
@@ -63,13 +66,18 @@ def generate_jobs(
             raise ValueError(f"{source} is read by each of {group.size} processes; give a file instead of a pipe.")
         device = device_of_process(device, group)
         jobs = read_jobs(source, setting_of(model, defaults, folder))
-        failed = group.total(_do(jobs, model, device, results, at_once, group))
+        failed = group.total(_do(jobs, model, (device, precision), results, at_once, group))
     if failed:
         raise typer.Exit(SOME_FAILED)
 
 
 def _do(
-    jobs: list[Job | Fault], model: str, device: str, results: Path, at_once: int | None, group: ProcessGroup
+    jobs: list[Job | Fault],
+    model: str,
+    where: tuple[str, str],
+    results: Path,
+    at_once: int | None,
+    group: ProcessGroup,
 ) -> int:
     """This process's share; how many of it failed."""
     from ..jobs.planning import shares
@@ -89,7 +97,7 @@ def _do(
                 if on_step is not None:
                     on_step(counts.total(), len(mine))
 
-            _sound(mine, model, device, written, at_once, report)
+            _sound(mine, model, where, written, at_once, report)
         complete = True
         if not group.is_first:
             written.close(complete=True)
@@ -110,8 +118,10 @@ def _do(
     return counts[FAILED]
 
 
-def _sound(mine: list[Job | Fault], model: str, device: str, results: Any, at_once: int | None, report: Any) -> None:
-    """Do what is left of the jobs; without any, the model is not read."""
+def _sound(
+    mine: list[Job | Fault], model: str, where: tuple[str, str], results: Any, at_once: int | None, report: Any
+) -> None:
+    """Do what is left of the jobs, on a device and in a precision; without any, the model is not read."""
     from ..jobs.run import left_to_do, run_jobs
 
     todo = left_to_do(mine, results, report)
@@ -122,7 +132,8 @@ def _sound(mine: list[Job | Fault], model: str, device: str, results: Any, at_on
 
         config = read_header(resolve(model)).config
         parts = {part for job in todo for part in parts_for(config, job.options)}
-        run_jobs(load(model, device=device, parts=parts), todo, results, report, at_once=at_once)
+        device, precision = where
+        run_jobs(load(model, device=device, dtype=precision, parts=parts), todo, results, report, at_once=at_once)
 
 
 def shown_result(result: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or the path of a .safetensors checkpoint.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="Of the weights: fp32, fp16, bf16, or auto, which is fp16 on CUDA, bf16 for a U-Net of full size on "
+        "processors that are fast in it, and fp32 elsewhere."
+    ),
+]
 
 MAX_SECONDS = 600.0  # of sound, as in the nodes
 MAX_BATCH = 64  # as in the nodes
@@ -288,6 +295,14 @@ def check_device(device: str) -> None:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"--device is {device}, but torch {torch.__version__} sees no Apple GPU; leave --device out.")
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError for an unknown precision."""
+    from ..networks.precision import AUTO, PRECISIONS
+
+    if precision not in (AUTO, *PRECISIONS):
+        raise ValueError(f"--precision is {precision!r}, but one of {AUTO}, {', '.join(PRECISIONS)} is expected.")
 
 
 def check_folder(folder: Path, option: str = "--out") -> None:

@@ -291,7 +291,7 @@ def test_a_device_that_fails_and_a_full_disk_end_the_run_and_ctrl_c_keeps_what_i
 
 
 def test_all_options_are_keys_of_jobs() -> None:
-    of_runs = {"out_dir", "results", "at_once", "jobs", "model", "device", "as_json", "scheduler"}
+    of_runs = {"out_dir", "results", "at_once", "jobs", "model", "device", "precision", "as_json", "scheduler"}
     of_one_sound = {"stems", "stems_placed", "audio", "region", "after", "before"}
     options = {"rate" if name == "to_rate" else name for name in inspect.signature(generate).parameters}
     keys = {one.name for one in dataclasses.fields(JobLine)}
