@@ -109,6 +109,11 @@ def failed(line: int, out: str | None, error: str, digest: str | None = None) ->
     return {"line": line, "status": FAILED, **{key: value for key, value in told.items() if value is not None}}
 
 
+def grounds_ahead(device: torch.device) -> bool:
+    """Whether the next batch is grounded while one is sampled: a CPU would only be shared among more threads."""
+    return device.type != "cpu"
+
+
 class Run:
     """One process's jobs, on their way."""
 
@@ -126,7 +131,7 @@ class Run:
         readers = ThreadPoolExecutor(READERS, "sounding-reader")
         self._writers = ThreadPoolExecutor(WRITERS, "sounding-writer")
         grounded = self._grounded(readers)
-        if self._device.type != "cpu":  # a CPU would only be shared among more threads
+        if grounds_ahead(self._device):
             grounded = in_thread(grounded, self._stop)
         try:
             for batch, ready in grounded:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from sounding.cli.generate import generate
 from sounding.jobs import run as pipeline
 from sounding.jobs.inputs import read_inputs
 from sounding.jobs.job import Job, JobLine, read_jobs, setting_of
+from sounding.jobs.planning import MOST_ROWS, plan, rows_within, sampling_of, shares
+from sounding.jobs.queues import in_thread
 from sounding.jobs.results import Results
 from sounding.jobs.run import left_to_do, run_jobs
 from sounding.jobs.synthesis import Synthesizer
@@ -224,6 +228,7 @@ def test_batches_equal_single_sounds_to_rounding(
     monkeypatch.setattr(Synthesizer, "_made", short)
     with monkeypatch.context() as whole:
         whole.setattr("sounding.parts.one_by_one", lambda *batches: [batches])
+        whole.setattr(pipeline, "grounds_ahead", lambda device: True)
         results = Results(folder / "r.jsonl")
         results.open()
         run_jobs(tiny_model, jobs, results, lambda result: None, at_once=4)
@@ -288,6 +293,44 @@ def test_a_device_that_fails_and_a_full_disk_end_the_run_and_ctrl_c_keeps_what_i
     assert [one["status"] for one in told(last)] == ["kept", "done", "failed"]
     assert [one["status"] for one in told(run(folder))] == ["kept", "kept", "done"]
     assert left_to_do([], Results(folder / "none"), lambda result: None) == []
+
+
+def test_items_that_a_thread_makes_ahead_come_in_order_and_end_with_their_error_or_a_stop() -> None:
+    assert list(in_thread(iter(range(5)), threading.Event())) == [0, 1, 2, 3, 4]
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    failing = in_thread(broken(), threading.Event())
+    assert next(failing) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(failing)
+    stop = threading.Event()
+    assert next(in_thread(itertools.count(), stop)) == 0
+    stop.set()
+    for thread in threading.enumerate():
+        if thread.name == "sounding-grounder":
+            thread.join()
+
+
+def test_what_memory_holds_and_processes_share(
+    folder: Path, tiny_model: SoundingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = [0.5, 0.5, 4.0, 0.5, 4.0, 0.3]
+    jobs = jobs_of(folder, monkeypatch, *({"seconds": each, "out": f"{i}.wav"} for i, each in enumerate(seconds)))
+    config = tiny_model.config
+    short, long = (sampling_of(jobs[i], config) for i in (0, 2))
+    assert rows_within(config, short, 0) == 1
+    assert rows_within(config, short, 1e15) == MOST_ROWS
+    few, more = (rows_within(config, each, 2e7) for each in (long, short))
+    assert 1 <= few < more
+    batches = plan(jobs, config, torch.device("cpu"), at_once=2)
+    assert [[job.line for job in batch.jobs] for batch in batches] == [[1, 2], [4], [3, 5], [6]]
+    mine, others = shares(jobs, 0, 2), shares(jobs, 1, 2)
+    assert sorted(job.line for job in [*mine, *others]) == [1, 2, 3, 4, 5, 6]
+    for share in (mine, others):
+        assert sum(job.options.seconds == 4 for job in share if isinstance(job, Job)) == 1
 
 
 def test_all_options_are_keys_of_jobs() -> None:
