@@ -18,6 +18,7 @@ from .mix import SoundingMixTracks
 from .name import SoundingNameObject
 from .native import SoundingNative
 from .object import SoundingThisObject
+from .save import SoundingSave, SoundingSaveStems
 from .segment import SoundingLoadSam, SoundingSamMask
 from .soundscape import SoundingSoundscape
 
@@ -39,6 +40,8 @@ NODES: list[type[io.ComfyNode]] = [
     SoundingNative,
     SoundingMixTracks,
     SoundingSoundscape,
+    SoundingSave,
+    SoundingSaveStems,
     SoundingLoadSam,
     SoundingSamMask,
 ]

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..sounding.audio.resampling import resample
 from ..sounding.config import SAMPLERS
-from ..sounding.diffusion import MAX_SEED, draw_noise, item_seeds
+from ..sounding.diffusion import MAX_SEED, draw_varied_noise, item_seeds
 from ..sounding.grounding import Condition
 from .host.conversions import (
     audio_waveform,
@@ -24,6 +24,7 @@ from .host.loaded import LoadedModel
 from .host.progress import progress_bar
 from .host.schemas import OWN, cfg_input, loop_input, schema, seconds_input, steps_input
 from .host.wires import ConditionType, ModelType
+from .variation import STRENGTH, read_variations, variation_inputs
 
 
 class SoundingEmptyLatent(io.ComfyNode):
@@ -111,6 +112,7 @@ class SoundingSampler(io.ComfyNode):
                     tooltip="What is not to be heard, from a Sounding Ground node: guidance leads away from it. No "
                     "effect at cfg 1.",
                 ),
+                *variation_inputs(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The sound's latent, for Sounding Decode.")],
         )
@@ -127,6 +129,8 @@ class SoundingSampler(io.ComfyNode):
         scheduler: str,
         denoise: float,
         negative: Condition | None = None,
+        variation: str = "",
+        variation_strength: float = STRENGTH,
     ) -> io.NodeOutput:
         """Draw the noise of each item and run the sampler; what the latent's noise mask leaves out stays as it is."""
         config = model.config
@@ -137,7 +141,9 @@ class SoundingSampler(io.ComfyNode):
                 f"{config.grounding.condition_width}; use one model for all nodes of a chain."
             )
         rows = max(len(condition), len(samples))
-        noise = draw_noise(tuple(samples.shape[1:]), item_seeds(seed, latent_batch_indices(latent, rows)))
+        indices = latent_batch_indices(latent, rows)
+        variations = read_variations(variation, indices)
+        noise = draw_varied_noise(tuple(samples.shape[1:]), item_seeds(seed, indices), variations, variation_strength)
         renew = latent_noise_mask(latent, rows)
         frames = samples.shape[2] * config.vae.stride
         sampled = model.on_device("grounding", "unet", batch=rows, frames=frames).sample(

@@ -8,7 +8,7 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..sounding.audio.mel import MelSpectrogram
-from ..sounding.diffusion import MAX_SEED
+from ..sounding.diffusion import MAX_SEED, item_seeds
 from ..sounding.images.drawing import mel_image
 from .host.conversions import checked_image, checked_mask
 from .host.folders import STARTER_LABEL
@@ -28,8 +28,9 @@ from .host.schemas import (
     steps_input,
     text_input,
 )
-from .host.wires import ModelType
+from .host.wires import SEEDS, ModelType
 from .sureness import report
+from .variation import STRENGTH, read_variations, variation_inputs
 
 
 class SoundingThisObject(io.ComfyNode):
@@ -80,6 +81,7 @@ class SoundingThisObject(io.ComfyNode):
                 ),
                 masks_input(),
                 loop_input(),
+                *variation_inputs(),
             ],
             outputs=[
                 io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound per mask."),
@@ -109,6 +111,8 @@ class SoundingThisObject(io.ComfyNode):
         negative_mask: Tensor | None = None,
         by: str = OWN,
         loop: bool = False,
+        variation: str = "",
+        variation_strength: float = STRENGTH,
     ) -> io.NodeOutput:
         """Run `SoundingModel.generate`."""
         image, mask = checked_image(image), checked_mask(mask)
@@ -133,6 +137,8 @@ class SoundingThisObject(io.ComfyNode):
                 negative_text=negative_text,
                 by=by,
                 loop=loop,
+                variation=variation,
+                variation_strength=variation_strength,
                 **({} if negative is None else {"negative_mask": negative}),
             )
             return io.NodeOutput(inner.out(0), inner.out(1), inner.out(2), expand=graph.finalize())
@@ -151,11 +157,14 @@ class SoundingThisObject(io.ComfyNode):
             level=level,
             fade_out=fade_seconds(fade_out),
             loop=loop,
+            variation=read_variations(variation, range(max(len(image), len(mask)))),
+            variation_strength=variation_strength,
             on_step=progress_bar(),
         )
         waveform = sound.waveform.to(model_management.intermediate_device())  # [B, 1, samples]
         mel = MelSpectrogram(model.config.audio).to(waveform.device)(waveform[:, 0])
-        audio = {"waveform": waveform, "sample_rate": model.config.audio.sample_rate}
+        seeds = item_seeds(seed, range(len(waveform)))
+        audio = {"waveform": waveform, "sample_rate": model.config.audio.sample_rate, SEEDS: seeds}
         return io.NodeOutput(
             audio,
             mel_image(mel).to(model_management.intermediate_device()),

@@ -8,10 +8,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sounding.audio.placing import Place, Room, place_tracks, places_of
+from ..sounding.audio.scene import Scene, boxes_of
 from ..sounding.audio.tracks import LOUDNESS_RANGE, MAX_OFFSET, Track
 from .host.conversions import checked_image, checked_mask
 from .host.schemas import schema, text_input
-from .tracks import arranged, gains_input, joined, mix_output, read_gains, read_numbers, read_tracks
+from .host.wires import SceneType
+from .tracks import arranged, gains_input, joined, mix_output, read_gains, read_numbers, read_tracks, seeds_of
 
 SECONDS = (0.0, MAX_OFFSET)
 
@@ -74,6 +76,9 @@ class SoundingSoundscape(io.ComfyNode):
                     tooltip="Each sound at its place, in stereo, as a batch: Save Audio writes one file per track.",
                 ),
                 mix_output(),
+                SceneType.Output(
+                    display_name="scene", tooltip="Sounds and settings before mixing, for Sounding Save Stems."
+                ),
             ],
         )
 
@@ -104,9 +109,21 @@ class SoundingSoundscape(io.ComfyNode):
         ]
         # Workflows of earlier versions, and some packs, have None in place of a widget's value.
         heard = Room(**{name: values[0] for name, values in room.items() if values and values[0] is not None})
-        placed = place_tracks(waveform, rate, _places(mask, depth or []), heard)
-        settings = [Track(*each) for each in zip(*columns, strict=True)]
-        return arranged(placed, rate, settings, (loudness or [0.0])[0] or None)
+        places = _places(mask, depth or [])
+        placed = place_tracks(waveform, rate, places, heard)
+        masks = [one for each in mask for one in checked_mask(each)]
+        scene = Scene(
+            waveform,
+            rate,
+            tracks=[Track(*each) for each in zip(*columns, strict=True)],
+            places=places,
+            room=heard,
+            loudness=(loudness or [0.0])[0] or None,
+            boxes=[box for one in masks for box in boxes_of(one[None])],
+            sizes=[(one.shape[1], one.shape[0]) for one in masks],
+            seeds=seeds_of(audio),
+        )
+        return arranged(placed, rate, scene.tracks, scene.loudness, scene)
 
 
 def _places(masks: list[Any], depth: list[Any]) -> list[Place | None]:

@@ -21,6 +21,7 @@ from ..sounding.audio.tracks import Track, arrange_tracks, check_length, mix_tra
 from ..sounding.segment.points import number, shown
 from .click.state import GAINS
 from .host.conversions import audio_waveform
+from .host.wires import SEEDS
 
 SOUNDS = "sounding_sounds"  # key of a node's output for the page: files of the mix, then of each track
 MAX_TRACKS = 256
@@ -64,6 +65,15 @@ def joined(audio: list[Any]) -> tuple[Tensor, int]:
     return torch.cat([each.expand(-1, channels, -1).to(padded[0].device) for each in padded]), rate
 
 
+def seeds_of(audio: list[Any]) -> list[int | None]:
+    """The seed of each sound of several AUDIO, as far as the nodes that made them noted it."""
+    found: list[int | None] = []
+    for each in audio:
+        count, seeds = len(each["waveform"]), each.get(SEEDS)
+        found += seeds if isinstance(seeds, list) and len(seeds) == count else [None] * count
+    return found
+
+
 def gains_input() -> io.MultiType.Input:
     """dB per track, as numbers of another node or a text."""
     text = io.String.Input(
@@ -81,15 +91,18 @@ def mix_output() -> io.Audio.Output:
     return io.Audio.Output(display_name="mix", tooltip="All tracks together, at most -1 dBTP: it cannot clip.")
 
 
-def arranged(waveform: Tensor, rate: int, settings: Sequence[Track], loudness: float | None = None) -> io.NodeOutput:
-    """The outputs of a node: sounds [B, channels, samples] as tracks with their settings and as a mix; the page plays
-    both.
+def arranged(
+    waveform: Tensor, rate: int, settings: Sequence[Track], loudness: float | None = None, *more: Any
+) -> io.NodeOutput:
+    """The outputs of a node: sounds [B, channels, samples] as tracks with their settings and as a mix, then `more`; the
+    page plays both.
     """
     sounds = arrange_tracks(waveform, rate, settings)
     tracks, mix = under_ceiling(sounds, rate), mix_tracks(sounds, rate, loudness=loudness)[None]
     return io.NodeOutput(
         {"waveform": tracks, "sample_rate": rate},
         {"waveform": mix, "sample_rate": rate},
+        *more,
         ui={SOUNDS: [written(sound, rate) for sound in (*mix, *tracks)]},
     )
 

@@ -1,12 +1,13 @@
-// Entry: the nodes "Sounding Mix Tracks" and "Sounding Soundscape", which play the mix and every track after a run.
+// Entry: nodes that play their sounds after a run: the mix and every track of mixers, every file of those that save.
 import { app } from "../../scripts/app.js";
 import { element } from "./page/elements.js";
 import { MIX, SoundSet } from "./player/sound_cache.js";
 import { Player } from "./player/player.js";
 import { COLOURS } from "./click/state.js";
 
-const NODES = ["SoundingMixTracks", "SoundingSoundscape"];
+const NODES = ["SoundingMixTracks", "SoundingSoundscape", "SoundingSave", "SoundingSaveStems"];
 const SOUNDS = "sounding_sounds"; // as in nodes/tracks.py: the mix, then each track
+const SAVED = "sounding_saved"; // as in nodes/save.py: each file, with its name
 const HEIGHT = 112;
 
 app.registerExtension({
@@ -14,7 +15,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (!NODES.includes(node.comfyClass)) return;
     const status = element("div", { className: "sounding-click-status", role: "status" });
-    status.textContent = "Run the workflow to hear the tracks and their mix here.";
+    status.textContent = "Run the workflow to hear the sounds here.";
     const fail = (text) => {
       status.hidden = false;
       status.textContent = text;
@@ -36,16 +37,16 @@ app.registerExtension({
     const { onExecuted, onRemoved } = node;
     node.onExecuted = function (output) {
       onExecuted?.apply(this, arguments);
-      const [mix, ...tracks] = output?.[SOUNDS] ?? [];
+      const [mix, ...tracks] = output?.[SOUNDS] ?? [null, ...(output?.[SAVED] ?? [])];
       if (!tracks.length) return;
-      const objects = tracks.map((_, place) => {
+      const objects = tracks.map(({ name }, place) => {
         const colour = COLOURS[place % COLOURS.length];
-        return { place, name: `track ${place + 1}`, colour, gain_db: 0 };
+        return { place, name: name || `${mix ? "track" : "sound"} ${place + 1}`, colour, gain_db: 0 };
       });
-      const set = new SoundSet();
-      set.take(objects, { gained: tracks, mix: [mix] });
+      const set = new SoundSet({ mixable: Boolean(mix) });
+      set.take(objects, { gained: tracks, mix: mix && [mix] });
       status.hidden = true;
-      player.show(set, tracks.length > 1 ? MIX : 0).catch((error) => fail(error.message));
+      player.show(set, mix && tracks.length > 1 ? MIX : 0).catch((error) => fail(error.message));
     };
     node.onRemoved = function () {
       player.close();

@@ -16,6 +16,8 @@ PatchesType = io.Custom("SOUNDING_PATCHES")
 ConditionType = io.Custom("SOUNDING_CONDITION")
 MelType = io.Custom("SOUNDING_MEL")
 SegmenterType = io.Custom("SOUNDING_SEGMENTER")
+SceneType = io.Custom("SOUNDING_SCENE")
+SEEDS = "seeds"  # in AUDIO of nodes that know them: one per sound; other nodes leave it out
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ class Scene:
     room: Room = field(default_factory=Room)
     loudness: float | None = None  # LUFS of the mix
     boxes: Sequence[Box | None] | None = None  # left, top, right and bottom of each mask, in pixels
-    size: tuple[int, int] | None = None  # width and height of the masks
+    sizes: Sequence[tuple[int, int]] | None = None  # width and height of each mask
     seeds: Sequence[int | None] | None = None
+    loop: bool = False  # the sounds' ends go on with their beginnings
 
     def __post_init__(self) -> None:
-        for name in ("tracks", "places", "boxes", "seeds"):
+        for name in ("tracks", "places", "boxes", "sizes", "seeds"):
             given = getattr(self, name)
             if given is not None and len(given) != len(self.sounds):
                 raise ValueError(
@@ -38,7 +39,9 @@ class Scene:
 
     def placed(self) -> Tensor:
         """Each sound at its place, without gain, offset and fades: [B, 2, samples]; without places, `sounds`."""
-        return self.sounds if self.places is None else place_tracks(self.sounds, self.rate, self.places, self.room)
+        if self.places is None:
+            return self.sounds
+        return place_tracks(self.sounds, self.rate, self.places, self.room, loop=self.loop)
 
     def arranged(self) -> Tensor:
         """Each sound as it is in the mix, [B, channels, samples], but for the mix's own gain."""

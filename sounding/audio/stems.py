@@ -101,7 +101,7 @@ def write_stems(
             "mix": mixed,
             "mix_gain_db": _decibels(volume),
             "session": SESSION,
-            "mask_size": None if scene.size is None else list(scene.size),
+            "loop": scene.loop,
             "stems": entries,
         }
         (new / LISTED).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
@@ -115,10 +115,15 @@ def write_stems(
 
 def file_name(number: int, name: str, ending: str) -> str:
     """`1, "Dog & cow"` -> `01_Dog_cow.wav`: letters and digits of any language, that every file system takes."""
+    return f"{number:02d}_{plain_name(name) or 'sound'}{ending}"
+
+
+def plain_name(name: str) -> str:
+    """A name as part of a file's: letters, digits and underscores, not many; empty if it has none."""
     plain = re.sub(r"[^\w-]+", "_", name).strip("_")[:NAME_LETTERS]
     while len(plain.encode()) > 2 * NAME_LETTERS:
         plain = plain[:-1]
-    return f"{number:02d}_{plain or 'sound'}{ending}"
+    return plain
 
 
 def _entry(scene: Scene, row: int, file: str, name: str, dry: bool) -> dict[str, Any]:
@@ -132,6 +137,7 @@ def _entry(scene: Scene, row: int, file: str, name: str, dry: bool) -> dict[str,
         "name": printable(name),
         "seed": None if scene.seeds is None else scene.seeds[row],
         "box": None if scene.boxes is None else scene.boxes[row],
+        "mask_size": None if scene.sizes is None else scene.sizes[row],
         "gain_db": track.gain,
         **{"pan": 0.0, "place_gain_db": 0.0, **heard},
         "distance": None if place is None else place.distance,

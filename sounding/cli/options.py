@@ -233,8 +233,9 @@ class GenerateOptions:
             None if places is None else [*places] * times,
             loudness=self.loudness,
             boxes=boxes_of(masks) * times,
-            size=(masks.shape[2], masks.shape[1]),
+            sizes=[(masks.shape[2], masks.shape[1])] * len(sounds),
             seeds=item_seeds(self.seed, range(len(sounds))),
+            loop=self.loop,
         )
         names = [path.stem for path in self.masks]
         if times > 1:

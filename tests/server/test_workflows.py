@@ -82,6 +82,7 @@ def test_all_are_there_in_both_forms_with_a_thumbnail():
         "native_sampling",
         "one_object",
         "points_to_mask",
+        "stems",
         "text_grounded",
         "texture_change",
         "two_objects_tracks_and_mix",

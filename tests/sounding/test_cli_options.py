@@ -68,6 +68,8 @@ def test_bad_input_gets_one_sentence(folder: Path, arguments: tuple[str, ...], s
         ((*MASK, "--place", "--depth", "missing.png"), "missing.png"),
         ((*MASK, "--place", "--loudness", "-23"), "there is no mix"),
         *(((*BOTH, "--loudness", value), "-60 to -5 LUFS are expected") for value in ("0", "-61", "nan")),
+        (("--variation", "-1"), "2^64 - 1"),
+        (("--variation", "1", "--variation-strength", "1.5"), "variation_strength is 1.5"),
         (("--bits", "8"), "one of 16, 24, float is expected"),
         (("--rate", "1000"), "--rate is 1000"),
         (("--stems", "new"), "--stems came without --mask"),

@@ -86,7 +86,7 @@ def test_what_each_stem_is(tmp_path: Path) -> None:
     masks = torch.zeros(3, 40, 60)
     masks[0, 5:20, 10:30] = masks[1, 39:, 59:] = 1
     places = [PLACES[0], PLACES[1], None]
-    given = scene(places, boxes=boxes_of(masks), size=(60, 40))  # type: ignore[arg-type]
+    given = scene(places, boxes=boxes_of(masks), sizes=[(60, 40)] * 3)  # type: ignore[arg-type]
     files = write_stems(tmp_path / "new" / "stems", given, NAMES, ending=".flac", to_rate=48_000)
     folder = tmp_path / "new" / "stems"
     assert sorted(path.name for path in files) == sorted(path.name for path in folder.iterdir())

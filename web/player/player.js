@@ -117,7 +117,7 @@ export class Player {
 
   #showChips() {
     const { set, what: shown } = this.#shown;
-    const all = set.objects.length > 1 ? [...set.objects.keys(), MIX] : [0];
+    const all = [...set.objects.keys(), ...(set.mixable && set.objects.length > 1 ? [MIX] : [])];
     this.chips.replaceChildren(
       ...all.map((what) => {
         const name = nameOf(set, what);

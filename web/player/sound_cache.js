@@ -31,7 +31,9 @@ export class SoundCache {
 export class SoundSet {
   #read = new Map(); // file -> its samples
 
-  constructor() {
+  // mixable: whether its sounds are tracks that can be heard together.
+  constructor({ mixable = true } = {}) {
+    this.mixable = mixable;
     this.tracks = this.gained = this.mix = null; // files, files, file
     this.savedGains = [];
   }
