@@ -40,7 +40,10 @@ app.registerExtension({
       // A run's image belongs to what was connected then. Outputs, and a graph that is being loaded, change nothing.
       const other = side === LiteGraph.INPUT && this.inputs[slot] && isImageInput(this.inputs[slot]);
       if (other && !app.configuringGraph) node.soundingShown = false;
-      queueMicrotask(() => click.look());
+      queueMicrotask(() => {
+        click.look();
+        click.list.sync(); // takes can be picked where something takes them
+      });
       return result;
     };
     node.onRemoved = function () {

@@ -100,6 +100,11 @@ class SoundingClick(io.ComfyNode):
                     tooltip="Points outside each object, as a list.",
                     is_output_list=True,
                 ),
+                io.String.Output(
+                    display_name="takes",
+                    tooltip="Which variant of each object's sound was picked, such as 0, 2: connect it to the "
+                    "variation of the node that makes the sounds.",
+                ),
             ],
         )
 
@@ -152,6 +157,7 @@ class SoundingClick(io.ComfyNode):
             [each.gain_db for each in objects],
             [points_json(each.positive) for each in objects],
             [points_json(each.negative) for each in objects],
+            ", ".join(str(each.take) for each in objects),
             ui=shown,
         )
 

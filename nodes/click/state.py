@@ -4,11 +4,12 @@ Independent of the host. The form, in pixels of an image of `size`:
 
     {"version": 1, "size": [width, height], "objects": [
         {"name": "dog", "auto": true, "colour": "#e69f00", "on": true, "gain_db": 0,
-         "positive": [{"x": 10, "y": 20}], "negative": [], "box": [left, top, right, bottom]}]}
+         "positive": [{"x": 10, "y": 20}], "negative": [], "box": [left, top, right, bottom], "take": 2}]}
 
-`size` may be null: then points are in pixels of whatever image comes. `box` may be null. With `auto` the name was given
-by the node, which changes it with the clicks; a name that somebody has typed stays. Points have the form of KJNodes'
-points editor and of ComfyUI's own SAM nodes; `sounding.segment.points` lists other forms that can be read.
+`take` is the number of a near variant of the object's sound; without it the sound is the seed's own. `size` may be
+null: then points are in pixels of whatever image comes. `box` may be null. With `auto` the name was given by the node,
+which changes it with the clicks; a name that somebody has typed stays. Points have the form of KJNodes' points editor
+and of ComfyUI's own SAM nodes; `sounding.segment.points` lists other forms that can be read.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ MAX_OBJECTS = 32
 MAX_POINTS = 100  # per kind and object
 MAX_NAME = 100
 GAINS = (-60.0, 24.0)  # dB
+MAX_TAKE = 999
 DEFAULT_COLOUR = "#e69f00"
 # By how much the aspect ratio may differ where an image comes in another size than the clicked one.
 SAME_SHAPE = 0.02
 
-OBJECT_KEYS = {"name", "auto", "colour", "on", "gain_db", "positive", "negative", "box"}
+OBJECT_KEYS = {"name", "auto", "colour", "on", "gain_db", "positive", "negative", "box", "take"}
 RENEW = "set it again in the node, or repair the text"
 
 
@@ -50,6 +52,7 @@ class ClickObject:
     negative: tuple[Point, ...] = ()
     box: Box | None = None
     auto: bool = False  # the name was given by the node, not by a person
+    take: int = 0  # seed of the variant of its sound; 0 is none
 
     @property
     def clicked(self) -> bool:
@@ -197,6 +200,9 @@ def _object(data: Any, what: str) -> ClickObject:
     for key, value in (("on", on), ("auto", auto)):
         if not isinstance(value, bool):
             raise StateError(f"{what}.{key} is {shown(value)}, but true or false is expected; {RENEW}.")
+    take = _number(data.get("take", 0), f"{what}.take", 0, MAX_TAKE)
+    if take % 1:
+        raise StateError(f"{what}.take is {shown(data['take'])}, but a whole number is expected; {RENEW}.")
     box = data.get("box")
     if box is not None:
         box = _numbers(box, f"{what}.box", 4, 0, MAX_SIDE)
@@ -220,6 +226,7 @@ def _object(data: Any, what: str) -> ClickObject:
         negative=negative,
         box=box and (box[0], box[1], box[2], box[3]),
         auto=auto,
+        take=int(take),
     )
 
 

@@ -58,6 +58,12 @@ def test_it_says_who_gave_the_name():
     assert (dog.name, dog.auto) == ("dog", True)
 
 
+def test_it_says_which_take_was_picked():
+    (dog,) = state.parse_state(text(take=3)).objects
+    assert dog.take == 3
+    assert state.parse_state(text()).objects[0].take == 0
+
+
 LONG = [{"x": 1, "y": 1}] * 101
 CASES: dict[str, tuple[str, str]] = {
     "no JSON": ("{", "not JSON"),
@@ -84,6 +90,8 @@ CASES: dict[str, tuple[str, str]] = {
     "on": (text(on=1), "true or false"),
     "auto": (text(auto="yes"), "auto is 'yes', but true or false"),
     "gain": (text(gain_db=25), "from -60 to 24"),
+    "take": (text(take=1000), "take is 1000, but a number from 0 to 999"),
+    "half a take": (text(take=1.5), "take is 1.5, but a whole number"),
     "gain true": (text(gain_db=True), "gain_db is True"),
     "not a number": (text(gain_db=float("nan")), "gain_db is nan"),
     "infinite": (text(positive=[{"x": float("inf"), "y": 0}]), "positive has the point {'x': inf, 'y': 0}"),

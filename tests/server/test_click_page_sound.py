@@ -209,6 +209,44 @@ def test_a_soundscape_is_heard_in_stereo(page: Page, server: Any):
     assert page.page.evaluate("() => window.prompts") == 3
 
 
+TAKES = """() => {
+  const sound = app.graph.nodes.find((node) => node.type === "SoundingThisObject");
+  theClick().connect(6, sound, sound.inputs.findIndex((input) => input.name === "variation"));
+}"""
+
+
+def test_takes_are_heard_and_the_picked_one_is_what_a_run_saves(page: Page, server: Any):
+    """A take that was heard before is there without a run; an object's takes change no other object's sound."""
+    two_objects(page)
+    take = page.page.get_by_label("Take of Object 1")
+    assert not take.is_visible()  # nothing takes them
+    page.page.evaluate(TAKES)
+    page.page.evaluate(PROMPTS)
+
+    def pick(number: int) -> np.ndarray:
+        take.fill(str(number))
+        take.blur()
+        page.shown("Object 1")
+        wait_until(
+            page.page,
+            "() => !theClick().soundingClick.preview.status(0).is || theClick().soundingClick.preview.player.plays(0)",
+        )
+        return page.heard("Object 1")
+
+    page.hear("Object 1")
+    own, other = page.heard("Object 1"), page.heard("Object 2")
+    first, second = pick(1), pick(2)
+    assert page.page.evaluate("() => window.prompts") == 3
+    assert len({own.tobytes(), first.tobytes(), second.tobytes()}) == 3
+    np.testing.assert_array_equal(pick(1), first)
+    np.testing.assert_allclose(page.heard("Object 2"), other, atol=2**-14)  # files of 16 bits
+    assert page.page.evaluate("() => window.prompts") == 3
+    assert [each.get("take", 0) for each in page.state()["objects"]] == [1, 0]
+    files = saved(server, page.run(server), TRACKS)
+    np.testing.assert_array_equal(pcm(first), files[0])
+    np.testing.assert_allclose(pcm(other), files[1], atol=2)
+
+
 def test_a_gain_is_in_what_a_run_saves(page: Page, server: Any):
     two_objects(page)
     before = [file.astype(float) for file in saved(server, page.run(server), TRACKS)]

@@ -1,8 +1,9 @@
-// The list of objects beside the image: colour, name, on or off, gain, play, remove.
+// The list of objects beside the image: colour, name, on or off, gain, take, play, remove.
 import { button, element, setIcon } from "../page/elements.js";
 import { MIX } from "../player/sound_cache.js";
 import { describeNames, foreignTo } from "./names.js";
-import { cleanName, clicked, hasPlace, GAINS, MAX_OBJECTS } from "./state.js";
+import { usesTakes } from "./sound_graph.js";
+import { cleanName, clicked, hasPlace, GAINS, MAX_OBJECTS, MAX_TAKE } from "./state.js";
 
 export class ObjectList {
   #rows = [];
@@ -81,16 +82,32 @@ export class ObjectList {
         this.sync();
       },
     });
+    // Which variant of its sound is picked: a new number is heard at once, one that was heard before without a run.
+    const take = element("input", {
+      type: "number",
+      className: "sounding-click-gain sounding-click-take",
+      min: 0,
+      max: MAX_TAKE,
+      step: 1,
+      onchange: async () => {
+        const value = Math.min(MAX_TAKE, Math.max(0, Math.round(take.valueAsNumber)));
+        if (Number.isFinite(value)) edit((object) => (object.take = value), "take");
+        this.sync();
+        if (!Number.isFinite(value) || play.disabled) return;
+        if (preview.status(index).is) await preview.hear(index); // stops what it was
+        await preview.hear(index);
+      },
+    });
     const percent = element("span", { className: "sounding-click-percent" });
     const mark = element("span", { className: "sounding-click-unsure", textContent: "?", hidden: true });
     mark.setAttribute("role", "img");
     const play = button("play", "", () => preview.hear(index), { className: "sounding-click-play" });
     const remove = button("close", "", () => editor.removeObject(index));
     const decibels = element("label", { className: "sounding-click-db" }, gain, "dB");
-    const cells = [colour, name, percent, mark, on, decibels, play, remove];
+    const cells = [colour, name, percent, mark, on, decibels, take, play, remove];
     const root = element("li", { onpointerdown: () => editor.select(index) }, ...cells);
     this.rows.append(root);
-    this.#rows.push({ root, colour, name, percent, mark, on, gain, play, remove });
+    this.#rows.push({ root, colour, name, percent, mark, on, gain, take, play, remove });
   }
 
   #fill(row, object, index) {
@@ -102,6 +119,10 @@ export class ObjectList {
     row.colour.value = object.colour;
     if (document.activeElement !== row.name) row.name.value = object.name;
     if (document.activeElement !== row.gain) row.gain.value = object.gain_db;
+    if (document.activeElement !== row.take) row.take.value = object.take ?? 0;
+    row.take.hidden = !usesTakes(this.widget.node);
+    row.take.title = "Take: which variant of the sound is picked; 0 is the seed's own";
+    row.take.setAttribute("aria-label", `Take of ${object.name}`);
     row.name.setAttribute("aria-label", `Name of object ${index + 1}`);
     row.colour.setAttribute("aria-label", `Colour of ${object.name}`);
     row.gain.setAttribute("aria-label", `Gain of ${object.name} in decibels`);

@@ -5,7 +5,7 @@ import { clicked, readState, writeState } from "./state.js";
 
 const OWN = "sounding_preview_"; // how ids of the nodes that are added begin
 const SECONDS = 5; // of a sound when nothing in the graph makes one, as Sound This Object's own default
-const [IMAGE, MASKS, NAMES, GAINS] = [0, 1, 2, 3]; // outputs of the click node
+const [IMAGE, MASKS, NAMES, GAINS, TAKES] = [0, 1, 2, 3, 6]; // outputs of the click node
 const MIXERS = ["SoundingMixTracks", "SoundingSoundscape"];
 const PLACER = "SoundingSoundscape"; // the one of them whose tracks are more than the sounds with their gains
 const [TRACKS, MIX] = [0, 1]; // its outputs
@@ -62,10 +62,10 @@ function soundsOf(prompt, own, source, stamp) {
   if (placed) prompt = withoutGains(prompt, mixer); // as for other mixers, the player applies them
   const upstream = [...above(prompt, placed ? mixer : source[0])].sort();
   const used = (slot) => upstream.some((id) => linksOf(prompt[id]).some((link) => isSame(link, [own, slot])));
-  const [names, gains] = [used(NAMES), used(GAINS)];
+  const [names, gains, takes] = [used(NAMES), used(GAINS), used(TAKES)];
   const kept = (object) => {
-    const { name, gain_db, positive, negative, box } = object;
-    return [positive, negative, box, names && name, gains && gain_db];
+    const { name, gain_db, positive, negative, box, take } = object;
+    return [positive, negative, box, names && name, gains && gain_db, takes && (take ?? 0)];
   };
   const decides = upstream.map((id) => {
     if (id !== own || isLink(inputs.state)) return [id, prompt[id].class_type, prompt[id].inputs];
@@ -129,6 +129,9 @@ function soundSource(prompt, own) {
   }
   return null;
 }
+
+// Whether anything in the graph takes the picked takes.
+export const usesTakes = (node) => Boolean(node.outputs?.[TAKES]?.links?.length);
 
 // Add a node that makes sounds, where nothing in the graph makes any of the masks.
 function addSource(prompt, own) {

@@ -3,6 +3,7 @@
 export const VERSION = 1;
 export const GAINS = [-60, 24]; // dB
 export const MAX_OBJECTS = 32;
+export const MAX_TAKE = 999;
 export const MAX_POINTS = 100;
 const MAX_NAME = 100;
 const PLACEHOLDER = /^Object \d+$/; // as in nodes/name.py
@@ -60,6 +61,7 @@ export function readState(text) {
       positive: (object.positive ?? []).map(point),
       negative: (object.negative ?? []).map(point),
       box: object.box ? object.box.map(finite) : null,
+      ...(object.take && { take: finite(object.take) }),
     })),
   };
 }
