@@ -1,9 +1,12 @@
 """Whether seams are heard: ends of loops that meet their beginnings, beside the same sounds without `loop`.
 
     python -m benchmarks.loops --sounds 30 --steps 8
+    python -m benchmarks.loops --joints --sounds 10 --steps 8
 
-Each sound is judged by itself: what changes across the seam against what changes from window to window within
-(`sounding.audio.seams`). The sounds are of the test photographs' objects, one seed each.
+With `--joints`, parts of sounds are made anew, a second in the middle, one before and one after, and their joints are
+judged; beside them, the same places in the sounds as they were. Each sound is judged by itself: what changes across the
+seam against what changes from window to window within (`sounding.audio.seams`). The sounds are of the test photographs'
+objects, one seed each.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import sounding
 from sounding.audio.loudness import level
 from sounding.audio.seams import Change, change_at
+from sounding.editing import Edit
 from sounding.images.files import read_image, read_mask
 from training.starter.evaluate.audio_quality import check_sound
 
@@ -58,12 +62,68 @@ def seams(sounds: int, steps: int, seconds: float, model: str = "starter") -> It
         yield Seam(name, seed, loop, cut, [str(found) for found in check_sound(level(wave.repeat(3), rate), rate)])
 
 
+@dataclass(frozen=True)
+class Joint:
+    """A joint of a sound with a part that was made anew."""
+
+    name: str
+    seed: int
+    where: str
+    edited: Change
+    given: Change | None  # the same place before, where there was sound on both sides
+
+
+def joints(sounds: int, steps: int, model: str = "starter") -> Iterator[Joint]:
+    """Make sounds of 3 s, cut out of longer ones, make parts of them anew, and judge all joints."""
+    loaded = sounding.load(model, device="cpu")
+    names = sorted(Path(each["file"]).stem for each in json.loads((PHOTOGRAPHS / "index.json").read_text()))
+    for seed in range(sounds):
+        name = names[seed % len(names)]
+        selected: dict[str, Any] = {
+            "image": read_image(PHOTOGRAPHS / f"{name}.jpg"),
+            "mask": read_mask(PHOTOGRAPHS / f"{name}_mask.png"),
+            "steps": steps,
+        }
+        whole = loaded.generate(**selected, seconds=4.0, seed=seed)
+        rate = whole.sample_rate
+        given = whole.waveform[0, :, rate // 2 : rate // 2 + 3 * rate]
+        edit = Edit(region=(1.0, 2.0), after=1.0, before=1.0)
+        made = loaded.edit(given, rate, edit, **selected, seed=seed + 1000).waveform[0, 0]
+        places = {"before its beginning": 1, "region's start": 2, "region's end": 3, "after its end": 4}
+        every = [second * rate for second in places.values()]
+        if min(float(part.abs().max()) for part in (given, made)) < 1e-3:
+            continue  # silent
+        for where, second in places.items():
+            old = change_at(given[0], rate, (second - 1) * rate) if 1 < second < 4 else None
+            yield Joint(name, seed, where, change_at(made, rate, second * rate, others=every), old)
+
+
+def print_joints(found: list[Joint]) -> None:
+    """A Markdown table, a row per kind of joint."""
+    print("| joint | level | within | spectrum | within | changes no more than the largest within | as given |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for where in dict.fromkeys(each.where for each in found):
+        there = [each for each in found if each.where == where]
+        figures = []
+        for one, many in (("level", "levels"), ("spectrum", "spectra")):
+            figures.append(statistics.median(getattr(each.edited, one) for each in there))
+            figures.append(statistics.median(float(getattr(each.edited, many).median()) for each in there))
+        old = [each.given.smooth for each in there if each.given is not None]
+        cells = [f"{figure:.1f} dB" for figure in figures]
+        smooth = f"{sum(each.edited.smooth for each in there)} of {len(there)}"
+        print(f"| {' | '.join([where, *cells, smooth, f'{sum(old)} of {len(old)}' if old else ''])} |")
+
+
 def main(
     sounds: Annotated[int, typer.Option(help="How many sounds.")] = 30,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 8,
-    seconds: Annotated[float, typer.Option(help="Length of each.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Length of each loop.")] = 5.0,
+    edited: Annotated[bool, typer.Option("--joints", help="Joints of parts made anew instead of loops.")] = False,
 ) -> None:
     """Print a Markdown table of how seams change, against places within."""
+    if edited:
+        print_joints(list(joints(sounds, steps)))
+        return
     all_of = list(seams(sounds, steps, seconds))
     found = [each for each in all_of if not any(SILENT in finding for finding in each.thrice)]
     print(f"{len(found)} sounds; {len(all_of) - len(found)} more came silent from the model.\n")
