@@ -7,7 +7,7 @@ what comes out is cross-faded into the sound. All other samples stay exactly as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,8 @@ MAX_END = 1e6  # seconds, which is beyond any sound's end
 LEAD = 0.2  # seconds of a new part beside a joint that keep their coarse form, at most a quarter of the part
 JOINT = 0.5  # share of the noise range that those go through
 SECOND_SEED = 1_000_003  # the second time, noise is drawn from the seed of another item
-GAINS = (0.05, 20.0)  # within which a region's sound is brought to that level
+QUIET = 1e-3  # root mean square of what has no level to be brought to
+MAX_GAIN = 20.0  # of a new part's sound
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _replaced(
     made = make(resample(mono, rate, to_rate), (start / rate, end / rate))
     made = fit_length(resample(made.cpu(), to_rate, rate), size)
     near = kept & (times >= first - round(NEAR * rate)) & (times < last + round(NEAR * rate))
-    new = made * _gains(piece, made, near if near.any() else given)
+    new = made * _gains(piece, made, (near, kept, given))
     result = whole.clone()
     result[:, first:last] = new[:, start:end].to(result)
     for count, at, back in ((min(blend, start), start, False), (min(blend, size - end), end, True)):
@@ -212,16 +213,17 @@ def _mirrored(mono: Tensor, given: Tensor) -> Tensor:
     return mono[first + torch.minimum(places, period - places)]
 
 
-def _gains(piece: Tensor, made: Tensor, near: Tensor) -> Tensor:
-    """What brings what was made [samples] to the level of the sound's channels [channels, samples] in places nearby.
+def _gains(piece: Tensor, made: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """What brings what was made [samples] to the level of the sound's channels [channels, samples]: [channels, 1].
 
-    Those places were encoded, kept and decoded, so that both should be the same there.
+    Both are compared in the first of the places that is not silent: what is kept was encoded and decoded, so that both
+    should be the same there. Where all are silent, the vocoder's own level stays.
     """
-    wanted = piece[:, near].var(dim=1, unbiased=False).sqrt()
-    reached = made[near].var(unbiased=False).sqrt()
-    if not float(reached) > 0:
-        return torch.ones(len(piece), 1)
-    return (wanted / reached).clamp(*GAINS)[:, None]
+    for there in places:
+        wanted, reached = (each[..., there].square().mean(dim=-1).sqrt() for each in (piece, made))
+        if there.any() and float(wanted.max()) > QUIET and float(reached) > QUIET:
+            return (wanted / reached).clamp(max=MAX_GAIN)[:, None]
+    return torch.ones(len(piece), 1)
 
 
 def _crossfaded(old: Tensor, new: Tensor, *, back: bool) -> Tensor:

@@ -112,7 +112,10 @@ def test_what_cannot_be_edited_is_one_sentence(tiny_model: SoundingModel, condit
         edited(tiny_model, condition, sound, Edit(region=(3.0, 4.0)))
     with pytest.raises(ValueError, match=r"blend is -1, but 0 to 5 seconds"):
         edited(tiny_model, condition, sound, edit, blend=-1)
-    assert edited(tiny_model, condition, sound, edit).isfinite().all()  # silence has no level to be brought to
+    assert (
+        # Silence has no level that a new part could be brought to.
+        edited(tiny_model, condition, sound, edit)[:, 4000:7000].std() > 1e-3
+    )
 
 
 def test_regions_are_read() -> None:
