@@ -171,7 +171,9 @@ def generate(
         if jobs is not None:
             from .jobs import generate_jobs
 
-            both = {"--out": out, "--attention-map": attention_map, "--stems": stems, "--audio": audio}
+            both: dict[str, object] = {"--out": out, "--attention-map": attention_map, "--stems": stems}
+            both |= {"--stems-placed": stems_placed or None, "--audio": audio, "--region": region}
+            both |= {"--continue": after or None, "--before": before or None}
             if given := [option for option, value in both.items() if value is not None]:
                 raise ValueError(f"{given[0]} came with --jobs, but is about a single sound; leave it out.")
             defaults = {

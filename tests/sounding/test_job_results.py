@@ -144,7 +144,7 @@ def test_processes_do_disjoint_jobs_and_join_their_results(folder: Path, monkeyp
     lines = [{"mask": "left.png", "seconds": 0.2 + i / 10, "out": f"{i}.wav"} for i in range(5)]
     jobs = read_jobs(write_jobs(folder, *lines, "{"), setting_of("tiny.safetensors", {"steps": 1}))
     failed = [
-        command._do(jobs, "tiny.safetensors", "cpu", folder / "r.jsonl", None, ProcessGroup(rank, 2, rank))
+        command._do(jobs, "tiny.safetensors", ("cpu", "fp32"), folder / "r.jsonl", None, ProcessGroup(rank, 2, rank))
         for rank in (1, 0)
     ]
     assert sorted(failed) == [0, 1]
