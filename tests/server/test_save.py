@@ -90,7 +90,17 @@ DROP = """async ([name, type, data]) => {
 }"""
 
 
-def test_files_dropped_on_the_page_bring_the_graph_back(server: Any, files: dict[str, list[Path]]) -> None:
+SHOW = """(saved) => {
+  const node = app.graph.nodes.find((each) => each.type === "SoundingSave");
+  window.player = () => node.widgets.find((each) => each.name === "player").element;
+  window.chips = () => [...player().querySelectorAll(".sounding-click-chip")];
+  node.onExecuted({ sounding_saved: saved });
+}"""
+
+
+def test_files_dropped_on_the_page_bring_the_graph_back_and_the_node_plays_them(
+    server: Any, files: dict[str, list[Path]]
+) -> None:
     """FLAC and OGG; the page knows no metadata of WAV files and takes them for nothing."""
     with browser() as opened:
         page = open_page(opened, server.url)
@@ -105,6 +115,22 @@ def test_files_dropped_on_the_page_bring_the_graph_back(server: Any, files: dict
                 continue
             wait_until(page, "(count) => app.graph.nodes.length === count", len(types))
             assert sorted(page.evaluate("() => app.graph.nodes.map((each) => each.type)")) == types
+        # The node plays each file that it has saved, and no mix of them.
+        shown = [
+            {"filename": path.name, "subfolder": "audio", "type": "output", "name": path.name}
+            for paths in files.values()
+            for path in paths
+        ]
+        page.evaluate(SHOW, shown)
+        wait_until(
+            page,
+            "(names) => String(chips().map((chip) => chip.textContent)) === String(names)",
+            [each["name"] for each in shown],
+        )
+        for number in range(len(shown)):
+            page.evaluate("(number) => chips()[number].click()", number)
+            wait_until(page, "(number) => chips()[number].getAttribute('aria-pressed') === 'true'", number)
+            assert page.evaluate("() => player().querySelector('.sounding-click-time').textContent").endswith("/ 0.7 s")
 
 
 @pytest.mark.parametrize("kind", ["dry", "placed"])
