@@ -16,7 +16,7 @@ from .terminal import JsonOption, plain_errors, progress, say, show, show_json
 
 def generate(
     image: Annotated[Path | None, typer.Option(help="The image.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Sound file to write (.wav, .flac, .ogg).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Sound file to write (.wav, .flac, .ogg, .mp3).")] = None,
     mask: Annotated[
         list[Path] | None,
         typer.Option(

@@ -163,6 +163,7 @@ class GenerateOptions:
             "--stems": self.stems is not None,
             "--fade-out": self.fade_out is not None,
             "--intensity": bool(self.intensity),
+            "--variation": self.variation is not None,
             "A second --mask": len(self.masks) > 1,
         }
         for option, given in others.items():

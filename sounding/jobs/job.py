@@ -192,7 +192,7 @@ def parse_job(number: int, text: str | None, setting: Setting) -> Job | Fault:
             raise ValueError(f"it is no UTF-8, or longer than {MOST_LINE:,} bytes; write one JSON object per line.")
         data = _object(text)
         out = data["out"][:1000] if isinstance(data.get("out"), str) else None
-        line: JobLine = from_dict(JobLine, {**setting.defaults, **data})
+        line: JobLine = from_dict(JobLine, {**setting.defaults, **data}, called="a job")
         options = _options(line, setting.folder)
         options.check()
         check_steps(options.steps, setting.config.diffusion.train_steps)

@@ -85,22 +85,24 @@ def _hints(cls: type) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
 
 
-def from_dict(cls: type, data: dict[str, Any], where: str = "") -> Any:
+def from_dict(cls: type, data: dict[str, Any], where: str = "", *, called: str | None = None) -> Any:
     """Build the dataclass `cls` from nested dictionaries, checking names, types and ranges.
+
+    Messages name it `called`, or by its own name.
 
     Raises:
         ValueError: naming the key that is unknown, missing, of the wrong type or out of its range.
     """
-    hints = _hints(cls)
+    hints, called = _hints(cls), called or cls.__name__
     for item in dataclasses.fields(cls):
         needed = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if needed and item.name not in data:
-            raise ValueError(f"The key {where + item.name!r} is missing, but {cls.__name__} needs it; give it a value.")
+            raise ValueError(f"The key {where + item.name!r} is missing, but {called} needs it; give it a value.")
     values = {}
     for key, value in data.items():
         if not isinstance(key, str) or key not in hints:
             name = where + (key if isinstance(key, str) else shown(key))
-            raise ValueError(f"Unknown key {shown(name)}; {cls.__name__} has {', '.join(sorted(hints))}.")
+            raise ValueError(f"Unknown key {shown(name)}; {called} has {', '.join(sorted(hints))}.")
         values[key] = typed(hints[key], value, f"{where}{key}")
     return cls(**values)
 

@@ -37,7 +37,7 @@ def test_bad_input_gets_one_sentence(folder: Path, arguments: tuple[str, ...], s
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--out", "x.xyz"), ".wav, .flac or .ogg is expected"),
+        (("--out", "x.xyz"), ".wav, .flac, .ogg or .mp3 is expected"),
         *(
             (("--out", f"x.{ending}"), "is expected")
             for ending in ("raw", "sd2", "wve", "mpc2k", "txt", "png", "WAVE", "")

@@ -184,6 +184,7 @@ AUDIO = ("--audio", "in.wav")
         ((*MASK, *AUDIO, "--continue", "nan"), "after is nan"),
         ((*MASK, *AUDIO, "--region", "0:1", "--loop"), "--loop came with --audio"),
         ((*MASK, *AUDIO, "--region", "0:1", "--place"), "--place came with --audio"),
+        ((*MASK, *AUDIO, "--region", "0:1", "--variation", "1"), "--variation came with --audio"),
         ((*BOTH, *AUDIO, "--region", "0:1"), "A second --mask came with --audio"),
         ((*MASK, "--audio", "nothing.wav", "--region", "0:1"), "nothing.wav cannot be read as audio"),
         ((*MASK, *AUDIO, "--region", "0:1"), "in.wav has no samples"),
