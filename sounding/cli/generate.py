@@ -13,6 +13,13 @@ from ..utils.libraries import uncollected
 from .options import DeviceOption, GenerateOptions, ModelOption, PrecisionOption, check_precision, check_steps
 from .terminal import JsonOption, plain_errors, progress, say, show, show_json
 
+# Headings of `--help`
+SCENES = "Scenes of several masks"
+TIME = "Length, loops, intensity and variants"
+PARTS = "Parts of a sound file made anew"
+FILES = "Loudness and files"
+JOBS = "Many sounds"
+
 
 def generate(
     image: Annotated[Path | None, typer.Option(help="The image.")] = None,
@@ -61,107 +68,157 @@ def generate(
     ] = None,
     scheduler: Annotated[str | None, typer.Option(hidden=True, help="The former spelling of --sampler.")] = None,
     variation: Annotated[
-        int | None, typer.Option(help="Seed of a near variant of the sound of --seed; item i of several uses it + i.")
+        int | None,
+        typer.Option(
+            rich_help_panel=TIME, help="Seed of a near variant of the sound of --seed; item i of several uses it + i."
+        ),
     ] = None,
     variation_strength: Annotated[
-        float, typer.Option(help="With --variation: how far from the sound of --seed, 0 to 1.")
+        float, typer.Option(rich_help_panel=TIME, help="With --variation: how far from the sound of --seed, 0 to 1.")
     ] = 0.3,
     batch: Annotated[int, typer.Option(help="Sounds to make, from seed, seed + 1, and so on.")] = 1,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    attention_map: Annotated[Path | None, typer.Option(help="Image file to write: where the attention lies.")] = None,
+    attention_map: Annotated[
+        Path | None, typer.Option(rich_help_panel=FILES, help="Image file to write: where the attention lies.")
+    ] = None,
     level: Annotated[
-        bool, typer.Option(help="One loudness, no DC, no clicks at the ends; off gives the vocoder's own samples.")
+        bool,
+        typer.Option(
+            rich_help_panel=FILES,
+            help="One loudness, no DC, no clicks at the ends; off gives the vocoder's own samples.",
+        ),
     ] = True,
     gain: Annotated[
-        list[float] | None, typer.Option(help="With several masks: dB of each track in the mix, one per mask.")
+        list[float] | None,
+        typer.Option(rich_help_panel=SCENES, help="With several masks: dB of each track in the mix, one per mask."),
     ] = None,
     place: Annotated[
         bool,
         typer.Option(
             "--place",
+            rich_help_panel=SCENES,
             help="Write stereo: each track left or right, near or far, as its mask's object is seen.",
         ),
     ] = False,
     depth: Annotated[
         Path | None,
-        typer.Option(help="With --place: a depth map of the image, near is white; it decides on distances."),
+        typer.Option(
+            rich_help_panel=SCENES,
+            help="With --place: a depth map of the image, near is white; it decides on distances.",
+        ),
     ] = None,
     loudness: Annotated[
         float | None,
-        typer.Option(help="With several masks: LUFS of the mix, such as -23, as far as -1 dBTP allows."),
+        typer.Option(
+            rich_help_panel=SCENES, help="With several masks: LUFS of the mix, such as -23, as far as -1 dBTP allows."
+        ),
     ] = None,
     fade_out: Annotated[
         float | None,
         typer.Option(
-            help="Seconds in which the sound dies away at its end; without it 0.3, or a tenth of sounds below 3."
+            rich_help_panel=FILES,
+            help="Seconds in which the sound dies away at its end; without it 0.3, or a tenth of sounds below 3.",
         ),
     ] = None,
     window: Annotated[
-        float, typer.Option(help="Longer sounds are made in overlapping windows of so many seconds.")
+        float,
+        typer.Option(rich_help_panel=TIME, help="Longer sounds are made in overlapping windows of so many seconds."),
     ] = 20.48,
     bits: Annotated[
         str | None,
-        typer.Option(help="How samples are written: 16, 24 or float; 16 without it, or as in the file of --audio."),
+        typer.Option(
+            rich_help_panel=FILES,
+            help="How samples are written: 16, 24 or float; 16 without it, or as in the file of --audio.",
+        ),
     ] = None,
     to_rate: Annotated[
         int | None,
         typer.Option(
-            "--rate", help="Sampling rate of the files in Hz, such as 44100 or 48000; the model's without it."
+            "--rate",
+            rich_help_panel=FILES,
+            help="Sampling rate of the files in Hz, such as 44100 or 48000; the model's without it.",
         ),
     ] = None,
     stems: Annotated[
         Path | None,
         typer.Option(
+            rich_help_panel=SCENES,
             help="With --mask: a new folder to write, with a file per track, the mix, a list of what each is, and a "
-            "REAPER session."
+            "REAPER session.",
         ),
     ] = None,
     stems_placed: Annotated[
-        bool, typer.Option("--stems-placed", help="Stems in stereo at their places; without, the session places them.")
+        bool,
+        typer.Option(
+            "--stems-placed",
+            rich_help_panel=SCENES,
+            help="Stems in stereo at their places; without, the session places them.",
+        ),
     ] = False,
     loop: Annotated[
         bool,
         typer.Option(
             "--loop",
+            rich_help_panel=TIME,
             help="Make a sound whose end goes on with its beginning, so that it repeats without a seam; its length is "
             "rounded to 10 ms.",
         ),
     ] = False,
     audio: Annotated[
         Path | None,
-        typer.Option(help="A sound file of which --region, --continue or --before make parts anew; all else stays."),
+        typer.Option(
+            rich_help_panel=PARTS,
+            help="A sound file of which --region, --continue or --before make parts anew; all else stays.",
+        ),
     ] = None,
     region: Annotated[
-        str | None, typer.Option(help="With --audio: from when to when it is made anew, in seconds: 1.0:2.5.")
+        str | None,
+        typer.Option(
+            rich_help_panel=PARTS, help="With --audio: from when to when it is made anew, in seconds: 1.0:2.5."
+        ),
     ] = None,
     after: Annotated[
-        float, typer.Option("--continue", help="With --audio: seconds by which it goes on beyond its end.")
+        float,
+        typer.Option(
+            "--continue", rich_help_panel=PARTS, help="With --audio: seconds by which it goes on beyond its end."
+        ),
     ] = 0.0,
-    before: Annotated[float, typer.Option(help="With --audio: seconds by which it begins earlier.")] = 0.0,
+    before: Annotated[
+        float, typer.Option(rich_help_panel=PARTS, help="With --audio: seconds by which it begins earlier.")
+    ] = 0.0,
     intensity: Annotated[
         list[str] | None,
         typer.Option(
+            rich_help_panel=TIME,
             help="Gain over time, as seconds and gains: '0:0, 1.5:1, 4:0.2'; where it is 0, there is silence. Once for "
-            "all, or once per mask."
+            "all, or once per mask.",
         ),
     ] = None,
     jobs: Annotated[
         Path | None,
         typer.Option(
+            rich_help_panel=JOBS,
             help="Many sounds: a file of one JSON object per line, with these options as keys, or - for standard "
-            "input. The other options are for lines that leave them out."
+            "input. The other options are for lines that leave them out.",
         ),
     ] = None,
     out_dir: Annotated[
-        Path | None, typer.Option(help="With --jobs: the folder of all sounds, which none of them leaves.")
+        Path | None,
+        typer.Option(rich_help_panel=JOBS, help="With --jobs: the folder of all sounds, which none of them leaves."),
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="With --jobs: the file of results; without it JOBS.results.jsonl, beside sounds or jobs."),
+        typer.Option(
+            rich_help_panel=JOBS,
+            help="With --jobs: the file of results; without it JOBS.results.jsonl, beside sounds or jobs.",
+        ),
     ] = None,
     at_once: Annotated[
-        int | None, typer.Option(help="With --jobs: sounds sampled together at most; without it what memory holds.")
+        int | None,
+        typer.Option(
+            rich_help_panel=JOBS, help="With --jobs: sounds sampled together at most; without it what memory holds."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
