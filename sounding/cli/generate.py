@@ -57,7 +57,7 @@ def generate(
         ),
     ] = None,
     model: ModelOption = "starter",
-    seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Length of the sound, without --audio.")] = 5.0,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; the checkpoint's own without it.")] = None,
     cfg: Annotated[
         float | None, typer.Option(help="Guidance scale, 1 is none; the checkpoint's own without it.")
