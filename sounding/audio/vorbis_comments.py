@@ -40,7 +40,7 @@ def _packed(comments: Mapping[str, str]) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    data = text.encode()
+    data = text.encode(errors="replace")  # of lone surrogates, which are no UTF-8
     return struct.pack("<I", len(data)) + data
 
 

@@ -88,7 +88,7 @@ def _ixml(title: str, channels: int) -> bytes:
 
 
 def _info(texts: dict[bytes, str]) -> bytes:
-    return b"INFO" + b"".join(_chunk(kind, text.encode() + b"\0") for kind, text in texts.items() if text)
+    return b"INFO" + b"".join(_chunk(kind, text.encode(errors="replace") + b"\0") for kind, text in texts.items() if text)
 
 
 def _plain(text: str) -> str:

@@ -122,3 +122,10 @@ def test_the_same_sound_makes_the_same_file(tmp_path: Path) -> None:
 def test_what_a_format_does_not_keep_is_one_sentence(name: str, depth: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         check_depth(name, depth)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_a_title_that_is_no_unicode_does_not_lose_the_sound(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    write_audio(path, SOUND, RATE, tags=Tags("dog \ud800"))
+    assert told(path)["title"] == "dog ?"
