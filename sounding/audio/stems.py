@@ -83,7 +83,7 @@ def write_stems(
     stems = scene.sounds.mean(dim=1, keepdim=True) if dry else scene.placed()
     entries = [_entry(scene, row, file_name(row + 1, name, ending), name, dry) for row, name in enumerate(names)]
     tracks = [_session_track(entry, stems.shape[-1] / scene.rate, dry) for entry in entries]
-    target = Path(os.path.abspath(folder))
+    target = Path(os.path.realpath(folder))  # of a link, the folder it leads to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.parent / hidden_name()
     new.mkdir()
@@ -110,7 +110,8 @@ def write_stems(
         new.rename(target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return [target / name for name in (*(entry["file"] for entry in entries), mixed, SESSION, LISTED)]
+    shown = Path(os.path.abspath(folder))
+    return [shown / name for name in (*(entry["file"] for entry in entries), mixed, SESSION, LISTED)]
 
 
 def file_name(number: int, name: str, ending: str) -> str:

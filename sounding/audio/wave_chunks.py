@@ -88,7 +88,8 @@ def _ixml(title: str, channels: int) -> bytes:
 
 
 def _info(texts: dict[bytes, str]) -> bytes:
-    return b"INFO" + b"".join(_chunk(kind, text.encode(errors="replace") + b"\0") for kind, text in texts.items() if text)
+    said = {kind: text.encode(errors="replace") for kind, text in texts.items() if text}  # of lone surrogates
+    return b"INFO" + b"".join(_chunk(kind, text + b"\0") for kind, text in said.items())
 
 
 def _plain(text: str) -> str:

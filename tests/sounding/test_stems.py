@@ -129,3 +129,12 @@ def test_file_names_are_short_and_plain() -> None:
     assert file_name(3, "../../etc/passwd", ".wav") == "03_etc_passwd.wav"
     assert file_name(1, "?*:|", ".wav") == "01_sound.wav"
     assert len(file_name(1, "犬" * 300, ".wav").encode()) < 140
+
+
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    files = write_stems(tmp_path / "link", scene(), NAMES)
+    assert files[-1] == tmp_path / "link" / "stems.json"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "stems.json").is_file()
