@@ -111,6 +111,21 @@ def test_a_clip_that_cannot_be_read_is_left_out(
     assert made[2].why == "Sample 1 is damaged."
 
 
+def test_a_trajectory_that_is_not_finite_is_left_out(
+    features: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: SoundingModel, condition: torch.Tensor, noise: torch.Tensor, **settings: object) -> torch.Tensor:
+        latents = torch.stack([noise] * 5, dim=1)
+        latents[1] = float("inf")
+        return latents
+
+    monkeypatch.setattr("training.data.trajectories.trajectories", broken)
+    source = TrajectorySource(features, sounding.load(tiny_checkpoint, device="cpu"), FEW)
+    made = list(source.samples(0, 3))
+    assert [sample.id for sample in made[::2]] == ["train-0-0", "train-1-0"]
+    assert made[1].why == "In its trajectory are values that are not finite as float16."
+
+
 def test_a_student_comes_nearer_to_its_teacher(paths: Path, tiny_checkpoint: Path) -> None:
     model = sounding.load(tiny_checkpoint, device="cpu")
     settings = StepDistillationSettings(evaluations=2)

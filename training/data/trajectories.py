@@ -190,7 +190,7 @@ class TrajectorySource(Source):
                 raise
             except Exception as error:
                 left[position] = Skipped(self.name(position), reason(error))
-        made: dict[int, Sample] = {}
+        made: dict[int, Sample | Skipped] = {}
         if found:
             tokens = torch.cat([condition for *_, condition in found])
             made = self._sampled([(position, clip) for position, clip, _ in found], tokens)
@@ -213,7 +213,7 @@ class TrajectorySource(Source):
         query = clip["queries"][int(caption * len(clip["queries"]))]
         return model.grounding.by_query(query[None].to(like), patches).tokens.float()
 
-    def _sampled(self, clips: list[tuple[int, dict[str, Any]]], tokens: Tensor) -> dict[int, Sample]:
+    def _sampled(self, clips: list[tuple[int, dict[str, Any]]], tokens: Tensor) -> dict[int, Sample | Skipped]:
         config, settings = self.network.config, self.chosen
         shape = (config.vae.latent_channels, config.latent_frames(config.train_seconds), config.latent_bands)
         seeds = [_noise_seed(settings.seed, position) for position, _ in clips]
@@ -226,12 +226,15 @@ class TrajectorySource(Source):
             cfg=self.cfg,
             sampler=self.sampler,
         )
-        made = {}
+        made: dict[int, Sample | Skipped] = {}
         for (position, clip), condition, path in zip(clips, tokens, latents, strict=True):
             arrays = {"tokens": condition.half().cpu().numpy(), "trajectory": path.half().cpu().numpy()}
             bad = [name for name, value in arrays.items() if not np.isfinite(value).all()]
             if bad:
-                raise ValueError(f"The {bad[0]} of {clip['id']} are not finite as float16; does the model work?")
+                made[position] = Skipped(
+                    self.name(position), f"In its {bad[0]} are values that are not finite as float16."
+                )
+                continue
             known = known_of(clip) | {"id": f"{clip['id']}-{position % settings.per_clip}"}
             made[position] = Sample(**known, features=arrays)
         return made
