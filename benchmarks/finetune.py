@@ -36,19 +36,20 @@ def recipe_of() -> FinetuneRecipe:
     return read_recipe(RECIPES / "finetune.yaml", FinetuneRecipe)
 
 
-def unet_step(variant: str, batch: int, device: str) -> Callable[[], list[float]]:
+def unet_step(variant: str, batch: int, device: str, base: str) -> Callable[[], list[float]]:
     """A step of the recipe's `unet` stage; gives processor seconds (on a GPU wall-clock seconds) of its `PARTS`.
 
     Args:
         variant: a precision, and "+compile" where the step is compiled.
         batch: items per step; half of them are rehearsal items.
         device: cpu or cuda.
+        base: "starter" or a checkpoint.
     """
     torch.manual_seed(0)
     recipe, (precision, *compiled) = recipe_of(), variant.split("+")
     changes: dict[str, Any] = {"precision": precision, "batch": batch, "compile": bool(compiled)}
     loop = dataclasses.replace(recipe.unet, **changes)
-    model = load("starter", device=device, dtype=torch.float32)
+    model = load(base, device=device, dtype=torch.float32)
     before = copy.deepcopy((model.grounding, model.unet))
     objective = DistillationObjective(model, recipe.diffusion, before, recipe.distillation_weight, recipe.rank)
     accelerator = build_accelerator(loop)
@@ -79,10 +80,11 @@ def main(
     repeats: Annotated[int, typer.Option(help="Steps of each variant; their median counts.")] = 3,
     variants: Annotated[str, typer.Option(help="Precisions, with +compile for a compiled step.")] = "fp32,bf16",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    model: Annotated[str, typer.Option(help="'starter' or a checkpoint.")] = "starter",
 ) -> None:
     """Print a table in Markdown: the first variant is what the others are compared with."""
     names = variants.split(",")
-    steps = {name: unet_step(name, batch, device) for name in names}
+    steps = {name: unet_step(name, batch, device, model) for name in names}
     times: dict[str, list[list[float]]] = {name: [] for name in names}
     for repeat in range(repeats + 1):  # the first one warms up
         for name in names if repeat % 2 else reversed(names):
@@ -92,7 +94,7 @@ def main(
     count = recipe_of().unet.steps
     unit = "seconds" if device == "cuda" else "processor seconds"
     threads = "" if device == "cuda" else f", {torch.get_num_threads()} threads"
-    print(f"The starter's U-Net, {batch} items per step, {device}{threads}, torch {torch.__version__}; {unit}\n")
+    print(f"U-Net of {model}, {batch} items per step, {device}{threads}, torch {torch.__version__}; {unit}\n")
     print(f"| median of {repeats} | {' | '.join(PARTS)} | step | against {names[0]} | {count} steps, minutes |")
     print("| --- | --- | --- | --- | --- | --- |")
     whole = {name: statistics.median(sum(took) for took in times[name]) for name in names}

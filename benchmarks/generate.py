@@ -27,12 +27,10 @@ import typer
 from diffusers import AudioLDMPipeline
 from torch import Tensor, nn
 
-from sounding.config import SoundingConfig
+from benchmarks.models import as_published, build_model
 from sounding.grounding import Condition
 from sounding.model import SoundingModel
-from sounding.networks.attention import OneKeyAttention
 from sounding.networks.codec import part_dtype
-from sounding.networks.convolution import ShortConv1d
 from sounding.networks.precision import chosen_dtype
 from sounding.samplers import build_sampler
 
@@ -92,30 +90,9 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def build_model(device: str, dtype: torch.dtype) -> SoundingModel:
-    """The paper's size with random weights."""
-    torch.manual_seed(0)
-    model = SoundingModel(SoundingConfig()).requires_grad_(False)
-    for weight in model.vocoder.parameters():
-        if weight.ndim == 3:  # HiFi-GAN's initialisation is so small that the waveforms could not differ
-            nn.init.xavier_normal_(weight, gain=1.3)
-    return model.to(device=device, dtype=dtype)
-
-
-def as_published(network: Any) -> Any:
-    """The network with the same weights, computed as the libraries do."""
-    plain = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
-    for layer in plain.modules():
-        if isinstance(layer, ShortConv1d):
-            layer.__class__ = nn.Conv1d  # type: ignore[assignment]
-        if isinstance(getattr(layer, "processor", None), OneKeyAttention):
-            layer.set_processor(layer.processor.otherwise)
-    return plain
-
-
-def build_task(device: str, dtype: torch.dtype, seconds: float, steps: int, ours: str = "") -> Task:
+def build_task(device: str, dtype: torch.dtype, seconds: float, steps: int, ours: str = "", tiny: bool = False) -> Task:
     """A model, and the condition of one object in one image; `ours` is the precision of our U-Net, if another."""
-    model = build_model(device, dtype)
+    model = build_model(device, dtype, tiny)
     theirs = {part: as_published(getattr(model, part)) for part in ("unet", "vae", "vocoder")}
     for part in ("vae", "vocoder"):
         if part_dtype(part, dtype) != dtype:
@@ -191,21 +168,17 @@ def run_theirs(task: Task, pipeline: Any) -> tuple[Times, Tensor]:
     return times, waveform
 
 
-def alone(side: str, device: str, dtype: str, seconds: float, ours: str = "") -> list[str]:
-    """What a process says that runs `side` alone: the seconds of its first call, its peak resident memory in GiB."""
-    command = [sys.executable, "-m", "benchmarks.generate", "--device", device, "--dtype", dtype]
-    command += ["--seconds", str(seconds), "--only", side, "--ours", ours]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+def run_once(side: str, task: Task) -> Times:
+    """One generation of `side`, in a process that has made none."""
+    times, _ = run_ours(task) if side == "ours" else run_theirs(task, build_pipeline(task))
+    return times
 
 
 def peak_in_a_process(side: str, device: str, dtype: str, seconds: float, ours: str = "") -> float:
     """Peak resident memory in GiB of a process that runs `side` alone."""
-    return float(alone(side, device, dtype, seconds, ours)[-1])
-
-
-def first_in_a_process(side: str, device: str, dtype: str, seconds: float) -> float:
-    """Seconds of the first call, of two steps, in a process that runs `side` alone."""
-    return float(alone(side, device, dtype, seconds)[-2])
+    command = [sys.executable, "-m", "benchmarks.generate", "--device", device, "--dtype", dtype]
+    command += ["--seconds", str(seconds), "--only", side, "--ours", ours]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main(
@@ -216,15 +189,14 @@ def main(
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 10.24,
     ours: Annotated[str, typer.Option(help="Precision of our U-Net if another: auto, fp32, fp16 or bf16.")] = "",
     only: Annotated[str, typer.Option(help="Run one side for two steps and print its peak memory.")] = "",
+    tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, to see that the command works.")] = False,
 ) -> None:
     """Time both sides in turn and print a table in Markdown."""
     if only:
-        task = build_task(device, getattr(torch, dtype), seconds, 2, ours)
-        first, _ = run_ours(task) if only == "ours" else run_theirs(task, build_pipeline(task))
-        print(first.whole)
+        run_once(only, build_task(device, getattr(torch, dtype), seconds, 2, ours, tiny))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         return
-    task = build_task(device, getattr(torch, dtype), seconds, steps, ours)
+    task = build_task(device, getattr(torch, dtype), seconds, steps, ours, tiny)
     pipeline = build_pipeline(task)
     runs: dict[str, Callable[[], tuple[Times, Tensor]]] = {
         "ours": lambda: run_ours(task),
@@ -243,7 +215,7 @@ def main(
             if repeat:
                 times[side].append(measured)
             print(f"{repeat or 'warm-up'} {side}: {measured.whole:.2f} s", file=sys.stderr)
-    if device == "cpu":
+    if device == "cpu" and not tiny:
         memory = {side: peak_in_a_process(side, device, dtype, seconds, ours) for side in SIDES}
 
     kinds = f"{dtype} (our U-Net: {ours})" if ours else dtype

@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 [ -x .venv/bin/python ] && python=${PYTHON:-.venv/bin/python}
+export PYTORCH_NVML_BASED_CUDA_CHECK=1  # imports that ask for a GPU must not initialise CUDA: forks could not use it
 exec "$python" -m benchmarks.gpu --out "${OUT:-benchmarks/out}" "$@"

@@ -94,6 +94,17 @@ def table(rows: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
+def object_ratios(measured: list[Row]) -> str:
+    """A sentence per number of objects: their cost in units of the smallest number's, as a whole and per object."""
+    (least, cost, work, _), *others = measured
+    return "\n".join(
+        f"{size:g} objects of one image take {seconds / cost:.2f} times as long as {least:g}, "
+        f"{seconds / size / (cost / least):.2f} times as long per object "
+        f"(in processor seconds {processor / work:.2f} and {processor / size / (work / least):.2f})."
+        for size, seconds, processor, _ in others
+    )
+
+
 def draw(rows: dict[str, list[Row]], path: Path, title: str) -> None:
     """Seconds over size, one plot each, with the line of proportional growth."""
     import matplotlib
@@ -126,12 +137,17 @@ def main(
     """Print a table in Markdown and draw a plot."""
     sizes = {"items": numbers(items), "objects": numbers(objects), "seconds": numbers(seconds)}
     loaded = load(model, device=device)
-    rows = measure_all(loaded, sizes, steps, repeats)
+    encoded: list[int] = []
+    with loaded.patches.register_forward_pre_hook(lambda part, inputs: encoded.append(len(inputs[0]))):
+        rows = measure_all(loaded, sizes, steps, repeats)
+    generations = 1 + repeats * sum(map(len, sizes.values()))  # and one that warms up
     steps = steps or loaded.config.generation.steps
     where = f"{device} ({torch.get_num_threads()} threads)" if device == "cpu" else device
     title = f"{model}, {steps} steps, {SECONDS:g} s where the length does not grow, {where}"
     print(f"{title}, torch {torch.__version__}, median of {repeats}\n")
     print(table(rows))
+    print(f"\n{object_ratios(rows['objects'])}")
+    print(f"Images encoded per generation: {sum(encoded) / generations:g}")
     draw(rows, out, title)
     print(f"\n{out}")
 

@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -106,16 +106,21 @@ def busy_share(work: Callable[[], tuple[float, float]]) -> float:
     kinds = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
         whole, _ = work()
-    spans = sorted(
+    spans = [
         (event.start_ns(), event.end_ns())
         for event in profile.profiler.kineto_results.events()  # type: ignore[union-attr]
         if event.device_type() == torch.autograd.DeviceType.CUDA
-    )
-    busy = end = 0
-    for start, stop in spans:
-        busy += max(0, stop - max(start, end))
+    ]
+    return covered(spans) / 1e9 / whole
+
+
+def covered(spans: Iterable[tuple[int, int]]) -> int:
+    """How long at least one of the spans lasts: what several share counts once."""
+    total = end = 0
+    for start, stop in sorted(spans):
+        total += max(0, stop - max(start, end))
         end = max(end, stop)
-    return busy / 1e9 / whole
+    return total
 
 
 def main(

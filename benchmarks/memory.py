@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import typer
 
-from sounding.config import SoundingConfig
+from benchmarks.models import build_model
 from sounding.model import SoundingModel
 
 
@@ -46,10 +46,11 @@ def main(
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     seconds: Annotated[float, typer.Option(help="Length of the sound.")] = 10.24,
     batches: Annotated[str, typer.Option(help="Sounds per batch, one column each.")] = "1,4",
+    tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, to see that the command works.")] = False,
 ) -> None:
     """Print peaks in GB (10^9 bytes) as a Markdown table."""
     place, kind = torch.device(device), getattr(torch, dtype)
-    model = SoundingModel(SoundingConfig()).requires_grad_(False).to(place, kind)
+    model = build_model(device, kind, tiny)
     columns: list[list[int]] = []
     counts = [int(count) for count in batches.split(",")]
     for count in counts:

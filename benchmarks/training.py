@@ -24,16 +24,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.generate import now
+from benchmarks.models import TINY, TOKENS
 from sounding.audio.mel import MelSpectrogram
-from sounding.config import (
-    GroundingConfig,
-    PatchConfig,
-    QueryConfig,
-    SoundingConfig,
-    UnetConfig,
-    VaeConfig,
-    VocoderConfig,
-)
+from sounding.config import SoundingConfig
 from sounding.diffusion import build_noise_schedule
 from sounding.model import SoundingModel
 from training.engine.environment import build_accelerator
@@ -43,17 +36,6 @@ from training.engine.settings import LoopConfig
 from training.tasks.grounded import GroundedObjective, GroundedSettings
 
 LOOP = LoopConfig(batch=1, lr=1e-4, steps=1, betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
-TOKENS = 20  # per caption
-TINY = SoundingConfig(
-    name="tiny",
-    train_seconds=1.28,
-    patches=PatchConfig(tower="timm", model="test_efficientnet", width=16, grid=5, image_size=160, quick_gelu=False),
-    query=QueryConfig(width=16, layers=1, heads=1, hidden=16),
-    grounding=GroundingConfig(key_width=16, mlp_width=16, condition_width=16),
-    vae=VaeConfig(channels=(8, 8, 8), layers=1, norm_groups=4),
-    unet=UnetConfig(channels=(16, 32), layers=1, head_width=16, norm_groups=8),
-    vocoder=VocoderConfig(initial_channels=32, kernels=(3,), dilations=(1,)),
-)
 
 
 def our_step(model: SoundingModel, batch: int, loop: LoopConfig) -> Callable[[], None]:
@@ -87,7 +69,7 @@ def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(learning, 1e-4, betas=LOOP.betas, eps=LOOP.eps, weight_decay=LOOP.weight_decay)
     schedule, to_mel = build_noise_schedule(config.diffusion), MelSpectrogram(config.audio).to(device)
-    clap: Any = model.query
+    encode_tokens: Any = model.query
 
     def step() -> None:
         waveform = torch.rand(batch, config.train_samples, device=device) - 0.5
@@ -98,7 +80,7 @@ def plain_step(model: SoundingModel, batch: int, amp: bool) -> Callable[[], None
             with torch.no_grad():
                 mel = to_mel(waveform)[:, None]
                 latents = model.vae.encode(mel).latent_dist.sample() * config.vae.scale
-                patches, query = model.patches(images), clap(tokens)
+                patches, query = model.patches(images), encode_tokens(tokens)
             condition = model.grounding.by_query(query, patches).tokens
             times = torch.randint(0, config.diffusion.train_steps, (batch,), device=device)
             noise = torch.randn_like(latents)
