@@ -116,7 +116,11 @@ def test_a_mask_for_an_image_with_transparency(server, tiny_graph, images):
         ("7.steps=-1", "Node 7 (Sounding Sampler): Value -1 smaller than min of "),
         ('7.latent=["2", 0]', "Node 7 (Sounding Sampler): Return type mismatch between linked nodes: latent"),
         ("4.text=  ", "Node 4 (Sounding Ground by Text) failed:"),
-        ("7.shceduler=ddim", "it has cfg, condition, denoise, latent, model, negative, scheduler, seed, steps."),
+        (
+            "7.shceduler=ddim",
+            "it has cfg, condition, denoise, latent, model, negative, scheduler, seed, steps, variation, "
+            "variation_strength.",
+        ),
         ("6.seconds=long", "a number is expected"),
     ],
 )

@@ -176,9 +176,9 @@ def test_ten_minutes_are_written(tmp_path: Path) -> None:
     "name", ["sound.xyz", "sound", "sound.txt", "sound.raw", "sound.wve", "sound.xi", "sound.sd2", "."]
 )
 def test_unknown_endings_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"\.wav, \.flac or \.ogg is expected"):
+    with pytest.raises(ValueError, match=r"\.wav, \.flac, \.ogg or \.mp3 is expected"):
         write_audio(tmp_path / name, torch.zeros(100), RATE)
-    with pytest.raises(ValueError, match=r"\.wav, \.flac or \.ogg is expected"):
+    with pytest.raises(ValueError, match=r"\.wav, \.flac, \.ogg or \.mp3 is expected"):
         audio_format(tmp_path / name)
     assert os.listdir(tmp_path) == []
 
