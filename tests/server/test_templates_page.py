@@ -22,7 +22,7 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 READY = """() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingClick
   && app.extensionManager?.setting"""
 SHORT = """() => {
-  const values = {seconds: 0.5, steps: 2};
+  const values = {seconds: 0.5, steps: 2, start: 0.1, end: 0.3};
   for (const node of app.graph.nodes) for (const widget of node.widgets ?? []) {
     if (widget.name in values) widget.value = values[widget.name];
   }
@@ -86,7 +86,7 @@ def opened(chromium: Any, server: Any) -> Any:
 def run(page: Any, server: Any) -> dict[str, Any]:
     page.evaluate(RUN)
     entry = server.wait(wait_until(page, "() => window.ended").json_value())
-    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     return dict(entry)
 
 
