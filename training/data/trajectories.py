@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from sounding.config import Sampler
-from sounding.diffusion import MAX_SEED, draw_noise, guided_noise
+from sounding.diffusion import MAX_SEED, Denoiser, draw_noise, sample_latents
 from sounding.model import SoundingModel, load
 from sounding.utils.fields import Checked, Range
 
-from .features import FATAL, check_features, fingerprint
+from .features import FATAL, check_features, fingerprint, hash_weights
 from .shard_folders import Folders
 from .shard_format import Kind, Sample, Skipped, known_of, reason
 from .shards import Shards
@@ -80,11 +80,21 @@ def conditions_fingerprint(model: SoundingModel) -> str:
 
 def _hash(start: str, network: torch.nn.Module) -> str:
     total = hashlib.sha256(start.encode())
-    for name, value in sorted(network.state_dict().items()):
-        exact = value.detach().float() if value.is_floating_point() else value
-        total.update(f"{name} {tuple(value.shape)}".encode())
-        total.update(exact.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    hash_weights(total, network)
     return total.hexdigest()
+
+
+class _Recorder:
+    """A denoiser that keeps the noisy latents of each step, without their copies for guidance."""
+
+    def __init__(self, denoiser: Denoiser, batch: int):
+        self.denoiser, self.batch = denoiser, batch
+        self.latents: list[Tensor] = []
+
+    def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Any:
+        """See `Denoiser`."""
+        self.latents.append(sample[: self.batch])
+        return self.denoiser(sample, timestep, encoder_hidden_states=encoder_hidden_states)
 
 
 @torch.inference_mode()
@@ -99,21 +109,11 @@ def trajectories(
         steps: a multiple of `points`; between two latents that are kept, `steps / points` of them.
         cfg, sampler: as in `SoundingModel.sample`.
     """
-    from sounding.samplers import build_sampler
-
-    solver = build_sampler(model.config.diffusion, sampler)
-    solver.set_timesteps(steps, device=condition.device)
-    solver.set_begin_index(0)
     null = model.grounding.null_condition(len(condition)).to(condition).expand_as(condition)
-    latents = noise.to(condition.device) * solver.init_noise_sigma
-    kept = [latents]
-    for done, time in enumerate(solver.timesteps, start=1):
-        scaled = solver.scale_model_input(latents, time)
-        predicted = guided_noise(model.unet, scaled, time, condition, null, cfg).float()
-        latents = solver.step(predicted, time, latents).prev_sample
-        if done % (steps // points) == 0:
-            kept.append(latents)
-    return torch.stack(kept, dim=1)
+    recorder = _Recorder(model.unet, len(noise))
+    config = model.config.diffusion
+    result = sample_latents(recorder, noise, condition, null, config, steps=steps, cfg=cfg, sampler=sampler)
+    return torch.stack([*recorder.latents[:: steps // points], result], dim=1)
 
 
 class TrajectorySource(Source):
