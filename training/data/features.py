@@ -51,16 +51,17 @@ def weights_fingerprint(model: SoundingModel) -> str:
     config["query"]["tokenizer"] = ""  # a folder of this machine
     total = hashlib.sha256(json.dumps({part: config[part] for part in (*FROZEN, "audio")}, sort_keys=True).encode())
     for part in FROZEN:
-        hash_weights(total, getattr(model, part), f"{part}.")
+        for piece in weight_bytes(getattr(model, part), f"{part}."):
+            total.update(piece)
     return total.hexdigest()
 
 
-def hash_weights(total: hashlib._Hash, network: torch.nn.Module, prefix: str = "") -> None:
-    """Add names, shapes and values of weights to a digest, float16 as the float32 numbers that it stands for."""
+def weight_bytes(network: torch.nn.Module, prefix: str = "") -> Iterator[bytes | memoryview]:
+    """Names, shapes and values of weights for a digest, float16 as the float32 numbers that it stands for."""
     for name, value in sorted(network.state_dict().items()):
-        total.update(f"{prefix}{name} {tuple(value.shape)}".encode())
+        yield f"{prefix}{name} {tuple(value.shape)}".encode()
         exact = value.detach().float() if value.is_floating_point() else value
-        total.update(exact.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        yield exact.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def check_features(shards: Shards, model: SoundingModel) -> None:

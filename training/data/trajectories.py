@@ -21,7 +21,7 @@ from sounding.diffusion import MAX_SEED, Denoiser, draw_noise, sample_latents
 from sounding.model import SoundingModel, load
 from sounding.utils.fields import Checked, Range
 
-from .features import FATAL, check_features, fingerprint, hash_weights
+from .features import FATAL, check_features, fingerprint, weight_bytes
 from .shard_folders import Folders
 from .shard_format import Kind, Sample, Skipped, known_of, reason
 from .shards import Shards
@@ -80,7 +80,8 @@ def conditions_fingerprint(model: SoundingModel) -> str:
 
 def _hash(start: str, network: torch.nn.Module) -> str:
     total = hashlib.sha256(start.encode())
-    hash_weights(total, network)
+    for piece in weight_bytes(network):
+        total.update(piece)
     return total.hexdigest()
 
 
