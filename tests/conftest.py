@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer.testing
 
 from sounding.config import (
     GenerationConfig,
@@ -27,6 +30,22 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+# Ray reads this as it is imported. Under `uv run` it would start each of its processes by `uv run` again, in a copy of
+# the whole working directory.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# Typer's CliRunner builds all commands of a program at each call, which takes longer than most calls themselves.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+# Work for one worker of xdist, beyond single files: tests that share a server, and those that start clusters.
+TOGETHER = {
+    "tests/server/": "server",
+    "tests/training/test_on_ray.py": "ray",
+    "tests/training/refine/test_ray.py": "ray",
+}
+
+
+def group_of(nodeid: str) -> str:
+    """What a test is kept together with in one worker: its file, or the tests of several files."""
+    return next((name for start, name in TOGETHER.items() if nodeid.startswith(start)), nodeid.partition("::")[0])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,10 +54,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, with the groups of `group_of` in the place of files."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Groups(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests begin first, so that at the end no worker waits long for the other's last file."""
+    """Groups of several files and files with slow tests begin first, in this order, so that at the end no worker waits
+    long for another one's last file.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    groups = [*dict.fromkeys(TOGETHER.values())]
+
+    def rank(item: pytest.Item) -> int:
+        group = group_of(item.nodeid)
+        return groups.index(group) if group in groups else len(groups) + (item.path not in slow)
+
+    items.sort(key=rank)
 
 
 def heed_ctrl_c() -> None:

@@ -101,7 +101,7 @@ def features(stamps_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytes
     return out / "features"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Ray cluster, in processes of its own, with two CPUs and a GPU, which is declared and not there."""
     from ray.cluster_utils import Cluster
