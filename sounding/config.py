@@ -156,14 +156,25 @@ class UnetConfig(Checked):
 
 @dataclass(frozen=True)
 class VocoderConfig(Checked):
-    """`transformers.SpeechT5HifiGan`; the product of `rates` is the mel hop."""
+    """`transformers.SpeechT5HifiGan`, or `networks.vocos.Vocos` with `fft_size` and what follows it.
 
+    The product of `rates` is the mel hop. `normalize` standardises log-mels first; `noise` gives Vocos as many
+    bands of noise.
+    """
+
+    network: Literal["hifigan", "vocos"] = "hifigan"
     initial_channels: Width = 1024
     rates: Annotated[tuple[Kernel, ...], Length(1, 10)] = (5, 4, 2, 2, 2)
     rate_kernels: Annotated[tuple[Kernel, ...], Length(1, 10)] = (16, 16, 8, 4, 4)
     kernels: Annotated[tuple[Kernel, ...], Length(1, 10)] = (3, 7, 11)
     dilations: Annotated[tuple[Kernel, ...], Length(1, 10)] = (1, 3, 5)
     normalize: bool = False
+    fft_size: Annotated[int, Range(16, 65_536)] = 640
+    width: Width = 512
+    hidden: Width = 1536
+    # More would see beyond the frames that windows of long sounds have in common (`codec.VOCODER_MARGIN`).
+    blocks: Annotated[int, Range(1, 8)] = 8
+    noise: bool = False
 
 
 @dataclass(frozen=True)

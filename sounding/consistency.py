@@ -80,6 +80,13 @@ def _check_audio(audio: AudioConfig, vae: VaeConfig, vocoder: VocoderConfig) -> 
             f"audio.mel_bands is {audio.mel_bands}, but the VAE's {len(vae.channels)} stages divide it by "
             f"{vae.stride}; give as many bands or fewer stages."
         )
+    if vocoder.network == "vocos":
+        if vocoder.fft_size < 2 * audio.hop or vocoder.fft_size % 2:
+            raise ValueError(
+                f"vocoder.fft_size is {vocoder.fft_size}, but an even number of at least twice the hop "
+                f"({audio.hop}) is expected; give one, such as {4 * audio.hop}."
+            )
+        return
     if math.prod(vocoder.rates) != audio.hop:
         raise ValueError(
             f"vocoder.rates multiply to {math.prod(vocoder.rates)}, but audio.hop, {audio.hop}, is expected; give "

@@ -21,8 +21,7 @@ MOST_TOKENS = 32_768  # of one window that attend to each other; the paper's siz
 
 def parameters(config: SoundingConfig) -> dict[str, int]:
     """Parameters of each part but the patch tower, whose size is given by its name."""
-    unet, vae, query, vocoder = config.unet, config.vae, config.query, config.vocoder
-    halved = [max(1, vocoder.initial_channels >> stage) for stage in range(len(vocoder.rates) + 1)]
+    unet, vae, query = config.unet, config.vae, config.query
     words = 50_265 * query.hidden if query.tower == "clap" else 0
     stages = [(query.hidden << stage, depth) for stage, depth in enumerate(query.depths)]
     return {
@@ -36,16 +35,36 @@ def parameters(config: SoundingConfig) -> dict[str, int]:
         + config.grounding.mlp_width * (config.grounding.key_width + config.grounding.condition_width),
         "unet": sum(width**2 * unet.layers * 60 for width in unet.channels),
         "vae": sum(width**2 * vae.layers * 36 for width in vae.channels),
-        "vocoder": sum(
-            2 * wide * narrow * kernel + sum(vocoder.kernels) * 2 * len(vocoder.dilations) * narrow**2
-            for wide, narrow, kernel in zip(halved, halved[1:], vocoder.rate_kernels, strict=False)
-        ),
+        "vocoder": _vocoder_parameters(config),
         "segmenter": sum(
             9 * w * w * max(1, n) for w, n in zip(config.segmenter.widths, config.segmenter.blocks, strict=True)
         )
         if config.segmenter
         else 0,
     }
+
+
+def _vocoder_parameters(config: SoundingConfig) -> int:
+    vocoder = config.vocoder
+    if vocoder.network == "vocos":
+        return vocoder.width * (2 * vocoder.blocks * vocoder.hidden + 8 * config.audio.mel_bands + vocoder.fft_size)
+    halved = [max(1, vocoder.initial_channels >> stage) for stage in range(len(vocoder.rates) + 1)]
+    return sum(
+        2 * wide * narrow * kernel + sum(vocoder.kernels) * 2 * len(vocoder.dilations) * narrow**2
+        for wide, narrow, kernel in zip(halved, halved[1:], vocoder.rate_kernels, strict=False)
+    )
+
+
+def vocoder_values(config: SoundingConfig, frames: int) -> int:
+    """Numbers in the vocoder's largest feature map for `frames` mel frames."""
+    vocoder = config.vocoder
+    if vocoder.network == "vocos":
+        return frames * max(vocoder.hidden, 2 * vocoder.fft_size)
+    samples, largest = frames, vocoder.initial_channels * frames
+    for stage, rate in enumerate(vocoder.rates, start=1):
+        samples *= rate
+        largest = max(largest, samples * max(1, vocoder.initial_channels >> stage))
+    return largest
 
 
 def activations(config: SoundingConfig) -> dict[str, int]:
@@ -58,10 +77,7 @@ def activations(config: SoundingConfig) -> dict[str, int]:
     )
     latents = cells // config.vae.stride**2
     unet = 2 * max((width * latents) >> (2 * stage) for stage, width in enumerate(config.unet.channels))
-    samples, vocoder = frames, config.vocoder.initial_channels * frames
-    for stage, rate in enumerate(config.vocoder.rates, start=1):
-        samples *= rate
-        vocoder = max(vocoder, samples * max(1, config.vocoder.initial_channels >> stage))
+    vocoder = vocoder_values(config, frames)
     segmenter = config.segmenter
     image = (segmenter.side // 4) ** 2 * max(segmenter.widths) if segmenter else 0
     return {
@@ -83,7 +99,9 @@ def blocks(config: SoundingConfig) -> dict[str, int]:
         "query": sum(query.depths) if query.tower == "clap_audio" else query.layers,
         "vae": 2 * config.vae.layers * len(config.vae.channels),
         "unet": 2 * config.unet.layers * len(config.unet.channels),
-        "vocoder": 2 * len(vocoder.rates) * len(vocoder.kernels) * len(vocoder.dilations),
+        "vocoder": vocoder.blocks
+        if vocoder.network == "vocos"
+        else 2 * len(vocoder.rates) * len(vocoder.kernels) * len(vocoder.dilations),
         "segmenter": sum(segmenter.blocks) if segmenter else 0,
     }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...sounding.checkpoint import read_header
 from ...sounding.config import SoundingConfig
+from ...sounding.cost import vocoder_values
 from ...sounding.editing import Edit, edit_sound
 from ...sounding.grounding import Condition
 from ...sounding.loading import read_parts
@@ -137,7 +138,7 @@ class LoadedModel:
         elif part == "vae":
             values = batch * cells * config.vae.channels[0] * 12
         elif part == "vocoder":
-            values = batch * frames * config.audio.hop * config.vocoder.initial_channels / 32 * 12
+            values = 12 * batch * vocoder_values(config, frames)
         else:
             return 0.0
         load_device, _ = devices_of(part)

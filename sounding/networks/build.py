@@ -8,6 +8,7 @@ from ..config import SoundingConfig
 from ..utils.libraries import importing
 from .attention import without_queries
 from .convolution import shortened
+from .vocos import Vocos
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -67,8 +68,12 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
     return without_queries(network.eval())
 
 
-def build_vocoder(config: SoundingConfig) -> SpeechT5HifiGan:
-    """HiFi-GAN generator: mel [B, T, 64] -> waveform [B, T * hop] (section 3.1, "Waveform reconstruction")."""
+def build_vocoder(config: SoundingConfig) -> SpeechT5HifiGan | Vocos:
+    """Mel [B, T, 64] -> waveform [B, T * hop]: the paper's HiFi-GAN generator (section 3.1, "Waveform reconstruction"),
+    or Vocos.
+    """
+    if config.vocoder.network == "vocos":
+        return Vocos(config.vocoder, config.audio).eval()
     with importing("transformers"):
         from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..config import AudioConfig, VaeConfig
 from ..multidiffusion import in_windows
+from .vocos import Vocos
 
 if TYPE_CHECKING:
     from transformers import SpeechT5HifiGan
@@ -60,7 +61,8 @@ def vocode_mel(vocoder: Any, config: AudioConfig, mel: Tensor, window: int) -> T
 
     def sounds(part: Any) -> Tensor:
         def piece(frames: Tensor) -> Tensor:  # odd upsampling rates add some samples at the end
-            return vocoded(part, frames.to(part.dtype))[:, : frames.shape[1] * config.hop]
+            given = frames if isinstance(part, Vocos) else frames.to(part.dtype)
+            return vocoded(part, given)[:, : frames.shape[1] * config.hop]
 
         return in_windows(piece, there, window, VOCODER_OVERLAP, margin=VOCODER_MARGIN)
 
@@ -98,11 +100,13 @@ def in_range(part: Part, run: Callable[[Part], Tensor]) -> Tensor:
     return run(nn.Module.float(copy.deepcopy(part)))
 
 
-def vocoded(vocoder: SpeechT5HifiGan, mel: Tensor) -> Tensor:
+def vocoded(vocoder: SpeechT5HifiGan | Vocos, mel: Tensor) -> Tensor:
     """Log-mel [B, T, 64] -> waveform [B, T * hop], NaN where it overflowed.
 
-    The last operation, tanh, turns infinity into 1, so its input is checked instead.
+    HiFi-GAN's last operation, tanh, turns infinity into 1, so its input is checked instead.
     """
+    if isinstance(vocoder, Vocos):
+        return cast(Tensor, vocoder(mel))
     loud: list[Tensor] = []
     with vocoder.conv_post.register_forward_hook(lambda module, inputs, output: loud.append(output.isfinite().all())):
         waveform = vocoder(mel)

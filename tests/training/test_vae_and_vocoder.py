@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import sounding
-from sounding.config import SoundingConfig
+from sounding.config import SoundingConfig, VocoderConfig
 from sounding.model import SoundingModel
 from training.data.object_set import ObjectSet
 from training.data.settings import DataSettings
@@ -22,7 +22,7 @@ from training.registry import TASKS
 from training.run import fresh_parts, run
 from training.starter.vocoder import StarterVocoderSettings
 from training.tasks.vae import VaeSettings
-from training.tasks.vocoder import stft_distance
+from training.tasks.vocoder import VocoderSettings, spectral_energy_distance, stft_distance
 
 from .helpers import read_log, recipe_of
 
@@ -68,6 +68,25 @@ def test_vocoder_learns(
     assert not torch.equal(model.vocoder.state_dict()["conv_pre.weight"], before["conv_pre.weight"])
 
 
+@pytest.mark.parametrize("energy", [0.0, 1.0])
+def test_vocos_learns_and_goes_on_from_a_checkpoint(
+    tiny_config: SoundingConfig, stamps_folder: Path, tmp_path: Path, energy: float
+) -> None:
+    vocos = VocoderConfig(network="vocos", width=32, hidden=64, blocks=2, normalize=True, noise=energy > 0)
+    config = dataclasses.replace(tiny_config, vocoder=vocos)
+    data, settings = (
+        DataSettings(stamps=str(stamps_folder)),
+        VocoderSettings(frames=24, energy=energy, resolutions=(256,)),
+    )
+    first = recipe_of("vocoder", config, tmp_path, data=data, settings=settings)
+    model = sounding.load(run(first), device="cpu")
+    logged = read_log(first.folder)
+    assert logged[-1]["mel"] < 0.7 * logged[0]["mel"]
+    assert float(model.vocoder.mean[0]) == pytest.approx(-4.6), "it knows what it standardises by"
+    again = recipe_of("vocoder", config, tmp_path / "again", data=data, start={"all": str(first.result)})
+    assert torch.equal(initialize(again).vocoder.head.weight, model.vocoder.head.weight)
+
+
 def test_a_vocoders_export_sounds_as_it_did_in_training(
     tiny_config: SoundingConfig, tiny_model: SoundingModel, stamps_folder: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +111,25 @@ def hiss_level(sound: Tensor) -> Tensor:
     """Mean log-magnitude."""
     window = torch.hann_window(512)
     return torch.stft(sound, 512, 128, window=window, return_complex=True).abs().clamp(min=1e-5).log().mean()
+
+
+def test_the_energy_distance_is_least_for_sounds_like_the_real_ones() -> None:
+    """Of noise: other noise is nearer than louder or quieter noise, or what is always the same, or silence."""
+    torch.manual_seed(0)
+    real, one, other = (0.1 * torch.randn(16, 8000) for _ in range(3))
+    likely = spectral_energy_distance(real, one, other, (128, 512))
+    tone = 0.14 * torch.sin(torch.arange(8000) * 0.7).expand(16, -1)
+    for made, again in ((2 * one, 2 * other), (one / 2, other / 2), (one, one), (0 * one, 0 * one), (tone, tone)):
+        assert spectral_energy_distance(real, made, again, (128, 512)) > 1.1 * likely
+    distance = spectral_energy_distance(real, real, real, (128, 512))
+    assert float(distance) == pytest.approx(0, abs=0.01)
+
+
+def test_an_energy_distance_asks_for_noise(tiny_config: SoundingConfig, stamps_folder: Path, tmp_path: Path) -> None:
+    data = DataSettings(stamps=str(stamps_folder))
+    recipe = recipe_of("vocoder", tiny_config, tmp_path, data=data, settings=VocoderSettings(energy=1.0))
+    with pytest.raises(ValueError, match=r"model\.vocoder\.noise is false"):
+        TASKS["vocoder"].build(initialize(recipe), recipe.settings, recipe.data, fresh_parts(recipe))
 
 
 def test_crops_are_where_the_sound_is(stamps_data: ObjectSet) -> None:

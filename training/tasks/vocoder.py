@@ -1,11 +1,11 @@
-"""HiFi-GAN (Kong et al. 2020): mel and multi-resolution STFT distances, and its discriminators where wanted."""
+"""HiFi-GAN (Kong et al. 2020) or Vocos: mel and multi-resolution STFT distances, and discriminators where wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from sounding.audio.mel import MelSpectrogram
 from sounding.model import SoundingModel
 from sounding.networks.build import build_vocoder
+from sounding.networks.vocos import Vocos, uniform
 from sounding.utils.fields import Checked, Length, Range
 
 from ..data.settings import DataSettings
@@ -25,7 +26,11 @@ from ..engine.settings import Frames, Scale, Weight
 from .discriminators import WaveformCritic
 from .task import Context, Task
 
+if TYPE_CHECKING:
+    from transformers import SpeechT5HifiGan
+
 QUIET = 0.005  # -46 dB
+QUIETEST = 1e-3  # of a bin's magnitude; what is below differs from silence by less and less
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class VocoderSettings(Checked):
         frames: length of the crops, in mel frames.
         mel: weight of the L1 of the log-mels.
         stft: weight of the multi-resolution STFT distance.
-        resolutions: FFT sizes of that distance.
+        energy: weight of the spectral energy distance, for a Vocos with noise; it takes two sounds per item.
+        resolutions: FFT sizes of both distances.
         critic: scales the widths of the multi-period and multi-scale discriminators (0: none, 1: the published ones).
         adversarial: weight of the generator's adversarial loss.
         matching: weight of feature matching.
@@ -46,6 +52,7 @@ class VocoderSettings(Checked):
     frames: Frames = 48
     mel: Weight = 1.0
     stft: Weight = 1.0
+    energy: Weight = 0.0
     resolutions: Annotated[tuple[Annotated[int, Range(16, 65_536)], ...], Length(1, 16)] = (256, 512, 1024, 2048)
     critic: Scale = 0.0
     adversarial: Weight = 1.0
@@ -73,6 +80,38 @@ def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return total / len(sizes)
 
 
+def spectral_energy_distance(real: Tensor, made: Tensor, again: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """How far sounds are from being drawn as real ones are (Gritsenko et al. 2020, equation 5, without constants).
+
+    Twice the distance from what is real, less the distance from each other: an energy distance, least if noise makes of
+    a spectrogram what nature does. A sound that is the mean of all that are possible is not near any of them, but one
+    that is possible is as near to the real one as two real ones are.
+
+    Args:
+        real, made, again: [B, samples]; the last two of the same spectrograms by independent noise.
+        sizes: of the FFTs.
+    """
+    total = real.new_zeros(())
+    for size in sizes:
+        window = torch.hann_window(size, device=real.device)
+        loudness = (3 / 8 * size) ** 0.5  # of noise with an RMS of 1
+        spectra = [
+            torch.stft(x, size, size // 4, window=window, return_complex=True).abs() / loudness
+            for x in (real, made, again)
+        ]
+        a, b, c = spectra
+        total = total + _spectral_norm(a, b) + _spectral_norm(a, c) - _spectral_norm(b, c)
+    return total / len(sizes)
+
+
+def _spectral_norm(a: Tensor, b: Tensor) -> Tensor:
+    """L1 of magnitudes plus L2 of their logarithms, over the bins of a frame; the mean over frames. [B, bins, T]."""
+    linear = (a - b).abs().sum(dim=1).mean()
+    logs = ((a + QUIETEST).log() - (b + QUIETEST).log()).square().sum(dim=1)
+    scale = (2 * (a.shape[1] - 1)) ** 0.5
+    return (2 * linear + (logs + 1e-4).sqrt().mean()) / scale
+
+
 class VocoderItems:
     """Crops of sounds, as waveforms [samples]."""
 
@@ -80,6 +119,8 @@ class VocoderItems:
         self.clips = clips
         stride = model.config.vae.stride
         self.samples = settings.frames // stride * stride * model.config.audio.hop
+        audio = model.config.audio
+        self.noise = (2, self.samples // audio.hop, audio.mel_bands) if settings.energy else ()
         widest = max(settings.resolutions)
         if settings.stft and self.samples <= widest // 2:  # what `torch.stft` reflects at the ends
             raise ValueError(
@@ -95,8 +136,11 @@ class VocoderItems:
         return self.clips.ids()
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        """waveform [samples]."""
-        return {"waveform": self.clips.crop(index, self.samples, rng)}
+        """waveform [samples], and with an energy distance noise [2, T, bands] between 0 and 1."""
+        item: Item = {"waveform": self.clips.crop(index, self.samples, rng)}
+        if self.noise:
+            item["noise"] = torch.from_numpy(rng.random(self.noise, np.float32))
+        return item
 
 
 class VocoderObjective(Objective):
@@ -105,35 +149,52 @@ class VocoderObjective(Objective):
     def __init__(self, model: SoundingModel, settings: VocoderSettings, *, fresh: bool):
         super().__init__()
         self.settings, self.config = settings, model.config
+        if settings.energy and not model.config.vocoder.noise:
+            raise ValueError(
+                "vocoder.energy is the distance of sounds that noise makes, but model.vocoder.noise is false; set it "
+                "to true, or energy to 0."
+            )
         self.generator = build_vocoder(model.config)
         self.generator.load_state_dict(model.vocoder.state_dict())
         if fresh and model.config.vocoder.normalize:
             self.generator.mean.fill_(settings.mel_mean)
             self.generator.scale.fill_(settings.mel_std)
-        self.generator.apply_weight_norm()  # without it small generators do not get anywhere
+        with_weight_norm(self.generator)
         self.requires_grad_(True)
         self.to_mel = MelSpectrogram(model.config.audio)
         self.adversarial_weight, self.matching_weight = settings.adversarial, settings.matching
 
     def checkpoint_gradients(self) -> None:
         """Of the generator, its residual blocks, which keep most."""
-        for block in self.generator.resblocks:
+        for block in self.generator.blocks if isinstance(self.generator, Vocos) else self.generator.resblocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """A batch of one."""
-        samples = self.settings.frames * self.config.audio.hop
-        return {"waveform": torch.zeros(1, samples, device=device)}
+        audio, frames = self.config.audio, self.settings.frames
+        batch = {"waveform": torch.zeros(1, frames * audio.hop, device=device)}
+        if self.settings.energy:
+            batch["noise"] = torch.zeros(1, 2, frames, audio.mel_bands, device=device)
+        return batch
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `VocoderItems`; mel is in nats of the log-mel."""
         real = batch["waveform"]
         mel = self.to_mel(real)  # [B, T, 64]
-        made = self.generator(self.input_mel(mel, batch)).float()
+        given, again = self.input_mel(mel, batch), None
+        if self.settings.energy:
+            noise = uniform(batch["noise"])
+            made, again = self.generator(given.repeat(2, 1, 1), noise.transpose(0, 1).flatten(0, 1)).chunk(2)
+        else:
+            made = self.generator(given).float()
         made = made[:, : real.shape[1]]  # some kernels end a few samples late
         mel_l1 = (self.to_mel(made) - mel).abs().mean()
         stft = stft_distance(made, real, self.settings.resolutions)
         losses = {"loss": self.settings.mel * mel_l1 + self.settings.stft * stft, "mel": mel_l1, "stft": stft}
+        if again is not None:
+            energy = spectral_energy_distance(real, made, again, self.settings.resolutions)
+            losses["loss"] = losses["loss"] + self.settings.energy * energy
+            losses["energy"] = energy
         return losses | {"real": real, "made": made} if self.settings.critic else losses
 
     def input_mel(self, mel: Tensor, batch: dict[str, Any]) -> Tensor:
@@ -143,10 +204,16 @@ class VocoderObjective(Objective):
     def install(self, model: SoundingModel) -> None:
         """Give the model what was learnt, as plain weights."""
         folded = build_vocoder(model.config)
-        folded.apply_weight_norm()
+        with_weight_norm(folded)
         folded.load_state_dict(self.generator.state_dict())
         fold_weight_norm(folded)
         model.vocoder.load_state_dict(folded.state_dict())
+
+
+def with_weight_norm(generator: SpeechT5HifiGan | Vocos) -> None:
+    """Give HiFi-GAN weight norm, without which small ones do not get anywhere; Vocos has layer norms."""
+    if not isinstance(generator, Vocos):
+        generator.apply_weight_norm()
 
 
 def fold_weight_norm(module: nn.Module) -> None:
