@@ -70,12 +70,14 @@ class WindowedDenoiser:
         self.denoiser, self.window, self.overlap = denoiser, window, overlap
 
     def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
-        """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample`."""
+        """Noisy latents [B, C, T, F], a step, condition [B, N, D], or one per window [B, W, N, D] -> an object with
+        `.sample`.
+        """
+        windows = iter(encoder_hidden_states.unbind(dim=1) if encoder_hidden_states.ndim == 4 else ())
 
         def ask(part: Tensor) -> Tensor:  # [B, window, C, F]
-            return self.denoiser(
-                part.transpose(1, 2), timestep, encoder_hidden_states=encoder_hidden_states
-            ).sample.transpose(1, 2)
+            condition = next(windows, encoder_hidden_states)
+            return self.denoiser(part.transpose(1, 2), timestep, encoder_hidden_states=condition).sample.transpose(1, 2)
 
         asked = in_windows(ask, sample.transpose(1, 2), self.window, self.overlap)
         return SimpleNamespace(sample=asked.transpose(1, 2).to(sample.dtype))

@@ -22,7 +22,7 @@ from .encoders.vocabulary import Vocabulary
 from .grounding import Condition, Grounding
 from .loading import Pretrained
 from .looping import VAE_MARGIN, CircularDenoiser, WrappedDenoiser, around, stretched
-from .multidiffusion import WindowedDenoiser
+from .multidiffusion import WindowedDenoiser, window_starts
 from .naming.load import build_naming
 from .networks.build import build_unet, build_vae, build_vocoder
 from .networks.codec import VOCODER_MARGIN, decode_latents, encode_mel, vocode_mel
@@ -55,6 +55,10 @@ class Parts(Pretrained):
         """Mel frames that any network is given at once by default; longer sounds go through it in windows."""
         seconds = max(WINDOW_SECONDS, self.config.train_seconds)
         return self.config.latent_frames(seconds) * self.config.vae.stride
+
+    def sampling_window(self, seconds: float) -> int:
+        """Latent frames of the windows in which `sample` denoises longer sounds; training's clips are the least."""
+        return self.config.latent_frames(max(seconds, self.config.train_seconds))
 
     @torch.inference_mode()
     def see(self, image: Tensor) -> Tensor:
@@ -98,6 +102,7 @@ class Parts(Pretrained):
         latents: Tensor | None = None,
         renew: Tensor | None = None,
         window: float = WINDOW_SECONDS,
+        changing: bool = False,
         loop: bool = False,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -113,6 +118,9 @@ class Parts(Pretrained):
             denoise, latents, renew: to vary latents, or parts of them, see `diffusion.sample_latents`.
             window: seconds; sounds longer than this, and than the clips of the training, are denoised in overlapping
                 windows of that length, see `multidiffusion.WindowedDenoiser`.
+            changing: the rows of `condition` (and of `negative`, or its only one) are those of one sound's windows in
+                turn. These overlap by half instead of a quarter: their starts are
+                `window_starts(frames, sampling_window(window), sampling_window(window) // 2)`.
             loop: make latents whose end goes on with their beginning, for `decode` and `vocode` with `loop` as well.
             on_step: progress, `on_step(done, steps)`; may raise to cancel.
 
@@ -122,20 +130,29 @@ class Parts(Pretrained):
         self.require("grounding")
         weight = self.require("unet")
         tokens = condition.tokens.to(weight)
+        frames = self.sampling_window(window)
+        overlap = frames // (2 if changing else 4)
+        if changing:
+            count = len(window_starts(noise.shape[2], frames, overlap))
+            if loop or len(noise) != 1 or len(tokens) != count:
+                raise ValueError(
+                    f"There are {len(tokens)} conditions for {count} windows of {len(noise)} sounds, but one per "
+                    "window of one sound, which is no loop, is expected."
+                )
+            tokens = tokens[None]  # [1, windows, N, D]
         batch = max(len(tokens), len(noise))
         if len(tokens) not in (1, batch) or len(noise) not in (1, batch):
             raise ValueError(
                 f"There are {len(tokens)} conditions and {len(noise)} noises, but equal numbers (or one of either) "
                 "are expected."
             )
-        tokens, noise = tokens.expand(batch, -1, -1), noise.expand(batch, -1, -1, -1)
+        tokens, noise = tokens.expand(batch, *tokens.shape[1:]), noise.expand(batch, -1, -1, -1)
         null = self._null(negative, tokens)
         denoiser: Denoiser = CircularDenoiser(self.unet) if loop else self.unet
         defaults, sampler = self.config.generation, sampler_name(sampler, scheduler)
-        frames = self.config.latent_frames(max(window, self.config.train_seconds))
-        if noise.shape[2] > frames:
-            denoiser = WindowedDenoiser(self.unet, frames, frames // 4)
-            denoiser = WrappedDenoiser(denoiser, frames // 4) if loop else denoiser
+        if noise.shape[2] > frames or changing:
+            denoiser = WindowedDenoiser(self.unet, frames, overlap)
+            denoiser = WrappedDenoiser(denoiser, overlap) if loop else denoiser
         given = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
         rows = one_by_one(tokens, noise, null, *given)
         made: list[Tensor] = []
@@ -158,14 +175,14 @@ class Parts(Pretrained):
         return torch.stack(made)
 
     def _null(self, negative: Condition | None, tokens: Tensor) -> Tensor:
-        """What guidance leads away from, for the conditions' tokens [B, N, D]: the same shape.
+        """What guidance leads away from, for the conditions' tokens [B, N, D] or [1, windows, N, D]: the same shape.
 
         Raises:
             ValueError: a negative condition of another model, or of another number of rows.
         """
         if negative is None:
             return self.grounding.null_condition(len(tokens)).to(tokens).expand_as(tokens)
-        if negative.tokens.shape[1:] != tokens.shape[1:] or len(negative) not in (1, len(tokens)):
+        if negative.tokens.shape[1:] != tokens.shape[-2:] or len(negative) not in (1, tokens.shape[-3]):
             raise ValueError(
                 f"The negative condition has shape {tuple(negative.tokens.shape)}, but {tuple(tokens.shape)} (or one "
                 "row of that) is expected; make it with the same model, one for all sounds or one for each."

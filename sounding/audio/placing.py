@@ -181,3 +181,9 @@ def _ears(pan: float, delay: bool, frequencies: Tensor) -> Tensor:
         seconds = HEAD / SOUND * (lateral + math.sin(lateral))
         gains[0 if pan > 0 else 1] *= torch.exp(-2j * math.pi * frequencies * seconds)
     return gains
+
+
+def pan_over_time(waveform: Tensor, pan: Tensor) -> Tensor:
+    """A mono sound [samples] that moves, by its pan from -1 to 1 at each sample -> [2, samples], at constant power."""
+    angle = (1 + pan) * math.pi / 4
+    return waveform * torch.stack([angle.cos(), angle.sin()])

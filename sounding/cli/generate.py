@@ -12,16 +12,19 @@ import typer
 from ..utils.libraries import uncollected
 from .options import DeviceOption, GenerateOptions, ModelOption, PrecisionOption, check_precision, check_steps
 from .terminal import JsonOption, plain_errors, progress, say, show, show_json
+from .video import VideoOptions, check_together, generate_video, given_options
 
 # Headings of `--help`
 SCENES = "Scenes of several masks"
 TIME = "Length, loops, intensity and variants"
+VIDEO = "Videos"
 PARTS = "Parts of a sound file made anew"
 FILES = "Loudness and files"
 JOBS = "Many sounds"
 
 
 def generate(
+    context: typer.Context,
     image: Annotated[Path | None, typer.Option(help="The image.")] = None,
     out: Annotated[Path | None, typer.Option(help="Sound file to write (.wav, .flac, .ogg, .mp3).")] = None,
     mask: Annotated[
@@ -187,6 +190,36 @@ def generate(
     before: Annotated[
         float, typer.Option(rich_help_panel=PARTS, help="With --audio: seconds by which it begins earlier.")
     ] = 0.0,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=VIDEO,
+            help="Instead of an image: a video of up to a minute, or a folder with one image per frame. The sound is "
+            "as long, and heard while the object of --mask-video is seen.",
+        ),
+    ] = None,
+    mask_video: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=VIDEO,
+            help="With --video: a video, or a folder with one image per frame, white where the object is; black frames "
+            "are silence. --place lets the sound move with the object.",
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=VIDEO, help="With --video: frames per second, 1 to 60; the video's own without it."
+        ),
+    ] = None,
+    follow_size: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel=VIDEO,
+            help="With --video: how far loudness follows the object's size; 0 is not at all, at 1 half as far is 6 dB "
+            "louder.",
+        ),
+    ] = 1.0,
     intensity: Annotated[
         list[str] | None,
         typer.Option(
@@ -225,14 +258,16 @@ def generate(
     """Make the sound of what a mask or a text selects in an image, or the sounds of many jobs."""
     with plain_errors(as_json=as_json):
         sampler = _one_spelling(sampler, scheduler)
+        given = given_options(context)
+        check_together(given)
         if jobs is not None:
             from .jobs import generate_jobs
 
             both: dict[str, object] = {"--out": out, "--attention-map": attention_map, "--stems": stems}
             both |= {"--stems-placed": stems_placed or None, "--audio": audio, "--region": region}
             both |= {"--continue": after or None, "--before": before or None}
-            if given := [option for option, value in both.items() if value is not None]:
-                raise ValueError(f"{given[0]} came with --jobs, but is about a single sound; leave it out.")
+            if alone := [option for option, value in both.items() if value is not None]:
+                raise ValueError(f"{alone[0]} came with --jobs, but is about a single sound; leave it out.")
             defaults = {
                 "image": image,
                 "mask": mask,
@@ -275,6 +310,8 @@ def generate(
         for option, value in {"--out-dir": out_dir, "--results": results, "--at-once": at_once}.items():
             if value is not None:
                 raise ValueError(f"{option} came without --jobs, which it belongs to; give both or neither.")
+        if video is not None and mask_video is not None:
+            image, mask = video, [mask_video]
         if image is None or out is None:
             raise typer.BadParameter(f"Missing option '{'--image' if image is None else '--out'}', or --jobs.")
         options = GenerateOptions(
@@ -314,6 +351,15 @@ def generate(
             before=before,
             intensity=intensity or [],
         )
+        if video is not None and mask_video is not None:
+            generate_video(
+                VideoOptions(video, mask_video, fps, follow_size, window if "window" in given else None),
+                options,
+                model=model,
+                precision=precision,
+                as_json=as_json,
+            )
+            return
         with uncollected():
             options.check()
             check_precision(precision)
