@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
 import re
@@ -127,16 +128,21 @@ def command_lines(text: str) -> Iterator[tuple[str, bool]]:
     yield from ((span, False) for span in spans(text))
 
 
+@functools.cache
+def extras() -> set[str]:
+    """Names of the project's extras and groups."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.10 has none
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return {*metadata["project"]["optional-dependencies"], *metadata["dependency-groups"]}
+
+
 def program(words: list[str]) -> tuple[str, list[str]] | None:
     """A module of ours and its arguments; None for other programs."""
     while words and re.match(r"[A-Z_]+=", words[0]):
         words = words[1:]
     if words[:1] == ["uv"] or words[:2] == ["accelerate", "launch"]:
-        tomllib = pytest.importorskip("tomllib")  # Python 3.10 has none
-        metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-        known = metadata["project"]["optional-dependencies"].keys() | metadata["dependency-groups"].keys()
         for option, name in pairwise(words):
-            assert option not in {"--extra", "--group"} or name in known, f"uv {option} {name}"
+            assert option not in {"--extra", "--group"} or name in extras(), f"uv {option} {name}"
         words = words[min((words.index(w) for w in ("python", "sounding", "-m") if w in words), default=len(words)) :]
     if words[:1] == ["sounding"]:
         return "sounding", words[1:]
@@ -148,6 +154,7 @@ def program(words: list[str]) -> tuple[str, list[str]] | None:
     return None
 
 
+@functools.cache
 def command_of(module: str) -> Any:
     """A module as a program, as typer builds it."""
     home = {"sounding": "sounding.cli.app", "training": "training.__main__"}.get(module, module)

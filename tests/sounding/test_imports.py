@@ -129,8 +129,9 @@ print(*{name.split('.')[0] for name in sys.modules})
     assert not set(loaded) & set(HEAVY)
 
 
-def test_a_masked_object_sounds_without_the_text_tower() -> None:
-    """Nor the libraries that it is built with; the collector is on again afterwards."""
+@pytest.fixture(scope="module")
+def generated(tiny_checkpoint: Path) -> list[str]:
+    """Lines of a process that has no network and generates, first without the text tower."""
     code = """
 import gc, torch, sounding
 model = sounding.load("starter", device="cpu", parts=["patches", "grounding", "unet", "vae", "vocoder"])
@@ -141,16 +142,6 @@ try:
     model.ground(torch.zeros(1, 81, 256), text="a dog")
 except ValueError as error:
     print(error)
-"""
-    loaded, error = python(code).splitlines()
-    assert "diffusers" in loaded.split()
-    assert "open_clip" not in loaded.split()
-    assert error == "The model was loaded without 'query', but this needs it; load it with 'query' among its parts."
-
-
-def test_generation_needs_no_network(tiny_checkpoint: Path) -> None:
-    code = """
-import torch, sounding
 model = sounding.load(sys.argv[1], device="cpu")
 image = torch.rand(1, 32, 32, 3)
 for selection in ({"mask": torch.ones(1, 32, 32)}, {"text": "a dog"}):
@@ -160,7 +151,19 @@ try:
 except AssertionError:
     print("refused")
 """
-    assert python(code, str(tiny_checkpoint)).splitlines() == ["(1, 1, 4800)", "(1, 1, 4800)", "refused"]
+    return python(code, str(tiny_checkpoint)).splitlines()
+
+
+def test_a_masked_object_sounds_without_the_text_tower(generated: list[str]) -> None:
+    """Nor the libraries that it is built with; the collector is on again afterwards."""
+    loaded, error, *_ = generated
+    assert "diffusers" in loaded.split()
+    assert "open_clip" not in loaded.split()
+    assert error == "The model was loaded without 'query', but this needs it; load it with 'query' among its parts."
+
+
+def test_generation_needs_no_network(generated: list[str]) -> None:
+    assert generated[2:] == ["(1, 1, 4800)", "(1, 1, 4800)", "refused"]
 
 
 def test_public_names_are_what_the_package_lists() -> None:

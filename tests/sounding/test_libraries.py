@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+import sounding
+from sounding.images.files import read_image, read_mask
 from sounding.utils.libraries import LibraryError, importing, library_error, missing_library
 
 from ..conftest import ROOT
@@ -73,23 +77,69 @@ def run(code: str, *arguments: str, first: Path | None = None) -> subprocess.Com
     )
 
 
-def main_job(prelude: str = "", *, first: Path | None = None) -> tuple[list[float], bool]:
-    """What the main job makes with the starter, and whether torchaudio came with it."""
-    ran = run(prelude + MAIN_JOB, str(ROOT / "example_workflows" / "input"), "starter", first=first)
+# Runs each of several codes in a fork of one process that has imported torch, which takes longer than most of them.
+FORKS = """
+import json, os, sys
+import torch
+ended = []
+for said, first, code, arguments in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        for stream, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{said}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv[1:] = arguments
+        if first:
+            sys.path.insert(0, first)
+            os.chdir(first)
+        exec(code, {"__name__": "__main__"})
+        sys.exit()
+    ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(ended))
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_in_forks(folder: Path, *tasks: tuple[Path | None, str, list[str]]) -> list[Ended]:
+    """Runs codes one after the other, each with a folder of packages to be found first and with arguments."""
+    given = [(str(folder / f"fork-{n}"), first and str(first), *rest) for n, (first, *rest) in enumerate(tasks)]
+    ran = run(FORKS, json.dumps(given))
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    said = [[Path(f"{name}.{stream}").read_text() for stream in ("out", "err")] for name, *_ in given]
+    return [Ended(code, *texts) for code, texts in zip(json.loads(ran.stdout), said, strict=True)]
+
+
+def samples_of(ran: Ended) -> list[float]:
+    """What the main job made, without torchaudio."""
     assert ran.returncode == 0, ran.stderr[-3000:]
     samples, loaded = ran.stdout.splitlines()[-2:]
-    return [float(sample) for sample in samples.split()], loaded == "True"
+    assert loaded == "False"
+    return [float(sample) for sample in samples.split()]
 
 
 def test_the_main_job_needs_no_torchaudio(tmp_path: Path) -> None:
-    """Without one, and beside one that cannot be imported, the same sound is made."""
-    usual, _ = main_job()
-    hidden, loaded = main_job(HIDDEN)
-    assert not loaded
-    assert hidden == usual
-    broken, loaded = main_job(first=put_stub(tmp_path, "torchaudio", f"raise RuntimeError({MISMATCH!r})"))
-    assert not loaded
-    assert broken == usual
+    """Without one, and beside one that cannot be imported, the same sound is made as here."""
+    threads, pictures = torch.get_num_threads(), ROOT / "example_workflows" / "input"
+    torch.set_num_threads(1)  # as in the other processes
+    try:
+        sound = sounding.load("starter", device="cpu").generate(
+            image=read_image(pictures / "farm.png"),
+            mask=read_mask(pictures / "farm_mask_dog.png"),
+            seconds=0.5,
+            steps=2,
+            seed=1,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    broken = put_stub(tmp_path, "torchaudio", f"raise RuntimeError({MISMATCH!r})")
+    arguments = [str(pictures), "starter"]
+    for ran in run_in_forks(tmp_path, (None, HIDDEN + MAIN_JOB, arguments), (broken, MAIN_JOB, arguments)):
+        assert samples_of(ran) == sound.waveform[0, 0, ::800].tolist()
 
 
 def test_other_packs_find_transformers_whole_afterwards(tmp_path: Path) -> None:
@@ -112,31 +162,32 @@ except RuntimeError as error:
     assert ran.stdout.strip() == MISMATCH
 
 
+@pytest.fixture(scope="module")
+def broken(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Ended, bool]]:
+    """Each library -> what `sounding generate` said where that one is broken, and whether it wrote a sound."""
+    folder = tmp_path_factory.mktemp("broken")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "picture.png")
+    tasks: list[tuple[Path | None, str, list[str]]] = []
+    for library, kind in zip(LIBRARIES, KINDS, strict=True):
+        first = put_stub(folder / library, library, f"raise {kind}('this build is broken:\\nno symbol')")
+        arguments = ["generate", "--image", str(folder / "picture.png"), "--out", str(folder / f"{library}.wav")]
+        arguments += ["--model", str(tiny_checkpoint), "--seconds", "0.2", "--steps", "1", "--device", "cpu"]
+        tasks.append((first, "from sounding.cli.app import app; import sys; app(sys.argv[1:])", arguments))
+    ended = run_in_forks(folder, *tasks)
+    return {library: (ran, (folder / f"{library}.wav").exists()) for library, ran in zip(LIBRARIES, ended, strict=True)}
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_broken_library_is_named_by_the_command(library: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_broken_library_is_named_by_the_command(library: str, broken: dict[str, tuple[Ended, bool]]) -> None:
     """Wherever it is imported on the way to a sound: one sentence with what it said, no word of a damaged file."""
-    kind = KINDS[LIBRARIES.index(library)]
-    first = put_stub(tmp_path, library, f"raise {kind}('this build is broken:\\\\nno symbol')")
-    picture = tmp_path / "picture.png"
-    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture)
-    arguments = [
-        "generate",
-        "--image",
-        str(picture),
-        "--out",
-        str(tmp_path / "out.wav"),
-        "--model",
-        str(tiny_checkpoint),
-    ]
-    arguments += ["--seconds", "0.2", "--steps", "1", "--device", "cpu"]
-    ran = run("from sounding.cli.app import app; import sys; app(sys.argv[1:])", *arguments, first=first)
+    ran, written = broken[library]
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr
     assert library in ran.stderr
     assert "this build is broken" in ran.stderr
     assert "at fault and no file" in ran.stderr
     assert not any(word in ran.stderr for word in ("damaged", "configuration", "export", "checkpoint's"))
-    assert not (tmp_path / "out.wav").exists()
+    assert not written
 
 
 def test_a_broken_sound_library_is_no_broken_sound(tmp_path: Path) -> None:
