@@ -72,21 +72,21 @@ def test_own_image_masks_and_values(server, tiny_graph, images):
 def test_an_image_is_there_once_and_anothers_is_left_alone(server, tiny_graph, images):
     """The same image sent again adds nothing to the input folder, a changed one has a name of its own."""
     folder = server.folder / "input"
-    (images / "scene.png").rename(images / "photo.png")
-    (folder / "photo.png").write_bytes(b"another's")
-    arguments = ("--image", str(images / "photo.png"), "--mask", str(images / "left.png"), "--json")
+    (images / "scene.png").rename(images / "porch.png")
+    (folder / "porch.png").write_bytes(b"another's")
+    arguments = ("--image", str(images / "porch.png"), "--mask", str(images / "left.png"), "--json")
     names = []
     for _ in range(3):
         result = queue(server, images, tiny_graph("one_object", seed=1), *arguments)
         assert result.exit_code == 0, result.output
-        names.append(sorted(path.name for path in folder.rglob("photo*")))
+        names.append(sorted(path.name for path in folder.rglob("porch*")))
     assert names[0] == names[1] == names[2]
     assert len(names[0]) == 2
-    Image.new("RGB", (64, 48), (9, 90, 200)).save(images / "photo.png")
+    Image.new("RGB", (64, 48), (9, 90, 200)).save(images / "porch.png")
     assert queue(server, images, tiny_graph("one_object", seed=1), *arguments).exit_code == 0
-    assert len(list(folder.rglob("photo*"))) == 3
-    assert not list(folder.rglob("photo*(1)*"))
-    assert (folder / "photo.png").read_bytes() == b"another's"
+    assert len(list(folder.rglob("porch*"))) == 3
+    assert not list(folder.rglob("porch*(1)*"))
+    assert (folder / "porch.png").read_bytes() == b"another's"
 
 
 def test_progress_is_shown_node_by_node(server, tiny_graph, images):
