@@ -21,6 +21,7 @@ from .object import SoundingThisObject
 from .save import SoundingSave, SoundingSaveStems
 from .segment import SoundingLoadSam, SoundingSamMask
 from .soundscape import SoundingSoundscape
+from .video import SoundingVideo
 
 NODES: list[type[io.ComfyNode]] = [
     SoundingThisObject,
@@ -37,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     SoundingEncodeAudio,
     SoundingInpaint,
     SoundingIntensity,
+    SoundingVideo,
     SoundingNative,
     SoundingMixTracks,
     SoundingSoundscape,

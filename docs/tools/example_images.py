@@ -3,7 +3,7 @@
     uv run --extra train python docs/tools/example_images.py --data data/stamps
 
 Cut-outs of the stamps (see models/MODEL_CARD.md for them and their licence) on photographs: an image painted on as in
-the mask editor, a cut-out to be composed in a graph, and one scene in two versions.
+the mask editor, a cut-out to be composed in a graph, one scene in two versions, and a video of something that walks by.
 """
 
 from __future__ import annotations
@@ -77,6 +77,31 @@ def striped(horse: Image.Image, zebra: Image.Image) -> Image.Image:
     return image
 
 
+def walking(animal: Image.Image, size: tuple[int, int], frames: int, seen: range) -> list[Image.Image]:
+    """Frames in which an animal comes in from the right, grows, and leaves to the left; transparent where it is."""
+    ground = scene(GRASS, size).filter(ImageFilter.GaussianBlur(2))
+    made = []
+    for number in range(frames):
+        share = (number - seen.start + 0.6) / (len(seen) + 0.2)
+        scale = (0.4 + 0.75 * share) * size[1] / 192
+        near = animal.resize([round(scale * side) for side in animal.size] if number in seen else (1, 1))
+        left = round(size[0] - share * (size[0] + near.width))
+        corner = (left, round(size[1] * (0.6 + 0.36 * share)) - near.height) if number in seen else size
+        image, where = pasted(ground, near, corner)
+        where.putpixel((number, 0), 16)  # frames that are equal would be left out
+        image.putalpha(Image.eval(where, lambda value: 255 - round(value * 0.95)))  # and colours under 0 as well
+        made.append(image)
+    return made
+
+
+def save_video(name: str, frames: list[Image.Image], frame_rate: float) -> None:
+    """An animated WebP."""
+    buffer = io.BytesIO()
+    more = {"append_images": frames[1:], "duration": round(1000 / frame_rate), "loop": 0}
+    frames[0].save(buffer, "WEBP", save_all=True, quality=45, exact=True, method=6, **more)
+    write_atomic(INPUT / name, buffer.getvalue())
+
+
 def main() -> None:
     """Write the images."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -93,6 +118,8 @@ def main() -> None:
     save("rooster_painted.webp", image)
 
     save("elephant.webp", stamps["elephant"])
+
+    save_video("elephant_walking.webp", walking(stamps["elephant"], (224, 168), 18, range(2, 15)), 4.0)
 
     grey = scene(GRASS, (384, 288)).convert("L")
     meadow = Image.merge("RGB", [grey.point(lambda value, share=share: share * value) for share in (0.8, 1.0, 0.45)])

@@ -40,8 +40,9 @@ from sounding.utils.files import write_atomic
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "example_workflows"
-SELECTIONS = ("SoundingThisObject", "SoundingGroundMask", "SoundingGroundText")
+SELECTIONS = ("SoundingThisObject", "SoundingVideo", "SoundingGroundMask", "SoundingGroundText")
 SCREENSHOTS = {"click_to_stable_audio"}  # needs other publishers' files: a picture of the page, made by hand
+FRAME_SHOWN = 9  # of a video
 SOUNDS_SHOWN = 4  # of one selection
 SIDE, GAP = 512, 8  # pixels of a thumbnail, which the page shows as a square
 IMAGE = 0.72  # of a thumbnail's height
@@ -77,6 +78,13 @@ def with_previews(graph: Graph, selections: list[str]) -> Graph:
         inputs = graph[name]["inputs"]
         if graph[name]["class_type"] == "SoundingGroundText":
             preview(f"{name} shown", [name, 2])
+            continue
+        if graph[name]["class_type"] == "SoundingVideo":
+            one = {"batch_index": FRAME_SHOWN, "length": 1}
+            watched[f"{name} grey"] = {"class_type": "MaskToImage", "inputs": {"mask": inputs["masks"]}}
+            for kind, link in (("image", inputs["images"]), ("mask", [f"{name} grey", 0])):
+                watched[f"{name} {kind} frame"] = {"class_type": "ImageFromBatch", "inputs": {"image": link, **one}}
+                preview(f"{name} {kind}", [f"{name} {kind} frame", 0])
             continue
         encoder = graph[inputs["patches"][0]]["inputs"] if "patches" in inputs else inputs
         preview(f"{name} image", encoder["image"])

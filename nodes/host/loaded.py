@@ -9,6 +9,7 @@ A node never moves weights itself. It names the parts that it needs, and gets th
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ...sounding.model import Sound, SoundingModel
 from ...sounding.naming.names import Named
 from ...sounding.networks.precision import is_large
 from ...sounding.segment import Cache, Prompt, Segmentation, Segmenter
+from ...sounding.video import Frame, VideoSound, sound_video
 from .memory import AUTO, DTYPES, ManagedModule, devices_of, dtype_of, load_fully, unet_values
 
 logger = logging.getLogger(__name__)
@@ -112,6 +114,24 @@ class LoadedModel:
             self.on_device(*parts, batch=1, frames=frames)
 
         return edit_sound(self._model, sound, rate, condition, edit, on_use=on_use, **settings)
+
+    def sound_video(self, frames: Iterable[Frame], frame_rate: float, **settings: Any) -> VideoSound:
+        """`video.sound_video`, with each part brought to its device just before its use.
+
+        Args:
+            frames: of `frames_of`.
+            frame_rate: frames per second.
+            settings: further keywords of `sound_video`.
+
+        Raises:
+            ValueError: see `sound_video`.
+        """
+        window = self._model.window_frames
+
+        def on_use(parts: tuple[str, ...]) -> None:
+            self.on_device(*parts, batch=1, frames=window)
+
+        return sound_video(self._model, frames, frame_rate, on_use=on_use, **settings)
 
     def name(self, image: Tensor, mask: Tensor | None, top: int) -> list[Named]:
         """`SoundingModel.name`: what each mask of an image shows.

@@ -86,7 +86,7 @@ def tiny_graph() -> Callable[..., Graph]:
                     inputs[key] = value
             if seed is not None and "seed" in inputs:
                 inputs["seed"] = seed
-            if node["class_type"] == "SoundingThisObject":
+            if node["class_type"] in ("SoundingThisObject", "SoundingVideo"):
                 graph["loader"] = loader
                 inputs["model"] = ["loader", 0]
         return graph

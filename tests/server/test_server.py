@@ -40,6 +40,7 @@ NODES = (
     "SoundingNameObject",
     "SoundingInpaint",
     "SoundingIntensity",
+    "SoundingVideo",
     "SoundingNative",
     "SoundingLoadSam",
     "SoundingSamMask",
@@ -48,11 +49,13 @@ RATE = 16_000
 
 
 def forms_of(path: Path, seconds: float) -> set[tuple[tuple[int, ...], int]]:
-    """Shapes and rates of an example's sounds: a soundscape is in stereo, one sound goes on for a second, and stems are
-    dry, their mix is longer.
+    """Shapes and rates of an example's sounds: a soundscape is in stereo, one sound goes on for a second, stems are
+    dry, their mix is longer, and a video has the length of its frames.
     """
     if path.stem == "stems":
         return {((round(seconds * 48_000),), 48_000), ((round((seconds + 1.5) * 48_000), 2), 48_000)}
+    if path.stem == "video":  # 18 frames, 4 per second
+        return {((72_000, 2), RATE)}
     samples = round((seconds + (path.stem == "inpaint")) * RATE)
     return {((samples, 2) if path.stem == "soundscape" else (samples,), RATE)}
 
@@ -116,7 +119,7 @@ def test_examples_run_with_the_starter(server, path):
     for each in graph.values():
         if "steps" in each["inputs"] and path.stem != "one_object":
             each["inputs"]["steps"] = 2
-    seconds = next(n["inputs"]["seconds"] for n in graph.values() if "seconds" in n["inputs"])
+    seconds = next((n["inputs"]["seconds"] for n in graph.values() if "seconds" in n["inputs"]), 0.0)
     found = server.sounds(server.run(graph))
     assert found
     for files in found.values():
