@@ -28,15 +28,21 @@ def test_the_environment_is_a_fresh_installation() -> None:
         assert importlib.metadata.version(re.split(r"[<>=]", line)[0])
 
 
-def test_the_main_job_beside_no_torchaudio_and_a_broken_one(tmp_path: Path) -> None:
-    usual, loaded = main_job()
+@pytest.fixture(scope="module")
+def usual() -> list[float]:
+    """What the main job makes without torchaudio."""
+    samples, loaded = main_job()
     assert not loaded
+    return samples
+
+
+def test_the_main_job_beside_no_torchaudio_and_a_broken_one(usual: list[float], tmp_path: Path) -> None:
     broken, loaded = main_job(first=put_stub(tmp_path, "torchaudio", f"raise RuntimeError({MISMATCH!r})"))
     assert not loaded
     assert broken == usual
 
 
-def test_the_main_job_beside_the_newest_torchaudio(tmp_path: Path) -> None:
+def test_the_main_job_beside_the_newest_torchaudio(usual: list[float], tmp_path: Path) -> None:
     """Whether it fits the newest torch or not: `pip install torch torchaudio` gives the two."""
     uv = shutil.which("uv")
     if uv is None:
@@ -47,7 +53,7 @@ def test_the_main_job_beside_the_newest_torchaudio(tmp_path: Path) -> None:
     fits = run("import torchaudio", first=folder).returncode == 0
     samples, loaded = main_job(first=folder)
     assert loaded == fits
-    assert samples == main_job()[0]
+    assert samples == usual
 
 
 def test_a_server_makes_a_sound(server) -> None:

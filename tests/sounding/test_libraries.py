@@ -114,12 +114,16 @@ def run_in_forks(folder: Path, *tasks: tuple[Path | None, str, list[str]]) -> li
     return [Ended(code, *texts) for code, texts in zip(json.loads(ran.stdout), said, strict=True)]
 
 
-def samples_of(ran: Ended) -> list[float]:
-    """What the main job made, without torchaudio."""
+def made(ran: Ended | subprocess.CompletedProcess[str]) -> tuple[list[float], bool]:
+    """What the main job made, and whether torchaudio came with it."""
     assert ran.returncode == 0, ran.stderr[-3000:]
     samples, loaded = ran.stdout.splitlines()[-2:]
-    assert loaded == "False"
-    return [float(sample) for sample in samples.split()]
+    return [float(sample) for sample in samples.split()], loaded == "True"
+
+
+def main_job(*, first: Path | None = None) -> tuple[list[float], bool]:
+    """What the main job makes with the starter, and whether torchaudio came with it."""
+    return made(run(MAIN_JOB, str(ROOT / "example_workflows" / "input"), "starter", first=first))
 
 
 def test_the_main_job_needs_no_torchaudio(tmp_path: Path) -> None:
@@ -139,7 +143,7 @@ def test_the_main_job_needs_no_torchaudio(tmp_path: Path) -> None:
     broken = put_stub(tmp_path, "torchaudio", f"raise RuntimeError({MISMATCH!r})")
     arguments = [str(pictures), "starter"]
     for ran in run_in_forks(tmp_path, (None, HIDDEN + MAIN_JOB, arguments), (broken, MAIN_JOB, arguments)):
-        assert samples_of(ran) == sound.waveform[0, 0, ::800].tolist()
+        assert made(ran) == (sound.waveform[0, 0, ::800].tolist(), False)
 
 
 def test_other_packs_find_transformers_whole_afterwards(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,6 @@ from torch.nn import functional
 from training.matching.encoders import open_audio
 
 from .tiny_beats import BUCKETS, CONFIG, FARTHEST, HEADS, LAYERS, POSITIONS, WIDTH, beats_weights, write_beats
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_lazy_modules() -> Iterator[None]:
-    """SpeechBrain leaves modules that import what is not installed when they are looked at, as hypothesis does."""
-    yield
-    for name, module in list(sys.modules.items()):
-        if any(kind.__name__ == "LazyModule" for kind in type(module).__mro__):
-            del sys.modules[name]
 
 
 def buckets(count: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -32,6 +33,16 @@ SKEWED = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64)
 shares = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1.0)), min_size=4, max_size=4).filter(any)
 scores = st.lists(st.floats(-300, 300), min_size=4, max_size=4)
 queries = st.lists(st.tuples(shares, scores), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_lazy_modules() -> None:
+    """SpeechBrain, where a test before has used it, leaves modules that import what is not installed when they are
+    looked at, as hypothesis does.
+    """
+    for name, module in list(sys.modules.items()):
+        if any(kind.__name__ == "LazyModule" for kind in type(module).__mro__):
+            del sys.modules[name]
 
 
 def weightings(drawn: list[tuple[list[float], list[float]]]) -> tuple[Tensor, Tensor]:
