@@ -3,7 +3,8 @@
     uv run --extra train python docs/tools/example_images.py --data data/stamps
 
 Cut-outs of the stamps (see models/MODEL_CARD.md for them and their licence) on photographs: an image painted on as in
-the mask editor, a cut-out to be composed in a graph, one scene in two versions, and a video of something that walks by.
+the mask editor, a cut-out to be composed in a graph, one scene in two versions, a video of something that walks by,
+and a street with four objects.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from PIL import Image, ImageDraw, ImageFilter
 from sounding.utils.files import write_atomic
 from training.data.scenes import background_photographs
 
-GRASS, GRAVEL = 0, 1  # numbers among `background_photographs`
+GRASS, GRAVEL, BRICK, LAKE = 0, 1, 2, 5  # numbers among `background_photographs`
 INPUT = Path(__file__).parents[2] / "example_workflows" / "input"
 
 
-def save(name: str, image: Image.Image) -> None:
+def save(name: str, image: Image.Image, quality: int = 88) -> None:
     """WebP keeps photographs with transparency small; `exact` keeps the colours under it, as the mask editor does."""
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=88, exact=True, method=6)
+    image.save(buffer, "WEBP", quality=quality, exact=True, method=6)
     write_atomic(INPUT / name, buffer.getvalue())
 
 
@@ -102,15 +103,57 @@ def save_video(name: str, frames: list[Image.Image], frame_rate: float) -> None:
     write_atomic(INPUT / name, buffer.getvalue())
 
 
+# Of the street, 512 x 384: left and bottom of each object where it stands, and its width, all in pixels.
+STREET = {"crow": (38, 112, 118), "firetruck": (212, 246, 284), "dog": (66, 356, 138), "hen": (356, 340, 100)}
+HORIZON, KERB, WALL = 172, 206, 108  # rows: where the ground would end, where it does, the wall's top
+
+
+def street(stamps: dict[str, Image.Image]) -> Image.Image:
+    """A fire truck, a dog, a hen and a crow on a wall, in a street by a lake."""
+    photographs = background_photographs()
+    image = Image.new("RGB", (512, 384))
+    lake = photographs[LAKE].resize((512, KERB + 4), Image.Resampling.LANCZOS, box=(330, 190, 640, 317))
+    image.paste(lake.filter(ImageFilter.GaussianBlur(0.8)), (0, 0))
+
+    bricks = photographs[BRICK].resize((150, 150), Image.Resampling.LANCZOS).convert("L").rotate(90)
+    wall = Image.new("L", (236, KERB - WALL))
+    for left in range(0, wall.width, bricks.width):
+        wall.paste(bricks, (left, 0))
+    image.paste(Image.merge("RGB", [wall.point(lambda v, k=k: int(k * v)) for k in (0.86, 0.52, 0.42)]), (0, WALL))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, WALL - 5, wall.width + 3, WALL), fill=(150, 138, 126))  # its coping
+
+    # A plane seen from above the ground: a row's distance is inverse to how far below the horizon it is.
+    gravel = np.asarray(photographs[GRAVEL].convert("L"), np.float32)
+    gravel = 118 + 0.32 * (gravel - gravel.mean())
+    rows, columns = np.mgrid[KERB : image.height, 0 : image.width].astype(np.float32)
+    scale = 260 / (rows - HORIZON)
+    across, away = ((columns - 256) * scale).astype(int), (120 * scale).astype(int)
+    road = gravel[away % gravel.shape[0], across % gravel.shape[1]]
+    softened = Image.fromarray(road.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.9))
+    image.paste(softened.convert("RGB"), (0, KERB))
+    pen.rectangle((0, KERB - 3, image.width, KERB + 2), fill=(168, 164, 156))
+
+    for name, (left, bottom, width) in STREET.items():
+        cutout = stamps[name]
+        height = round(width * cutout.height / cutout.width)
+        if bottom > KERB:
+            shadow = Image.new("L", image.size)
+            deep = max(6, width // 16)
+            ImageDraw.Draw(shadow).ellipse((left + 4, bottom - deep, left + width - 4, bottom + deep // 2), fill=130)
+            image.paste((28, 28, 30), mask=shadow.filter(ImageFilter.GaussianBlur(deep / 3)))
+        image, _ = pasted(image, cutout.resize((width, height), Image.Resampling.LANCZOS), (left, bottom - height))
+    return image
+
+
 def main() -> None:
     """Write the images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/stamps"), help="what training.data.entries made")
     images = parser.parse_args().data / "image"
     rng = np.random.default_rng(5)
-    stamps = {
-        name: Image.open(images / f"{name}.png").convert("RGBA") for name in ("rooster", "elephant", "horse", "zebra")
-    }
+    names = ("rooster", "elephant", "horse", "zebra", *STREET)
+    stamps = {name: Image.open(images / f"{name}.png").convert("RGBA") for name in names}
 
     rooster = stamps["rooster"].resize((188, 224), Image.Resampling.LANCZOS)
     image, where = pasted(scene(GRAVEL, (384, 288)), rooster, (60, 44))
@@ -126,6 +169,8 @@ def main() -> None:
     for name, animal in {"horse": stamps["horse"], "striped": striped(stamps["horse"], stamps["zebra"])}.items():
         large = animal.resize((320, 221), Image.Resampling.LANCZOS)
         save(f"scene_{name}.webp", pasted(meadow, large, (34, 36))[0])
+
+    save("street.webp", street(stamps), quality=86)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ def with_images(server: ComfyServer, graph: Graph) -> Graph:
 
 def thumbnail(server: ComfyServer, graph: Graph) -> Tensor:
     """What the sounds of a graph were made from, and their spectrograms: [SIDE, SIDE, 3], a column per selection."""
-    sounds = {name: selection_of(graph, name) for name, node in graph.items() if node["class_type"].endswith("Audio")}
+    saving = [name for name, node in graph.items() if node["class_type"].endswith(("Audio", "SoundingSave"))]
+    sounds = {name: selection_of(graph, name) for name in saving}
     selections = list(dict.fromkeys(name for name in sounds.values() if name is not None))
     together = not selections  # every file is of several: its tracks are in the selections' order
     if together:
