@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from sounding.audio.seams import change_at
 
 from .browser import browser, open_page, wait_until
 from .graphs import OTHER_MODELS
@@ -123,6 +126,59 @@ def test_each_opens_whole_and_runs_where_no_image_was(chromium, bare_server):
         assert sounds, name
         assert all(samples.size for files in sounds.values() for samples, _ in files), name
         assert page.evaluate("() => app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)") == []
+    page.close()
+
+
+HEARD = """() => {
+  window.sources = [];
+  const { createBufferSource } = AudioContext.prototype;
+  AudioContext.prototype.createBufferSource = function () {
+    const source = createBufferSource.call(this);
+    window.sources.push(source);
+    return source;
+  };
+  const save = app.graph.nodes.find((node) => node.type === "SoundingSave");
+  window.player = save.widgets.find((widget) => widget.name === "player").element;
+}"""
+PLAY = """() => {
+  player.querySelector("[aria-label=Repeat]").click();
+  player.querySelector(".sounding-click-chip").click();
+}"""
+BEYOND = """() => sources[0]?.loop && sources[0].context.currentTime > 1.3 * sources[0].buffer.duration
+  && player.querySelector("[aria-label=Stop]") && true"""
+# What comes out of a source like the one that plays, over three times its length.
+THRICE = """async () => {
+  const [{ buffer, loop, loopStart, loopEnd }] = sources;
+  const context = new OfflineAudioContext(1, 3 * buffer.length, buffer.sampleRate);
+  const source = Object.assign(context.createBufferSource(), { buffer, loop, loopStart, loopEnd });
+  source.connect(context.destination);
+  source.start();
+  return Array.from((await context.startRendering()).getChannelData(0));
+}"""
+
+
+def test_the_page_repeats_a_loop_without_a_click(chromium, bare_server):
+    """What is played is the file, and across its seam it changes as it does within."""
+    empty(bare_server)
+    page = opened(chromium, bare_server)
+    page.evaluate(OPEN, "loop")
+    wait_until(page, SHOWN)
+    page.evaluate("() => { app.graph.nodes.find(({type}) => type === 'SoundingThisObject').widgets[0].value = 2; }")
+    page.evaluate("() => { app.graph.nodes.find(({type}) => type === 'SoundingThisObject').widgets[3].value = 8; }")
+    page.evaluate(HEARD)
+    ((file, rate),) = bare_server.sounds(run(page, bare_server))["4"]
+    wait_until(page, "() => player.querySelector('.sounding-click-chip')")
+    page.evaluate(PLAY)
+    wait_until(page, BEYOND)
+    heard = np.asarray(page.evaluate(THRICE), np.float32)
+    assert rate == 16_000
+    assert len(file) == 2 * rate
+    np.testing.assert_allclose(heard, np.tile(file, 3), atol=2**-20)  # 24 bits, scaled by the browser
+    seams = [len(file), 2 * len(file)]
+    for seam, other in (seams, seams[::-1]):
+        assert change_at(torch.from_numpy(heard), rate, seam, others=[other]).smooth
+    page.evaluate("() => player.querySelector('[aria-label=Repeat]').click()")
+    wait_until(page, "() => player.querySelector('[aria-label=Play]')")  # it plays to its end
     page.close()
 
 

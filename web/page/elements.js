@@ -16,6 +16,7 @@ const PATHS = {
   hidden: "M1.500 8S4 3.500 8 3.500 14.500 8 14.500 8 12 12.500 8 12.500 1.500 8 1.500 8M2.500 13.500l11-11",
   play: "M4.500 2.500v11l8.500-5.500z",
   stop: "M4 4h8v8H4z",
+  repeat: "M3 7V6a2 2 0 0 1 2-2h8M10.500 1.500 13 4l-2.500 2.500M13 9v1a2 2 0 0 1-2 2H3M5.500 9.500 3 12l2.500 2.500",
 };
 
 export function element(tag, properties = {}, ...children) {

@@ -1,4 +1,4 @@
-// Plays samples: from any place, stopped, followed.
+// Plays samples: from any place, once or repeated, stopped, followed.
 
 export class Playback {
   #context = null;
@@ -6,6 +6,7 @@ export class Playback {
   #sound = null;
   #from = 0; // seconds into the sound, at the context's time of #began
   #began = 0;
+  #repeats = false; // from the end on with the beginning, sample by sample
 
   // onChange(): begun or stopped. onEnd(): the sound is over.
   constructor(onChange, onEnd) {
@@ -24,7 +25,21 @@ export class Playback {
   // Seconds into the sound.
   get time() {
     if (!this.#source) return this.#from;
-    return Math.min(this.duration, this.#from + this.#context.currentTime - this.#began);
+    const time = this.#from + this.#context.currentTime - this.#began;
+    return this.#repeats ? time % this.duration : Math.min(this.duration, time);
+  }
+
+  get repeats() {
+    return this.#repeats;
+  }
+
+  // What plays is repeated from now on, or plays to its end.
+  set repeats(repeats) {
+    if (this.#source) {
+      [this.#from, this.#began] = [this.time, this.#context.currentTime];
+      this.#source.loop = repeats;
+    }
+    this.#repeats = repeats;
   }
 
   // Browsers let sound begin only in the course of a click: to be called there.
@@ -54,6 +69,7 @@ export class Playback {
     channels.forEach((samples, i) => buffer.copyToChannel(samples, i));
     const source = (this.#source = this.#context.createBufferSource());
     source.buffer = buffer;
+    source.loop = this.#repeats;
     source.connect(this.#context.destination);
     source.onended = () => {
       if (this.#source !== source) return;

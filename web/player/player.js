@@ -10,6 +10,7 @@ export class Player {
   #next = []; // sounds to be played after it
   #loading = null; // its samples, on their way
   #begins = 0; // sounds that will play once their samples are there
+  #repeats = false; // whether a single sound begins again at its end, as loops do
   sound = null; // its samples: {rate, channels, url of the host's file if it is one}
 
   // gainOf(place): the gain in dB of an object of the list, undefined if there is none. onChange(): begun or stopped.
@@ -21,6 +22,7 @@ export class Player {
     this.playback = new Playback(() => this.#changed(), () => this.#playNext());
     this.chips = element("div", { className: "sounding-click-chips", role: "toolbar", ariaLabel: "Sounds" });
     this.again = button("play", "Play", () => this.#toggle());
+    this.repeat = button("repeat", "Repeat", () => this.#setRepeats(!this.#repeats), { "aria-pressed": "false" });
     this.time = element("span", { className: "sounding-click-time" });
     this.spectrogram = element("canvas", { className: "sounding-click-spectrogram" });
     this.spectrogram.setAttribute("role", "img");
@@ -28,7 +30,7 @@ export class Player {
     this.head = element("i", { className: "sounding-click-head" });
     this.view = element("div", { className: "sounding-click-sound", onclick: (event) => this.#seek(event) });
     this.view.append(this.spectrogram, this.head);
-    const bar = element("div", { className: "sounding-click-transport" }, this.again, this.chips, this.time);
+    const bar = element("div", { className: "sounding-click-transport" }, this.again, this.repeat, this.chips, this.time);
     this.root = element("div", { className: "sounding-click-player", hidden: true }, bar, this.view);
   }
 
@@ -73,6 +75,7 @@ export class Player {
       this.#begins -= 1;
     }
     this.#next = others;
+    this.playback.repeats = this.#repeats && !others.length;
     this.playback.play(0);
   }
 
@@ -138,6 +141,12 @@ export class Player {
   #toggle() {
     if (this.playback.playing) this.stop();
     else if (this.sound) this.playback.play();
+  }
+
+  #setRepeats(repeats) {
+    this.#repeats = repeats;
+    this.playback.repeats = repeats && !this.#next.length;
+    this.repeat.setAttribute("aria-pressed", String(repeats));
   }
 
   #playNext() {
