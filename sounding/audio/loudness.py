@@ -15,6 +15,7 @@ from ..utils.libraries import importing
 # EBU R 128's.
 LOUDNESS = -20.0  # LUFS (ITU-R BS.1770)
 CEILING = -1.0  # dBTP
+ROUNDING = 1e-6  # of peaks that are computed in float32
 MAX_GAIN = 24.0  # dB: what would need more is residue of the networks, which work at a peak of -6 dB
 SILENCE = -50.0  # dB of the highest sample: nothing below is turned up at all,
 GATE = -70.0  # LUFS: nor what is below BS.1770's absolute gate, whatever single samples it has
@@ -152,4 +153,7 @@ def level(waveform: Tensor, rate: int, fade_out: float | None = None, *, loop: b
 
 def under_ceiling(waveform: Tensor, rate: int) -> Tensor:
     """Sounds [..., samples] turned down alike, as far as the highest true peak of them passes the `CEILING`."""
-    return waveform * (10 ** (CEILING / 20) / true_peak(waveform, rate).max().clamp(min=1e-6)).clamp(max=1)
+    share = 10 ** (CEILING / 20) / true_peak(waveform, rate).max().clamp(min=1e-6)
+    # A sound that `level` brought to the ceiling may be measured above it by rounding. Were all turned down by that, the
+    # last bits of each would change whenever one of the others is made anew.
+    return waveform * torch.where(share < 1 - ROUNDING, share, 1.0)

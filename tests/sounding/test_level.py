@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchaudio
 
-from sounding.audio.loudness import CEILING, LOUDNESS, MAX_GAIN, fades, level, loudness, true_peak
+from sounding.audio.loudness import CEILING, LOUDNESS, MAX_GAIN, fades, level, loudness, true_peak, under_ceiling
 from sounding.audio.tracks import mix_tracks
 from training.starter.evaluate.audio_quality import check_sound
 
@@ -153,6 +153,18 @@ def test_gains_keep_their_meaning_in_a_mix() -> None:
     alone = torch.fft.rfft(tracks[:, 0]).abs()
     for number, (bin, gain) in enumerate([(500, 0.0), (3000, -6.0)]):
         assert 20 * (spectrum[bin] / alone[number, bin]).log10() == pytest.approx(gain, abs=0.01)
+
+
+def test_a_sound_at_the_ceiling_leaves_those_beside_it_as_they_are() -> None:
+    """Its peak is measured a little above or below, by rounding."""
+    generator = torch.Generator().manual_seed(0)
+    other = 0.1 * torch.randn(1, 1, 16_000, generator=generator)
+    for _ in range(4):
+        sharp = 0.01 * torch.randn(1, 1, 16_000, generator=generator)
+        sharp[..., ::4000] = 0.9
+        both = torch.cat([level(sharp, 16_000), other])
+        assert float(true_peak(both[0], 16_000)) == pytest.approx(10 ** (CEILING / 20), rel=1e-6)
+        assert torch.equal(under_ceiling(both, 16_000), both)
 
 
 def test_a_loud_mix_is_turned_down_as_a_whole() -> None:
