@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..sounding.audio.mel import MelSpectrogram
 from ..sounding.diffusion import MAX_SEED, item_seeds
+from ..sounding.encoders.patches import blended
 from ..sounding.images.drawing import mel_image
 from .host.conversions import checked_image, checked_mask
 from .host.folders import STARTER_LABEL
@@ -82,6 +83,13 @@ class SoundingThisObject(io.ComfyNode):
                 masks_input(),
                 loop_input(),
                 *variation_inputs(),
+                io.Boolean.Input(
+                    "blend",
+                    default=False,
+                    optional=True,
+                    tooltip="On: all masks of a batch make one sound together, as one mask of all their objects; loud "
+                    "ones may outweigh others.",
+                ),
             ],
             outputs=[
                 io.Audio.Output(display_name="audio", tooltip="Mono, 16 kHz; a batch has one sound per mask."),
@@ -113,9 +121,12 @@ class SoundingThisObject(io.ComfyNode):
         loop: bool = False,
         variation: str = "",
         variation_strength: float = STRENGTH,
+        blend: bool = False,
     ) -> io.NodeOutput:
         """Run `SoundingModel.generate`."""
         image, mask = checked_image(image), checked_mask(mask)
+        if blend:
+            mask = blended(mask)
         negative = None if negative_mask is None else checked_mask(negative_mask)
         if model is None:
             # Expanded to a loader and this node, so that the host keeps the starter in its cache of outputs and another

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..sounding.audio.placing import Place, Room, place_tracks, places_of
 from ..sounding.audio.scene import Scene, boxes_of
 from ..sounding.audio.tracks import LOUDNESS_RANGE, MAX_OFFSET, Track
+from ..sounding.encoders.patches import blended
 from .host.conversions import checked_image, checked_mask
 from .host.schemas import schema, text_input
 from .host.wires import SceneType
@@ -69,6 +71,20 @@ class SoundingSoundscape(io.ComfyNode):
                     tooltip="LUFS that the mix is brought to, -60 to -5 and as far as -1 dBTP allows; -23 is EBU R "
                     "128's. 0 leaves it as it is.",
                 ),
+                io.Boolean.Input(
+                    "loop",
+                    default=False,
+                    optional=True,
+                    tooltip="On: the sounds are loops of one length, and tracks and mix stay loops. They have no "
+                    "offsets and fades.",
+                ),
+                io.Boolean.Input(
+                    "blend",
+                    default=False,
+                    optional=True,
+                    tooltip="On: there is one sound of all masks together, as by Sound This Object's blend. It is "
+                    "placed where they are as a whole.",
+                ),
             ],
             outputs=[
                 io.Audio.Output(
@@ -95,10 +111,13 @@ class SoundingSoundscape(io.ComfyNode):
         fade_in: list[Any] | None = None,
         fade_out: list[Any] | None = None,
         loudness: list[float] | None = None,
+        loop: list[bool] | None = None,
+        blend: list[bool] | None = None,
         **room: list[Any],
     ) -> io.NodeOutput:
         """Find the places, arrange the tracks and sum them."""
-        waveform, rate = joined(audio)  # [B, channels, samples]
+        looped = bool(loop and loop[0])
+        waveform, rate = joined(audio, loop=looped)  # [B, channels, samples]
         count = len(waveform)
         times = {"offsets": offsets, "fade_in": fade_in, "fade_out": fade_out}
         columns = [
@@ -109,8 +128,10 @@ class SoundingSoundscape(io.ComfyNode):
         ]
         # Workflows of earlier versions, and some packs, have None in place of a widget's value.
         heard = Room(**{name: values[0] for name, values in room.items() if values and values[0] is not None})
+        if blend and blend[0]:
+            mask = [_blended(mask)]
         places = _places(mask, depth or [])
-        placed = place_tracks(waveform, rate, places, heard)
+        placed = place_tracks(waveform, rate, places, heard, loop=looped)
         masks = [one for each in mask for one in checked_mask(each)]
         scene = Scene(
             waveform,
@@ -122,8 +143,23 @@ class SoundingSoundscape(io.ComfyNode):
             boxes=[box for one in masks for box in boxes_of(one[None])],
             sizes=[(one.shape[1], one.shape[0]) for one in masks],
             seeds=seeds_of(audio),
+            loop=looped,
         )
         return arranged(placed, rate, scene.tracks, scene.loudness, scene)
+
+
+def _blended(masks: list[Any]) -> Tensor:
+    """All masks of a list of MASK as one.
+
+    Raises:
+        ValueError: they have several sizes.
+    """
+    found = [checked_mask(each) for each in masks]
+    if len(sizes := {tuple(each.shape[1:]) for each in found}) > 1:
+        raise ValueError(
+            f"The masks have {len(sizes)} sizes, but one is expected of masks that are blended; resize them."
+        )
+    return blended(torch.cat(found))
 
 
 def _places(masks: list[Any], depth: list[Any]) -> list[Place | None]:

@@ -41,13 +41,15 @@ def written(sound: Tensor, rate: int) -> dict[str, str]:
     return {"filename": path.name, "subfolder": "", "type": "temp"}
 
 
-def joined(audio: list[Any]) -> tuple[Tensor, int]:
+def joined(audio: list[Any], *, loop: bool = False) -> tuple[Tensor, int]:
     """The sounds of one or several AUDIO as one batch [B, channels, samples], and its sample rate.
 
-    All get the highest of their rates, and two channels if one of them has two; shorter ones are padded with silence.
+    All get the highest of their rates, and two channels if one of them has two; shorter ones are padded with silence,
+    unless they are loops, whose ends go on with their beginnings.
 
     Raises:
-        ValueError: no sounds, ones with more than two channels, or more than memory has room for.
+        ValueError: no sounds, ones with more than two channels, loops of several lengths, or more than memory has room
+            for.
     """
     if not audio:
         raise ValueError("audio is an empty list, but at least one sound is expected; connect a node that gives some.")
@@ -59,8 +61,13 @@ def joined(audio: list[Any]) -> tuple[Tensor, int]:
     if (total := sum(len(each) for each, _ in checked)) > MAX_TRACKS:
         raise ValueError(f"audio has {total} sounds, but at most {MAX_TRACKS} are expected; mix fewer at once.")
     check_length(total, channels, max(-(-each.shape[2] * rate // own) for each, own in checked), rate)
-    sounds = [resample(waveform, own, rate) for waveform, own in checked]
+    sounds = [resample(waveform, own, rate, loop=loop) for waveform, own in checked]
     samples = max(each.shape[2] for each in sounds)
+    if loop and (short := min(each.shape[2] for each in sounds)) < samples:
+        raise ValueError(
+            f"The loops have {short / rate:g} to {samples / rate:g} s, but one length is expected of loops that are "
+            "mixed; make all of one length, or switch loop off."
+        )
     padded = [torch.nn.functional.pad(each, (0, samples - each.shape[2])) for each in sounds]
     return torch.cat([each.expand(-1, channels, -1).to(padded[0].device) for each in padded]), rate
 

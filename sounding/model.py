@@ -19,7 +19,7 @@ from .config import Masks
 from .cost import WINDOW_SECONDS
 from .diffusion import OnStep, item_seeds, sampler_name
 from .editing import BLEND, Edit, edit_sound
-from .encoders.patches import check_image
+from .encoders.patches import blended, check_image
 from .grounding import Condition
 from .loading import read_parts
 from .looping import stretched
@@ -50,10 +50,12 @@ def load(
 
     Raises:
         CheckpointError: the file is missing, broken or of another kind.
-        ValueError: an unknown dtype or part.
+        ValueError: an unknown part, or a dtype that is unknown or not of floating-point numbers.
     """
     chosen = device_of(device)
     if isinstance(dtype, torch.dtype):
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype is {dtype}, but one of floating-point numbers is expected, such as torch.float16.")
         return SoundingModel.from_pretrained(model, device=chosen, dtype=dtype, parts=parts)
     header = read_header(resolve(model))
     wanted = list(header.parts if parts is None else parts)
@@ -87,6 +89,7 @@ class SoundingModel(Conditioning):
         *,
         image: Tensor,
         mask: Tensor | None = None,
+        blend: bool = False,
         text: str | list[str] | None = None,
         negative_mask: Tensor | None = None,
         negative_text: str | list[str] | None = None,
@@ -114,6 +117,8 @@ class SoundingModel(Conditioning):
         Args:
             image: [1, H, W, 3] 0..1 (or one image per mask).
             mask: [B, H, W] 0..1; each row makes a sound of its own.
+            blend: all rows of `mask` make one sound together, as one mask of all their objects, which is the paper's
+                way with several objects: loud ones may outweigh others. The image is encoded once either way.
             text: a sentence that names what sounds; several make a sound each. With a mask it says which of the sounds
                 of what is masked is meant, see `ground`.
             negative_mask, negative_text: what the sounds are guided away from (`sample`), selected as with `mask` and
@@ -155,6 +160,11 @@ class SoundingModel(Conditioning):
                 "generate got neither mask nor text, but a selection is expected; give one of them (a white mask "
                 "selects the whole image)."
             )
+        if blend:
+            if mask is None or len(image) > 1:
+                came = "no mask" if mask is None else f"{len(image)} images"
+                raise ValueError(f"blend came with {came}, but masks of one image are expected; leave blend out.")
+            mask = blended(mask)
         use(("patches",))
         condition, negative = self.select(
             self.see(image),

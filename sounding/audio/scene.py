@@ -26,7 +26,7 @@ class Scene:
     boxes: Sequence[Box | None] | None = None  # left, top, right and bottom of each mask, in pixels
     sizes: Sequence[tuple[int, int]] | None = None  # width and height of each mask
     seeds: Sequence[int | None] | None = None
-    loop: bool = False  # the sounds' ends go on with their beginnings
+    loop: bool = False  # the sounds' ends go on with their beginnings, and so do those of tracks and mix
 
     def __post_init__(self) -> None:
         for name in ("tracks", "places", "boxes", "sizes", "seeds"):
@@ -36,6 +36,13 @@ class Scene:
                     f"There are {len(given)} {name} for {len(self.sounds)} sounds, but one per sound is expected; give "
                     "as many."
                 )
+        if self.loop:
+            for name in ("offset", "fade_in", "fade_out"):
+                if seconds := max((getattr(track, name) for track in self.tracks), default=0.0):
+                    raise ValueError(
+                        f"{name} is {seconds:g} s in a scene of loops, but loops neither begin nor end; set it to 0, "
+                        "or loop to off."
+                    )
 
     def placed(self) -> Tensor:
         """Each sound at its place, without gain, offset and fades: [B, 2, samples]; without places, `sounds`."""

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..utils.files import hidden_name
 from ..utils.messages import printable
 from .files import Tags, check_depth, write_audio
+from .resampling import resample
 from .scene import Scene
 from .session import SOURCES, SessionTrack, session_text
 
@@ -76,6 +78,8 @@ def write_stems(
             f"There are {len(names)} names for {len(scene.sounds)} tracks, but one per track is expected; give as many."
         )
     rate = to_rate or scene.rate
+    if scene.loop:  # before anything else, which would take their ends for ends
+        scene = replace(scene, sounds=resample(scene.sounds, scene.rate, rate, loop=True), rate=rate)
     arranged = scene.arranged()
     mix = scene.mixed(arranged)
     volume = _volume(arranged.sum(dim=0), mix)

@@ -34,6 +34,14 @@ def generate(
             "and text the whole image sounds."
         ),
     ] = None,
+    blend: Annotated[
+        bool,
+        typer.Option(
+            "--blend",
+            rich_help_panel=SCENES,
+            help="All masks make one sound together, as one mask of all their objects, instead of a track each.",
+        ),
+    ] = False,
     text: Annotated[
         str | None,
         typer.Option(help="What sounds: a sentence, instead of a mask; or which sound of what is masked is meant."),
@@ -271,6 +279,7 @@ def generate(
             defaults = {
                 "image": image,
                 "mask": mask,
+                "blend": blend,
                 "text": text,
                 "negative_mask": negative_mask,
                 "negative_text": negative_text,
@@ -310,6 +319,16 @@ def generate(
         for option, value in {"--out-dir": out_dir, "--results": results, "--at-once": at_once}.items():
             if value is not None:
                 raise ValueError(f"{option} came without --jobs, which it belongs to; give both or neither.")
+        if audio is not None and "seconds" in given:
+            raise ValueError(
+                f"--seconds {seconds:g} came with --audio, whose length changes by --continue and --before alone; "
+                "leave it out."
+            )
+        if "variation_strength" in given and variation is None:
+            raise ValueError(
+                f"--variation-strength {variation_strength:g} came without --variation, which it belongs to; give both "
+                "or neither."
+            )
         if video is not None and mask_video is not None:
             image, mask = video, [mask_video]
         if image is None or out is None:
@@ -318,6 +337,7 @@ def generate(
             image=image,
             out=out,
             masks=mask or [],
+            blend=blend,
             text=text,
             negative_mask=negative_mask,
             negative_text=negative_text,

@@ -80,6 +80,7 @@ class GenerateOptions:
     after: float = 0.0
     before: float = 0.0
     intensity: Sequence[str] = ()
+    blend: bool = False
 
     @property
     def masks_by(self) -> Masks | None:
@@ -87,9 +88,14 @@ class GenerateOptions:
         return cast("Masks | None", self.by)
 
     @property
+    def selections(self) -> int:
+        """How many masks make a sound each; with `blend` all of them make one."""
+        return min(1, len(self.masks)) if self.blend else len(self.masks)
+
+    @property
     def tracks(self) -> list[Path]:
         """The files of the sounds; a mix of several goes to `out` itself."""
-        count = max(self.batch, len(self.masks))
+        count = max(self.batch, self.selections)
         return [self.out] if count == 1 else [numbered(self.out, i + 1) for i in range(count)]
 
     def check(self) -> None:
@@ -146,9 +152,9 @@ class GenerateOptions:
         """What is made anew of a sound file, and the curves of intensity."""
         for track in range(len(self.intensity)):
             self.curve(track)
-        if len(self.intensity) not in (0, 1, max(1, len(self.masks))):
+        if len(self.intensity) not in (0, 1, max(1, self.selections)):
             raise ValueError(
-                f"--intensity came {len(self.intensity)} times with {len(self.masks)} masks, but once for all, or once "
+                f"--intensity came {len(self.intensity)} times with {self.selections} masks, but once for all, or once "
                 "per mask, is expected."
             )
         if self.edit is None:
@@ -164,7 +170,7 @@ class GenerateOptions:
             "--fade-out": self.fade_out is not None,
             "--intensity": bool(self.intensity),
             "--variation": self.variation is not None,
-            "A second --mask": len(self.masks) > 1,
+            "A second --mask": self.selections > 1,
         }
         for option, given in others.items():
             if given:
@@ -176,9 +182,17 @@ class GenerateOptions:
     def _check_selection(self) -> None:
         from ..audio.tracks import check_loudness
 
-        masks, gains = len(self.masks), len(self.gains)
-        if masks > MAX_BATCH:
-            raise ValueError(f"--mask came {masks} times, but at most {MAX_BATCH} are expected; make some at a time.")
+        masks, gains = self.selections, len(self.gains)
+        if len(self.masks) > MAX_BATCH:
+            raise ValueError(
+                f"--mask came {len(self.masks)} times, but at most {MAX_BATCH} are expected; make some at a time."
+            )
+        if self.blend:
+            if len(self.masks) < 2:
+                raise ValueError("--blend is about several masks; give two or more by --mask, or leave it out.")
+            for option, given in {"--gain": gains > 0, "--loudness": self.loudness is not None}.items():
+                if given:
+                    raise ValueError(f"{option} came with --blend, which makes no mix; leave one of them out.")
         if self.batch > 1 and masks > 1:
             raise ValueError("--batch came with several masks, but one is expected; leave --batch out or use one mask.")
         if gains and (masks < 2 or gains != masks):
@@ -238,7 +252,7 @@ class GenerateOptions:
             seeds=item_seeds(self.seed, range(len(sounds))),
             loop=self.loop,
         )
-        names = [path.stem for path in self.masks]
+        names = ["blend"] if self.blend else [path.stem for path in self.masks]
         if times > 1:
             names = [f"{name} {number + 1}" for number in range(times) for name in names]
         ending = self.out.suffix.lower()

@@ -65,6 +65,15 @@ def check_mask(mask: Tensor) -> Tensor:
     return mask.clamp(0, 1)
 
 
+def blended(masks: Tensor) -> Tensor:
+    """Masks [B, H, W] as one of all that they show [1, H, W], as the paper selects several objects at once.
+
+    Raises:
+        ValueError: see `check_mask`.
+    """
+    return check_mask(masks).amax(dim=0, keepdim=True)
+
+
 def check_orientation(mask_size: tuple[int, int], image_size: tuple[int, int]) -> None:
     """Refuse a mask (height, width) that is turned against its image; other sizes are stretched later.
 

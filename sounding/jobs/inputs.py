@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..audio.placing import Place, places_of
 from ..conditioning import parts_to_ground
-from ..encoders.patches import check_orientation
+from ..encoders.patches import blended, check_orientation
 from ..images.files import read_image, read_mask
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def read_inputs(options: GenerateOptions, read: Callable[[Path], Tensor] = read_
     """
     pixels = read(options.image)
     selection = None if options.text is not None and not options.masks else read_masks(options.masks, pixels)
+    if options.blend and selection is not None:
+        selection = blended(selection)
     negative = None if options.negative_mask is None else read_masks([options.negative_mask], pixels)
     places = None
     if options.place and selection is not None:

@@ -65,6 +65,7 @@ class JobLine(Checked):
     rate: int | None = None
     loop: bool = False
     intensity: str | Curves = ()
+    blend: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Job:
     @property
     def outs(self) -> list[Path]:
         """All files that it writes."""
-        several = [self.options.out] if len(self.options.masks) > 1 else []
+        several = [self.options.out] if self.options.selections > 1 else []
         maps = [] if self.options.attention_map is None else [self.options.attention_map]
         return [*self.options.tracks, *several, *maps]
 
@@ -197,7 +198,10 @@ def parse_job(number: int, text: str | None, setting: Setting) -> Job | Fault:
         options.check()
         check_steps(options.steps, setting.config.diffusion.train_steps)
         setting.config.latent_frames(options.seconds)
-        digest = hashlib.sha256(json.dumps([setting.model, asdict(line)], sort_keys=True).encode()).hexdigest()[:32]
+        known = asdict(line)
+        if not line.blend:
+            del known["blend"]  # results of files from before there was this key stay theirs
+        digest = hashlib.sha256(json.dumps([setting.model, known], sort_keys=True).encode()).hexdigest()[:32]
         return Job(number, options, digest)
     except (ValueError, OSError) as error:
         return Fault(number, printable(" ".join(str(error).split()), 600), out)

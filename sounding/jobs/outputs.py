@@ -100,7 +100,7 @@ def make_outputs(
     if options.text is not None:
         report["nearest"] = [{"name": name, "cosine": round(cosine, 3)} for name, cosine in condition.nearest[0]]
     mix = None
-    if len(options.masks) > 1:
+    if options.selections > 1:
         mix = mix_tracks(tracks, rate, list(options.gains) or None, options.loudness)
         report["mix"] = str(options.out)
         if options.loudness is not None and mix.any():

@@ -104,6 +104,34 @@ def test_offsets_solo_and_loudness(server):
     assert pyloudnorm.Meter(16_000).integrated_loudness(mix) == pytest.approx(-30, abs=0.1)
 
 
+def test_loops_stay_loops_and_a_blend_is_one_sound_of_all_masks(server):
+    """A reflection beyond the end is heard at the beginning, so that a scene of rolled loops is the rolled scene."""
+    samples = np.random.default_rng(0).normal(0, 0.02, (16_000, 1))
+    graph = {
+        "black": node("SolidMask", value=0.0, width=200, height=100),
+        "white": node("SolidMask", value=1.0, width=100, height=100),
+        "left": node("MaskComposite", destination=["black", 0], source=["white", 0], x=0, y=0, operation="add"),
+        "right": node("MaskComposite", destination=["black", 0], source=["white", 0], x=100, y=0, operation="add"),
+    }
+    masks = {
+        "left images": node("MaskToImage", mask=["left", 0]),
+        "right images": node("MaskToImage", mask=["right", 0]),
+    }
+    masks["images"] = node("ImageBatch", image1=["left images", 0], image2=["right images", 0])
+    graph |= masks | {"both": node("ImageToMask", image=["images", 0], channel="red")}
+    placed = {"distance": 0.0, "reflections": 1.0, "loop": True}
+    for name, sound in (("plain", samples), ("rolled", np.roll(samples, 5000, axis=0))):
+        soundfile.write(server.folder / "input" / f"{name}.wav", sound, 16_000, subtype="FLOAT")
+        graph[name] = node("LoadAudio", audio=f"{name}.wav")
+        graph[f"{name} scene"] = node("SoundingSoundscape", audio=[name, 0], mask=["left", 0], **placed)
+        graph[f"{name} mix"] = node("SaveAudio", audio=[f"{name} scene", 1], filename_prefix=name)
+    graph["blend"] = node("SoundingSoundscape", audio=["plain", 0], mask=["both", 0], distance=0.0, blend=True)
+    graph["blend mix"] = node("SaveAudio", audio=["blend", 1], filename_prefix="blend")
+    sounds = run(server, graph)
+    np.testing.assert_allclose(np.roll(sounds["plain mix"][0], 5000, axis=0), sounds["rolled mix"][0], atol=2 * LSB)
+    assert pan_in(sounds["blend mix"][0]) == pytest.approx(0, abs=0.01)
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "one mask": ({"mask": ["one", 0]}, "There are 1 masks for 2 sounds, but one per sound is expected"),
     "offsets": ({"offsets": "0, 1, 2"}, "There are 3 offsets for 2 tracks"),
@@ -111,6 +139,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no track": ({"mute": "3"}, "mute has 3.0, but tracks 1 to 2 are expected"),
     "half a track": ({"solo": "1.5"}, "solo has 1.5, but tracks 1 to 2 are expected"),
     "too loud": ({"loudness": -1.0}, "loudness is -1.0, but -60 to -5 LUFS are expected"),
+    "a loop's offset": ({"loop": True, "offsets": "1"}, "offset is 1 s in a scene of loops"),
     "two depth maps": ({"depth": ["two", 0]}, "depth has 2 images, but one is expected"),
 }
 

@@ -30,7 +30,9 @@ def folder(tmp_path: Path, tiny_checkpoint: Path) -> Path:
 
 
 def sounding(folder: Path, *arguments: str) -> Result:
-    common = ("--model", str(folder / "tiny.safetensors"), "--device", "cpu", "--steps", "2", "--seconds", "0.5")
+    common = ("--model", str(folder / "tiny.safetensors"), "--device", "cpu", "--steps", "2")
+    if not {"--audio", "--seconds"} & set(arguments):
+        common += ("--seconds", "0.5")
     picture = ("--image", str(folder / "picture.png"))
     return CliRunner().invoke(app, ["generate", *picture, *common, *arguments])
 

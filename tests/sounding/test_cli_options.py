@@ -12,8 +12,11 @@ from typer.testing import CliRunner
 from sounding.cli.app import app
 
 from .cli_runs import BOTH, LONG, MASK, folder, refused
+from .cli_runs import sounding as run
 
 __all__ = ["folder"]
+
+BLENDLESS = (("--gain", "1", "--gain", "2"), ("--loudness", "-23"))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,10 @@ def test_bad_input_gets_one_sentence(folder: Path, arguments: tuple[str, ...], s
         *(((*BOTH, "--loudness", value), "-60 to -5 LUFS are expected") for value in ("0", "-61", "nan")),
         (("--variation", "-1"), "2^64 - 1"),
         (("--variation", "1", "--variation-strength", "1.5"), "variation_strength is 1.5"),
+        (("--variation-strength", "0.5"), "--variation-strength 0.5 came without --variation"),
+        ((*MASK, "--audio", "s.wav", "--region", "0:1", "--seconds", "3"), "--seconds 3 came with --audio"),
+        ((*MASK, "--blend"), "--blend is about several masks"),
+        *(((*BOTH, "--blend", *more), f"{more[0]} came with --blend") for more in BLENDLESS),
         (("--bits", "8"), "one of 16, 24, float is expected"),
         (("--rate", "1000"), "--rate is 1000"),
         (("--stems", "new"), "--stems came without --mask"),
@@ -117,3 +124,11 @@ def test_cuda_without_cuda_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 1
     assert "sees no CUDA" in result.stderr
     assert not (folder / "demo").exists()
+
+
+def test_a_blend_is_one_file_and_one_stem(folder: Path) -> None:
+    masks = [part for name in ("left", "right") for part in ("--mask", str(folder / f"{name}.png"))]
+    result = run(folder, *masks, "--blend", "--out", str(folder / "x.wav"), "--stems", str(folder / "new"))
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in folder.glob("x*.wav")] == ["x.wav"]
+    assert sorted(path.name for path in (folder / "new").glob("*.wav")) == ["01_blend.wav", "mix.wav"]

@@ -148,6 +148,19 @@ def test_several_masks_on_one_picture(tiny_model: SoundingModel) -> None:
     assert generate(tiny_model, mask=masks).shape == (3, 1, 4800)
 
 
+def test_a_blend_is_the_sound_of_one_mask_of_all_objects(tiny_model: SoundingModel) -> None:
+    """Beside a sound per mask, for both of which the image is encoded once."""
+    masks, seen = torch.cat([half("left"), half("right") * 0.5]), []
+    with tiny_model.patches.register_forward_pre_hook(lambda part, inputs: seen.append(len(inputs[0]))):
+        blend = generate(tiny_model, mask=masks, blend=True)
+        assert generate(tiny_model, mask=masks).shape == (2, *blend.shape[1:])
+    assert seen == [1, 1]
+    assert torch.equal(blend, generate(tiny_model, mask=torch.maximum(masks[:1], masks[1:])))
+    for options in ({"text": "a dog"}, {"image": picture(2), "mask": masks}):
+        with pytest.raises(ValueError, match=r"blend came with .* but masks of one image are expected"):
+            generate(tiny_model, blend=True, **options)
+
+
 def test_one_mask_serves_many_pictures(tiny_model: SoundingModel) -> None:
     assert generate(tiny_model, image=picture(2), mask=half("left")).shape[0] == 2
 

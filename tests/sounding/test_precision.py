@@ -63,3 +63,8 @@ def test_a_model_is_loaded_so(tiny_checkpoint: Path, fast: bool) -> None:
         assert kinds == {part: unet if part == "unet" else torch.float32 for part in PARTS}
     picture, mask = torch.rand(1, 32, 32, 3), torch.ones(1, 32, 32)
     assert model.generate(image=picture, mask=mask, seconds=0.2, steps=2).waveform.isfinite().all()
+
+
+def test_a_dtype_of_integers_is_one_sentence(tiny_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"dtype is torch.int8, but one of floating-point numbers is expected"):
+        sounding.load(tiny_checkpoint, device="cpu", dtype=torch.int8)

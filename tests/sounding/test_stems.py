@@ -102,6 +102,20 @@ def test_what_each_stem_is(tmp_path: Path) -> None:
     assert [each["file"] for each in (dog, cow, hen)] == ["01_dog.flac", "02_a_cow.flac", "03_hen_é.flac"]
 
 
+def test_stems_of_loops_are_loops_at_any_rate(tmp_path: Path) -> None:
+    """They are resampled as a circle, so that rolled sounds make rolled files."""
+    folders = []
+    for shift in (0, 4000):
+        rolled = Scene(SOUNDS.roll(shift, dims=-1), RATE, [Track()] * 3, PLACES, loop=True)
+        folders.append(tmp_path / str(shift))
+        write_stems(folders[-1], rolled, ["a", "b", "c"], kind="placed", depth="float", to_rate=48_000)
+    for name in ("01_a.wav", "mix.wav"):
+        plain, rolled = (soundfile.read(folder / name)[0] for folder in folders)
+        np.testing.assert_allclose(np.roll(plain, 3 * 4000, axis=0), rolled, atol=1e-5)
+    with pytest.raises(ValueError, match=r"offset is 1.5 s in a scene of loops, but loops neither begin nor end"):
+        scene(loop=True)
+
+
 def test_nothing_is_overwritten_and_nothing_is_left_of_what_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
