@@ -11,10 +11,10 @@ from comfy_api.latest import io
 from ..sounding.audio.loudness import level as level_sounds
 from ..sounding.batches import one_by_one
 from ..sounding.images.drawing import mel_image
-from .host.conversions import latent_loop, latent_samples, latent_seconds
+from .host.conversions import latent_loop, latent_samples, latent_seconds, latent_seeds
 from .host.loaded import LoadedModel
 from .host.schemas import fade_input, fade_seconds, level_input, schema
-from .host.wires import Mel, MelType, ModelType
+from .host.wires import SEEDS, Mel, MelType, ModelType
 
 
 class SoundingDecode(io.ComfyNode):
@@ -49,7 +49,7 @@ class SoundingDecode(io.ComfyNode):
         mel = model.on_device("vae", batch=len(samples), frames=frames).decode(samples, loop=loop)
         mel = mel.to(model_management.intermediate_device())
         picture = mel_image(mel).to(mel.device)
-        return io.NodeOutput(Mel(mel, latent_seconds(latent, config), loop), picture)
+        return io.NodeOutput(Mel(mel, latent_seconds(latent, config), loop, latent_seeds(latent)), picture)
 
 
 class SoundingVocode(io.ComfyNode):
@@ -82,4 +82,5 @@ class SoundingVocode(io.ComfyNode):
             leveled = [level_sounds(one, rate, fade, loop=mel.loop) for (one,) in one_by_one(waveform)]
             waveform = torch.cat(leveled)
         waveform = waveform.to(model_management.intermediate_device())
-        return io.NodeOutput({"waveform": waveform, "sample_rate": rate})
+        seeds = {} if mel.seeds is None else {SEEDS: mel.seeds}
+        return io.NodeOutput({"waveform": waveform, "sample_rate": rate, **seeds})

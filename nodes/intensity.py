@@ -10,6 +10,7 @@ from torch import Tensor
 from ..sounding.audio.curves import FRAME_RATES, curve_of_masks, read_curve, with_curve
 from .host.conversions import audio_waveform, checked_mask
 from .host.schemas import schema, text_input
+from .host.wires import SEEDS
 
 
 class SoundingIntensity(io.ComfyNode):
@@ -68,4 +69,5 @@ class SoundingIntensity(io.ComfyNode):
             waveform = with_curve(waveform, rate, read_curve(curve), loop=loop)
         if mask is not None:
             waveform = with_curve(waveform, rate, curve_of_masks(checked_mask(mask), frame_rate), loop=loop)
-        return io.NodeOutput({"waveform": waveform, "sample_rate": rate})
+        seeds = {SEEDS: audio[SEEDS]} if SEEDS in audio else {}
+        return io.NodeOutput({"waveform": waveform, "sample_rate": rate, **seeds})

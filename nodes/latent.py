@@ -23,7 +23,7 @@ from .host.conversions import (
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar
 from .host.schemas import OWN, cfg_input, loop_input, schema, seconds_input, steps_input
-from .host.wires import ConditionType, ModelType
+from .host.wires import SEEDS, ConditionType, ModelType
 from .variation import STRENGTH, read_variations, variation_inputs
 
 
@@ -159,7 +159,8 @@ class SoundingSampler(io.ComfyNode):
             loop=latent_loop(latent),
             on_step=progress_bar(),
         )
-        return io.NodeOutput(with_samples(latent, sampled.to(model_management.intermediate_device())))
+        made = with_samples(latent, sampled.to(model_management.intermediate_device()))
+        return io.NodeOutput(made | {SEEDS: item_seeds(seed, indices)})
 
 
 class SoundingEncodeAudio(io.ComfyNode):

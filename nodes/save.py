@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from ..sounding.audio.files import DEPTHS, Tags, check_depth, write_audio
 from ..sounding.audio.scene import Scene
 from ..sounding.audio.stems import KINDS, plain_name, write_stems
+from ..sounding.audio.vorbis_comments import check_comments
 from .host.conversions import audio_waveform
 from .host.schemas import schema, text_input
 from .host.wires import SceneType
@@ -38,13 +39,21 @@ class SoundingSave(io.ComfyNode):
             is_output_node=True,
             is_input_list=True,
             inputs=[
-                io.Audio.Input("audio", tooltip="The sounds, at any sample rate, with any number of channels."),
+                io.Audio.Input(
+                    "audio", lazy=True, tooltip="The sounds, at any sample rate, with any number of channels."
+                ),
                 _prefix_input("audio/Sounding"),
                 *_form_inputs(),
                 _names_input(),
             ],
             outputs=[],
         )
+
+    @classmethod
+    def check_lazy_status(cls, format: list[str] | None = None, **others: Any) -> list[str]:
+        """Ask for the sounds, unless their files would be refused after all the work."""
+        _check_graph(cls, format[0] if format else None)
+        return ["audio"]
 
     @classmethod
     def execute(
@@ -91,7 +100,7 @@ class SoundingSaveStems(io.ComfyNode):
             search_aliases=["stems", "export", "multitrack", "REAPER", "rpp", "session", "DAW"],
             is_output_node=True,
             inputs=[
-                SceneType.Input("scene", tooltip="From Sounding Soundscape."),
+                SceneType.Input("scene", lazy=True, tooltip="From Sounding Soundscape."),
                 _prefix_input("audio/stems"),
                 *_form_inputs(),
                 io.Combo.Input(
@@ -106,6 +115,12 @@ class SoundingSaveStems(io.ComfyNode):
             ],
             outputs=[io.String.Output(display_name="folder", tooltip="Where the files are.")],
         )
+
+    @classmethod
+    def check_lazy_status(cls, format: str | None = None, **others: Any) -> list[str]:
+        """Ask for the scene, unless its files would be refused after all the work."""
+        _check_graph(cls, format)
+        return ["scene"]
 
     @classmethod
     def execute(
@@ -228,3 +243,13 @@ def _graph(node: type[io.ComfyNode]) -> dict[str, str]:
     extra = node.hidden.extra_pnginfo or {}
     named = {**{key: extra[key] for key in ("workflow", *extra) if key in extra}, "prompt": node.hidden.prompt}
     return {key: json.dumps(value) for key, value in named.items() if value is not None}
+
+
+def _check_graph(node: type[io.ComfyNode], kind: str | None) -> None:
+    """Refuse a graph that a file of this kind does not take.
+
+    Raises:
+        ValueError: see `check_comments`.
+    """
+    if kind == "flac":
+        check_comments(_graph(node))

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...sounding.audio.resampling import check_rate
 from ...sounding.config import SoundingConfig
 from ...sounding.encoders.patches import check_image, check_mask
+from .wires import SEEDS
 
 if TYPE_CHECKING:
     pass
@@ -158,6 +159,12 @@ def latent_seconds(latent: dict[str, Any], config: SoundingConfig) -> float | No
 def latent_loop(latent: dict[str, Any]) -> bool:
     """Whether a latent's end goes on with its beginning, as Sounding Empty Latent notes and core nodes keep it."""
     return latent.get("loop") is True
+
+
+def latent_seeds(latent: dict[str, Any]) -> list[int] | None:
+    """The seed of each item, as Sounding Sampler notes them; None where core nodes have joined or picked some since."""
+    seeds = latent.get(SEEDS)
+    return seeds if isinstance(seeds, list) and len(seeds) == len(latent["samples"]) else None
 
 
 def with_samples(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:

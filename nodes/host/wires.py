@@ -17,7 +17,7 @@ ConditionType = io.Custom("SOUNDING_CONDITION")
 MelType = io.Custom("SOUNDING_MEL")
 SegmenterType = io.Custom("SOUNDING_SEGMENTER")
 SceneType = io.Custom("SOUNDING_SCENE")
-SEEDS = "seeds"  # in AUDIO of nodes that know them: one per sound; other nodes leave it out
+SEEDS = "seeds"  # in AUDIO and LATENT of nodes that know them: one per sound; other nodes leave it out
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,4 @@ class Mel:
     mel: Tensor  # [B, T, bands], natural log
     seconds: float | None
     loop: bool = False  # the end goes on with the beginning
+    seeds: list[int] | None = None  # that they were sampled from, where that is known

@@ -154,6 +154,6 @@ def level(waveform: Tensor, rate: int, fade_out: float | None = None, *, loop: b
 def under_ceiling(waveform: Tensor, rate: int) -> Tensor:
     """Sounds [..., samples] turned down alike, as far as the highest true peak of them passes the `CEILING`."""
     share = 10 ** (CEILING / 20) / true_peak(waveform, rate).max().clamp(min=1e-6)
-    # A sound that `level` brought to the ceiling may be measured above it by rounding. Were all turned down by that, the
-    # last bits of each would change whenever one of the others is made anew.
+    # A sound that `level` brought to the ceiling may be measured above it by rounding. Were all turned down by that,
+    # the last bits of each would change whenever one of the others is made anew.
     return waveform * torch.where(share < 1 - ROUNDING, share, 1.0)

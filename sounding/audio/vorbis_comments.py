@@ -21,13 +21,27 @@ def with_comments(data: bytes, comments: Mapping[str, str]) -> bytes:
     """A FLAC or Ogg Vorbis file with these comments in place of those that it has.
 
     Raises:
-        ValueError: the file is of another kind, or the comments are longer than a FLAC file takes.
+        ValueError: the file is of another kind, or see `check_comments`.
     """
     if data[:4] == b"fLaC":
+        check_comments(comments)
         return _with_block(data, _packed(comments))
     if data[:4] == b"OggS" and data[PAGE.size + 1 :].startswith(b"\x01vorbis"):
         return _with_packet(data, b"\x03vorbis" + _packed(comments) + b"\x01")
     raise ValueError(f"The file begins with {data[:4]!r}, but fLaC or OggS with Vorbis in it is expected.")
+
+
+def check_comments(comments: Mapping[str, str]) -> None:
+    """Whether a FLAC file takes these comments, to be asked before long work.
+
+    Raises:
+        ValueError: they are too long.
+    """
+    if (size := len(_packed(comments))) > MAX_BLOCK:
+        raise ValueError(
+            f"The comments, such as the workflow, take {size} bytes, but a FLAC file takes at most {MAX_BLOCK}; save "
+            "as WAV or OGG."
+        )
 
 
 def _packed(comments: Mapping[str, str]) -> bytes:
@@ -46,8 +60,6 @@ def _string(text: str) -> bytes:
 
 def _with_block(data: bytes, comments: bytes) -> bytes:
     """A FLAC file with another block of comments, right after its description of the stream."""
-    if len(comments) > MAX_BLOCK:
-        raise ValueError(f"The comments take {len(comments)} bytes, but a FLAC file takes at most {MAX_BLOCK}.")
     blocks, place, last = [], 4, False
     while not last:
         kind, size = data[place], int.from_bytes(data[place + 1 : place + 4], "big")

@@ -81,6 +81,14 @@ def test_nothing_is_overwritten(server: Any, files: dict[str, list[Path]]) -> No
     assert "comment" not in told(again[0]) or "workflow" not in told(again[0])["comment"]
 
 
+def test_a_graph_that_no_flac_file_takes_is_refused_before_the_sound_is_made(server: Any) -> None:
+    answer = server.queue(saved(format="flac", names="x" * 2**24))
+    entry = server.wait(answer.json()["prompt_id"])
+    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
+    assert "but a FLAC file takes at most 16777215; save as WAV or OGG" in error["exception_message"]
+    assert "sound" not in error["executed"]
+
+
 DROP = """async ([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const dataTransfer = new DataTransfer();
@@ -181,6 +189,18 @@ def test_stems_of_a_scene(server: Any, kind: str) -> None:
     np.testing.assert_allclose(soundfile.read(mix)[0], sounds["mix"][0][0], atol=2**-14)
     assert paths(server, server.run(graph | {"click": graph["click"]}), "raw")
     assert (dog.parent.parent / f"{kind}_00002_").exists() is False  # the host keeps what has not changed
+
+
+def test_stems_know_the_seed_of_the_sampler(server: Any, tiny_graph: Any) -> None:
+    """It goes with the latent, the spectrogram and the sound."""
+    graph = tiny_graph("text_grounded", seed=5) | {
+        "all": node("SolidMask", value=1.0, width=64, height=64),
+        "quieter": node("SoundingIntensity", audio=["9", 0], curve="0:0.5"),
+        "scene": node("SoundingSoundscape", audio=["quieter", 0], mask=["all", 0]),
+        "stems": node("SoundingSaveStems", scene=["scene", 2], filename_prefix="audio/sampled"),
+    }
+    stem, _ = paths(server, server.run(graph), "stems")
+    assert [each["seed"] for each in json.loads((stem.parent / "stems.json").read_text())["stems"]] == [5]
 
 
 def test_variants_of_one_sound(server: Any) -> None:
