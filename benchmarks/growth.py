@@ -4,7 +4,8 @@
     python -m benchmarks.growth --device cuda --items 1,4,16,64 --seconds 5,10,20,60 --objects 1,2,4,8,16
 
 Each row is one call of `SoundingModel.generate` with the starter: `items` sounds of one selection, one sound of
-`seconds`, or one sound per object of one image. Prints a table in Markdown, and draws the same as an SVG into runs/.
+`seconds`, one sound per object of one image, or one sound of all of them, their blend. Prints a table in Markdown, and
+draws the same as an SVG into runs/.
 """
 
 from __future__ import annotations
@@ -61,18 +62,19 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int) -> t
 def measure_all(
     model: SoundingModel, sizes: dict[str, list[float]], steps: int | None, repeats: int
 ) -> dict[str, list[Row]]:
-    """Rows of "items", "objects" and "seconds", the smallest size of each first."""
+    """Rows of "items", "objects", "blend" and "seconds", the smallest size of each first."""
     device = model.require("unet").device
     image = read_image(demo_images() / f"{SCENE}.png")
     masks = torch.cat([read_mask(demo_images() / f"{SCENE}_mask_{name}.png") for name in OBJECTS])
 
-    def generate(seconds: float, batch: int = 1, objects: int = 1) -> None:
+    def generate(seconds: float, batch: int = 1, objects: int = 1, blend: bool = False) -> None:
         mask = masks[[number % len(masks) for number in range(objects)]]
-        model.generate(image=image, mask=mask, seconds=seconds, batch=batch, steps=steps, seed=1)
+        model.generate(image=image, mask=mask, blend=blend, seconds=seconds, batch=batch, steps=steps, seed=1)
 
     makers: dict[str, Callable[[float], None]] = {
         "items": lambda size: generate(SECONDS, batch=round(size)),
         "objects": lambda size: generate(SECONDS, objects=round(size)),
+        "blend": lambda size: generate(SECONDS, objects=round(size), blend=True),
         "seconds": generate,
     }
     generate(SECONDS)  # warms up
@@ -136,6 +138,7 @@ def main(
 ) -> None:
     """Print a table in Markdown and draw a plot."""
     sizes = {"items": numbers(items), "objects": numbers(objects), "seconds": numbers(seconds)}
+    sizes["blend"] = sizes["objects"]
     loaded = load(model, device=device)
     encoded: list[int] = []
     with loaded.patches.register_forward_pre_hook(lambda part, inputs: encoded.append(len(inputs[0]))):
