@@ -113,6 +113,54 @@ def cutouts(
             typer.echo(f"{len(held_out)} {kind}s, {sum(held_out)} of them held out")
 
 
+PackagesOption = Annotated[bool, typer.Option("--packages", help="Print how to get the packages, and end.")]
+
+
+@app.command()
+def images(
+    source: SourceOption = Path("/"),
+    out: Annotated[Path, typer.Option(help="Folder for the data set.")] = Path("data/images"),
+    packages: PackagesOption = False,
+) -> None:
+    """Images of the starter's kinds, of silent things, and backgrounds, from Debian packages.
+
+    training/starter/tables/images.json lists them with their licences; some of each are kept for testing.
+    """
+    with plain_errors("training"):
+        from .images import PARTS, build, read_table
+        from .packages import commands, packages_of
+
+        if packages:
+            typer.echo(commands(packages_of(read_table()).values()))
+            return
+        entries, missing = build(source, out)
+        for part in PARTS:
+            splits = [entry.split for entry in entries if entry.part == part]
+            typer.echo(f"{part}: {splits.count('train')} images to train with, {splits.count('test')} to test with")
+        if missing:
+            typer.echo(f"Not found: {', '.join(package.name for package in missing)}")
+
+
+@app.command()
+def photographs(
+    source: SourceOption = Path("/"),
+    out: Annotated[Path, typer.Option(help="Folder for the photographs.")] = Path("data/photographs"),
+    packages: PackagesOption = False,
+) -> None:
+    """The frozen test of photographs, for `evaluate photographs`: measure once, and choose nothing by it.
+
+    training/starter/tables/photographs.json lists them with the outlines of their objects.
+    """
+    with plain_errors("training"):
+        from .packages import commands, packages_of
+        from .photographs import build, read_table
+
+        if packages:
+            typer.echo(commands(packages_of(read_table()).values()))
+            return
+        typer.echo(f"{len(build(source, out))} photographs, in {out}")
+
+
 @app.command()
 def names(
     data: StampsOption = Path("data/stamps"),
