@@ -28,6 +28,7 @@ TABLE: dict[str, Any] = {
         {"kind": "low", "package": "games", "path": "other.wav", "split": "test", "licence": "GPL-2.0-only"},
         {"kind": "low", "package": "gone", "path": "gone.wav", "split": "train"},
         {"kind": "low", "package": "games", "path": "missing.wav", "split": "train"},
+        {"kind": "low", "package": "games", "path": "damaged.wav", "split": "train"},
     ],
     "without_recording": {"high": "nothing found"},
     "left_out": [],
@@ -72,10 +73,13 @@ def test_recordings_are_cut_and_described(tmp_path: Path) -> None:
     source.mkdir()
     write_audio(source / "low.wav", torch.cat([torch.zeros(16000), tone(200, 2.0)]), 16000)
     write_audio(source / "other.wav", torch.cat([torch.zeros(8000), tone(300, 0.7), torch.zeros(8000)]), 16000)
+    (source / "damaged.wav").write_bytes(b"no sound")
     kinds, sources = tables(tmp_path)
     built = build(source, tmp_path / "out", kinds, sources)
     assert built.missing_packages == ("gone",)
     assert built.missing_files == ("missing.wav",)
+    assert len(built.unreadable) == 1
+    assert "damaged.wav" in built.unreadable[0]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [kind["name"] for kind in manifest["kinds"]] == ["low", "high"]
     assert manifest["images"] == []

@@ -92,6 +92,8 @@ def data(
             typer.echo(f"Packages that were not found: {', '.join(built.missing_packages)}.")
         if built.missing_files:
             typer.echo(f"Files that were not found in their packages: {', '.join(built.missing_files)}.")
+        for problem in built.unreadable:
+            typer.echo(f"Left out: {problem}")
 
 
 @app.command()

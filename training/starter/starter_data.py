@@ -55,6 +55,7 @@ class Built:
     recordings: tuple[RecordingEntry, ...]
     missing_packages: tuple[str, ...]
     missing_files: tuple[str, ...]
+    unreadable: tuple[str, ...]
 
 
 def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built:
@@ -68,7 +69,6 @@ def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built
 
     Raises:
         FileNotFoundError: none of the packages is there.
-        ValueError: an archive is damaged, or a file cannot be read as audio.
     """
     missing = [name for name in sources.packages if not _is_unpacked(source, sources, name)]
     if len(missing) == len(sources.packages):
@@ -79,6 +79,7 @@ def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built
     (out / "audio").mkdir(parents=True, exist_ok=True)
     entries: list[RecordingEntry] = []
     missing_files: list[str] = []
+    unreadable: list[str] = []
     numbers: Counter[str] = Counter()
     for recording in sources.recordings:
         number = numbers[recording.kind]
@@ -90,6 +91,9 @@ def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built
         except FileNotFoundError:
             missing_files.append(recording.path)
             continue
+        except ValueError as error:  # damaged, or cut where it is silent
+            unreadable.append(str(error))
+            continue
         file = f"audio/{re.sub('[^a-z]+', '-', recording.kind.lower())}-{number:02}.wav"
         write_audio(out / file, waveform, SAMPLE_RATE)
         entries.append(_entry(recording, file, len(waveform), sources))
@@ -99,7 +103,7 @@ def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built
         "images": [],
     }
     write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
-    return Built(tuple(entries), tuple(missing), tuple(missing_files))
+    return Built(tuple(entries), tuple(missing), tuple(missing_files), tuple(unreadable))
 
 
 def waveform_of(source: Path, recording: Recording) -> Tensor:
