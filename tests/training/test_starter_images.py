@@ -20,7 +20,7 @@ from training.starter.packages import REGISTRIES, packages_of
 
 KINDS = {row["name"] for row in json.loads(images.TABLE.with_name("kinds.json").read_text(encoding="utf-8"))}
 PASSED_ON = re.compile(  # licences of what may be passed on under GPL-3.0-or-later
-    r"(GPL-[23]\.0-or-later|LGPL-2\.1-or-later|CC0-1\.0|CC-BY-4\.0|CC-BY-SA-[34]\.0|public domain)( \(|$)"
+    r"(GPL-[23]\.0-or-later|CC0-1\.0|CC-BY-4\.0|CC-BY-SA-[34]\.0|public domain)( \(|$)"
 )
 OUTLINE = [[0.25, 0.5], [0.75, 0.5], [0.75, 1.0], [0.25, 1.0]]
 
