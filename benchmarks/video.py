@@ -142,7 +142,7 @@ def memory(lengths: list[float], frame_rate: float) -> None:
 
 def main(
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 8,
-    objects: Annotated[str, typer.Option(help="Test photographs, with commas.")] = "dog,cow,duck,horse,owl,sheep",
+    objects: Annotated[str, typer.Option(help="Test photographs, with commas.")] = "dog,cow,duck,horse",
     seconds: Annotated[float, typer.Option(help="Length of the videos.")] = 16.0,
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 24.0,
     peaks: Annotated[bool, typer.Option("--memory", help="Memory by length instead.")] = False,
