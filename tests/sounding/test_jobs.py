@@ -55,6 +55,7 @@ def test_jobs_make_what_single_commands_make_and_are_done_once(folder: Path, mon
         {"mask": ["left.png", "right.png"], "place": True, "gain": [0, -6], "out": "both.wav"},
         {"mask": "right.png", "batch": 2, "negative_text": "a cow", "cfg": 2, "level": False, "out": "two.wav"},
         {"mask": "left.png", "loop": True, "variation": 5, "rate": 24000, "bits": "24", "out": "loop.wav"},
+        {"mask": ["left.png", "right.png"], "blend": True, "out": "blend.wav"},
     )
     result = run(folder)
     assert result.exit_code == 0, result.output
@@ -66,8 +67,9 @@ def test_jobs_make_what_single_commands_make_and_are_done_once(folder: Path, mon
         (4, "done"),
         (5, "done"),
         (6, "done"),
+        (7, "done"),
     ]
-    assert "5 of 5 jobs done" in result.stderr
+    assert "6 of 6 jobs done" in result.stderr
     out = (f"{folder}/single.wav",)
     single = {
         "Hündin 犬.wav": (("--mask", "left.png", "--seed", "3"), ""),
@@ -76,6 +78,7 @@ def test_jobs_make_what_single_commands_make_and_are_done_once(folder: Path, mon
             ("--mask", "right.png", "--batch", "2", "--negative-text", "a cow", "--cfg", "2", "--no-level"),
             "_2",
         ),
+        "blend.wav": (("--mask", "left.png", "--mask", "right.png", "--blend"), ""),
         "loop.wav": (("--mask", "left.png", "--loop", "--variation", "5", "--rate", "24000", "--bits", "24"), ""),
     }
     monkeypatch.chdir(folder)
@@ -335,7 +338,8 @@ def test_what_memory_holds_and_processes_share(
 
 def test_all_options_are_keys_of_jobs() -> None:
     of_runs = {"out_dir", "results", "at_once", "jobs", "model", "device", "precision", "as_json", "scheduler"}
-    of_one_sound = {"stems", "stems_placed", "audio", "region", "after", "before"}
+    of_one_sound = {"context", "stems", "stems_placed", "audio", "region", "after", "before"}
+    of_one_sound |= {"video", "mask_video", "fps", "follow_size"}
     options = {"rate" if name == "to_rate" else name for name in inspect.signature(generate).parameters}
     keys = {one.name for one in dataclasses.fields(JobLine)}
     assert options - of_runs - of_one_sound == keys
