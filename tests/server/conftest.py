@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from .click_page import Page
 from .comfyui import ROOT, Graph, Server, find_comfyui, make_folder
 
 API = ROOT / "example_workflows" / "api"
+# The browser and the servers of this folder's tests. They end with its last test: the servers, which take a gigabyte
+# each, are of no use to what comes after, and Playwright's loop would be in the way of other tests' own.
+OPEN = ExitStack()
 
 
 @pytest.fixture(scope="session")
 def start_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts servers with the tiny checkpoint and the example images; stops them in the end."""
-    started: list[Server] = []
+    """Starts servers with the tiny checkpoint and the example images; they stop after the last test of this folder."""
 
     def start(*flags: str) -> Server:
         folder = tmp_path_factory.mktemp("comfyui")
@@ -33,13 +36,21 @@ def start_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
         (models / "linked.safetensors").symlink_to(tiny_checkpoint)
         _foreign(models / "foreign.safetensors")
         server = Server(folder, flags)
-        started.append(server)
+        OPEN.callback(server.stop)
         server.wait_until_up()
         return server
 
     yield start
-    for server in started:
-        server.stop()
+    OPEN.close()  # where the run ends early
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+            OPEN.close()
 
 
 def _foreign(path: Path) -> None:
@@ -104,16 +115,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.sections.append(("server log", server.log.read_text(errors="replace")[-6000:]))
 
 
-@pytest.fixture(scope="module")
-def context() -> Iterator[Any]:
-    with browser() as opened:
-        context = opened.new_context(viewport={"width": 1500, "height": 1100})
-        context.set_default_timeout(PATIENCE)
-        yield context
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    yield OPEN.enter_context(browser())
+    OPEN.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def context(chromium: Any) -> Any:
+    context = chromium.new_context(viewport={"width": 1500, "height": 1100})
+    context.set_default_timeout(PATIENCE)
+    return context
+
+
+@pytest.fixture(scope="session")
 def tab(context: Any, server: Any) -> Page:
+    """The page of the shared server, which takes seconds to open; each test loads the graph that it needs."""
     return Page(context, server)
 
 

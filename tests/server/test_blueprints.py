@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from .browser import browser, open_page, wait_until
+from .browser import wait_until
+from .click_page import Page
 from .graphs import COW, DOG, clicked, graph_of, node
 
 pytestmark = pytest.mark.server
 
 SUBGRAPHS = Path(__file__).parents[2] / "subgraphs"
 NAMES = sorted(path.stem for path in SUBGRAPHS.glob("*.json"))
-READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingClick"
 # Again where the page has put its own first graph in the place of this one meanwhile.
 QUEUED = """async (blueprint) => {
   await app.loadGraphData(blueprint);
@@ -35,12 +34,9 @@ def listed(server: Any) -> dict[str, dict[str, Any]]:
     return {name: json.loads(server.get(f"/global_subgraphs/{key}").json()["data"]) for name, key in ours.items()}
 
 
-@pytest.fixture(scope="module")
-def page(server: Any) -> Iterator[Any]:
-    with browser() as opened:
-        page = open_page(opened, server.url)
-        wait_until(page, READY)
-        yield page
+@pytest.fixture
+def page(plain_tab: Page) -> Any:
+    return plain_tab.page
 
 
 def sent(page: Any, blueprint: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.server
 
 def test_wrong_files_are_refused_and_right_ones_shown(page: Page, server: Any, tmp_path: Path):
     page.click(DOG)
+    page.drawn()  # else what is said of the mask may come after what is said of the first file
     for name in ("song.mp3", "words.png"):
         wrong = tmp_path / name
         wrong.write_text("no picture")
@@ -57,8 +58,10 @@ def test_an_image_of_another_node_is_shown_after_a_run(page: Page):
     assert "Run the workflow once" in page.page.locator(".sounding-click-hint").text_content()
     page.page.evaluate("() => app.queuePrompt(0, 1)")
     wait_until(page.page, "() => theClick().soundingClick.reference?.type === 'temp'")
+    told = page.page.locator(".p-dialog-mask")
+    told.wait_for()
     page.page.keyboard.press("Escape")
-    page.page.evaluate("() => app.ui?.dialog?.close?.()")
+    told.wait_for(state="detached")
 
 
 def test_copies_keep_their_own_clicks(page: Page):

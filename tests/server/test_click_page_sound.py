@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,14 @@ TRACKS, WHOLE = "3", "7"  # the nodes of the example that save the tracks and th
 
 
 MASK = {"value": 1.0, "width": 512, "height": 384}
+
+
+@pytest.fixture(scope="module")
+def tab(context: Any, server: Any) -> Iterator[Page]:
+    """A page of its own, since these tests put themselves between it and the server."""
+    page = Page(context, server)
+    yield page
+    page.page.close()
 
 
 def pcm(samples: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .browser import browser, open_page, wait_until
+from .browser import open_page, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -134,15 +134,15 @@ SHOWN = """(names) => Object.fromEntries(names.map((name) => {
 }))"""
 
 
-def test_the_page_speaks_chinese(server):
+def test_the_page_speaks_chinese(server, chromium):
     server.post("/settings/Comfy.Locale", "zh")
     texts = read("zh", "nodeDefs")
     try:
-        with browser() as opened:
-            page = open_page(opened, server.url)
-            wait_until(page, SPEAKS, arg="zh")
-            page.evaluate(AGAIN)
-            shown = page.evaluate(SHOWN, list(texts))
+        page = open_page(chromium, server.url)
+        wait_until(page, SPEAKS, arg="zh")
+        page.evaluate(AGAIN)
+        shown = page.evaluate(SHOWN, list(texts))
+        page.close()
     finally:
         server.post("/settings/Comfy.Locale", "en")
     for name, text in texts.items():

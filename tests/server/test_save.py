@@ -14,7 +14,8 @@ import requests
 import rpp
 import soundfile
 
-from .browser import browser, open_page, wait_until
+from .browser import wait_until
+from .click_page import Page
 from .comfyui import PATIENCE, Graph
 from .graphs import COW, DOG, clicked, graph_of, node
 
@@ -107,38 +108,36 @@ SHOW = """(saved) => {
 
 
 def test_files_dropped_on_the_page_bring_the_graph_back_and_the_node_plays_them(
-    server: Any, files: dict[str, list[Path]]
+    plain_tab: Page, files: dict[str, list[Path]]
 ) -> None:
     """FLAC and OGG; the page knows no metadata of WAV files and takes them for nothing."""
-    with browser() as opened:
-        page = open_page(opened, server.url)
-        wait_until(page, "() => window.app?.graph && window.LiteGraph?.registered_node_types.SoundingSave")
-        types = sorted(each["type"] for each in WORKFLOW["nodes"])
-        for kind, mime in (("wav", "audio/wav"), ("flac", "audio/flac"), ("ogg", "audio/ogg")):
-            path = files[kind][0]
-            page.evaluate(DROP, [path.name, mime, base64.b64encode(path.read_bytes()).decode()])
-            if kind == "wav":
-                page.wait_for_timeout(1000)
-                assert page.evaluate("() => app.graph.nodes.length") in (0, 1)  # newer pages load it into a node
-                continue
-            wait_until(page, "(count) => app.graph.nodes.length === count", len(types))
-            assert sorted(page.evaluate("() => app.graph.nodes.map((each) => each.type)")) == types
-        # The node plays each file that it has saved, and no mix of them.
-        shown = [
-            {"filename": path.name, "subfolder": "audio", "type": "output", "name": path.name}
-            for paths in files.values()
-            for path in paths
-        ]
-        page.evaluate(SHOW, shown)
-        wait_until(
-            page,
-            "(names) => String(chips().map((chip) => chip.textContent)) === String(names)",
-            [each["name"] for each in shown],
-        )
-        for number in range(len(shown)):
-            page.evaluate("(number) => chips()[number].click()", number)
-            wait_until(page, "(number) => chips()[number].getAttribute('aria-pressed') === 'true'", number)
-            assert page.evaluate("() => player().querySelector('.sounding-click-time').textContent").endswith("/ 0.7 s")
+    page = plain_tab.page
+    types = sorted(each["type"] for each in WORKFLOW["nodes"])
+    for kind, mime in (("wav", "audio/wav"), ("flac", "audio/flac"), ("ogg", "audio/ogg")):
+        path = files[kind][0]
+        page.evaluate(DROP, [path.name, mime, base64.b64encode(path.read_bytes()).decode()])
+        if kind == "wav":
+            page.wait_for_timeout(1000)
+            assert page.evaluate("() => app.graph.nodes.length") in (0, 1)  # newer pages load it into a node
+            continue
+        wait_until(page, "(count) => app.graph.nodes.length === count", len(types))
+        assert sorted(page.evaluate("() => app.graph.nodes.map((each) => each.type)")) == types
+    # The node plays each file that it has saved, and no mix of them.
+    shown = [
+        {"filename": path.name, "subfolder": "audio", "type": "output", "name": path.name}
+        for paths in files.values()
+        for path in paths
+    ]
+    page.evaluate(SHOW, shown)
+    wait_until(
+        page,
+        "(names) => String(chips().map((chip) => chip.textContent)) === String(names)",
+        [each["name"] for each in shown],
+    )
+    for number in range(len(shown)):
+        page.evaluate("(number) => chips()[number].click()", number)
+        wait_until(page, "(number) => chips()[number].getAttribute('aria-pressed') === 'true'", number)
+        assert page.evaluate("() => player().querySelector('.sounding-click-time').textContent").endswith("/ 0.7 s")
 
 
 @pytest.mark.parametrize("kind", ["dry", "placed"])

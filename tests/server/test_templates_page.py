@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from sounding.audio.seams import change_at
 
-from .browser import browser, open_page, wait_until
+from .browser import open_page, wait_until
 from .graphs import OTHER_MODELS
 
 pytestmark = pytest.mark.server
@@ -61,18 +61,23 @@ KNOWN = {"Comfy.TutorialCompleted": True, "Comfy.EnableTooltips": False, "Comfy.
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as opened:
-        yield opened
+def bare_server(server: Any) -> Iterator[Any]:
+    """The server with nothing in its input folder, until these tests end."""
+    folder, aside = server.folder / "input", server.folder / "input of other tests"
+    folder.rename(aside)
+    folder.mkdir()
+    server.post("/settings", KNOWN)
+    yield server
+    shutil.rmtree(folder)
+    aside.rename(folder)
 
 
 @pytest.fixture(scope="module")
-def bare_server(start_server: Callable[..., Any]) -> Any:
-    """A server with nothing in its input folder."""
-    server = start_server("--cpu")
-    empty(server)
-    server.post("/settings", KNOWN)
-    return server
+def page(chromium: Any, bare_server: Any) -> Iterator[Any]:
+    """Opened once, which takes seconds."""
+    page = opened(chromium, bare_server)
+    yield page
+    page.close()
 
 
 def empty(server: Any) -> None:
@@ -93,10 +98,9 @@ def run(page: Any, server: Any) -> dict[str, Any]:
     return dict(entry)
 
 
-def test_the_dialog_lists_them_by_the_packs_name_the_first_to_try_first(chromium, bare_server):
+def test_the_dialog_lists_them_by_the_packs_name_the_first_to_try_first(page, bare_server):
     """From there to a sound without a file manager."""
     empty(bare_server)
-    page = opened(chromium, bare_server)
     page.evaluate("() => { app.extensionManager.command.execute('Comfy.BrowseTemplates'); }")
     page.get_by_text("Sounding Objects", exact=True).first.click()
     card = page.locator("[data-testid^='template-workflow-']").and_(
@@ -110,11 +114,9 @@ def test_the_dialog_lists_them_by_the_packs_name_the_first_to_try_first(chromium
     page.evaluate(SHORT)
     for sounds in bare_server.sounds(run(page, bare_server)).values():
         assert all(np.abs(samples).max() > 0.003 for samples, _ in sounds)
-    page.close()
 
 
-def test_each_opens_whole_and_runs_where_no_image_was(chromium, bare_server):
-    page = opened(chromium, bare_server)
+def test_each_opens_whole_and_runs_where_no_image_was(page, bare_server):
     for name in NAMES:
         empty(bare_server)
         page.evaluate(OPEN, name)
@@ -126,7 +128,6 @@ def test_each_opens_whole_and_runs_where_no_image_was(chromium, bare_server):
         assert sounds, name
         assert all(samples.size for files in sounds.values() for samples, _ in files), name
         assert page.evaluate("() => app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)") == []
-    page.close()
 
 
 HEARD = """() => {
@@ -182,13 +183,12 @@ def test_the_page_repeats_a_loop_without_a_click(chromium, bare_server):
     page.close()
 
 
-def test_a_persons_own_file_of_the_same_name_stays(chromium, bare_server):
+def test_a_persons_own_file_of_the_same_name_stays(page, bare_server):
     """The example's image comes beside it, and what is saved later is a workflow like any other."""
     empty(bare_server)
     own = bare_server.folder / "input" / "dog.webp"
     Image.new("RGB", (40, 30), (200, 30, 30)).save(own)
     before = own.read_bytes()
-    page = opened(chromium, bare_server)
     names = []
     for _ in range(2):
         page.evaluate(OPEN, "one_object")
@@ -207,13 +207,12 @@ def test_a_persons_own_file_of_the_same_name_stays(chromium, bare_server):
         slot["links"] = []
     page.evaluate("async (workflow) => { await app.loadGraphData(workflow); }", saved)
     assert page.evaluate("() => app.graph.nodes[0].widgets[0].value") == "dog.webp"
-    page.close()
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
-def test_no_nodes_lie_on_each_other(chromium, bare_server, vue):
+def test_no_nodes_lie_on_each_other(request, chromium, bare_server, vue):
     bare_server.post("/settings", {"Comfy.VueNodes.Enabled": vue})
-    page = opened(chromium, bare_server)
+    page = opened(chromium, bare_server) if vue else request.getfixturevalue("page")
     for name in NAMES:
         page.evaluate(OPEN, name)
         wait_until(page, SHOWN)
@@ -226,5 +225,6 @@ def test_no_nodes_lie_on_each_other(chromium, bare_server, vue):
                 across = min(left + width, other + wide) - max(left, other)
                 down = min(top + height, above + high) - max(top, above)
                 assert min(across, down) <= 0, f"{name}: {first} and {second} overlap by {across:.0f} x {down:.0f}"
-    page.close()
+    if vue:
+        page.close()
     bare_server.post("/settings", KNOWN)
