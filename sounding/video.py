@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .model import OnUse, SoundingModel
 
 FRAME_RATES = (1.0, 60.0)  # per second
+RATE_SLACK = 1.01  # files of 60 frames per second have a little more by the average
 MAX_SECONDS = 60.0
 SLACK = 0.1  # seconds: files of a minute have some frames more
 LOOK = 1.0  # seconds, of which one frame is looked at
@@ -77,10 +78,13 @@ def frames_of(images: Tensor, masks: Tensor) -> Iterator[Frame]:
 
 
 def check_frame_rate(frame_rate: float) -> None:
-    """Raise ValueError unless it is within `FRAME_RATES`."""
+    """Raise ValueError unless it is within `FRAME_RATES`, or above by no more than `RATE_SLACK`."""
     low, high = FRAME_RATES
-    if not low <= frame_rate <= high:
-        raise ValueError(f"The frame rate is {frame_rate:g}, but {low:g} to {high:g} frames per second are expected.")
+    if not low <= frame_rate <= high * RATE_SLACK:
+        raise ValueError(
+            f"The frame rate is {frame_rate:g}, but {low:g} to {high:g} frames per second are expected; convert the "
+            "video and its masks to a rate such as 24."
+        )
 
 
 def check_follow(follow: float) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -46,6 +49,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> P
             Image.fromarray(frame).save(place / name / f"{number:03}.png")
     (place / "empty").mkdir()
     (place / "text.mp4").write_text("no video")
+    clip = (place / "clip.mp4").read_bytes()
+    (place / "codec.mp4").write_bytes(clip.replace(b"avc1", b"none"))
+    turned = bytearray(clip)
+    matrix = turned.index(b"tkhd") + 44
+    turned[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
+    (place / "turned.mp4").write_bytes(turned)
+    turned[matrix : matrix + 36] = bytes(36)
+    (place / "damaged.mp4").write_bytes(turned)
+    os.mkfifo(place / "pipe.mp4")
     (place / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nclip.mp4\n")
     (place / "tiny.safetensors").symlink_to(tiny_checkpoint)
     return place
@@ -87,6 +99,22 @@ def test_a_folder_has_the_frame_rate_that_is_given(folder: Path, tmp_path: Path)
     assert (samples.shape, rate) == ((24_000,), 48_000)
 
 
+def test_frames_are_upright(folder: Path) -> None:
+    """A matrix turns all of a video; one that is damaged turns nothing."""
+    turned, plain, damaged = (
+        next(read_video(folder / f"{name}.mp4", folder / f"{name}.mp4")).image()
+        for name in ("turned", "clip", "damaged")
+    )
+    assert torch.equal(turned, plain.rot90(-1))
+    assert torch.equal(damaged, plain)
+
+
+def test_images_of_a_folder_come_by_their_numbers(tmp_path: Path) -> None:
+    for number in range(12):
+        Image.new("L", (2, 2), number).save(tmp_path / f"frame {number}.png")
+    assert [round(255 * float(frame.mask.max())) for frame in read_video(tmp_path, tmp_path)] == [*range(12)]
+
+
 @pytest.mark.parametrize(
     ("video", "masks", "arguments", "words"),
     [
@@ -96,6 +124,8 @@ def test_a_folder_has_the_frame_rate_that_is_given(folder: Path, tmp_path: Path)
         ("clip.mp4", "empty", (), "is an empty folder, but one image per frame"),
         ("clip.mp4", "missing", (), "does not exist; give a video"),
         ("text.mp4", "masks.mp4", (), "cannot be read as a video"),
+        ("codec.mp4", "masks.mp4", (), "cannot be read as a video (its codec is not known)"),
+        ("pipe.mp4", "masks.mp4", (), "cannot be read as a video (it is no ordinary file)"),
         ("list.m3u8", "masks.mp4", (), "cannot be read as a video"),
         ("clip.mp4", "masks.mp4", ("--fps", "61"), "The frame rate is 61, but 1 to 60"),
         ("clip.mp4", "masks.mp4", ("--follow-size", "nan"), "follow is nan"),
