@@ -81,12 +81,18 @@ def _check_audio(audio: AudioConfig, vae: VaeConfig, vocoder: VocoderConfig) -> 
             f"{vae.stride}; give as many bands or fewer stages."
         )
     if vocoder.network == "vocos":
-        if vocoder.fft_size < 2 * audio.hop or vocoder.fft_size % 2:
+        # More than eight times would reach beyond the frames that windows have in common, as more blocks would.
+        if not 2 * audio.hop <= vocoder.fft_size <= 8 * audio.hop or vocoder.fft_size % 2:
             raise ValueError(
-                f"vocoder.fft_size is {vocoder.fft_size}, but an even number of at least twice the hop "
+                f"vocoder.fft_size is {vocoder.fft_size}, but an even number of twice to eight times the hop "
                 f"({audio.hop}) is expected; give one, such as {4 * audio.hop}."
             )
         return
+    if vocoder.noise:
+        raise ValueError(
+            "vocoder.noise is true, but vocoder.network is hifigan, which takes no noise; set the network to vocos, or "
+            "noise to false."
+        )
     if math.prod(vocoder.rates) != audio.hop:
         raise ValueError(
             f"vocoder.rates multiply to {math.prod(vocoder.rates)}, but audio.hop, {audio.hop}, is expected; give "

@@ -130,6 +130,9 @@ def test_an_energy_distance_asks_for_noise(tiny_config: SoundingConfig, stamps_f
     recipe = recipe_of("vocoder", tiny_config, tmp_path, data=data, settings=VocoderSettings(energy=1.0))
     with pytest.raises(ValueError, match=r"model\.vocoder\.noise is false"):
         TASKS["vocoder"].build(initialize(recipe), recipe.settings, recipe.data, fresh_parts(recipe))
+    short = VocoderSettings(stft=0.0, resolutions=(65_536,))  # the distance is logged whatever its weight
+    with pytest.raises(ValueError, match=r"vocoder\.frames 48 are 7680 samples"):
+        TASKS["vocoder"].build(initialize(recipe), short, recipe.data, fresh_parts(recipe))
 
 
 def test_crops_are_where_the_sound_is(stamps_data: ObjectSet) -> None:

@@ -122,7 +122,7 @@ class VocoderItems:
         audio = model.config.audio
         self.noise = (2, self.samples // audio.hop, audio.mel_bands) if settings.energy else ()
         widest = max(settings.resolutions)
-        if settings.stft and self.samples <= widest // 2:  # what `torch.stft` reflects at the ends
+        if self.samples <= widest // 2:  # what `torch.stft` reflects at the ends
             raise ValueError(
                 f"vocoder.frames {settings.frames} are {self.samples} samples, but more than half of the largest of "
                 f"vocoder.resolutions ({widest}) is expected; ask for more frames, or leave that one out."
