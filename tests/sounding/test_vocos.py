@@ -132,7 +132,9 @@ def test_its_size_is_foreseen(config: SoundingConfig) -> None:
     assert parameters(wide)["vocoder"] == pytest.approx(real, rel=0.05)
 
 
-@pytest.mark.parametrize(("size", "said"), [(300, "vocoder.fft_size is 300"), (641, "an even number"), (2048, "eight times")])
+@pytest.mark.parametrize(
+    ("size", "said"), [(300, "vocoder.fft_size is 300"), (641, "an even number"), (2048, "eight times")]
+)
 def test_an_stft_that_cannot_be_inverted_is_refused(config: SoundingConfig, size: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_consistency(dataclasses.replace(config, vocoder=dataclasses.replace(config.vocoder, fft_size=size)))
