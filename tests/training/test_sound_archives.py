@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -66,3 +67,31 @@ def test_damaged_archives_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(ValueError, match="no archive"):
         read_packed(tmp_path, "a.tar!1")
+
+
+@pytest.mark.parametrize("path", ["../a.ogg", "/etc/hostname", "x/../../a.zip!1"])
+def test_paths_stay_below_the_folder(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValueError, match="leads out of"):
+        read_packed(tmp_path, path)
+
+
+def test_members_are_bounded_whatever_their_headers_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = tmp_path / "a.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large", bytes(1 << 22))
+    data = bytearray(bomb.read_bytes())
+    size = data.index(b"PK\x01\x02") + 24
+    data[size : size + 4] = struct.pack("<I", 100)
+    bomb.write_bytes(data)
+    monkeypatch.setattr("training.starter.sound_archives.MOST_MEMBER", 1000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="is damaged"):
+            read_packed(tmp_path, "a.zip!large")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("large", SOUND)
+    with pytest.raises(ValueError, match="neither stored nor deflated"):
+        read_packed(tmp_path, "a.zip!large")

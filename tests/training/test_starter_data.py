@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sounding.audio.files import read_audio, write_audio
+from training.starter import soundfonts
 from training.starter.kinds import Kind, Sources, read_kinds, read_sources
-from training.starter.soundfonts import Notes, parse_notes
+from training.starter.soundfonts import Notes, parse_notes, play
 from training.starter.starter_data import build, download_commands
 
 KINDS = [{"name": "low", "caption": "a low tone"}, {"name": "high", "caption": "a high tone", "ambience": True}]
@@ -150,3 +151,28 @@ def test_notes_are_pitches_and_lengths() -> None:
     for wrong in ("", "-:1", "128:1", "60", "60:0", "sixty:1", f"60:{np.nan}"):
         with pytest.raises(ValueError, match=r"expected|no notes"):
             parse_notes(wrong)
+
+
+def test_a_soundfont_that_crashes_its_synthesizer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As damaged ones do; the next one is played."""
+    (tmp_path / "tinysoundfont.py").write_text(
+        "import array, os\n"
+        "class Synth:\n"
+        "    def __init__(self, samplerate): pass\n"
+        "    def sfload(self, path): return os.abort() if 'damaged' in path else 1\n"
+        "    def program_select(self, *where): pass\n"
+        "    def sounds_off(self): pass\n"
+        "    def noteon(self, *note): pass\n"
+        "    def noteoff(self, *note): pass\n"
+        "    def generate(self, samples): return array.array('f', [0.5] * 2 * samples)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("damaged", "whole"):
+        (tmp_path / f"{name}.sf2").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"damaged.sf2 cannot be played"):
+        play(tmp_path / "damaged.sf2", 0, 0, parse_notes("60:0.5"), 100)
+    assert play(tmp_path / "whole.sf2", 0, 0, parse_notes("60:0.5"), 100).tolist() == [0.5] * 300
+    with pytest.raises(FileNotFoundError, match=r"none.sf2 is missing"):
+        play(tmp_path / "none.sf2", 0, 0, parse_notes("60:0.5"), 100)
+    soundfonts._process().shutdown()
+    soundfonts._process.cache_clear()

@@ -9,10 +9,13 @@ A path with `!` in it names a member of an archive, `FILE!MEMBER`:
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zipfile
 import zlib
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
 
 MOST_MEMBER = 1 << 26  # bytes of a recording
 COMPRESSED, DIRECTORY = 1, 2  # flags of a Qt resource
@@ -26,7 +29,7 @@ def read_packed(root: Path, path: str) -> bytes:
         ValueError: the archive is damaged, of a kind that is not known, or the recording is larger than 64 MiB.
     """
     outer, _, member = path.partition("!")
-    file = root / outer
+    file = below(root, outer)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing.")
     if not member:
@@ -39,8 +42,28 @@ def read_packed(root: Path, path: str) -> bytes:
         return readers[file.suffix](file, member)
     except KeyError:
         raise FileNotFoundError(f"{file} has no {member[:200]!r}; another version of the package may have.") from None
-    except (struct.error, zipfile.BadZipFile, zlib.error, UnicodeDecodeError, RecursionError) as error:
+    except (
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        UnicodeDecodeError,
+        NotImplementedError,  # zipfile's for compression that it does not know
+        RuntimeError,  # and for members with a password
+    ) as error:
         raise ValueError(f"{file} is damaged ({error}); unpack the package again.") from None
+
+
+def below(root: Path, path: str) -> Path:
+    """A file below `root`.
+
+    Raises:
+        ValueError: the path is absolute, or leads out by `..`.
+    """
+    parts = PurePath(path)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError(f"{path[:200]!r} leads out of {root}, but a path below it is expected; mend the table.")
+    return root / parts
 
 
 def _check_size(size: int, name: str) -> None:
@@ -50,13 +73,30 @@ def _check_size(size: int, name: str) -> None:
 
 def _from_zip(file: Path, member: str) -> bytes:
     with zipfile.ZipFile(file) as archive:
-        _check_size(archive.getinfo(member).file_size, member)
-        return archive.read(member)
+        info = archive.getinfo(member)
+        _check_size(info.file_size, member)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are inflated without bounds
+            raise NotImplementedError("neither stored nor deflated")
+        with archive.open(info) as opened:
+            return opened.read(MOST_MEMBER)  # without a number all is inflated, whatever size the header states
+
+
+@contextmanager
+def _mapped(file: Path) -> Iterator[mmap.mmap]:
+    """An archive of any size, of which only what is looked at is in memory."""
+    if not file.stat().st_size:
+        raise struct.error("it is empty")
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
 
 
 def _from_sound_set(file: Path, member: str) -> bytes:
     """OpenTTD's format: 32-bit pairs of offset and size, then at each offset a name with its length, and a WAV file."""
-    data = file.read_bytes()
+    with _mapped(file) as data:
+        return _sound_of(data, member)
+
+
+def _sound_of(data: mmap.mmap, member: str) -> bytes:
     count = (struct.unpack_from("<I", data)[0] & 0x7FFF_FFFF) // 8
     if not member.isdecimal() or int(member) >= count:
         raise KeyError(member)
@@ -68,15 +108,20 @@ def _from_sound_set(file: Path, member: str) -> bytes:
 
 def _from_resources(file: Path, member: str) -> bytes:
     """Qt's format, versions 1 to 3: a tree of nodes, names in UTF-16, and data with their lengths; all big-endian."""
-    data = file.read_bytes()
+    with _mapped(file) as data:
+        return _resource_of(data, member)
+
+
+def _resource_of(data: mmap.mmap, member: str) -> bytes:
     magic, version, tree, contents, names = struct.unpack_from(">4s4I", data)
     if magic != b"qres":
         raise struct.error("no Qt resources")
     node_size = 14 if version == 1 else 22
 
-    def name(offset: int) -> str:
-        length = struct.unpack_from(">H", data, names + offset)[0]
-        return data[names + offset + 6 : names + offset + 6 + 2 * length].decode("utf-16-be")
+    def is_called(child: int, name: bytes) -> bool:
+        at = names + struct.unpack_from(">I", data, child)[0]
+        length = 2 * struct.unpack_from(">H", data, at)[0]
+        return length == len(name) and data[at + 6 : at + 6 + length] == name
 
     node = tree
     for part in member.split("/"):
@@ -84,7 +129,7 @@ def _from_resources(file: Path, member: str) -> bytes:
         if not flags & DIRECTORY:
             raise KeyError(member)
         children = (tree + node_size * (first + n) for n in range(count))
-        found = (child for child in children if name(struct.unpack_from(">I", data, child)[0]) == part)
+        found = (child for child in children if is_called(child, part.encode("utf-16-be", "surrogatepass")))
         node = next(found, 0)
         if not node:
             raise KeyError(member)

@@ -1,22 +1,28 @@
 """Instruments of a SoundFont that play a few notes, by the `tinysoundfont` library.
 
 It is needed for the starter's data only: `pip install --no-deps tinysoundfont` (its requirement, PyAudio, is for
-loudspeakers).
+loudspeakers). It trusts its files, and crashes on many that are damaged, so it runs in a process of its own.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sounding.utils.libraries import importing
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_SECONDS = 120  # that a synthesizer may take, of which real ones take one or two
 DECAY = 2.5  # seconds that the last note has to die away
 VELOCITY = 100
 
@@ -59,6 +65,27 @@ def play(soundfont: Path, bank: int, program: int, notes: list[Notes], sample_ra
     """
     if not soundfont.is_file():
         raise FileNotFoundError(f"{soundfont} is missing.")
+    import torch  # not in the other process, which begins sooner without
+
+    try:
+        played = _process().submit(_played, soundfont, bank, program, notes, sample_rate).result()
+    except BrokenProcessPool:
+        _process.cache_clear()
+        raise ValueError(
+            f"{soundfont} cannot be played (the synthesizer crashed or came to no end); unpack its package again."
+        ) from None
+    return torch.from_numpy(played)
+
+
+@cache
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def _played(soundfont: Path, bank: int, program: int, notes: list[Notes], sample_rate: int) -> np.ndarray:
+    """See `play`."""
+    if hasattr(signal, "alarm"):  # it ends the process
+        signal.alarm(MOST_SECONDS)
     synth, number = _opened(soundfont, sample_rate)
     try:
         synth.program_select(0, number, bank, program, bank == 128)
@@ -79,7 +106,9 @@ def play(soundfont: Path, bank: int, program: int, notes: list[Notes], sample_ra
         for pitch in chord.pitches:
             synth.noteoff(0, pitch)
     render(DECAY)
-    return torch.from_numpy(np.concatenate(pieces))
+    if hasattr(signal, "alarm"):
+        signal.alarm(0)
+    return np.concatenate(pieces)
 
 
 @lru_cache(maxsize=4)

@@ -27,7 +27,7 @@ from ..data.object_set import MANIFEST
 from ..data.shard_format import SAMPLE_RATE
 from ..data.waveforms import trim
 from .kinds import LONGEST, Kind, Package, Recording, Sources, Split
-from .sound_archives import read_packed
+from .sound_archives import below, read_packed
 from .soundfonts import parse_notes, play
 
 FADE = SAMPLE_RATE // 100  # samples at the ends of a cut
@@ -91,7 +91,7 @@ def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built
         except FileNotFoundError:
             missing_files.append(recording.path)
             continue
-        except ValueError as error:  # damaged, or cut where it is silent
+        except (ValueError, OSError) as error:  # damaged, not permitted, or cut where it is silent
             unreadable.append(str(error))
             continue
         file = f"audio/{re.sub('[^a-z]+', '-', recording.kind.lower())}-{number:02}.wav"
@@ -115,13 +115,18 @@ def waveform_of(source: Path, recording: Recording) -> Tensor:
     """
     if recording.notes:
         file, _, instrument = recording.path.partition("!")
-        bank, program = map(int, instrument.split(":"))
-        waveform = play(source / file, bank, program, parse_notes(recording.notes), SAMPLE_RATE)
+        try:
+            bank, program = map(int, instrument.split(":"))
+        except ValueError:
+            raise ValueError(f"{recording.path} has notes, but no instrument; write FILE!BANK:PROGRAM.") from None
+        waveform = play(below(source, file), bank, program, parse_notes(recording.notes), SAMPLE_RATE)
     else:
         waveform = _decoded(read_packed(source, recording.path), recording.path)
     start = round(recording.start * SAMPLE_RATE)
     length = round(min(recording.seconds or LONGEST, LONGEST) * SAMPLE_RATE)
     cut = waveform[start : start + length]
+    if not cut.isfinite().all():
+        raise ValueError(f"{recording.path} has samples that are no finite numbers; unpack its package again.")
     if not len(cut) or cut.abs().max() < 1e-3:
         raise ValueError(f"{recording.path} is silent from {recording.start} s on; look at its start in the table.")
     return trim(normalize(_faded(cut, begins=start > 0, ends=start + length < len(waveform))))
