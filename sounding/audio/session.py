@@ -34,6 +34,7 @@ class SessionTrack:
     fade_out: float = 0.0
     muted: bool = False
     solo: bool = False
+    loop: bool = False  # repeats where its end is dragged further
 
 
 def session_text(tracks: Sequence[SessionTrack], rate: int, volume: float = 1.0) -> str:
@@ -73,7 +74,7 @@ def _track(track: SessionTrack) -> list[str]:
         "  <ITEM",
         f"    POSITION {track.offset:.10g}",
         f"    LENGTH {track.seconds:.10g}",
-        "    LOOP 0",
+        f"    LOOP {int(track.loop)}",
         f"    FADEIN {SLOW_ENDS} {track.fade_in:.10g} 0 {SLOW_ENDS} 0 0 0",
         f"    FADEOUT {SLOW_ENDS} {track.fade_out:.10g} 0 {SLOW_ENDS} 0 0 0",
         f"    NAME {_quoted(track.name)}",

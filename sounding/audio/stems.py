@@ -86,7 +86,7 @@ def write_stems(
     dry = kind == "dry" and scene.places is not None
     stems = scene.sounds.mean(dim=1, keepdim=True) if dry else scene.placed()
     entries = [_entry(scene, row, file_name(row + 1, name, ending), name, dry) for row, name in enumerate(names)]
-    tracks = [_session_track(entry, stems.shape[-1] / scene.rate, dry) for entry in entries]
+    tracks = [_session_track(entry, stems.shape[-1] / scene.rate, dry, scene.loop) for entry in entries]
     target = Path(os.path.realpath(folder))  # of a link, the folder it leads to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.parent / hidden_name()
@@ -154,7 +154,7 @@ def _entry(scene: Scene, row: int, file: str, name: str, dry: bool) -> dict[str,
     }
 
 
-def _session_track(entry: dict[str, Any], seconds: float, dry: bool) -> SessionTrack:
+def _session_track(entry: dict[str, Any], seconds: float, dry: bool, loop: bool) -> SessionTrack:
     same = ("name", "file", "offset", "fade_in", "fade_out", "muted", "solo")
     gain = entry["gain_db"] + (entry["place_gain_db"] if dry else 0.0)
     return SessionTrack(
@@ -162,6 +162,7 @@ def _session_track(entry: dict[str, Any], seconds: float, dry: bool) -> SessionT
         volume=10 ** (gain / 20),
         pan=entry["pan"] if dry else 0.0,
         panned=dry,
+        loop=loop,
         **{key: entry[key] for key in same},
     )
 

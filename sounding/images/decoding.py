@@ -1,4 +1,4 @@
-"""DecodedImage files: which are read, how large they may be, and what every mode of Pillow's means. Imports no torch.
+"""Image files: which are read, how large they may be, and what every mode of Pillow's means. Imports no torch.
 
 One reader for the library, the command line, the nodes and training. Of several frames the first is read, turned as
 its EXIF block says if that can be read. White is 255 in 8 bits a channel (CMYK, YCbCr, HSV and LAB become the RGB that

@@ -44,6 +44,7 @@ def played(folder: Path) -> np.ndarray:
         sound, rate = soundfile.read(folder / source.find("FILE")[1], always_2d=True)
         assert rate == RATE
         assert float(item.find("LENGTH")[1]) == pytest.approx(len(sound) / rate)
+        assert item.find("LOOP")[1] == "0"
         if muted:
             continue
         for name, seconds in (("FADEIN", float(item.find("FADEIN")[2])), ("FADEOUT", float(item.find("FADEOUT")[2]))):
@@ -112,6 +113,8 @@ def test_stems_of_loops_are_loops_at_any_rate(tmp_path: Path) -> None:
     for name in ("01_a.wav", "mix.wav"):
         plain, rolled = (soundfile.read(folder / name)[0] for folder in folders)
         np.testing.assert_allclose(np.roll(plain, 3 * 4000, axis=0), rolled, atol=1e-5)
+    items = rpp.loads((folders[0] / "session.rpp").read_text()).findall(".//ITEM")
+    assert [item.find("LOOP")[1] for item in items] == ["1"] * 3  # dragged further, an item repeats
     with pytest.raises(ValueError, match=r"offset is 1.5 s in a scene of loops, but loops neither begin nor end"):
         scene(loop=True)
 
