@@ -142,7 +142,7 @@ def audio_format(path: str | os.PathLike[str]) -> str:
 
     name = Path(path).suffix[1:].upper()
     if name not in WRITTEN or name not in soundfile.available_formats():
-        raise ValueError(f"{path} ends in {Path(path).suffix!r}, but .wav, .flac, .ogg or .mp3 is expected.")
+        raise ValueError(f"{path} ends in {Path(path).suffix or 'nothing'}, but .wav, .flac, .ogg or .mp3 is expected.")
     return name
 
 

@@ -68,7 +68,9 @@ def generate(
         ),
     ] = None,
     model: ModelOption = "starter",
-    seconds: Annotated[float, typer.Option(help="Length of the sound, without --audio.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(help="Length of the sound in seconds; with --audio or --video, theirs decides.")
+    ] = 5.0,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; the checkpoint's own without it.")] = None,
     cfg: Annotated[
         float | None, typer.Option(help="Guidance scale, 1 is none; the checkpoint's own without it.")
@@ -134,7 +136,10 @@ def generate(
     ] = None,
     window: Annotated[
         float,
-        typer.Option(rich_help_panel=TIME, help="Longer sounds are made in overlapping windows of so many seconds."),
+        typer.Option(
+            rich_help_panel=TIME,
+            help="Longer sounds are made in overlapping windows of so many seconds; with --video, 5.12 without it.",
+        ),
     ] = 20.48,
     bits: Annotated[
         str | None,

@@ -54,6 +54,7 @@ def name(
                 }
             )
             return
-        for one in named:
+        for number, one in enumerate(named):
             likeliest = ", ".join(f"{name} {probability:.0%}" for name, probability in one.top)
-            show(f"{one.name} ({likeliest})")
+            which = f"{(mask or [])[number]}: " if len(named) > 1 else ""
+            show(f"{which}{one.name} ({likeliest})")

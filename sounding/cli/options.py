@@ -256,9 +256,10 @@ class GenerateOptions:
         if times > 1:
             names = [f"{name} {number + 1}" for number in range(times) for name in names]
         ending = self.out.suffix.lower()
-        return write_stems(
+        files = write_stems(
             self.stems, scene, names, kind=self._kind, ending=ending, depth=self.bits, to_rate=self.to_rate
         )
+        return [self.stems / file.name for file in files]  # as the folder was given, like other files
 
     def _check_files(self) -> None:
         from ..audio.files import audio_format

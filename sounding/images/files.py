@@ -57,7 +57,7 @@ def image_format(path: str | os.PathLike[str]) -> str:
     ending = Path(path).suffix.lower()
     if ending not in WRITTEN:
         raise ValueError(
-            f"{Path(path).name} ends in {ending or 'nothing'}, but one of {', '.join(WRITTEN)} is expected of a "
+            f"{Path(path).name} ends in {ending or 'nothing'}, but one of {', '.join(WRITTEN)} is expected of an "
             "image; give it one of these endings."
         )
     return WRITTEN[ending]

@@ -97,6 +97,8 @@ def test_the_command_names_objects() -> None:
     assert objects[0]["top"][0][0] == "dog"
     assert objects[0]["probability"] == pytest.approx(objects[0]["top"][0][1])
     assert run("name", "--image", str(image)).stdout.startswith("animal (dog ")  # the whole image is less sure
+    several = run("name", "--image", str(image), "--mask", str(mask), "--mask", str(mask)).stdout.splitlines()
+    assert [line.split(" (")[0] for line in several] == [f"{mask}: dog"] * 2
     failed = run("name", "--image", str(image), "--model", "nowhere.safetensors", "--json")
     assert failed.exit_code == 1
     assert "nowhere.safetensors is not a file" in json.loads(failed.stdout)["error"]
