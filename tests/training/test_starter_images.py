@@ -97,8 +97,8 @@ def images_table(**square: Any) -> dict[str, Any]:
 
 def test_images_are_cropped_and_listed(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "images"
-    entries, missing = images.build(source, out, images_table())
-    assert [package.name for package in missing] == ["gone"]
+    entries, missing, problems = images.build(source, out, images_table())
+    assert ([package.name for package in missing], problems) == (["gone"], [])
     assert images.read_entries(out) == entries
     square, noise = entries
     assert (square.kind, square.file, square.licence) == ("red square", "kinds/red-square-000.png", "CC0-1.0")
@@ -110,8 +110,14 @@ def test_images_are_cropped_and_listed(source: Path, tmp_path: Path) -> None:
 
 
 def test_images_that_cannot_be_built_are_named(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"noise.jpg is listed as a cut-out"):
-        images.build(source, tmp_path / "out", images_table(path="shapes/noise.jpg"))
+    for path, words in (
+        ("shapes/noise.jpg", "noise.jpg is listed as a cut-out"),
+        ("shapes/none.png", "none.png is missing"),
+        ("../square.png", "leads out of"),
+    ):
+        entries, _, problems = images.build(source, tmp_path / "out", images_table(path=path))
+        assert [entry.part for entry in entries] == ["backgrounds"], "the others are built"
+        assert words in problems[0]
     with pytest.raises(FileNotFoundError, match="images --packages"):
         images.build(tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="starter images"):

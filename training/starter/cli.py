@@ -136,12 +136,14 @@ def images(
         if packages:
             typer.echo(commands(packages_of(read_table()).values()))
             return
-        entries, missing = build(source, out)
+        entries, missing, problems = build(source, out)
         for part in PARTS:
             splits = [entry.split for entry in entries if entry.part == part]
             typer.echo(f"{part}: {splits.count('train')} images to train with, {splits.count('test')} to test with")
         if missing:
             typer.echo(f"Not found: {', '.join(package.name for package in missing)}")
+        for problem in problems:
+            typer.echo(f"Left out: {problem}")
 
 
 @app.command()

@@ -81,7 +81,9 @@ def read_entries(folder: Path) -> list[ImageEntry]:
     return entries
 
 
-def build(source: Path, out: Path, table: dict[str, Any] | None = None) -> tuple[list[ImageEntry], list[Package]]:
+def build(
+    source: Path, out: Path, table: dict[str, Any] | None = None
+) -> tuple[list[ImageEntry], list[Package], list[str]]:
     """Write the images found under `source` to `out`.
 
     Args:
@@ -90,11 +92,11 @@ def build(source: Path, out: Path, table: dict[str, Any] | None = None) -> tuple
         table: what to look for; without it what comes with the code.
 
     Returns:
-        The manifest, and the packages that are missing, whose images are left out.
+        The manifest, the packages that are missing, and a sentence per image of the others that cannot be read or is
+        not cut out as listed. All of these are left out.
 
     Raises:
-        FileNotFoundError: none of the packages is there, or one lacks a listed file.
-        ValueError: a file is no image, or a cut-out is not cut out.
+        FileNotFoundError: none of the packages is there.
     """
     content = table or read_table()
     packages = packages_of(content)
@@ -104,6 +106,7 @@ def build(source: Path, out: Path, table: dict[str, Any] | None = None) -> tuple
             f"No images under {source}; `python -m training starter images --packages` prints how to get the packages."
         )
     entries: list[ImageEntry] = []
+    problems: list[str] = []
     lacking = {package.name for package in missing}
     for part in PARTS:
         (out / part).mkdir(parents=True, exist_ok=True)
@@ -113,14 +116,18 @@ def build(source: Path, out: Path, table: dict[str, Any] | None = None) -> tuple
             cutout = row.get("cutout", False)
             name = f"{_slug(row.get('kind') or Path(row['path']).stem)}-{number:03}"
             file = f"{part}/{name}.{'png' if cutout else 'jpg'}"
-            image = _prepared(read_image(source, row["path"])[0], row, LARGEST_SIDE[part])
+            try:
+                image = _prepared(read_image(source, row["path"])[0], row, LARGEST_SIDE[part])
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+                continue
             image.save(out / file, quality=92)  # which PNG ignores
             package = packages[row["package"]]
             licence = row.get("licence") or package.licence
             origin = f"{package}: {row['path']}"
             entries.append(ImageEntry(name, part, row.get("kind", ""), file, cutout, row["split"], origin, licence))
     write_atomic(out / MANIFEST, json.dumps([asdict(entry) for entry in entries], indent=1).encode())
-    return entries, missing
+    return entries, missing, problems
 
 
 def _prepared(image: Image.Image, row: dict[str, Any], largest: int) -> Image.Image:
