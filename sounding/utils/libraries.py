@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 _HIDING = threading.RLock()
+# Packages of the project whose name is not that of what is imported.
+_PACKAGES = {"PIL": "pillow", "open_clip": "open_clip_torch", "yaml": "pyyaml"}
 
 
 class LibraryError(ImportError):
@@ -84,6 +86,13 @@ def library_error(library: str, error: BaseException) -> LibraryError:
     bottom = _bottom(error)
     said = " ".join(str(bottom).split())[:500] or type(bottom).__name__
     culprit = _culprit(bottom)
+    if isinstance(bottom, ModuleNotFoundError) and bottom.name and bottom.name == culprit:  # no module within
+        package = _PACKAGES.get(bottom.name, bottom.name)
+        needed = "" if culprit == library else f", which {library} needs,"
+        return LibraryError(
+            f"The package {package}{needed} is not installed here ({said}); install it, such as by pip install "
+            f"{package}, and run this again."
+        )
     inside = f", because of {culprit}" if culprit not in (None, library) else ""
     return LibraryError(
         f"{library} cannot be imported here{inside} ({type(bottom).__name__}: {said}); the installed packages "

@@ -215,7 +215,7 @@ def test_the_error_names_who_is_at_fault(tmp_path: Path, monkeypatch: pytest.Mon
     message = r"top_library .* because of bottom_library \(RuntimeError: operator does"
     with pytest.raises(LibraryError, match=message), importing("top_library"):
         import top_library  # type: ignore[import-not-found]  # noqa: F401
-    message = r"nothing_of_this_name cannot .*ModuleNotFoundError"
+    message = r"nothing_of_this_name is not installed .*No module named.*; install it"
     with pytest.raises(LibraryError, match=message), importing("nothing_of_this_name"):
         import nothing_of_this_name  # type: ignore[import-not-found]  # noqa: F401
 
@@ -238,3 +238,12 @@ def test_errors_of_the_environment_are_told_from_others() -> None:
     assert missing_library(error) is cause
     assert "cannot open shared object" in str(library_error("diffusers", error))
     assert missing_library(ValueError("a bad number")) is None
+
+
+def test_a_package_that_is_not_installed_is_named_as_installers_know_it() -> None:
+    missing = ModuleNotFoundError("No module named 'av'", name="av")
+    assert str(library_error("av", missing)).startswith("The package av is not installed here (No module named 'av')")
+    within = ModuleNotFoundError("No module named 'PIL'", name="PIL")
+    assert "The package pillow, which diffusers needs, is not" in str(library_error("diffusers", within))
+    moved = ModuleNotFoundError("No module named 'scipy.gone'", name="scipy.gone")
+    assert "scipy cannot be imported here (ModuleNotFoundError: No" in str(library_error("scipy", moved))
