@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from .config import DiffusionConfig
+from .config import SAMPLERS, DiffusionConfig
 from .utils.libraries import importing
 
 if TYPE_CHECKING:
@@ -148,6 +148,20 @@ def guided_noise(
     return cfg * conditional + (1 - cfg) * unconditional
 
 
+def check_sampling(config: DiffusionConfig, steps: int | None, cfg: float | None, sampler: str | None) -> None:
+    """Whether `sample_latents` takes these, to be asked before long work; None stands for what is known to be right.
+
+    Raises:
+        ValueError: steps or cfg out of range, or an unknown sampler.
+    """
+    if steps is not None and not 1 <= steps < config.train_steps:
+        raise ValueError(f"steps is {steps}, but 1 to {config.train_steps - 1} is expected.")
+    if cfg is not None and not 0 <= cfg < float("inf"):
+        raise ValueError(f"cfg is {cfg}, but a number of 0 or more is expected; the paper uses 2.")
+    if sampler is not None and sampler not in SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}, but one of {', '.join(SAMPLERS)} is expected.")
+
+
 def sample_latents(
     denoiser: Denoiser,
     noise: Tensor,
@@ -182,10 +196,7 @@ def sample_latents(
     Raises:
         ValueError: steps, cfg or denoise out of range, or an unknown sampler.
     """
-    if not 1 <= steps < config.train_steps:
-        raise ValueError(f"steps is {steps}, but 1 to {config.train_steps - 1} is expected.")
-    if not 0 <= cfg < float("inf"):
-        raise ValueError(f"cfg is {cfg}, but a number of 0 or more is expected; the paper uses 2.")
+    check_sampling(config, steps, cfg, sampler)
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise is {denoise}, but more than 0 and at most 1 is expected.")
     with importing("diffusers"):

@@ -19,7 +19,7 @@ from .audio.loudness import level as leveled
 from .audio.motion import DROPOUT, Motion, Sight, sight_of
 from .audio.placing import pan_over_time
 from .batches import share_of_steps
-from .diffusion import OnStep, item_seeds
+from .diffusion import OnStep, check_sampling, item_seeds
 from .encoders.patches import check_image, check_mask
 from .grounding import Condition
 from .multidiffusion import window_starts
@@ -145,7 +145,9 @@ def sound_video(
     """
     check_follow(follow)
     check_frame_rate(frame_rate)
+    check_sampling(model.config.diffusion, steps, cfg, sampler)
     item_seeds(seed, [])
+    size = model.sampling_window(window)
     use = on_use or (lambda parts: None)
 
     def look(number: int, frame: Frame) -> _Look:
@@ -164,10 +166,11 @@ def sound_video(
         return _Look(number, condition, negative)
 
     motion, looks = _watched(frames, frame_rate, look)
-    config, size = model.config, model.sampling_window(window)
+    config = model.config
     rate, seconds = config.audio.sample_rate, len(motion.sights) / frame_rate
     per_second = rate / (config.audio.hop * config.vae.stride)  # latent frames
-    noise = model.noise(seconds + 2 * LEAST, [seed])
+    # The last time may be shorter than what is made of it, which is rounded up to what the U-Net halves.
+    noise = model.noise(seconds + LEAST + config.latent_frames(LEAST) / per_second, [seed])
     runs = motion.runs(ABSENT)
     use(("grounding", "unet"))
     latents, conditions, begins = [], [], []

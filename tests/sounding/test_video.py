@@ -180,6 +180,14 @@ def test_what_does_not_fit_is_one_sentence_before_long_work(
     assert "\n" not in str(caught.value)
 
 
+def test_settings_are_checked_before_any_frame_is_read(tiny_model: SoundingModel) -> None:
+    frames = (pytest.fail("a frame was read") for _ in range(1))
+    nan = float("nan")
+    for wrong in ({"steps": 0}, {"cfg": nan}, {"sampler": "x"}, {"window": nan}):
+        with pytest.raises(ValueError, match="expected"):
+            sound_video(tiny_model, frames, 8.0, **wrong)  # type: ignore[arg-type]
+
+
 def test_longer_than_a_minute_is_found_while_frames_come(tiny_model: SoundingModel) -> None:
     frames = (Frame(torch.zeros(2, 2), lambda: pytest.fail("an image was read")) for _ in iter(int, 1))  # endless
     with pytest.raises(ValueError, match="The video has 61 or more frames at 1 per second, but at most 60 s"):
