@@ -233,13 +233,17 @@ def test_takes_are_heard_and_the_picked_one_is_what_a_run_saves(page: Page, serv
     page.page.evaluate(PROMPTS)
 
     def pick(number: int) -> np.ndarray:
+        page.page.evaluate("() => { window.before = theClick().soundingClick.preview.player.sound; }")
         take.fill(str(number))
         take.blur()
-        page.shown("Object 1")
         wait_until(
             page.page,
-            "() => !theClick().soundingClick.preview.status(0).is || theClick().soundingClick.preview.player.plays(0)",
+            """() => {
+              const { player } = theClick().soundingClick.preview;
+              return player.sound && player.sound !== window.before;
+            }""",
         )
+        page.shown("Object 1")
         return page.heard("Object 1")
 
     page.hear("Object 1")

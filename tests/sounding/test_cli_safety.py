@@ -26,6 +26,7 @@ from ..malicious_files import FORMS, SUFFIXES
 WRITTEN = {"out", "to", "attention_map"}  # what commands write
 WITH_JOBS = {"out_dir", "results"}  # likewise, only beside `--jobs`
 NEEDED = {"audioldm", "clip"}  # by convert, unless the recommended weights are asked for
+VIDEOS = {"video", "mask_video"}  # read together, instead of an image
 NAMED = {"model": "{}", "overrides": "start.all={}", "file": "{}"}  # files among other things that texts can name
 
 
@@ -64,7 +65,8 @@ def commands(app: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[tu
         hints = typing.get_type_hints(function, include_extras=True)
         parameters = inspect.signature(function).parameters.values()
         name = command.name or function.__name__.replace("_", "-")
-        yield (*words, name), [Place.of(parameter, hints[parameter.name]) for parameter in parameters]
+        places = [parameter for parameter in parameters if hints[parameter.name] is not typer.Context]
+        yield (*words, name), [Place.of(parameter, hints[parameter.name]) for parameter in places]
 
 
 COMMANDS = {
