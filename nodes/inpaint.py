@@ -10,13 +10,13 @@ from comfy_api.latest import io
 
 from ..sounding.batches import share_of_steps
 from ..sounding.config import SAMPLERS
-from ..sounding.diffusion import MAX_SEED, item_seeds
+from ..sounding.diffusion import item_seeds
 from ..sounding.editing import MAX_END, MAX_SECONDS, Edit
 from ..sounding.grounding import Condition
 from .host.conversions import audio_waveform
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar
-from .host.schemas import OWN, cfg_input, schema, steps_input
+from .host.schemas import OWN, cfg_input, schema, seed_input, steps_input
 from .host.wires import ConditionType, ModelType
 
 
@@ -43,14 +43,7 @@ class SoundingInpaint(io.ComfyNode):
                 _seconds("end", 0.0, "Until when. 0: nothing within the sound is made anew."),
                 _seconds("after", 0.0, "Seconds by which it goes on beyond its end."),
                 _seconds("before", 0.0, "Seconds by which it begins earlier."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="The same seed makes the same parts. Item i of a batch uses seed + i.",
-                ),
+                seed_input("The same seed makes the same parts. Item i of a batch uses seed + i."),
                 steps_input(optional=True),
                 cfg_input(optional=True),
                 io.Combo.Input(

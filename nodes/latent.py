@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..sounding.audio.resampling import resample
 from ..sounding.config import SAMPLERS
-from ..sounding.diffusion import MAX_SEED, draw_varied_noise, item_seeds
+from ..sounding.diffusion import draw_varied_noise, item_seeds
 from ..sounding.grounding import Condition
 from .host.conversions import (
     audio_waveform,
@@ -22,7 +22,7 @@ from .host.conversions import (
 )
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar
-from .host.schemas import OWN, cfg_input, loop_input, schema, seconds_input, steps_input
+from .host.schemas import OWN, cfg_input, loop_input, schema, seconds_input, seed_input, steps_input
 from .host.wires import SEEDS, ConditionType, ModelType
 from .variation import STRENGTH, read_variations, variation_inputs
 
@@ -81,14 +81,7 @@ class SoundingSampler(io.ComfyNode):
                     tooltip="From Sounding Empty Latent, or Sounding Encode Audio to vary a sound. With a noise mask "
                     "(Set Latent Noise Mask) only what is white in it is generated anew.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="The same seed makes the same sound. Item i of a batch uses seed + i.",
-                ),
+                seed_input(),
                 steps_input(),
                 cfg_input(),
                 io.Combo.Input(

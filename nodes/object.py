@@ -8,7 +8,7 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..sounding.audio.mel import MelSpectrogram
-from ..sounding.diffusion import MAX_SEED, item_seeds
+from ..sounding.diffusion import item_seeds
 from ..sounding.encoders.patches import blended
 from ..sounding.images.drawing import mel_image
 from .host.conversions import checked_image, checked_mask
@@ -26,10 +26,12 @@ from .host.schemas import (
     masks_input,
     schema,
     seconds_input,
+    seed_input,
+    starter_or_model_input,
     steps_input,
     text_input,
 )
-from .host.wires import SEEDS, ModelType
+from .host.wires import SEEDS
 from .sureness import report
 from .variation import STRENGTH, read_variations, variation_inputs
 
@@ -55,17 +57,8 @@ class SoundingThisObject(io.ComfyNode):
                     "its own.",
                 ),
                 seconds_input(),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="The same seed makes the same sound. Item i of a batch uses seed + i.",
-                ),
-                ModelType.Input(
-                    "model", optional=True, tooltip="From Sounding Load Model; without it the starter in the box."
-                ),
+                seed_input(),
+                starter_or_model_input(),
                 steps_input(optional=True),
                 cfg_input(optional=True),
                 level_input(optional=True),

@@ -9,14 +9,24 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
-from ..sounding.diffusion import MAX_SEED
 from ..sounding.video import FRAME_RATES, VideoSound, check_frame_rate, check_length, frames_of
 from .host.conversions import dense
 from .host.folders import STARTER_LABEL
 from .host.loaded import LoadedModel
 from .host.progress import progress_bar, show_text
-from .host.schemas import OWN, cfg_input, level_input, masks_by, masks_input, schema, steps_input, text_input
-from .host.wires import SEEDS, ModelType
+from .host.schemas import (
+    OWN,
+    cfg_input,
+    level_input,
+    masks_by,
+    masks_input,
+    schema,
+    seed_input,
+    starter_or_model_input,
+    steps_input,
+    text_input,
+)
+from .host.wires import SEEDS
 from .sureness import report
 
 TIMES_SHOWN = 4
@@ -59,17 +69,8 @@ class SoundingVideo(io.ComfyNode):
                     step=0.001,
                     tooltip="Frames per second: connect fps of Get Video Components.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="The same seed makes the same sound.",
-                ),
-                ModelType.Input(
-                    "model", optional=True, tooltip="From Sounding Load Model; without it the starter in the box."
-                ),
+                seed_input("The same seed makes the same sound."),
+                starter_or_model_input(),
                 steps_input(optional=True),
                 cfg_input(optional=True),
                 io.Float.Input(

@@ -8,6 +8,8 @@ from typing import Any, cast
 from comfy_api.latest import io
 
 from ...sounding.config import MASKS, Masks
+from ...sounding.diffusion import MAX_SEED
+from .wires import ModelType
 
 CATEGORY = "audio/Sounding"
 MAX_SECONDS = 600.0
@@ -32,6 +34,18 @@ def seconds_input() -> io.Float.Input:
         max=MAX_SECONDS,
         step=0.1,
         tooltip="Length of the sound; the result has exactly this length.",
+    )
+
+
+def seed_input(tooltip: str = "The same seed makes the same sound. Item i of a batch uses seed + i.") -> io.Int.Input:
+    """Where the noise comes from, with the host's choice of what becomes of it after a run."""
+    return io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip)
+
+
+def starter_or_model_input() -> Any:
+    """A model, of nodes that take the starter without one."""
+    return ModelType.Input(
+        "model", optional=True, tooltip="From Sounding Load Model; without it the starter in the box."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 
 import sounding
@@ -57,8 +58,7 @@ def test_frames_are_where_the_spectrogram_has_them(model: SoundingModel) -> None
 
 
 def test_a_block_is_timms_in_one_dimension() -> None:
-    timm_block = pytest.importorskip("timm.models.convnext").ConvNeXtBlock
-    ours, theirs = Block(8, 24, 0.3), timm_block(8, kernel_size=7, mlp_ratio=3, ls_init_value=0.3)
+    ours, theirs = Block(8, 24, 0.3), ConvNeXtBlock(8, kernel_size=7, mlp_ratio=3, ls_init_value=0.3)
     with torch.no_grad():
         theirs.conv_dw.weight.zero_()
         theirs.conv_dw.weight[:, :, 3] = ours.depthwise.weight

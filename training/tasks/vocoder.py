@@ -61,6 +61,12 @@ class VocoderSettings(Checked):
     mel_std: Annotated[float, Range(1e-3, 100)] = 2.2
 
 
+def magnitudes(sounds: Tensor, size: int) -> Tensor:
+    """[B, samples] -> [B, bins, T] of an STFT of `size` points in steps of a quarter."""
+    window = torch.hann_window(size, device=sounds.device)
+    return torch.stft(sounds, size, size // 4, window=window, return_complex=True).abs()
+
+
 def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Spectral convergence plus log-magnitude L1 (Yamamoto et al. 2020), averaged over FFT sizes and items.
 
@@ -68,11 +74,7 @@ def stft_distance(made: Tensor, real: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """
     total = made.new_zeros(())
     for size in sizes:
-        window = torch.hann_window(size, device=made.device)
-        a, b = (
-            torch.stft(x, size, size // 4, window=window, return_complex=True).abs().clamp(min=1e-5)
-            for x in (made, real)
-        )
+        a, b = (magnitudes(x, size).clamp(min=1e-5) for x in (made, real))
         # Near silence the ratio would grow without bounds: nothing counts as quieter than noise at an RMS of QUIET.
         quiet = QUIET * (3 / 8 * size * a[0].numel()) ** 0.5
         convergence = (a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1).clamp(min=quiet)
@@ -93,13 +95,8 @@ def spectral_energy_distance(real: Tensor, made: Tensor, again: Tensor, sizes: t
     """
     total = real.new_zeros(())
     for size in sizes:
-        window = torch.hann_window(size, device=real.device)
         loudness = (3 / 8 * size) ** 0.5  # of noise with an RMS of 1
-        spectra = [
-            torch.stft(x, size, size // 4, window=window, return_complex=True).abs() / loudness
-            for x in (real, made, again)
-        ]
-        a, b, c = spectra
+        a, b, c = (magnitudes(x, size) / loudness for x in (real, made, again))
         total = total + _spectral_norm(a, b) + _spectral_norm(a, c) - _spectral_norm(b, c)
     return total / len(sizes)
 
