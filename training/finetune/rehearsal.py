@@ -1,9 +1,9 @@
 """Rehearsal objects: a small copy of what the starter was trained on, so that it can be taught more without forgetting.
 
-    python -m training starter rehearsal-items --data data/stamps --out models/starter-objects.zip
+    python -m training starter rehearsal-items --data data/starter/train --out models/starter-objects.zip
 
-writes a zip of a stamps folder (`stamps.py`) with smaller images (WebP) and the first seconds of the recordings
-(Ogg Vorbis). It depends on the data alone, not on a checkpoint. Licences are those of the data, in the manifest.
+writes a zip of a folder of objects with one smaller image (WebP) and the first seconds of one recording (Ogg Vorbis) of
+each. It depends on the data alone, not on a checkpoint. Licences are those of the data, in the manifest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_BYTES = 20_000_000  # of an unpacked member: a zip from elsewhere may prete
 
 
 def pack(data: Path, out: Path) -> int:
-    """Write the small copy of a stamps folder and return its size in bytes."""
+    """Write the small copy of a folder of objects and return its size in bytes."""
     import soundfile
 
     stamps = read_manifest(data)
@@ -45,8 +45,9 @@ def pack(data: Path, out: Path) -> int:
             image.save(picture, "WEBP", quality=55, alpha_quality=60, method=6)
             waveform = read_audio(data / stamp.audio, SAMPLE_RATE)[: round(SECONDS * SAMPLE_RATE)].numpy()
             soundfile.write(sound, waveform, SAMPLE_RATE, format="OGG", subtype="VORBIS", compression_level=0.75)
-            row = vars(stamp) | {"image": f"image/{stamp.name}.webp", "audio": f"audio/{stamp.name}.ogg", "mask": ""}
-            rows.append(row | {"seconds": round(len(waveform) / SAMPLE_RATE, 3)})
+            row = vars(stamp) | {"image": f"image/{stamp.label:03}.webp", "audio": f"audio/{stamp.label:03}.ogg"}
+            alone: dict[str, object] = {"mask": "", "images": (), "recordings": ()}
+            rows.append(row | alone | {"seconds": round(len(waveform) / SAMPLE_RATE, 3)})
             archive.writestr(rows[-1]["image"], picture.getvalue())
             archive.writestr(rows[-1]["audio"], sound.getvalue())
         archive.writestr("manifest.json", json.dumps(rows, separators=(",", ":")))
@@ -104,8 +105,14 @@ def starter_objects() -> Path:
 
 
 def as_objects(stamps: ObjectSet) -> list[TaughtObject]:
-    """An object set as objects of one image and one recording."""
+    """An object set's objects, with all images and recordings."""
     return [
-        TaughtObject(stamp.name, (stamp.caption,), (Picture(cutout, cut=True, masked=True),), (sound,), stamp.licence)
-        for stamp, cutout, sound in zip(stamps.entries, stamps.cutouts, stamps.recordings, strict=True)
+        TaughtObject(
+            entry.name,
+            entry.all_captions,
+            tuple(Picture(image, cut=True, masked=True) for image in images),
+            tuple(sounds),
+            entry.licence,
+        )
+        for entry, images, sounds in zip(stamps.entries, stamps.images, stamps.sounds, strict=True)
     ]

