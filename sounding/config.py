@@ -144,6 +144,7 @@ class UnetConfig(Checked):
 
     `film_width` 0 is the paper's: the U-Net attends to the condition. Otherwise the condition, of that width, is
     added to the time embedding as in AudioLDM as published, and the second attention attends to the latents.
+    `patch_size` cells of the latents, in time and in frequency, are one position (`networks.patched`); the paper has 1.
     """
 
     channels: Widths = (128, 256, 384, 640)
@@ -152,6 +153,7 @@ class UnetConfig(Checked):
     heads: Annotated[tuple[HeadCount, ...], Length(0, 8)] = ()  # per stage, where heads are not all of `head_width`
     norm_groups: Groups = 32
     film_width: Annotated[int, Range(0, 8192)] = 0
+    patch_size: Annotated[int, Range(1, 8)] = 1
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ class SoundingConfig(Checked):
         if not self.audio.hop / self.audio.sample_rate <= seconds < float("inf"):
             raise ValueError(f"seconds is {seconds}, but a positive length is expected; ask for 0.1 or more.")
         frames = seconds * self.audio.sample_rate / (self.audio.hop * self.vae.stride)
-        step = 2 ** (len(self.unet.channels) - 1)
+        step = 2 ** (len(self.unet.channels) - 1) * self.unet.patch_size
         return max(1, -int(-(frames - 1e-6) // step)) * step
 
     def to_json(self) -> str:

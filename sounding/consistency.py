@@ -31,6 +31,16 @@ def check_consistency(config: SoundingConfig) -> None:
             "per stage."
         )
     _check_audio(config.audio, config.vae, config.vocoder)
+    if film and config.unet.patch_size > 1:
+        raise ValueError(
+            f"unet.film_width is {film} and patch_size {config.unet.patch_size}, but AudioLDM's own U-Net has patches "
+            "of 1; set one of them to its default."
+        )
+    if config.latent_bands % config.unet.patch_size:
+        raise ValueError(
+            f"unet.patch_size is {config.unet.patch_size}, but a divisor of the latents' {config.latent_bands} bands "
+            "is expected; give one."
+        )
     if config.naming is not None:
         _check_naming(config.naming)
     if config.diffusion.beta_start > config.diffusion.beta_end:

@@ -75,7 +75,7 @@ def activations(config: SoundingConfig) -> dict[str, int]:
         (max(config.vae.channels[stage : stage + 2]) * cells) >> (2 * stage)
         for stage in range(len(config.vae.channels))
     )
-    latents = cells // config.vae.stride**2
+    latents = cells // (config.vae.stride * config.unet.patch_size) ** 2
     unet = 2 * max((width * latents) >> (2 * stage) for stage, width in enumerate(config.unet.channels))
     vocoder = vocoder_values(config, frames)
     segmenter = config.segmenter
@@ -89,7 +89,7 @@ def activations(config: SoundingConfig) -> dict[str, int]:
 def attending(config: SoundingConfig) -> int:
     """Positions of one window that attend to each other in the U-Net, at its second stage, the first with attention."""
     frames = max(WINDOW_SECONDS, config.train_seconds) * config.audio.sample_rate / config.audio.hop
-    return math.ceil(frames * config.audio.mel_bands / config.vae.stride**2 / 4)
+    return math.ceil(frames * config.audio.mel_bands / (config.vae.stride * config.unet.patch_size) ** 2 / 4)
 
 
 def blocks(config: SoundingConfig) -> dict[str, int]:

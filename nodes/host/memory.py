@@ -67,4 +67,5 @@ def dtype_of(part: str, device: torch.device, choice: str = AUTO, *, large: bool
 
 def unet_values(config: SoundingConfig, rows: int, cells: float) -> float:
     """A generous upper bound of the numbers that the U-Net's activations take, for rows of latents of `cells` each."""
-    return rows * cells * config.unet.channels[0] * 24  # some 24 tensors of the highest resolution at once
+    positions = cells / config.unet.patch_size**2
+    return rows * positions * config.unet.channels[0] * 24  # some 24 tensors of the highest resolution at once

@@ -51,7 +51,8 @@ class MelSpectrogram(torch.nn.Module):
         spectrum = torch.stft(
             padded, config.fft_size, config.hop, window=self.window, center=False, return_complex=True
         )  # [B, fft/2+1, T]
-        mel = spectrum.abs().transpose(1, 2) @ self.filters  # [B, T, mel_bands]
+        with torch.autocast(waveform.device.type, enabled=False):  # half of a logarithm's digits would be heard
+            mel = spectrum.abs().transpose(1, 2) @ self.filters.float()  # [B, T, mel_bands]
         return mel.clamp(min=config.log_floor).log()
 
 

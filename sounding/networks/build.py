@@ -50,9 +50,14 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         from .film import FilmUNet
 
         kind = FilmUNet
+    elif unet.patch_size > 1:
+        from .patched import PatchedUNet
+
+        kind = PatchedUNet
+    values = config.vae.latent_channels * unet.patch_size**2  # per position
     network = kind(
-        in_channels=config.vae.latent_channels,
-        out_channels=config.vae.latent_channels,
+        in_channels=values,
+        out_channels=values,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * attended,
         up_block_types=("CrossAttnUpBlock2D",) * attended + ("UpBlock2D",),
         block_out_channels=unet.channels,
@@ -65,6 +70,8 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         projection_class_embeddings_input_dim=unet.film_width or None,
         class_embeddings_concat=film,
     )
+    if unet.patch_size > 1:
+        network.patch_size = unet.patch_size
     return without_queries(network.eval())
 
 

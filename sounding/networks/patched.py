@@ -1,0 +1,34 @@
+"""A U-Net over patches of the latents: as many as a stage fewer would have, with all of the latents' numbers.
+
+Transformers of latents see them in patches (Peebles & Xie 2023, "Scalable Diffusion Models with Transformers"); a
+U-Net's first stage, which has most of the positions and the least to do, becomes cheaper likewise.
+
+A module of its own because its class derives from one of diffusers', which `build` imports only when it is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from ..utils.libraries import importing
+
+with importing("diffusers"):
+    from diffusers import UNet2DConditionModel
+
+
+class PatchedUNet(UNet2DConditionModel):
+    """`diffusers.UNet2DConditionModel` between a rearrangement of `patch_size` x `patch_size` cells as channels and
+    its inverse; it has `patch_size`^2 times the latents' channels.
+    """
+
+    patch_size = 1
+
+    def forward(self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, **options: Any) -> Any:
+        """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample` [B, C, T, F]."""
+        patches = functional.pixel_unshuffle(sample, self.patch_size)
+        found = super().forward(patches, timestep, encoder_hidden_states, **options)
+        found.sample = functional.pixel_shuffle(found.sample, self.patch_size)
+        return found
