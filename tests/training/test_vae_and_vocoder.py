@@ -20,7 +20,6 @@ from training.data.sounds import ObjectClips
 from training.initialization import initialize
 from training.registry import TASKS
 from training.run import fresh_parts, run
-from training.starter.vocoder import StarterVocoderSettings
 from training.tasks.vae import VaeSettings
 from training.tasks.vocoder import VocoderSettings, spectral_energy_distance, stft_distance
 
@@ -45,11 +44,9 @@ def test_vae_learns_and_its_latents_scale_is_measured(
 def test_vocoder_learns(
     tiny_config: SoundingConfig, tiny_checkpoint: Path, stamps_folder: Path, tmp_path: Path, critic: float
 ) -> None:
-    settings = StarterVocoderSettings(
-        frames=24, stft=1.0 if critic else 0.0, resolutions=(256,), reconstructed=0.5 if critic else 0.0, critic=critic
-    )
+    settings = VocoderSettings(frames=24, stft=1.0 if critic else 0.0, resolutions=(256,), critic=critic)
     recipe = recipe_of(
-        "starter_vocoder",
+        "vocoder",
         tiny_config,
         tmp_path,
         data=DataSettings(stamps=str(stamps_folder)),

@@ -22,7 +22,7 @@ from ..data.settings import DataSettings
 from ..data.sounds import Clips, find_clips
 from ..engine.loader import Item
 from ..engine.objective import Critic, Objective
-from ..engine.settings import Frames, Scale, Weight
+from ..engine.settings import Frames, Scale, Share, Weight
 from .discriminators import WaveformCritic
 from .task import Context, Task
 
@@ -43,6 +43,8 @@ class VocoderSettings(Checked):
         stft: weight of the multi-resolution STFT distance.
         energy: weight of the spectral energy distance, for a Vocos with noise; it takes two sounds per item.
         resolutions: FFT sizes of both distances.
+        reconstructed: share of items whose mel is a sample of the VAE's posterior, decoded: what sampled latents become
+            lacks what the VAE lost, and a vocoder that knows such mels can make up for it.
         critic: scales the widths of the multi-period and multi-scale discriminators (0: none, 1: the published ones).
         adversarial: weight of the generator's adversarial loss.
         matching: weight of feature matching.
@@ -54,6 +56,7 @@ class VocoderSettings(Checked):
     stft: Weight = 1.0
     energy: Weight = 0.0
     resolutions: Annotated[tuple[Annotated[int, Range(16, 65_536)], ...], Length(1, 16)] = (256, 512, 1024, 2048)
+    reconstructed: Share = 0.0
     critic: Scale = 0.0
     adversarial: Weight = 1.0
     matching: Weight = 2.0
@@ -118,6 +121,8 @@ class VocoderItems:
         self.samples = settings.frames // stride * stride * model.config.audio.hop
         audio = model.config.audio
         self.noise = (2, self.samples // audio.hop, audio.mel_bands) if settings.energy else ()
+        self.reconstructed, latents = settings.reconstructed, model.config.vae.latent_channels
+        self.latents = (latents, self.samples // audio.hop // stride, model.config.latent_bands)
         widest = max(settings.resolutions)
         if self.samples <= widest // 2:  # what `torch.stft` reflects at the ends
             raise ValueError(
@@ -133,8 +138,13 @@ class VocoderItems:
         return self.clips.ids()
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        """waveform [samples], and with an energy distance noise [2, T, bands] between 0 and 1."""
+        """waveform [samples], with an energy distance noise [2, T, bands] between 0 and 1, and where mels are to be
+        reconstructed whether this one is, with the noise [C, T/4, bands/4] that samples the posterior.
+        """
         item: Item = {"waveform": self.clips.crop(index, self.samples, rng)}
+        if self.reconstructed:
+            item["reconstructed"] = bool(rng.random() < self.reconstructed)
+            item["latents"] = torch.from_numpy(rng.standard_normal(self.latents, np.float32))
         if self.noise:
             item["noise"] = torch.from_numpy(rng.random(self.noise, np.float32))
         return item
@@ -160,6 +170,13 @@ class VocoderObjective(Objective):
         self.requires_grad_(True)
         self.to_mel = MelSpectrogram(model.config.audio)
         self.adversarial_weight, self.matching_weight = settings.adversarial, settings.matching
+        # Frozen, so no child module: neither states nor other processes need it.
+        self._vae = [model.vae.requires_grad_(False)] if settings.reconstructed else []
+
+    def place(self, device: torch.device) -> None:
+        """Move the VAE, which is no child module."""
+        for vae in self._vae:
+            vae.to(device)
 
     def checkpoint_gradients(self) -> None:
         """Of the generator, its residual blocks, which keep most."""
@@ -172,6 +189,11 @@ class VocoderObjective(Objective):
         batch = {"waveform": torch.zeros(1, frames * audio.hop, device=device)}
         if self.settings.energy:
             batch["noise"] = torch.zeros(1, 2, frames, audio.mel_bands, device=device)
+        if self.settings.reconstructed:
+            vae = self.config.vae
+            shape = (vae.latent_channels, frames // vae.stride, self.config.latent_bands)
+            batch["reconstructed"] = torch.zeros(1, dtype=torch.bool, device=device)
+            batch["latents"] = torch.zeros(1, *shape, device=device)
         return batch
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -196,7 +218,18 @@ class VocoderObjective(Objective):
 
     def input_mel(self, mel: Tensor, batch: dict[str, Any]) -> Tensor:
         """The log-mel [B, T, 64] that the generator gets for the true one."""
-        return mel
+        if not self._vae or not (rows := batch["reconstructed"]).any():
+            return mel
+        mixed = mel.clone()
+        mixed[rows] = self.reconstruct(mel[rows], batch["latents"][rows])
+        return mixed
+
+    @torch.no_grad()
+    def reconstruct(self, mel: Tensor, noise: Tensor) -> Tensor:
+        """Log-mels [B, T, 64] encoded, sampled by `noise` [B, C, T/4, 16] and decoded."""
+        (vae,), config = self._vae, self.config.vae
+        posterior = vae.encode(config.normal(mel)).latent_dist
+        return config.log_mel(vae.decode(posterior.mean + posterior.std * noise).sample)
 
     def install(self, model: SoundingModel) -> None:
         """Give the model what was learnt, as plain weights."""
