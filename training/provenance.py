@@ -141,15 +141,6 @@ def is_finished(recipe: Recipe, effective: Recipe, steps: int, made_of: dict[str
     return recipe.result.is_file()
 
 
-def check_settings(recipe: Recipe) -> None:
-    """Check the settings of a run whose checkpoint is there; neither data nor other checkpoints are read.
-
-    Raises:
-        ValueError: it was trained with others.
-    """
-    _refuse(recipe, _changes(recipe, places=False, parts=not recipe.start))
-
-
 def _refuse(recipe: Recipe, changes: list[str]) -> None:
     if changes:
         raise ValueError(
@@ -176,12 +167,11 @@ def keep_recipe(recipe: Recipe, effective: Recipe) -> None:
     write_atomic(file, text.encode())
 
 
-def _changes(recipe: Recipe, *, places: bool, parts: bool = True, older: Recipe | None = None) -> list[str]:
+def _changes(recipe: Recipe, *, places: bool, older: Recipe | None = None) -> list[str]:
     """What is different from the recipe beside the run, as `key: old -> new`; nothing without one.
 
     Args:
         places: with what `LOCATIONS` lists.
-        parts: with settings of the model.
         older: the recipe as it was read. Earlier versions kept this, whatever the checkpoints that it started with had.
     """
     file = recipe.folder / FILE
@@ -196,11 +186,7 @@ def _changes(recipe: Recipe, *, places: bool, parts: bool = True, older: Recipe 
     for key in sorted(now.keys() | before.keys()):
         others = ASIDE if places else ASIDE + LOCATIONS
         aside = any(key == other or key.startswith(f"{other}.") for other in others)
-        if (
-            not aside
-            and (parts or not key.startswith("model."))
-            and before.get(key) not in (now.get(key), plain.get(key))
-        ):
+        if not aside and before.get(key) not in (now.get(key), plain.get(key)):
             changes.append(f"{key}: {before.get(key)!r} -> {now.get(key)!r}")
     return changes
 

@@ -9,18 +9,7 @@ from typing import Any
 
 # Tasks that got another name, and their keys that did.
 RENAMED: dict[str, tuple[str, dict[str, str]]] = {
-    "recall": (
-        "class_feature_replay",
-        {"imagined": "inverted", "shown": "inverted_per_item", "recalled_weight": "replay_weight"},
-    ),
-    "encoders": (
-        "starter_encoders",
-        {
-            "kept_weight": "distillation_weight",
-            "known_weight": "classification_weight",
-            "recalled_weight": "replay_weight",
-        },
-    ),
+    "encoders": ("starter_encoders", {"recalled_weight": "replay_weight"}),
     "segmenter": ("starter_segmenter", {}),
 }
 # Settings that left a task for the starter's own, with the defaults that earlier versions wrote out.
@@ -39,9 +28,20 @@ MOVED: dict[str, tuple[str, dict[str, Any]]] = {
             "keep_grounding": False,
         },
     ),
-    "vocoder": ("starter_vocoder", {"restored": 0.0}),
 }
-KEYS = {"restored": "reconstructed"}  # of those
+# Settings of what is no longer there, with the values at which they did nothing: others are refused as unknown.
+DROPPED: dict[str, dict[str, Any]] = {
+    "vocoder": {"restored": 0.0},
+    "starter_segmenter": {"cutouts": ""},
+    "starter_encoders": {
+        "frozen_blocks": 3,
+        "tower_rate": 1.0,
+        "kept_weight": 0.0,
+        "known_weight": 0.0,
+        "distillation_weight": 0.0,
+        "classification_weight": 0.0,
+    },
+}
 # Blocks and keys of the recipe of `python -m training finetune`.
 FINETUNE = {
     "names": "text_encoder",
@@ -69,8 +69,12 @@ def migrated_recipe(data: dict[str, Any]) -> dict[str, Any]:
         if all(block.get(key, default) == default for key, default in defaults.items()):
             data[old] = {key: value for key, value in block.items() if key not in defaults}
         elif new not in data:
-            data[new] = _renamed(data.pop(old), KEYS)
+            data[new] = data.pop(old)
             data["task"] = new if data.get("task") == old else data.get("task")
+    for name, idle in DROPPED.items():
+        block = data.get(name)
+        if isinstance(block, dict):
+            data[name] = {key: value for key, value in block.items() if key not in idle or value != idle[key]}
     return data
 
 
@@ -78,7 +82,7 @@ def migrated_overrides(data: dict[str, Any], task: object) -> dict[str, Any]:
     """Overrides by former names, for a recipe of `task` in today's: they are the task's own settings."""
     data = dict(data)
     renamed = [(old, new, names) for old, (new, names) in RENAMED.items()]
-    moved = [(old, new, KEYS) for old, (new, _) in MOVED.items()]
+    moved: list[tuple[str, str, dict[str, str]]] = [(old, new, {}) for old, (new, _) in MOVED.items()]
     for old, new, names in renamed + moved:
         if task == new and isinstance(data.get(old), dict) and isinstance(data.get(new, {}), dict):
             data[new] = _renamed(data.pop(old), names) | data.get(new, {})

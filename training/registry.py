@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .starter.ablate.text_diffusion import TextDiffusionTask
+from .starter.encoders import EncodersTask
 from .starter.grounded import StarterGroundedTask
 from .starter.segmenter import SegmenterTask
-from .starter.tasks import EncodersTask, ReplayTask
-from .starter.vocoder import StarterVocoderTask
 from .tasks.grounded import GroundedTask
 from .tasks.matching import MatchingTask
 from .tasks.step_distillation import StepDistillationTask
@@ -25,9 +24,7 @@ TASKS: dict[str, AnyTask[Any]] = {
         VocoderTask(),
         MatchingTask(),
         StarterGroundedTask(),
-        StarterVocoderTask(),
         EncodersTask(),
-        ReplayTask(),
         SegmenterTask(),
         TextDiffusionTask(),
     )

@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 import training
 from sounding.checkpoint import read_header
 from training.__main__ import app
+from training.recipe import RECIPES
 from training.starter.evaluate import cli as evaluate
 from training.starter.evaluate.finetuned import FinetunedSettings
 from training.starter.evaluate.photographs import WAYS
 from training.starter.evaluate.recognise import PARTS
 from training.starter.evaluate.sounds import Settings
+from training.starter.run import Amounts
 
 ROOT = Path(training.__file__).parent
 MOVED = {
@@ -191,11 +193,17 @@ def test_the_sheet_says_how_it_was_made(
 def test_training_the_starter_is_told_where_its_data_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
-    def train(data: Path, out: Path, *, cutouts: Path) -> Path:
-        given.update(data=data, out=out, cutouts=cutouts)
+    def train(data: Path, out: Path, folder: Path, **others: Any) -> Path:
+        given.update(data=data, out=out, folder=folder, **others)
         return out / "last.safetensors"
 
     monkeypatch.setattr("training.starter.run.train_starter", train)
-    result = CliRunner().invoke(app, ["starter", "train", "--data", "a", "--cutouts", "b", "--out", "c"])
-    assert (result.exit_code, result.stdout) == (0, f"{Path('c/last.safetensors')}\n")
-    assert given == {"data": Path("a"), "cutouts": Path("b"), "out": Path("c")}
+    options = ["--at-once", "3", "--scenes", "7", "--trajectories", "2"]
+    result = CliRunner().invoke(app, ["starter", "train", "--data", "/a", "--out", "/c", *options])
+    assert (result.exit_code, result.stdout) == (0, f"{Path('/c/last.safetensors')}\n")
+    amounts = Amounts(scenes=7, trajectories=2)
+    places = {"data": Path("/a"), "out": Path("/c"), "folder": RECIPES / "starter"}
+    assert given == {**places, "at_once": 3, "amounts": amounts}
+    result = CliRunner().invoke(app, ["starter", "train", "--stage", "vocals"])
+    assert result.exit_code == 1
+    assert "stage is 'vocals', but one of vae, " in result.stderr

@@ -190,9 +190,9 @@ def test_the_judge_of_other_recordings_is_another(
     loop = LoopConfig(steps=1, batch=1, lr=1e-3)
     recipe = ClassifierRecipe(loop, seconds=1.0)
     turned, louder, fewer = (copy.copy(stamps_data) for _ in range(3))
-    turned.entries, turned.recordings = stamps_data.entries[::-1], stamps_data.recordings[::-1]
-    louder.recordings = [stamps_data.recordings[0] * 0.5, *stamps_data.recordings[1:]]
-    fewer.entries, fewer.recordings = stamps_data.entries[:2], stamps_data.recordings[:2]
+    turned.entries, turned.sounds = stamps_data.entries[::-1], stamps_data.sounds[::-1]
+    louder.sounds = [[stamps_data.recordings[0] * 0.5], *stamps_data.sounds[1:]]
+    fewer.entries, fewer.sounds = stamps_data.entries[:2], stamps_data.sounds[:2]
     for data in (stamps_data, turned, louder, fewer, stamps_data):
         train_classifier(recipe, data, tmp_path)
     train_classifier(ClassifierRecipe(loop, seconds=2.0), stamps_data, tmp_path)

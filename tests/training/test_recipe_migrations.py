@@ -12,9 +12,7 @@ from training.finetune.plan import FinetuneRecipe
 from training.recipe import RECIPES, Recipe, read_recipe
 from training.starter.encoders import StarterEncodersSettings
 from training.starter.grounded import StarterGroundedSettings
-from training.starter.replay import ReplaySettings
 from training.starter.segmenter import StarterSegmenterSettings
-from training.starter.vocoder import StarterVocoderSettings
 from training.tasks.grounded import GroundedSettings
 from training.tasks.vocoder import VocoderSettings
 
@@ -22,15 +20,12 @@ from training.tasks.vocoder import VocoderSettings
 GROUNDED = {"drop": 0.1, "snr_gamma": 0.0, "snr_floor": 0.0, "snr_limit": 0.0, "even_times": False, "mix": 0.0}
 GROUNDED |= {"attention_start": 0.0, "keep_attention": False, "alone": 0.0, "backdrop": 0.0, "frozen": False}
 GROUNDED |= {"keep_grounding": False}
-RECALL = {"scenes": 3000, "imagined": 20000, "shown": 4, "cache": "", "temperature": 0.05, "kept_weight": 2.0}
-RECALL |= {"region_weight": 1.0, "recalled_weight": 1.0, "single_weight": 1.0, "other_weight": 1.0}
-RECALL |= {"sound_weight": 1.0, "mix": 0.4, "keep_patches": False}
 ENCODERS = {"imagenet": False, "frozen_blocks": 3, "tower_rate": 1.0, "kept_weight": 0.0, "known_weight": 0.0}
 ENCODERS |= {"recalled_weight": 0.0, "temperature": 0.05, "region_weight": 1.0, "scene_weight": 0.25}
 SEGMENTER = {"cutouts": "", "cache": "", "scenes": 4000, "rounds": 2, "boxes": 0.15, "again": 0.4, "rough_weight": 0.3}
 VOCODER = {"frames": 48, "mel": 1.0, "stft": 1.0, "resolutions": [256, 512, 1024, 2048], "restored": 0.0}
 VOCODER |= {"critic": 0.0, "adversarial": 1.0, "matching": 2.0, "mel_mean": -4.6, "mel_std": 2.2}
-BLOCKS: dict[str, Any] = {"grounded": GROUNDED, "recall": RECALL, "encoders": ENCODERS, "segmenter": SEGMENTER}
+BLOCKS: dict[str, Any] = {"grounded": GROUNDED, "encoders": ENCODERS, "segmenter": SEGMENTER}
 BLOCKS["vocoder"] = VOCODER
 
 
@@ -49,14 +44,7 @@ def old(folder: Path, task: str, **changes: Any) -> Recipe:
         ("grounded", {"mix": 0.4, "drop": 0.2}, "starter_grounded", StarterGroundedSettings(mix=0.4, drop=0.2)),
         ("grounded", {"even_times": True}, "starter_grounded", StarterGroundedSettings(even_times=True)),
         ("vocoder", {"frames": 24}, "vocoder", VocoderSettings(frames=24)),
-        ("vocoder", {"restored": 0.5}, "starter_vocoder", StarterVocoderSettings(reconstructed=0.5)),
-        (
-            "recall",
-            {"imagined": 7, "shown": 2},
-            "class_feature_replay",
-            ReplaySettings(inverted=7, inverted_per_item=2),
-        ),
-        ("encoders", {"kept_weight": 0.5}, "starter_encoders", StarterEncodersSettings(distillation_weight=0.5)),
+        ("encoders", {"recalled_weight": 0.5}, "starter_encoders", StarterEncodersSettings(replay_weight=0.5)),
         ("segmenter", {"rounds": 3}, "starter_segmenter", StarterSegmenterSettings(rounds=3)),
     ],
 )
@@ -72,10 +60,8 @@ def test_old_recipes_read_as_what_they_were(
     [
         ("starter/grounded.yaml", "grounded.mix=0.25", "mix", 0.25),
         ("paper.yaml", "grounded.mix=0.25", "mix", 0.25),
-        ("starter/class_feature_replay.yaml", "recall.imagined=5", "inverted", 5),
-        ("starter/encoders.yaml", "encoders.kept_weight=0.3", "distillation_weight", 0.3),
+        ("starter/encoders.yaml", "encoders.recalled_weight=0.3", "replay_weight", 0.3),
         ("starter/segmenter.yaml", "segmenter.rounds=3", "rounds", 3),
-        ("starter/vocoder_finetuning.yaml", "vocoder.restored=0.25", "reconstructed", 0.25),
     ],
 )
 def test_overrides_by_former_names_mean_the_same(file: str, override: str, key: str, value: float) -> None:
@@ -85,14 +71,16 @@ def test_overrides_by_former_names_mean_the_same(file: str, override: str, key: 
 
 
 def test_new_names_override_recipes_of_former_names(tmp_path: Path) -> None:
-    old(tmp_path, "recall", imagined=7)
-    recipe = read_recipe(tmp_path / "old.yaml", overrides=["class_feature_replay.scenes=5"])
-    assert recipe.settings == ReplaySettings(inverted=7, scenes=5)
+    old(tmp_path, "encoders", recalled_weight=0.5)
+    recipe = read_recipe(tmp_path / "old.yaml", overrides=["starter_encoders.temperature=0.1"])
+    assert recipe.settings == StarterEncodersSettings(replay_weight=0.5, temperature=0.1)
 
 
 def test_unknown_keys_are_still_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="imagines"):
-        old(tmp_path, "recall", imagines=7)
+    with pytest.raises(ValueError, match="kept_weight"):  # what it asks for is no longer there
+        old(tmp_path, "encoders", kept_weight=0.5)
+    with pytest.raises(ValueError, match="restored"):
+        old(tmp_path, "vocoder", restored=0.5)
     with pytest.raises(ValueError, match="mixes"):
         old(tmp_path, "grounded", mixes=0.4)
 

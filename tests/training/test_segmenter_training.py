@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import zlib
@@ -20,11 +21,13 @@ from training.engine.loader import collate
 from training.engine.loop import train
 from training.engine.settings import LoopConfig
 from training.starter.click_scenes import _frame, click_scene
-from training.starter.cutouts import Cutouts, collect, read_cutouts, with_stamps
+from training.starter.cutouts import Cutouts, collect, cutouts_of, read_cutouts
 from training.starter.evaluate.segment import Case, measure, overlap, overlaps, photograph_cases, scene_cases
 from training.starter.segmenter import SegmenterItems, StarterSegmenterSettings
 from training.tasks.clicks import first_click, jittered_box, next_click
 from training.tasks.segmenter import SegmenterObjective, SegmenterSettings, _rough
+
+from .conftest import draw_stamp
 
 
 def rectangle(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
@@ -110,9 +113,18 @@ def test_cutouts_are_what_does_not_sound_and_part_is_held_out(package, tmp_path,
     seen = read_cutouts(tmp_path / "cutouts", held_out=False)
     held_out = read_cutouts(tmp_path / "cutouts", held_out=True)
     assert len(seen) + len(held_out) == sum(kind == "object" for kind, _ in names)
-    assert len(with_stamps(seen, stamps_data)) == len(seen) + 3
     with pytest.raises(FileNotFoundError, match="training starter cutouts"):
         read_cutouts(tmp_path, held_out=False)
+
+
+def test_rectangles_are_no_outlines(stamps_data) -> None:
+    data = copy.copy(stamps_data)
+    disc, silent = draw_stamp("disc"), Image.new("RGBA", (20, 20))
+    photograph = Image.new("RGBA", (20, 20), (1, 2, 3, 255))
+    data.images, data.silent, data.backgrounds = [[disc, photograph], [photograph]], [silent], background_photographs()
+    found = cutouts_of(data)
+    assert found.cutouts == [disc, silent]
+    assert found.photographs == data.backgrounds
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ class Objective(nn.Module):
 
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0
-    rates: Mapping[str, float] = {}  # share of the learning rate, by how parameters begin
     # Figures of some items only, given as the sum over these divided by all items: logged over the other figure, the
     # share of such items (and not at all where that is 0).
     ratios: ClassVar[Mapping[str, str]] = {}

@@ -23,17 +23,6 @@ def learning_rate(step: int, steps: int, loop: LoopConfig) -> float:
     return loop.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Parameters that learn, in groups of one `share` of the learning rate each (`Objective.rates`)."""
-    rates = module.rates if isinstance(module, Objective) else {}
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            share = next((share for start, share in rates.items() if name.startswith(start)), 1.0)
-            groups.setdefault(share, []).append(parameter)
-    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
-
-
 class TrainedModule:
     """A module with its optimiser; `model` is what processes share, `module` what it wraps."""
 
@@ -41,11 +30,8 @@ class TrainedModule:
         self.module, self.loop, self.accelerator = module, loop, accelerator
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         fused = accelerator.device.type in ("cpu", "cuda")  # one pass over weights and moments instead of a dozen
-        groups = parameter_groups(module)
-        # Not in the optimiser's groups: those come back from states, which earlier versions wrote without it.
-        self.shares = [group.pop("share") for group in groups]
         self.optimizer = torch.optim.AdamW(
-            groups, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
+            self.parameters, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
         )
         self.model = accelerator.prepare(module)
         if loop.compile:
@@ -55,8 +41,8 @@ class TrainedModule:
         """One step along the gradients that are there; returns their norm before clipping. Where it is not finite and
         there is a loss scaler (float16), the weights stay; its `update` is the caller's, once for all modules.
         """
-        for group, share in zip(self.optimizer.param_groups, self.shares, strict=True):
-            group["lr"] = rate * share
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         scaler = self.accelerator.scaler
         # Not accelerate's clipping and optimiser, which unscale and update for all modules each time.
         if scaler is not None:

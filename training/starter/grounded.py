@@ -92,7 +92,9 @@ class StarterGroundedItems(GroundedItems):
         if self.backdrop and rng.random() < self.backdrop:
             other_sound = self.shards.only("mean", "std")[int(rng.integers(len(self)))]
             selected.mean, selected.std = other_sound["mean"], other_sound["std"]
-            selected.coverage, selected.by_mask, selected.shown = self._backdrop(row), True, False
+            behind = self._backdrop(row)
+            selected.coverage = part_of(behind, rng) if rng.random() < 0.5 else behind
+            selected.by_mask, selected.shown = True, False
 
     def _check_backdrops(self) -> None:
         """Check that items have masks of backgrounds: all items where some have no masks of objects either, else the
@@ -114,6 +116,16 @@ class StarterGroundedItems(GroundedItems):
                 "prepare the features again from shards with masks, or set it to 0."
             )
         return cast(Tensor, row["backdrop"])
+
+
+def part_of(coverage: Tensor, rng: np.random.Generator) -> Tensor:
+    """What [P] covers of a random rectangle of cells, or all of it where that is nothing."""
+    side = round(len(coverage) ** 0.5)
+    height, width = (int(extent) for extent in rng.integers(1, side, 2))
+    top, left = int(rng.integers(0, side - height + 1)), int(rng.integers(0, side - width + 1))
+    part = torch.zeros(side, side, dtype=coverage.dtype)
+    part[top : top + height, left : left + width] = coverage.view(side, side)[top : top + height, left : left + width]
+    return part.flatten() if bool(part.sum() > 1) else coverage
 
 
 def _sounding(folder: Folders) -> list[int]:

@@ -1,4 +1,4 @@
-"""The click decoder on scenes of the stamps and of further cut-outs."""
+"""The click decoder on scenes of all that is cut out in a set of objects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from ..tasks.segmenter import (
 )
 from ..tasks.task import Context, Task
 from .click_scenes import ClickScene, click_scene
-from .cutouts import Cutouts, read_cutouts, with_stamps
+from .cutouts import Cutouts, cutouts_of
+from .encoders import folder_of
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,10 @@ class StarterSegmenterSettings(SegmenterSettings):
     """Settings of the segmenter, and where its scenes come from.
 
     Attributes:
-        cutouts: a folder made by `python -m training starter cutouts`.
         cache: a folder that keeps scenes with the frozen tower's maps of them; "" makes them anew each time.
         scenes: how many.
     """
 
-    cutouts: FilePath = ""
     cache: FilePath = ""
     scenes: Annotated[int, Range(1, 10_000_000)] = 4000
 
@@ -91,11 +90,11 @@ def _tensors(scene: ClickScene) -> dict[str, Tensor]:
 
 
 class SegmenterTask(Task[StarterSegmenterSettings]):
-    """The click decoder, on scenes of the stamps and of further cut-outs."""
+    """The click decoder, on scenes of all that is cut out in a set of objects."""
 
     name = "starter_segmenter"
     settings = StarterSegmenterSettings
-    locations = ("cutouts", "cache")
+    locations = ("cache",)
 
     def objective(
         self, model: SoundingModel, settings: StarterSegmenterSettings, context: Context
@@ -105,11 +104,4 @@ class SegmenterTask(Task[StarterSegmenterSettings]):
 
     def items(self, model: SoundingModel, settings: StarterSegmenterSettings, data: DataSettings) -> SegmenterItems:
         """See `Task`."""
-        if not data.stamps or not settings.cutouts:
-            raise ValueError("The segmenter's trainer draws scenes; give data.stamps and starter_segmenter.cutouts.")
-        cutouts = read_cutouts(Path(settings.cutouts), held_out=False)
-        return SegmenterItems(with_stamps(cutouts, ObjectSet(Path(data.stamps))), model, settings)
-
-    def folders(self, settings: StarterSegmenterSettings) -> tuple[str, ...]:
-        """See `Task`."""
-        return (settings.cutouts,)
+        return SegmenterItems(cutouts_of(ObjectSet(folder_of(data))), model, settings)

@@ -99,7 +99,7 @@ class EncodersObjective(Objective):
         losses = {"attention": attention, "scene": scene}
         if not isinstance(self.query, ClapAudioQuery):
             visible = (labels >= 0) & (grids.sum(dim=-1) > 0.2)  # nearly hidden objects teach nothing
-            captions = self._captions(batch["form"])  # [objects, L]
+            captions = self.captions_of(batch)  # [objects, L]
             seen = Seen(visible.nonzero()[:, 0], grids[visible], labels[visible], captions)
             losses["attention"] = attention + attention_loss(captions[seen.labels], patches[seen.owner], seen.coverage)
             similar = functional.normalize(pool(patches, seen), dim=-1) @ functional.normalize(captions, dim=-1).T
@@ -129,8 +129,9 @@ class EncodersObjective(Objective):
             return self.query.encode(batch["waveform"], self.config.audio.sample_rate).float()
         return self.query.encode(batch["caption"]).float()
 
-    def _captions(self, forms: list[str]) -> Tensor:
+    def captions_of(self, batch: dict[str, Any]) -> Tensor:
         """Embeddings [objects, L] of every object's caption, each in one of the batch's sentence forms."""
+        forms = batch["form"]
         assert not isinstance(self.query, ClapAudioQuery)
         sentences = [forms[i % len(forms)].format(caption) for i, caption in enumerate(self.captions)]
         return self.query.encode(sentences).float()

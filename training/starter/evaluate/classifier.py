@@ -21,7 +21,7 @@ from sounding.audio.resampling import resample
 from sounding.config import AudioConfig
 from sounding.utils.fields import Checked, Range
 
-from ...data.object_set import ObjectSet
+from ...data.object_set import ObjectSet, any_of
 from ...data.shard_format import SAMPLE_RATE
 from ...data.waveforms import fill
 from ...engine.loader import Item
@@ -67,18 +67,13 @@ def augment(clip: Tensor, samples: int, rng: np.random.Generator) -> Tensor:
 def real_crops(data: ObjectSet, labels: list[int], samples: int, rng: np.random.Generator, *, strong: bool) -> Tensor:
     """[len(labels), samples]: random cuts of real recordings, augmented if `strong`."""
     if not strong:
-        return torch.stack([fill(data.recordings[label], samples, rng) for label in labels])
-    return torch.stack([augmented(data.recordings[label], samples, rng) for label in labels])
+        return torch.stack([fill(any_of(data.sounds[label], rng), samples, rng) for label in labels])
+    return torch.stack([augmented(any_of(data.sounds[label], rng), samples, rng) for label in labels])
 
 
 def augmented(recording: Tensor, samples: int, rng: np.random.Generator) -> Tensor:
     """A random cut of a recording [any], augmented: [samples]."""
     return augment(fill(recording, samples * 5 // 4, rng), samples, rng)
-
-
-def _any_of(choices: Sequence[Any], rng: np.random.Generator) -> Any:
-    """One of the choices; nothing is drawn where there is only one."""
-    return choices[int(rng.integers(len(choices)))] if len(choices) > 1 else choices[0]
 
 
 class _Items:
@@ -92,8 +87,8 @@ class _Items:
         return len(self.classes)
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        takes = _any_of(list(self.classes[index].values()), rng)
-        mel = self.to_mel(augmented(_any_of(takes, rng), self.samples, rng)[None])[0]
+        takes = any_of(list(self.classes[index].values()), rng)
+        mel = self.to_mel(augmented(any_of(takes, rng), self.samples, rng)[None])[0]
         start, low = int(rng.integers(0, len(mel) - 30)), int(rng.integers(0, 56))
         silence = mel.min()
         mel[start : start + int(rng.integers(0, 30))] = silence
@@ -114,8 +109,8 @@ class _Objective(Objective):
 
 def train_classifier(recipe: ClassifierRecipe, data: ObjectSet, folder: Path) -> Classifier:
     """Train, or load what `folder` holds of an earlier run with the same recordings, objects and settings."""
-    classes = zip(data.entries, data.recordings, strict=True)
-    return train_on(recipe, {entry.name: {"": [recording]} for entry, recording in classes}, folder)
+    classes = zip(data.entries, data.sounds, strict=True)
+    return train_on(recipe, {entry.name: {"": recordings} for entry, recordings in classes}, folder)
 
 
 def train_on(recipe: ClassifierRecipe, classes: Mapping[str, Takes], folder: Path) -> Classifier:

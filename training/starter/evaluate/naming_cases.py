@@ -62,12 +62,11 @@ def _named_cutouts(stamps: ObjectSet, folder: Path, half: Half) -> tuple[Cutouts
     """Stamps and cut-outs of one half that labels fit, with their right names, and that half's photographs."""
     table = json.loads(CUTOUT_NAMES.read_text(encoding="utf-8"))
     vocabulary = class_names()
-    captions = [entry.caption for entry in stamps.entries]
     found: list[tuple[str, Image.Image, tuple[str, ...]]] = []
-    for caption, cutout, classes in zip(captions, stamps.cutouts, known_classes(captions), strict=True):
-        found.append(
-            (caption, cutout, tuple(sorted({vocabulary.names[vocabulary.phrases[number][0]] for number in classes})))
-        )
+    known = known_classes([entry.name for entry in stamps.entries])
+    for entry, cutout, classes in zip(stamps.entries, stamps.cutouts, known, strict=True):
+        names = {vocabulary.names[vocabulary.phrases[number][0]] for number in classes}
+        found.append((entry.caption, cutout, tuple(sorted(names))))
     rows = read_rows(folder)
     for row in rows:
         if row.kind == "object" and row.name in table:
