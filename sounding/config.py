@@ -154,6 +154,9 @@ class UnetConfig(Checked):
     norm_groups: Groups = 32
     film_width: Annotated[int, Range(0, 8192)] = 0
     patch_size: Annotated[int, Range(1, 8)] = 1
+    # Evaluations that a student of it needs, whose weights are changes of that rank (`networks.few_steps`); 0 is none.
+    few_steps: Annotated[int, Range(0, 64)] = 0
+    few_steps_rank: Annotated[int, Range(1, 1024)] = 16
 
 
 @dataclass(frozen=True)
@@ -234,6 +237,16 @@ class GenerationConfig(Checked):
 
 
 @dataclass(frozen=True)
+class SamplerSettings:
+    """How sounds are sampled: with all that was left to the checkpoint, and whether its few-step student does it."""
+
+    steps: int
+    cfg: float
+    sampler: str
+    student: bool
+
+
+@dataclass(frozen=True)
 class SegmenterConfig(Checked):
     """The optional click decoder over the patch tower's feature maps (`sounding.segment.network`).
 
@@ -303,6 +316,27 @@ class SoundingConfig(Checked):
         frames = seconds * self.audio.sample_rate / (self.audio.hop * self.vae.stride)
         step = 2 ** (len(self.unet.channels) - 1) * self.unet.patch_size
         return max(1, -int(-(frames - 1e-6) // step)) * step
+
+    def sampling(
+        self, steps: int | None = None, cfg: float | None = None, sampler: str | None = None, *, plain: bool = True
+    ) -> SamplerSettings:
+        """What is sampled where some of it, or all, is left to the checkpoint (None).
+
+        A checkpoint's few-step student makes sounds, by DDIM without guidance, unless anything else is asked for.
+
+        Args:
+            steps, cfg, sampler: as `SoundingModel.sample` takes them.
+            plain: sounds are made from noise alone, and without a negative condition; others are the U-Net's own.
+        """
+        few, own = self.unet.few_steps, self.generation
+        if few and plain and steps in (None, few) and cfg in (None, 1.0) and sampler in (None, "ddim"):
+            return SamplerSettings(few, 1.0, "ddim", student=True)
+        return SamplerSettings(
+            own.steps if steps is None else steps,
+            own.cfg if cfg is None else cfg,
+            own.sampler if sampler is None else sampler,
+            student=False,
+        )
 
     def to_json(self) -> str:
         """The configuration as one JSON object."""

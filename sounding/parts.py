@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from .audio.mel import MelSpectrogram, normalize
 from .audio.resampling import fit_length
 from .batches import one_by_one, share_of_steps
-from .config import SoundingConfig
+from .config import SoundingConfig, UnetConfig
 from .cost import WINDOW_SECONDS
 from .diffusion import Denoiser, OnStep, draw_varied_noise, sample_latents, sampler_name
 from .encoders import patches as vision
@@ -26,6 +27,7 @@ from .multidiffusion import WindowedDenoiser, window_starts
 from .naming.load import build_naming
 from .networks.build import build_unet, build_vae, build_vocoder
 from .networks.codec import VOCODER_MARGIN, decode_latents, encode_mel, vocode_mel
+from .networks.few_steps import student_of, without_student
 from .segment.network import ClickNetwork
 from .utils.threads import adaptive_spinning
 
@@ -48,7 +50,23 @@ class Parts(Pretrained):
         self.vocabulary = Vocabulary(config.vocabulary)
         self.segmenter = ClickNetwork(config.segmenter, config.patches) if config.segmenter else None
         self.naming = build_naming(config.naming, config.patches.width) if config.naming else None
+        self._student: tuple[object, Any] = (None, None)
         self.eval()
+
+    @property
+    def student(self) -> Any:
+        """The U-Net's few-step student, made of its weights where they are and kept while they stay there."""
+        weight = self.require("unet")
+        key = (weight.data_ptr(), weight.device, weight.dtype)
+        if self._student[0] != key:
+            self._student = (key, student_of(self.unet))
+        return self._student[1]
+
+    def drop_student(self) -> None:
+        """Leave out the few-step student, which does not follow where further training takes the U-Net."""
+        without_student(self.unet)
+        unet = dataclasses.replace(self.config.unet, few_steps=0, few_steps_rank=UnetConfig.few_steps_rank)
+        self.config = dataclasses.replace(self.config, unet=unet)
 
     @property
     def window_frames(self) -> int:
@@ -113,7 +131,7 @@ class Parts(Pretrained):
             noise: [B, 8, T/4, 16] of `noise`; one row serves any number of conditions.
             negative: what the sounds are guided away from; it takes the null condition's place in equation 2. One
                 serves any number of rows. At cfg 1 there is no guidance, so it has no effect, as in diffusers.
-            steps, cfg, sampler: the checkpoint's own (`config.generation`) where they are None.
+            steps, cfg, sampler: the checkpoint's own where they are None, see `config.sampling`.
             scheduler: the former spelling of `sampler`.
             denoise, latents, renew: to vary latents, or parts of them, see `diffusion.sample_latents`.
             window: seconds; sounds longer than this, and than the clips of the training, are denoised in overlapping
@@ -148,10 +166,12 @@ class Parts(Pretrained):
             )
         tokens, noise = tokens.expand(batch, *tokens.shape[1:]), noise.expand(batch, -1, -1, -1)
         null = self._null(negative, tokens)
-        denoiser: Denoiser = CircularDenoiser(self.unet) if loop else self.unet
-        defaults, sampler = self.config.generation, sampler_name(sampler, scheduler)
+        plain = negative is None and latents is None and denoise == 1.0
+        chosen = self.config.sampling(steps, cfg, sampler_name(sampler, scheduler), plain=plain)
+        unet = self.student if chosen.student else self.unet
+        denoiser: Denoiser = CircularDenoiser(unet) if loop else unet
         if noise.shape[2] > frames or changing:
-            denoiser = WindowedDenoiser(self.unet, frames, overlap)
+            denoiser = WindowedDenoiser(unet, frames, overlap)
             denoiser = WrappedDenoiser(denoiser, overlap) if loop else denoiser
         given = (None if each is None else each.expand(batch, -1, -1, -1) for each in (latents, renew))
         rows = one_by_one(tokens, noise, null, *given)
@@ -164,9 +184,9 @@ class Parts(Pretrained):
                     row_tokens,
                     row_null,
                     self.config.diffusion,
-                    steps=defaults.steps if steps is None else steps,
-                    cfg=defaults.cfg if cfg is None else cfg,
-                    sampler=defaults.sampler if sampler is None else sampler,
+                    steps=chosen.steps,
+                    cfg=chosen.cfg,
+                    sampler=chosen.sampler,
                     denoise=denoise,
                     latents=row_latents,
                     renew=row_renew,

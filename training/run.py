@@ -92,6 +92,8 @@ def prepare(recipe: Recipe, *, processes: int = 1, quick: bool = False) -> Ready
     else:
         assert isinstance(task, Task)
         model = initialize(recipe)
+        if task.learns_unet:
+            model.drop_student()
         built = task.build(model, settings, data, fresh)
     held_out: Items | None = None
     if recipe.validation.share:

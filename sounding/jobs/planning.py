@@ -46,16 +46,18 @@ def rows_of(job: Job) -> int:
 
 def sampling_of(job: Job, config: SoundingConfig) -> Sampling:
     """How a job is sampled, with the checkpoint's own settings where it names none."""
-    options, own = job.options, config.generation
+    options = job.options
+    negative = options.negative_mask is not None or options.negative_text is not None
+    chosen = config.sampling(options.steps, options.cfg, options.sampler, plain=not negative)
     frames = config.latent_frames(options.seconds)
     windowed = frames > config.latent_frames(max(options.window, config.train_seconds))
     return Sampling(
         frames,
-        own.steps if options.steps is None else options.steps,
-        own.cfg if options.cfg is None else options.cfg,
-        own.sampler if options.sampler is None else options.sampler,
+        chosen.steps,
+        chosen.cfg,
+        chosen.sampler,
         options.window if windowed else None,
-        options.negative_mask is not None or options.negative_text is not None,
+        negative,
         options.seconds if options.loop else None,
     )
 

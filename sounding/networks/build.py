@@ -8,6 +8,7 @@ from ..config import SoundingConfig
 from ..utils.libraries import importing
 from .attention import without_queries
 from .convolution import shortened
+from .few_steps import FewSteps
 from .vocos import Vocos
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
     )
     if unet.patch_size > 1:
         network.patch_size = unet.patch_size
+    if unet.few_steps:
+        network.few_steps = FewSteps(network, unet.few_steps_rank)
     return without_queries(network.eval())
 
 

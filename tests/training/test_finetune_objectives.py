@@ -13,10 +13,10 @@ from sounding.config import SoundingConfig
 from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 from training.finetune.distillation import DistillationObjective
-from training.finetune.low_rank import LowRank, change_by_low_rank, fold
 from training.finetune.text_encoder import attention_divergence
 from training.tasks.grounded import GroundedObjective
 from training.tasks.grounded_finetuning import GroundedFinetuningSettings
+from training.tasks.low_rank import LowRank, change_by_low_rank, fold
 
 
 def test_attention_divergence_is_zero_where_attention_is_the_coverage(tiny_config: Any) -> None:

@@ -164,6 +164,26 @@ def test_the_recipe_makes_a_checkpoint_that_says_how_it_is_sampled(
     assert len(calls) == 4
 
 
+def test_a_student_of_low_rank_stays_beside_its_teacher(paths: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    low = ["step_distillation.rank=3", "loop.lr=0.05", "loop.warmup=1"]
+    both, teacher = (
+        sounding.load(run(recipe(paths, tiny_checkpoint, tmp_path, *low)), device="cpu"),
+        sounding.load(tiny_checkpoint, device="cpu"),
+    )
+    assert both.config.generation == teacher.config.generation
+    assert (both.config.unet.few_steps, both.config.unet.few_steps_rank) == (4, 3)
+    for name, value in teacher.unet.state_dict().items():
+        assert torch.equal(both.unet.state_dict()[name], value), name
+    assert any(float(changed.abs().max()) > 0 for changed in both.unet.few_steps.out.values())
+    # A run that goes on from it with all weights has a student no more, for that is of a U-Net that was.
+    whole = tmp_path / "both.safetensors"
+    both.save_pretrained(whole, dtype=torch.float32)
+    ready = prepare(recipe(paths, whole, tmp_path / "whole"))
+    assert ready.model is not None
+    assert ready.model.config.unet.few_steps == 0
+    assert not hasattr(ready.model.unet, "few_steps")
+
+
 def test_trajectories_of_another_model_or_number_of_points_are_refused(
     paths: Path, features: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -20,8 +20,8 @@ from sounding.model import SoundingModel
 from ..engine.loader import Item
 from ..tasks.grounded import GroundedItems, conditions
 from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
+from ..tasks.low_rank import change_by_low_rank, fold
 from .grounding import sounding_labels
-from .low_rank import change_by_low_rank, fold
 
 Before = tuple[Grounding, Any]  # the former grounding and U-Net
 

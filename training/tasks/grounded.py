@@ -268,6 +268,7 @@ class GroundedTask(Task[GroundedSettings]):
     """Features of clips, made once by `python -m training prepare features`."""
 
     name = "grounded"
+    learns_unet = True
     settings = GroundedSettings
 
     def objective(self, model: SoundingModel, settings: GroundedSettings, context: Context) -> GroundedObjective:

@@ -8,11 +8,13 @@ was at its end. That is consistency distillation in several phases ("Multistep C
 teacher's own trajectories (`training.data.trajectories`) instead of the student's running mean, so that nothing has to
 propagate from phase to phase while it learns. Guidance is a part of the trajectories, so the student needs none.
 
-The result is sampled by plain DDIM at guidance 1, which its configuration says (`config.generation`).
+The student is sampled by plain DDIM at guidance 1. It takes the U-Net's place, and the model's own way to sample is the
+student's (`config.generation`), or it stays beside its teacher, as low-rank changes of its weights (`rank`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from sounding.diffusion import build_noise_schedule
 from sounding.model import SoundingModel
+from sounding.networks.few_steps import FewSteps, without_student
 from sounding.samplers import build_sampler
 from sounding.utils.fields import Checked, Range
 
@@ -33,6 +36,7 @@ from ..data.trajectories import conditions_fingerprint
 from ..engine.loader import SPREAD, Item
 from ..engine.objective import Objective
 from .grounded import feature_shards
+from .low_rank import change_by_low_rank, low_rank_changes
 from .task import Context, Task
 
 HUBER = 0.01  # errors of latents below this count as squares, those above as they are
@@ -44,9 +48,12 @@ class StepDistillationSettings(Checked):
 
     Attributes:
         evaluations: of the U-Net per sound that the student needs; divides the points of the trajectories.
+        rank: of the changes by which the student differs from the U-Net, which stays as it is
+            (`sounding.networks.few_steps`); 0 trains all weights of the U-Net itself.
     """
 
     evaluations: Annotated[int, Range(1, 64)] = 4
+    rank: Annotated[int, Range(0, 1024)] = 0
 
 
 class TrajectoryItems:
@@ -103,8 +110,12 @@ class StepDistillationObjective(Objective):
 
     def __init__(self, model: SoundingModel, settings: StepDistillationSettings):
         super().__init__()
-        self.config, self.settings, self.unet = model.config, settings, model.unet
-        self.unet.requires_grad_(True)
+        self.config, self.settings = model.config, settings
+        if settings.rank:
+            self.unet = without_student(copy.deepcopy(model.unet))
+            change_by_low_rank(self.unet, settings.rank)
+        else:
+            self.unet = model.unet.requires_grad_(True)
         self.velocity = self.config.diffusion.prediction == "v_prediction"
         solver = build_sampler(self.config.diffusion, "ddim")
         solver.set_timesteps(settings.evaluations)
@@ -150,6 +161,11 @@ class StepDistillationObjective(Objective):
         huber = (squared + HUBER**2).sqrt().mean(dim=(1, 2, 3)) - HUBER
         return {"loss": (huber / self.signal[phase + 1]).mean(), "mse": squared.mean()}
 
+    def install(self, model: SoundingModel) -> None:
+        """Give the model the changes that were learnt; all of the weights have learnt in place."""
+        if self.settings.rank:
+            model.unet.few_steps.load_state_dict(low_rank_changes(self.unet))
+
     def jump(self, latents: Tensor, phase: Tensor, tokens: Tensor) -> Tensor:
         """One step of DDIM over a whole phase.
 
@@ -173,14 +189,20 @@ class StepDistillationTask(Task[StepDistillationSettings]):
     """Trajectories, made once by `python -m training prepare trajectories`."""
 
     name = "step_distillation"
+    learns_unet = True
     settings = StepDistillationSettings
 
     def objective(
         self, model: SoundingModel, settings: StepDistillationSettings, context: Context
     ) -> StepDistillationObjective:
         """See `Task`. From now on the model's own way to sample is the student's."""
-        student = dataclasses.replace(model.config.generation, steps=settings.evaluations, cfg=1.0, sampler="ddim")
-        model.config = dataclasses.replace(model.config, generation=student)
+        if settings.rank:
+            unet = dataclasses.replace(model.config.unet, few_steps=settings.evaluations, few_steps_rank=settings.rank)
+            model.config = dataclasses.replace(model.config, unet=unet)
+            model.unet.few_steps = FewSteps(without_student(model.unet), settings.rank)
+        else:
+            student = dataclasses.replace(model.config.generation, steps=settings.evaluations, cfg=1.0, sampler="ddim")
+            model.config = dataclasses.replace(model.config, generation=student)
         return StepDistillationObjective(model, settings)
 
     def items(self, model: SoundingModel, settings: StepDistillationSettings, data: DataSettings) -> TrajectoryItems:

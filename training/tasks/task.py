@@ -51,11 +51,13 @@ class AnyTask(ABC, Generic[S]):
         name: what a recipe calls it, both as `task` and as the key of its settings.
         settings: their dataclass.
         locations: settings that only say where files lie, not what they are.
+        learns_unet: whether the U-Net changes, so that a few-step student of what it was is of no use.
     """
 
     name: ClassVar[str]
     settings: type[S]
     locations: ClassVar[tuple[str, ...]] = ()
+    learns_unet: ClassVar[bool] = False
 
     def critic(self, settings: S) -> Critic | None:
         """What the objective is trained against, where the settings ask for it."""

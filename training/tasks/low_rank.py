@@ -42,3 +42,14 @@ def fold(network: nn.Module) -> None:
     for layer in list(network.modules()):
         if parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight")
+
+
+def low_rank_changes(network: nn.Module) -> dict[str, Tensor]:
+    """The factors of all changes, as `sounding.networks.few_steps.FewSteps` has them."""
+    found: dict[str, Tensor] = {}
+    for name, layer in network.named_modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            change = layer.parametrizations.weight[0]  # type: ignore[union-attr,index]
+            key = name.replace(".", "-")
+            found |= {f"into.{key}": change.into.detach(), f"out.{key}": change.out.detach()}
+    return found
