@@ -91,7 +91,7 @@ class Recording:
     kind: str
     package: str
     path: str
-    split: Split
+    split: Split = "train"
     start: float = 0.0
     seconds: float = 0.0
     notes: str = ""
