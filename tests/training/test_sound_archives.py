@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -55,11 +57,28 @@ def test_sound_sets_and_zips(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x/dog.ogg", SOUND)
     assert read_packed(tmp_path, "a.zip!x/dog.ogg") == SOUND
+    (tmp_path / "a.zip").rename(tmp_path / "a.sh3f")
+    assert read_packed(tmp_path, "a.sh3f!x/dog.ogg") == SOUND
     (tmp_path / "dog.ogg").write_bytes(SOUND)
     assert read_packed(tmp_path, "dog.ogg") == SOUND
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.rcc", "a.cat"])
+def test_icon_sets(tmp_path: Path) -> None:
+    icons = {"dot": {"body": '<circle r="1"/>', "width": 8}, "line": {"body": "<path/>"}}
+    (tmp_path / "icons.json").write_text(json.dumps({"icons": icons, "height": 24}))
+    for name, box, inside in (("dot", "0 0 8 24", "circle"), ("line", "0 0 16 24", "path")):
+        svg = ElementTree.fromstring(read_packed(tmp_path, f"icons.json!{name}"))
+        assert (svg.tag, svg.get("viewBox")) == ("{http://www.w3.org/2000/svg}svg", box)
+        assert [child.tag.rpartition("}")[2] for child in svg] == [inside]
+    with pytest.raises(FileNotFoundError, match="another version"):
+        read_packed(tmp_path, "icons.json!square")
+    for damaged in ("[]", '{"icons": {"dot": 1}}', '{"icons": {"dot": {"body": "", "width": "wide"}}}'):
+        (tmp_path / "icons.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"icons\.json is damaged"):
+            read_packed(tmp_path, "icons.json!dot")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.rcc", "a.cat", "a.json"])
 def test_damaged_archives_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x01")
     with pytest.raises(ValueError, match=f"{name} is damaged"):

@@ -20,11 +20,11 @@ from training.data.object_set import ObjectSet, read_set
 from training.starter import images, object_sets, photographs
 from training.starter.evaluate.photographs import read_photographs
 from training.starter.kinds import read_kinds, read_sources
-from training.starter.packages import REGISTRIES, packages_of
+from training.starter.packages import DRAWN_SIDE, REGISTRIES, packages_of, read_image
 
 KINDS = {row["name"] for row in json.loads(images.TABLE.with_name("kinds.json").read_text(encoding="utf-8"))}
 PASSED_ON = re.compile(  # licences of what may be passed on under GPL-3.0-or-later
-    r"(GPL-[23]\.0-or-later|CC0-1\.0|CC-BY-4\.0|CC-BY-SA-[34]\.0|public domain)( \(|$)"
+    r"(GPL-[23]\.0-or-later|Apache-2\.0|MIT|CC0-1\.0|CC-BY-[34]\.0|CC-BY-SA-[34]\.0|public domain)( \(|$)"
 )
 OUTLINE = [[0.25, 0.5], [0.75, 0.5], [0.75, 1.0], [0.25, 1.0]]
 
@@ -49,6 +49,14 @@ def test_images_have_packages_licences_and_splits() -> None:
     of_split = [{(row["package"], row["path"]) for row in rows if row["split"] == split} for split in ("train", "test")]
     assert not of_split[0] & of_split[1]
     assert len(of_split[0]) + len(of_split[1]) == len(rows)
+
+
+def test_kinds_that_cannot_be_known_by_sight_say_why() -> None:
+    table = images.read_table()
+    seen = {row["kind"] for row in table["kinds"]}
+    kinds = json.loads(images.TABLE.with_name("kinds.json").read_text(encoding="utf-8"))
+    unseen = {kind["name"] for kind in kinds if not (kind["classes"] or kind["stamp"] or kind["name"] in seen)}
+    assert set(table["without_image"]) == unseen
 
 
 def test_the_frozen_photographs_are_from_elsewhere_and_have_outlines() -> None:
@@ -125,6 +133,34 @@ def test_images_that_cannot_be_built_are_named(source: Path, tmp_path: Path) -> 
         assert words in problems[0]
     with pytest.raises(FileNotFoundError, match="data --packages"):
         images.build(tmp_path / "nothing", tmp_path / "out", "train")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_drawings(source: Path, tmp_path: Path, packed: bool) -> None:
+    """A red square in the middle of a drawing three times as wide and twice as high, in a file or in a set of icons."""
+    body = '<rect x="2" y="1" width="2" height="2" fill="#f00"/>'
+    if packed:
+        (source / "icons.json").write_text(json.dumps({"icons": {"square": {"body": body, "width": 6}}, "height": 4}))
+    else:
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 6 4">{body}</svg>'
+        (source / "square.svg").write_text(svg)
+    path = "icons.json!square" if packed else "square.svg"
+    image, _ = read_image(source, path)
+    assert image.size == (DRAWN_SIDE, round(DRAWN_SIDE * 4 / 6))
+    (entry, *_), _, problems = images.build(source, tmp_path / "out", "train", images_table(path=path))
+    assert problems == []
+    with Image.open(tmp_path / "out" / entry.file) as cut:
+        width, height = cut.size
+        assert abs(width - DRAWN_SIDE / 3) <= 2
+        assert abs(height - DRAWN_SIDE / 3) <= 2
+        assert cut.getpixel((width // 2, height // 2)) == (255, 0, 0, 255)
+
+
+@pytest.mark.parametrize("svg", [b"<svg", b"\xff", b'<svg xmlns="http://www.w3.org/2000/svg"><text>a</text>'])
+def test_damaged_drawings_are_named(source: Path, svg: bytes) -> None:
+    (source / "bad.svg").write_bytes(svg)
+    with pytest.raises(ValueError, match=r"bad\.svg cannot be drawn"):
+        read_image(source, "bad.svg")
 
 
 def test_a_set_has_what_can_be_seen_first(

@@ -3,9 +3,11 @@
 `tables/images.json` lists them in three parts: `kinds` (images of the kinds of `tables/kinds.json`: cut-outs where the
 file has an alpha channel, else photographs cropped to their object, or whole photographs of ambiences), `silent`
 (cut-outs and photographs of things that make no sound that a kind stands for, so that the model learns to say so) and
-`backgrounds` (photographs without a thing that one would click, to paste scenes on). Each row names its package, its
-split ("train" or "test": the latter takes part in no training) and, where the package has several, its own
-licence. What trains may be passed on under GPL-3.0-or-later.
+`backgrounds` (photographs without a thing that one would click, to paste scenes on). Kinds of which there are few
+photographs have renders and drawings too. Each row names its package, its split ("train" or "test": the latter takes
+part in no training) and, where the package has several, its own licence. What trains may be passed on under
+GPL-3.0-or-later. `without_image` says what was searched for the kinds that have neither an image nor a class of
+ImageNet, so that the model cannot know them by sight.
 
 `build` writes those of one split as `PART/NAME.png` (RGBA) or `PART/NAME.jpg`, and `images.json`, which tells where
 each comes from. `object_sets` makes a data set of them.

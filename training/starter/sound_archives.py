@@ -98,7 +98,8 @@ def _from_icon_set(file: Path, member: str) -> bytes:
         content = read_json(file, MOST_MEMBER)
         icon = content["icons"][member]
         width, height = (float(icon.get(side, content.get(side, ICON_SIDE))) for side in ("width", "height"))
-        return f'<svg xmlns="{SVG}" xmlns:xlink="{XLINK}" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'.encode()
+        start = f'<svg xmlns="{SVG}" xmlns:xlink="{XLINK}" viewBox="0 0 {width:g} {height:g}">'
+        return f"{start}{icon['body']}</svg>".encode()
     except (TypeError, AttributeError, ValueError) as error:
         raise struct.error(f"no icon set, {type(error).__name__}") from None
 
