@@ -129,6 +129,12 @@ def match_norm(
     return (mean.float() + without_object.lerp(matched, shows)).to(condition.dtype), sureness[:, 0]
 
 
+def least_cosine(patches: Tensor) -> Tensor:
+    """The lowest cosine of a patch with the mean one: [B, P, L] -> [B]. Patches of plain images are all alike."""
+    seen = functional.normalize(patches.float(), dim=-1)
+    return (seen * functional.normalize(seen.mean(dim=1, keepdim=True), dim=-1)).sum(dim=-1).amin(dim=-1)
+
+
 def between(values: Tensor, zero: float, one: float) -> Tensor:
     """Values on a line from 0 at the threshold `zero` to 1 at `one`, cut off there; a step where the two are equal."""
     if zero == one:
@@ -274,9 +280,7 @@ class Grounding(nn.Module):
         if self.config.norm_matching and not self.training:
             usual = self.condition_mean, self.condition_length, self.condition_backdrop
             condition, sureness = match_norm(condition, *usual, self.thresholds)
-            seen = functional.normalize(patches.float(), dim=-1)
-            cosine = (seen * functional.normalize(seen.mean(dim=1, keepdim=True), dim=-1)).sum(dim=-1)  # [B, P]
-            sureness = sureness * between(cosine.amin(dim=-1), *self.thresholds.patch_cosine)
+            sureness = sureness * between(least_cosine(patches), *self.thresholds.patch_cosine)
         return condition[:, None], sureness
 
     def by_query(

@@ -115,8 +115,8 @@ def make_outputs(
         maps = condition.attention_map((image.shape[1], image.shape[2]))
         attention = torch.cat(list(overlay(image, maps)), dim=1)
         report["attention_map"] = str(options.attention_map)
-    scale = model.config.generation.cfg if options.cfg is None else options.cfg
-    if (options.negative_mask or options.negative_text) and scale == 1:
+    guided = model.config.sampling(cfg=options.cfg, plain=False).cfg != 1
+    if (options.negative_mask or options.negative_text) and not guided:
         warnings.append("at guidance 1 there is nothing that leads away from what is not to be heard; raise --cfg.")
     return Outputs(options, sounds, tracks, rate, mix, report, warnings + doubts(condition, model), attention)
 

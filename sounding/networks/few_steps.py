@@ -31,13 +31,13 @@ class FewSteps(nn.Module):
         for name, layer in layers_of(unet):
             rows, columns = layer.weight.shape[0], layer.weight[0].numel()
             width = min(rank, rows, columns)
-            into[_key(name)] = nn.Parameter(torch.zeros(width, columns))
-            out[_key(name)] = nn.Parameter(torch.zeros(rows, width))
+            into[key_of(name)] = nn.Parameter(torch.zeros(width, columns))
+            out[key_of(name)] = nn.Parameter(torch.zeros(rows, width))
         self.into, self.out = nn.ParameterDict(into), nn.ParameterDict(out)
 
     def change(self, name: str) -> Tensor:
         """What is added to a layer's weight: [rows, columns], in float32."""
-        return self.out[_key(name)].float() @ self.into[_key(name)].float()
+        return self.out[key_of(name)].float() @ self.into[key_of(name)].float()
 
 
 def without_student(unet: Any) -> Any:
@@ -48,7 +48,7 @@ def without_student(unet: Any) -> Any:
 
 
 def layers_of(unet: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """The U-Net's linear and convolutional layers by name."""
+    """A network's linear and convolutional layers by name."""
     for name, layer in unet.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield name, layer
@@ -67,5 +67,6 @@ def student_of(unet: Any) -> Any:
     return made
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """What a layer is called in `FewSteps`, whose keys may have no dots."""
     return name.replace(".", "-")

@@ -48,7 +48,7 @@ def small_recipes(config: SoundingConfig, folder: Path) -> Path:
     seen = dataclasses.replace(config.patches, **WIDTHS)
     whole = dataclasses.replace(config, grounding=grounding, patches=seen)
     small = yaml.safe_load(recipe_of("vae", whole, folder).to_yaml())["model"]
-    del small["name"], small["vocabulary"]  # the recipes have none
+    del small["name"], small["vocabulary"], small["generation"]  # as the recipes have none of what is found out
     (folder / "recipes").mkdir()
     for file in (RECIPES / "starter").glob("*.yaml"):
         recipe = yaml.safe_load(file.read_text())
@@ -76,6 +76,9 @@ def test_the_starters_stages_follow_each_other_to_one_checkpoint(
     close = {"rtol": 1e-3, "atol": 1e-3}  # of half precision
     torch.testing.assert_close(model.patches.tower.head.proj.weight, encoders.patches.tower.head.proj.weight, **close)
     assert model.config.grounding.backdrops
+    own, measured = model.config.generation, grounded.config.generation
+    assert own == measured
+    assert own.backdrop_cosine != tiny_config.generation.backdrop_cosine
     assert model.config.segmenter is not None
     assert "GPL-3" in read_header(path).metadata["modelspec.license"]
     assert read_header(path).dtypes["unet.conv_in.weight"] == "F16"

@@ -11,11 +11,11 @@ import torch
 
 import sounding
 from sounding.config import SoundingConfig
-from sounding.grounding import between
+from sounding.grounding import between, least_cosine
 from training.data.object_set import ObjectEntry
 from training.data.shards import Shards
 from training.starter.calibrate import calibrate
-from training.starter.thresholds import _apart, _least_cosines
+from training.starter.thresholds import _apart
 
 
 def entries(names: list[str]) -> list[ObjectEntry]:
@@ -42,9 +42,9 @@ def test_nearly_all_of_what_is_wanted_counts_fully_and_most_others_for_nothing()
     assert zero == pytest.approx(one - 0.05, abs=2e-3)
 
 
-def test_least_cosines_are_those_of_single_patches() -> None:
+def testleast_cosine_are_those_of_single_patches() -> None:
     patches = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [[2.0, 2.0], [1.0, 1.0], [3.0, 3.0]]])
-    torch.testing.assert_close(_least_cosines(patches), torch.tensor([0.5**0.5, 1.0]))
+    torch.testing.assert_close(least_cosine(patches), torch.tensor([0.5**0.5, 1.0]))
 
 
 def test_a_checkpoint_gets_thresholds_of_its_own(

@@ -207,6 +207,14 @@ class ObjectSet:
         return drawn
 
 
+OPAQUE = 8  # of 255: less alpha counts as nothing
+
+
+def without_margin(image: Image.Image) -> Image.Image:
+    """An image with an alpha channel, cropped to what can be seen of it; as it is if that is nothing."""
+    return image.crop(image.getchannel("A").point(lambda alpha: 255 * (alpha > OPAQUE)).getbbox())
+
+
 T = TypeVar("T")
 
 

@@ -136,9 +136,8 @@ class TrajectorySource(Source):
         self.clips = Shards(features, described, optional=("coverage", "backdrop"))
         check_features(self.clips, model)
         self.network, self.chosen, self.batch = model.eval(), settings, batch
-        own = model.config.generation
-        self.cfg = own.cfg if settings.cfg is None else settings.cfg
-        self.sampler = own.sampler if settings.sampler is None else settings.sampler
+        own = model.config.sampling(cfg=settings.cfg, sampler=settings.sampler, plain=False)
+        self.cfg, self.sampler = own.cfg, own.sampler
         if self.sampler not in EVEN:
             raise ValueError(
                 f"sampler is {self.sampler!r}, but {' or '.join(EVEN)} is expected, whose steps are evenly spaced as "

@@ -26,6 +26,7 @@ from sounding.audio.mel import normalize
 from sounding.images.decoding import open_image, open_mask
 
 from ..data.media_files import NOTES, SOUNDS, VIDEO_SOUNDS, Media, composed, find_media, read_text
+from ..data.object_set import without_margin
 from ..data.shard_format import SAMPLE_RATE, reason
 from ..data.videos import read_sound
 from ..data.waveforms import trim
@@ -47,7 +48,7 @@ class Picture:
     @cached_property
     def cutout(self) -> Image.Image:
         """The object alone; of an image without a mask, the whole rectangle."""
-        return self.image.crop(self.image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
+        return without_margin(self.image)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from sounding.config import from_dict
 from sounding.images.decoding import open_image
 from sounding.utils.files import write_atomic
 
-from ..data.object_set import MOST_MANIFEST, ObjectSet
+from ..data.object_set import MOST_MANIFEST, ObjectSet, without_margin
 from ..data.shard_format import read_json
 from .stamps import LICENCE, find_stamps
 
@@ -120,8 +120,7 @@ def collect(source: Path, out: Path) -> list[Cutout]:
         if path in sounding or {"symbols", "cartoon", "roadsigns"} & set(path.parts) or path.stem.endswith("_mirror"):
             continue
         picture = Image.open(path).convert("RGBA")
-        box = picture.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
-        picture = picture.crop(box) if box else picture
+        picture = without_margin(picture)
         if not _is_object(picture):
             continue
         picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)

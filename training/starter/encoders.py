@@ -155,9 +155,8 @@ class StarterEncodersObjective(EncodersObjective):
         """Running mean and covariance of single patches [B, P, L]."""
         rows = patches.flatten(0, 1)
         keep = MOMENTUM if self.observed else 0.0
-        mean = rows.mean(dim=0)
-        self.mean.lerp_(mean, 1 - keep)
-        self.covariance.lerp_((rows - mean).T @ (rows - mean) / len(rows), 1 - keep)
+        self.mean.lerp_(rows.mean(dim=0), 1 - keep)
+        self.covariance.lerp_(rows.T.cov(correction=0), 1 - keep)
         self.observed.add_(1)
 
     @torch.no_grad()

@@ -98,7 +98,7 @@ class StarterGroundedItems(GroundedItems):
             other_sound = self.shards.only("mean", "std")[int(rng.integers(len(self)))]
             selected.mean, selected.std = other_sound["mean"], other_sound["std"]
             behind = self._backdrop(row)
-            selected.coverage = part_of(behind, rng) if rng.random() < 0.5 else behind
+            selected.coverage = within_rectangle(behind, rng) if rng.random() < 0.5 else behind
             selected.by_mask, selected.shown = True, False
 
     def _check_backdrops(self) -> None:
@@ -123,7 +123,7 @@ class StarterGroundedItems(GroundedItems):
         return cast(Tensor, row["backdrop"])
 
 
-def part_of(coverage: Tensor, rng: np.random.Generator) -> Tensor:
+def within_rectangle(coverage: Tensor, rng: np.random.Generator) -> Tensor:
     """What [P] covers of a random rectangle of cells, or all of it where that is nothing."""
     side = round(len(coverage) ** 0.5)
     height, width = (int(extent) for extent in rng.integers(1, side, 2))

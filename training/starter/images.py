@@ -21,10 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from PIL import Image
 
 from sounding.utils.files import write_atomic
 
+from ..data.object_set import OPAQUE, without_margin
 from .kinds import Split
 from .packages import Package, crop, missing_packages, packages_of, read_image
 
@@ -33,7 +35,6 @@ IMAGES = "images.json"
 Part = Literal["kinds", "silent", "backgrounds"]
 PARTS: tuple[Part, ...] = ("kinds", "silent", "backgrounds")
 LARGEST_SIDE = {"kinds": 640, "silent": 400, "backgrounds": 1280}  # pixels
-OPAQUE = 8  # of 255: less alpha counts as nothing
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def _prepared(image: Image.Image, row: dict[str, Any], largest: int) -> Image.Im
     image = crop(image, box)
     if row.get("cutout", False):
         image = image.convert("RGBA")
-        opaque = image.getchannel("A").point(lambda alpha: 255 * (alpha > OPAQUE))
-        if opaque.getextrema() != (0, 255):
+        alpha = np.asarray(image.getchannel("A"))
+        if not alpha.min() <= OPAQUE < alpha.max():
             raise ValueError(f"{row['path']} is listed as a cut-out, but its alpha channel cuts nothing out.")
-        image = image.crop(opaque.getbbox())
+        image = without_margin(image)
     else:
         image = image.convert("RGB")
     image.thumbnail((largest, largest), Image.Resampling.LANCZOS)

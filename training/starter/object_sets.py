@@ -17,7 +17,7 @@ from pathlib import Path
 from sounding.images.decoding import open_image
 from sounding.utils.files import write_atomic
 
-from ..data.object_set import MANIFEST, Manifest, ObjectEntry
+from ..data.object_set import MANIFEST, Manifest, ObjectEntry, without_margin
 from . import images as image_files
 from . import starter_data
 from .images import ImageEntry
@@ -80,9 +80,8 @@ def _stamps(source: Path, out: Path, kinds: list[Kind]) -> list[ImageEntry]:
     for picture in find_stamps(source):
         if picture.stem not in kind_of:
             continue
-        cutout = open_image(picture).convert("RGBA")
         file = f"kinds/{picture.stem}.png"
-        cutout.crop(cutout.getchannel("A").point(lambda a: 255 * (a > image_files.OPAQUE)).getbbox()).save(out / file)
+        without_margin(open_image(picture).convert("RGBA")).save(out / file)
         origin = "tuxpaint-stamps-default: " + "/".join(picture.parts[picture.parts.index("stamps") + 1 :])
         kind = kind_of[picture.stem]
         entries.append(ImageEntry(picture.stem, "kinds", kind, file, True, "train", origin, LICENCE))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sounding.model import SoundingModel
 
-from ..data.features import FeatureSource, encode_batch
+from ..data.features import FeatureSource
 from ..data.object_set import ObjectEntry
 from ..data.shard_folders import Folders
 from ..data.shards import Shards
@@ -47,7 +47,7 @@ class ReplayedFeatures(FeatureSource):
             rows = [model.patches(pictures[place]["images"][:1] / 255.0).flatten(0, 1).float() for place in places]
         patches = torch.cat(rows)
         self.mean = patches.mean(dim=0)
-        self.covariance = (patches - self.mean).T @ (patches - self.mean) / len(patches)
+        self.covariance = patches.T.cov(correction=0)
 
     def settings(self) -> dict[str, Any]:
         """See Source."""
@@ -55,7 +55,7 @@ class ReplayedFeatures(FeatureSource):
         return {**super().settings(), "replayed": self.frames, "classes": classes}
 
     def _encode(self, batch: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
-        made = list(zip(batch, encode_batch(self.network, batch), strict=True))
+        made = super()._encode(batch)
         for sample, features in made:
             sounding = [sample["labels"][place] for place in sample["sounding"]]
             entry = self.objects[sounding[0]]

@@ -20,7 +20,7 @@ from sounding.audio.mel import normalize
 from sounding.images.decoding import open_image
 from sounding.utils.files import write_atomic
 
-from ..data.object_set import ObjectEntry
+from ..data.object_set import ObjectEntry, without_margin
 from ..data.shard_format import SAMPLE_RATE
 from ..data.waveforms import trim
 
@@ -88,8 +88,7 @@ def build(source: Path, out: Path) -> list[ObjectEntry]:
         recording = read_audio(picture.with_suffix(".ogg"), SAMPLE_RATE)
         if recording.abs().max() < 1e-3:  # some animals have a second of digital silence for a sound
             continue
-        cutout = open_image(picture).convert("RGBA")
-        cutout = cutout.crop(cutout.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
+        cutout = without_margin(open_image(picture).convert("RGBA"))
         cutout.save(out / "image" / f"{name}.png")
         cutout.getchannel("A").save(out / "mask" / f"{name}.png")
         waveform = trim(normalize(recording))

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sounding.config import GenerationConfig
 from sounding.encoders.text import OpenClipQuery
-from sounding.grounding import Grounding
+from sounding.grounding import Grounding, least_cosine
 from sounding.model import SoundingModel
 from sounding.naming.vocabulary import BUILT_IN, read_vocabulary
 
@@ -48,7 +48,7 @@ def measured_thresholds(model: SoundingModel, shards: Shards, objects: Sequence[
         model.config.generation,
         backdrop_cosine=_apart(of_objects[0].neg(), of_backdrops[0].neg(), -1.0),
         norm_ratio_beside_cosine=(round(WEAK * length, 3), round(length, 3)),
-        patch_cosine=_apart(-_least_cosines(_patches(shards)), -_least_cosines(_plain(model)), -1.0),
+        patch_cosine=_apart(-least_cosine(_patches(shards)), -least_cosine(_plain(model)), -1.0),
         name_cosine=_apart(known, foreign, 1.0),
     )
 
@@ -101,13 +101,6 @@ def _plain(model: SoundingModel) -> Tensor:
         noise = torch.rand(1, 3, -(-side // coarse), -(-side // coarse), generator=generator)
         images.append(functional.interpolate(noise, (side, side), mode="nearest")[0].movedim(0, -1))
     return model.patches(torch.stack(images)).float().cpu()
-
-
-def _least_cosines(patches: Tensor) -> Tensor:
-    """The lowest cosine of a patch with the image's mean patch, as `Grounding` measures it: [N]."""
-    seen = functional.normalize(patches, dim=-1)
-    mean = functional.normalize(seen.mean(dim=1, keepdim=True), dim=-1)
-    return (seen * mean).sum(dim=-1).amin(dim=-1)
 
 
 @torch.inference_mode()

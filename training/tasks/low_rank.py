@@ -7,9 +7,13 @@ ones take longer than the weights' gradients do.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from sounding.networks.few_steps import key_of, layers_of
 
 
 class LowRank(nn.Module):
@@ -32,9 +36,8 @@ def change_by_low_rank(network: nn.Module, rank: int) -> None:
     """From now on nothing but changes of `rank` of its linear and convolutional weights learns in `network`."""
     random = torch.Generator().manual_seed(rank)
     network.requires_grad_(False)
-    for layer in list(network.modules()):
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, random))
+    for _, layer in list(layers_of(network)):
+        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, random))
 
 
 def fold(network: nn.Module) -> None:
@@ -47,9 +50,8 @@ def fold(network: nn.Module) -> None:
 def low_rank_changes(network: nn.Module) -> dict[str, Tensor]:
     """The factors of all changes, as `sounding.networks.few_steps.FewSteps` has them."""
     found: dict[str, Tensor] = {}
-    for name, layer in network.named_modules():
-        if parametrize.is_parametrized(layer, "weight"):
-            change = layer.parametrizations.weight[0]  # type: ignore[union-attr,index]
-            key = name.replace(".", "-")
-            found |= {f"into.{key}": change.into.detach(), f"out.{key}": change.out.detach()}
+    for name, layer in layers_of(network):
+        change = cast(Any, layer).parametrizations.weight[0]
+        key = key_of(name)
+        found |= {f"into.{key}": change.into.detach(), f"out.{key}": change.out.detach()}
     return found

@@ -199,7 +199,7 @@ class StepDistillationTask(Task[StepDistillationSettings]):
         if settings.rank:
             unet = dataclasses.replace(model.config.unet, few_steps=settings.evaluations, few_steps_rank=settings.rank)
             model.config = dataclasses.replace(model.config, unet=unet)
-            model.unet.few_steps = FewSteps(without_student(model.unet), settings.rank)
+            model.unet.few_steps = FewSteps(model.unet, settings.rank)
         else:
             student = dataclasses.replace(model.config.generation, steps=settings.evaluations, cfg=1.0, sampler="ddim")
             model.config = dataclasses.replace(model.config, generation=student)

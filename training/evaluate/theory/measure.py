@@ -191,7 +191,7 @@ def _one_gap(
     form: str,
     norm_matching: bool,
 ) -> Figures:
-    cfg = model.config.generation.cfg if settings.cfg is None else settings.cfg
+    own = model.config.sampling(settings.steps, settings.cfg, plain=False)
     rows, secants, slopes, mlp_slopes, sources = [], [], [], [], []
     weight = next(model.grounding.parameters())
     for number, query in enumerate(queries):
@@ -200,8 +200,8 @@ def _one_gap(
             query.index,
             seconds=settings.seconds,
             steps=settings.steps,
-            cfg=cfg,
-            sampler=model.config.generation.sampler,
+            cfg=own.cfg,
+            sampler=own.sampler,
             norm_matching=norm_matching,
         )
         source = "true mask" if query.found is None else "one click"
