@@ -26,7 +26,7 @@ from training.recipe_files import parse_overrides, read_yaml
 from training.starter.evaluate.classifier import ClassifierRecipe
 from training.starter.run import NEEDS, stage_recipe
 
-NOT_WHOLE = ("base", "classifier", "finetune", "plan", "refine", "second_classifier", "separator")
+NOT_WHOLE = ("base", "classifier", "finetune", "plan", "refine", "separator")
 WHOLE = sorted(path for path in RECIPES.rglob("*.yaml") if path.stem not in NOT_WHOLE)
 
 

@@ -108,7 +108,8 @@ def read_set(folder: Path) -> Manifest:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise FileNotFoundError(
-            f"{manifest} is missing; make it with `python -m training starter stamps --out {folder}`."
+            f"{manifest} is missing; make it with `python -m training starter stamps --out {folder}`, or, with many "
+            "recordings, with `python -m training starter data`."
         )
     try:
         content = read_json(manifest, MOST_MANIFEST)

@@ -111,15 +111,21 @@ def random_labels(objects: int, rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def draw_scene(
-    data: ObjectSet, rng: np.random.Generator, *, size: tuple[int, int] = (SIDE, SIDE)
+    data: ObjectSet,
+    rng: np.random.Generator,
+    *,
+    size: tuple[int, int] = (SIDE, SIDE),
+    labels: tuple[int, ...] | None = None,
 ) -> tuple[ObjectSet, Scene]:
     """A scene of one to four objects that any of a set's images show, and the set with those images and recordings.
 
-    One of the objects at most fills the image. Behind them are the set's own backgrounds, if it has such, and silent
-    things, which no mask shows: they are a part of the background.
+    They are the given objects or random ones. One of them at most, the first such, fills the image; it comes first in
+    the scene's `labels`, and others that would are left out. Behind them are the set's own backgrounds, if it has such,
+    and silent things, which no mask shows: they are a part of the background.
     """
     drawn, filling = data.draw(rng), data.whole
-    labels = random_labels(len(data), rng)
+    if labels is None:
+        labels = random_labels(len(data), rng)
     first = [label for label in labels if label in filling][:1]
     things = [label for label in labels if label not in filling]
     return drawn, make_scene(

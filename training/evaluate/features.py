@@ -111,12 +111,12 @@ def open_model(path: Path) -> FeatureModel | AudioVisualModel:
 
 
 def _weights_in(folder: Path) -> Path:
-    """The file of weights in a folder of `sounding fetch`; the folder itself where it is one of transformers'.
+    """The file of weights in a folder of `sounding fetch` or YAMNet's; the folder itself if it is one of transformers'.
 
     Raises:
         ValueError: several files could be meant.
     """
-    files = [file for file in folder.iterdir() if file.suffix in (".pt", ".pth", ".h5", ".gz")]
+    files = [file for file in folder.iterdir() if file.suffix in (".pt", ".pth", ".h5", ".gz", ".onnx")]
     files = [file for file in files if "_image_" not in file.name]  # OpenL3's second one
     if len(files) > 1:
         raise ValueError(f"{folder} has {len(files)} files of weights, but one model is expected; name one of them.")

