@@ -1,7 +1,7 @@
 """The tables of docs/starter-data.md, from those of the starter: `python docs/tools/starter_data.py` writes them.
 
 `--data FOLDER` instead compares the counts with what `python -m training starter data` made. `credits.json` beside them
-has authors by package and, by a part of the path, licences of recordings that a copyright file states otherwise.
+has authors by package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from training.data.object_set import MOST_MANIFEST, read_set
 from training.data.shard_format import read_json
 from training.starter import images
-from training.starter.kinds import TABLES, Recording, Split, read_kinds, read_sources
+from training.starter.kinds import TABLES, Split, read_kinds, read_sources
 from training.starter.object_sets import SPLITS
 from training.starter.packages import packages_of
 
@@ -74,11 +74,6 @@ def licences(rows: Iterable[tuple[str, Split]]) -> str:
     return ", ".join(f"{n} ({both(s)})" if len(counted) > 1 else n for n, s in sorted(counted.items()))
 
 
-def stated(row: Recording) -> str:
-    """A recording's licence, as its package's copyright file has it."""
-    return next((name for part, name in CREDITS["licences"].items() if part in row.path), SOURCES.licence_of(row))
-
-
 def pasted(part: str, split: Split) -> int:
     """How many silent things or backgrounds a set has."""
     return sum(row.part == part and row.split == split for row in PICTURES)
@@ -110,7 +105,7 @@ def sounds() -> str:
         rows = [row for row in SOURCES.recordings if row.package == package.name]
         name = f"{package.name} {package.version} ({package.origin})"
         authors = CREDITS["sounds"].get(package.name, package.credit)
-        licence = licences((stated(row), row.split) for row in rows)
+        licence = licences((SOURCES.licence_of(row), row.split) for row in rows)
         lines.append([name, both(row.split for row in rows), len({row.kind for row in rows}), authors, licence])
     return table(["package", "recordings", "kinds", "authors", "licence"], lines)
 

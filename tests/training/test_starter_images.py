@@ -23,7 +23,7 @@ from training.starter.kinds import read_kinds, read_sources
 from training.starter.packages import DRAWN_SIDE, REGISTRIES, packages_of, read_image
 
 KINDS = {row["name"] for row in json.loads(images.TABLE.with_name("kinds.json").read_text(encoding="utf-8"))}
-PASSED_ON = re.compile(  # licences of what may be passed on under GPL-3.0-or-later
+PASSED_ON = re.compile(  # licences of what may be passed on under version 3 of the GPL
     r"(GPL-[23]\.0-or-later|Apache-2\.0|MIT|CC0-1\.0|CC-BY-[34]\.0|CC-BY-SA-[34]\.0|public domain)( \(|$)"
 )
 OUTLINE = [[0.25, 0.5], [0.75, 0.5], [0.75, 1.0], [0.25, 1.0]]

@@ -6,7 +6,7 @@ file has an alpha channel, else photographs cropped to their object, or whole ph
 `backgrounds` (photographs without a thing that one would click, to paste scenes on). Kinds of which there are few
 photographs have renders and drawings too. Each row names its package, its split ("train" or "test": the latter takes
 part in no training) and, where the package has several, its own licence. What trains may be passed on under
-GPL-3.0-or-later. `without_image` says what was searched for the kinds that have neither an image nor a class of
+version 3 of the GPL. `without_image` says what was searched for the kinds that have neither an image nor a class of
 ImageNet, so that the model cannot know them by sight.
 
 `build` writes those of one split as `PART/NAME.png` (RGBA) or `PART/NAME.jpg`, and `images.json`, which tells where

@@ -23,11 +23,11 @@ TABLES = Path(__file__).with_name("tables")
 IMAGENET_CLASSES = 1000
 LONGEST = 30.0  # seconds that are kept of a recording
 
-# What may go into weights that are passed on under GPL-3.0-or-later. CC BY-SA 3.0 may be passed on under 4.0, of which
-# GPLv3 is a compatible licence. The other licences ask for no more than GPLv3 does.
+# What may go into weights that are passed on under version 3 of the GPL. CC BY-SA 3.0 may be passed on under 4.0, of
+# which that version, and no later one, is a compatible licence. The other licences ask for no more than it does.
 TRAINABLE = {
     "Apache-2.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0-1.0", "GPL-1.0-or-later",
-    "GPL-2.0-or-later", "GPL-3.0-or-later", "LicenseRef-public-domain", "MIT",
+    "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later", "LicenseRef-public-domain", "MIT",
 }  # fmt: skip
 
 Split = Literal["train", "test"]
