@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image, ImageDraw
 import sounding
 from sounding.audio.files import write_audio
 from training.data.features import FeatureSource
-from training.data.object_set import ObjectSet
+from training.data.object_set import ObjectEntry, ObjectSet
 from training.data.scene_source import SceneSource
 from training.data.shard_writer import make_shards
 from training.starter import stamps
@@ -63,6 +65,51 @@ def stamps_folder(stamps_package: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def stamps_data(stamps_folder: Path) -> ObjectSet:
     return ObjectSet(stamps_folder)
+
+
+SHORE = {"frog": 2, "owl": 1, "sea": 1, "lake": 1, "bell": 0}  # images; the frog and the bell have two recordings
+
+
+@pytest.fixture(scope="session")
+def shore_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kinds as `starter data` writes them: a red and a green frog, two that fill an image, and one of a class alone."""
+    folder = tmp_path_factory.mktemp("shore")
+    colours = {
+        "frog": (220, 0, 0),
+        "frog-1": (0, 220, 0),
+        "owl": (0, 0, 220),
+        "sea": (0, 160, 160),
+        "lake": (90, 90, 0),
+    }
+    for name, colour in colours.items():
+        picture = Image.new("RGBA", (60, 60), (*colour, 255 if name in ("sea", "lake") else 0))
+        if name not in ("sea", "lake"):
+            ImageDraw.Draw(picture).ellipse((0, 0, 59, 59), fill=(*colour, 255))
+        picture.save(folder / f"{name}.png")
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(folder / "wall.jpg")
+    draw_stamp("disc").save(folder / "silent.png")
+    rows = []
+    for label, (name, images) in enumerate(SHORE.items()):
+        files = [f"{name}-{take}.wav" for take in range(2 if name in ("frog", "bell") else 1)]
+        for take, file in enumerate(files):
+            tone = 2 * math.pi * 200 * (1 + 2 * label + take) * torch.arange(8000) / 16_000
+            write_audio(folder / file, 0.5 * torch.sin(tone), 16_000)
+        shown = (f"{name}.png" if images else "", "", files[0])
+        more = {
+            "images": ("frog-1.png",) if images > 1 else (),
+            "recordings": tuple(files[1:]),
+            "whole": name in ("sea", "lake"),
+            "classes": (7,) if name == "bell" else (),
+        }
+        rows.append(asdict(ObjectEntry(name, label, f"a {name}", *shown, 0.5, "drawn", "CC0-1.0", **more)))  # type: ignore[arg-type]
+    found = {"objects": rows, "silent": ["silent.png"], "backgrounds": ["wall.jpg"]}
+    (folder / "manifest.json").write_text(json.dumps(found))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shore(shore_folder: Path) -> ObjectSet:
+    return ObjectSet(shore_folder)
 
 
 @pytest.fixture(scope="session")

@@ -146,6 +146,21 @@ def test_the_command_measures_the_encoders_alone(
     assert Image.open(tmp_path / "sheet.png").format == "PNG"
 
 
+def test_names_of_stamps_count_for_their_kinds(tmp_path: Path) -> None:
+    """Each kind once; a name of the set itself goes before."""
+    row = dict(INDEX[0], labels=["cow_white", "pig_golden", "pig_golden2", "tucan", "toucan"])
+    (tmp_path / "index.json").write_text(json.dumps([row]))
+    for file in (row["file"], row["mask"]):
+        shutil.copy(PHOTOGRAPHS / file, tmp_path)
+    kinds = ["toucan", "resting Tamworth pig", "cow", "Tamworth pig", "white cow"]
+    (shown,) = read_photographs(tmp_path, kinds)
+    assert [kinds[label] for label in shown.labels] == ["white cow", "Tamworth pig", "resting Tamworth pig", "toucan"]
+    (shown,) = read_photographs(tmp_path, [*kinds, "tucan"])
+    assert shown.labels[-2:] == (5, 0)
+    with pytest.raises(ValueError, match="counts for 'cow_white', but the data set has no such object"):
+        read_photographs(tmp_path, kinds[:-1])
+
+
 def test_wrong_sets_are_refused(folder: Path, stamps_data: ObjectSet) -> None:
     names = [stamp.name for stamp in stamps_data.entries]
     with pytest.raises(ValueError, match="no such object"):

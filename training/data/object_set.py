@@ -196,6 +196,12 @@ class ObjectSet:
         return [entry for entry in self.unseen if entry.classes] if self.silent else []
 
     @property
+    def visible(self) -> list[tuple[ObjectEntry, list[Tensor]]]:
+        """The objects that can be learned by sight, as `Manifest.visible` has them, with all recordings of each."""
+        classed = [pair for pair in zip(self.unseen, self.unseen_sounds, strict=True) if pair[0].classes]
+        return [*zip(self.entries, self.sounds, strict=True), *classed]
+
+    @property
     def all_recordings(self) -> list[Tensor]:
         """Those of all objects, with an image or without."""
         return [sound for sounds in (*self.sounds, *self.unseen_sounds) for sound in sounds]

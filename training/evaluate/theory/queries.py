@@ -18,7 +18,7 @@ from sounding.segment import Prompt
 from sounding.segment.click import ClickSegmenter
 
 from ...data.object_set import ObjectSet
-from ...data.scenes import Split, as_tensors, make_scene, scene_rng
+from ...data.scenes import Split, as_tensors, draw_scene, scene_rng
 from .quantities import log_attention, normalized
 
 LEAST_AREA = 0.003  # of the image; what is hidden almost wholly is asked for by nobody
@@ -66,7 +66,7 @@ def seen_queries(model: SoundingModel, data: ObjectSet, count: int, split: Split
     segmenter = ClickSegmenter(model.patches, model.segmenter) if clicks and model.segmenter else None
     found, index = 0, 0
     while found < count:
-        scene = make_scene(data, scene_rng(split, index))
+        _, scene = draw_scene(data, scene_rng(split, index))
         place = scene.sounding[0]
         if (scene.masks[place] > 127).mean() >= LEAST_AREA:
             image, masks = as_tensors(scene)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...data.object_set import ObjectSet
-from ...data.scenes import as_tensors, make_scene, scene_rng
+from ...data.scenes import as_tensors, draw_scene, scene_rng
 from ...finetune.retrieval import sound_of
 from ...initialization import initialize
 from ...recipe import Recipe
@@ -28,7 +28,8 @@ def measure_speed(run: Ablations) -> dict[str, float]:
     with torch.inference_mode():
         objects = ObjectSet(run.out / "objects")
         began = time.perf_counter()
-        image, _ = as_tensors(make_scene(objects, scene_rng("train", 0), size=(recipe.model.patches.image_size,) * 2))
+        _, drawn = draw_scene(objects, scene_rng("train", 0), size=(recipe.model.patches.image_size,) * 2)
+        image, _ = as_tensors(drawn)
         patches = model.see(image)
         model.encode(torch.zeros(1, recipe.model.train_samples))
         scene = time.perf_counter() - began

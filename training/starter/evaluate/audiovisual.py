@@ -24,14 +24,14 @@ from .judge import open_judge
 
 @torch.inference_mode()
 def embed_captions(model: SoundingModel, data: ObjectSet) -> Tensor:
-    """Embeddings of all objects' captions in the patches' space: [objects, L].
+    """Embeddings of the captions of all kinds in the patches' space: [kinds, L].
 
     Raises:
         ValueError: the model is queried by sound, so it embeds no captions, or in another space than patches.
     """
     if isinstance(model.query, ClapAudioQuery):
         raise ValueError("This checkpoint is queried by sound, but captions are embedded here; take one with text.")
-    captions = model.query.encode([entry.caption for entry in data.entries]).float().cpu()
+    captions = model.query.encode([kind.caption for kind, _ in data.visible]).float().cpu()
     if captions.shape[1] != model.config.patches.width:
         raise ValueError(
             f"This checkpoint's captions have {captions.shape[1]} dimensions and its patches "
@@ -48,7 +48,7 @@ def write_stand_in(
     Args:
         model: whose encoders are taken.
         called: its name or path, for the file's description.
-        data: objects with their captions, in the order of the judge's classes.
+        data: kinds with their captions, of which the visible ones are the judge's classes.
         folder: of the judge, which is trained into it the first time.
         judge: file of a judge instead.
         out: the new file.
@@ -57,7 +57,8 @@ def write_stand_in(
         ValueError: the judge in the file has other classes, and see `embed_captions`.
     """
     captions = embed_captions(model, data)
-    names = tuple(entry.name for entry in data.entries)
+    kinds = [kind for kind, _ in data.visible]
+    names = tuple(kind.name for kind in kinds)
     if judge is None:
         classifier = open_judge(data, folder).classifier
     else:
@@ -65,6 +66,6 @@ def write_stand_in(
         if not isinstance(opened, ClassifierFeatures) or opened.classes != names:
             raise ValueError(f"{judge} has other classes than the objects of the data set; write it with `judge`.")
         classifier = opened.classifier
-    about = Captioned(tuple(entry.caption for entry in data.entries), model.config.patches, Path(called).name)
+    about = Captioned(tuple(kind.caption for kind in kinds), model.config.patches, Path(called).name)
     write_captioned(out, about, classifier, model.patches, captions)
     return out

@@ -1,6 +1,7 @@
-"""Trains a small audio classifier over the data set's objects: the judge of generated sounds.
+"""Trains a small audio classifier over the kinds that a data set can teach by sight: the judge of generated sounds.
 
-It is trained on real recordings alone, with strong augmentation, and never takes part in training a generator.
+It is trained on real recordings alone, all of each kind, with strong augmentation, and never takes part in training a
+generator. Kinds count alike, however many recordings they have.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class _Items:
     """Augmented cuts of real recordings as masked log-mels, with their labels."""
 
     def __init__(self, data: ObjectSet, samples: int):
-        self.sounds, self.samples = data.sounds, samples
+        self.sounds, self.samples = [sounds for _, sounds in data.visible], samples
         self.to_mel = MelSpectrogram(AudioConfig())
 
     def __len__(self) -> int:
@@ -99,8 +100,8 @@ class _Objective(Objective):
 def train_classifier(recipe: ClassifierRecipe, data: ObjectSet, folder: Path) -> Classifier:
     """Train, or load what `folder` holds of an earlier run with the same recordings, objects and settings."""
     torch.manual_seed(recipe.loop.seed)
-    judge = Classifier(len(data))
     items = _Items(data, round(recipe.seconds * SAMPLE_RATE))
+    judge = Classifier(len(items))
     train(_Objective(judge, recipe.smoothing), items, recipe.loop, folder / f"classifier-{_content(recipe, data)}")
     return judge.cpu().eval()
 
@@ -108,7 +109,7 @@ def train_classifier(recipe: ClassifierRecipe, data: ObjectSet, folder: Path) ->
 def _content(recipe: ClassifierRecipe, data: ObjectSet) -> str:
     """Names all that decides what the judge learns: settings, and the recordings in the order of their labels."""
     total = hashlib.sha256(repr(recipe).encode())
-    for entry, recordings in zip(data.entries, data.sounds, strict=True):
+    for entry, recordings in data.visible:
         for recording in recordings:
             total.update(f"{entry.name} {tuple(recording.shape)} ".encode())
             total.update(recording.float().cpu().contiguous().numpy().tobytes())

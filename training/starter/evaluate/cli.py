@@ -137,7 +137,7 @@ def photographs(
         settings = PhotographSettings(ways, seeds, seconds, steps, cfg, sampler, batch)
         check_out(out, sheet)
         objects = ObjectSet(data)
-        shown = read_photographs(photographs or PHOTOGRAPHS, [entry.name for entry in objects.entries])
+        shown = read_photographs(photographs or PHOTOGRAPHS, [kind.name for kind, _ in objects.visible])
         judge = open_judge(objects, folder) if ways else None
         figures = evaluate(load(model), objects, shown, judge, settings)
         write_figures(figures, out)

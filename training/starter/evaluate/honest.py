@@ -27,14 +27,14 @@ from sounding.grounding import Condition
 from sounding.model import SoundingModel
 
 from ...data.object_set import ObjectSet, read_set
-from ...data.scenes import as_tensors, draw_scene
+from ...data.scenes import as_tensors
 from ...data.shard_format import SAMPLE_RATE
 from ...data.waveforms import fill
 from ...evaluate import intervals
 from .classifier import augmented, real_crops
 from .judge import ranks_of
 from .retrieval import Embedding, gallery_of
-from .sounds import HELD_OUT, Chosen, Settings, check_stream, copies, held_out_scenes, made_of
+from .sounds import HELD_OUT, Chosen, Settings, asked_scene, check_stream, copies, held_out_scenes, made_of
 from .variety import distance, recording_distances
 
 log = logging.getLogger("training")
@@ -116,11 +116,11 @@ def evaluate(model: SoundingModel, train: Path, test: Path, embedding: Embedding
     Raises:
         FileNotFoundError, ValueError: see `read_set`; also sets that have a recording or too few kinds in common.
     """
-    data, visible = ObjectSet(train), read_set(train).visible
-    learned = [*data.sounds, *data.unseen_sounds][: len(visible)]
+    data = ObjectSet(train)
+    visible = data.visible
     heard = read_recordings(test)
     check_apart(data.all_recordings, heard, train, test)
-    known = {entry.name: heard[entry.name] for entry in visible if entry.name in heard}
+    known = {entry.name: heard[entry.name] for entry, _ in visible if entry.name in heard}
     if len(known.keys() & {entry.name for entry in data.entries}) < 2:
         raise ValueError(
             f"{test} has recordings of fewer than two kinds that {train} has images of; make both with "
@@ -128,7 +128,7 @@ def evaluate(model: SoundingModel, train: Path, test: Path, embedding: Embedding
         )
     samples = round(settings.seconds * SAMPLE_RATE)
     judge = HonestJudge(known, samples, embedding)
-    gallery = gallery_of(learned, samples, embedding)
+    gallery = gallery_of([sounds for _, sounds in visible], samples, embedding)
     log.info("the judge knows %d kinds, the gallery %d", len(known), len(visible))
 
     scenes = held_out_scenes(data, settings.per_object, settings.stream)
@@ -192,10 +192,10 @@ def selections(
     """The conditions of each scene's first object by its mask and by its caption."""
     by_mask, by_text = [], []
     for number, labels in scenes:
-        _, scene = draw_scene(data, np.random.default_rng([settings.stream, number]), labels=labels)
+        scene = asked_scene(data, np.random.default_rng([settings.stream, number]), labels)
         image, masks = as_tensors(scene)
-        patches, place = model.see(image), scene.labels.index(labels[0])
-        by_mask.append(model.ground(patches, mask=masks[place : place + 1], clamp=settings.clamp))
+        patches = model.see(image)
+        by_mask.append(model.ground(patches, mask=masks[:1], clamp=settings.clamp))
         by_text.append(model.ground(patches, text=data.entries[labels[0]].caption))
     return {"mask": by_mask, "text": by_text}
 

@@ -1,4 +1,4 @@
-"""Writes items to evaluate any system on: scenes of stamps with a selected object each, and its recording.
+"""Writes items to evaluate any system on: scenes of objects with a selected one each, and its recording.
 
     python -m training starter evaluate items --data data/stamps --out ITEMS
 
@@ -7,11 +7,12 @@ the starter's evaluation has as well, so that figures of the default stream are 
 
 - "object": scenes of one to four objects, each object selected in `per_object` of them
 - "pair": scenes of two objects, one of them selected
-- "background": scenes of one to four objects, all but the objects selected; nothing in it has a sound
+- "background": scenes of one to four objects, none of which fills the image, all but the objects selected; nothing
+  in it has a sound
 
-The reference is a cut of the selected object's recording, as `real_crops` makes it. An item depends on its number,
-the stream, and the objects, not on how many other items there are, but for the others in scenes of kind "object",
-which change with `per_object`.
+The reference is a cut of one of the selected object's recordings, as `real_crops` makes it. An item depends on its
+number, the stream, and the objects, not on how many other items there are, but for the others in scenes of kind
+"object", which change with `per_object`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from sounding.audio.files import write_audio
 from sounding.utils.fields import Checked, Range
 
 from ...data.object_set import ObjectSet, content_digest
-from ...data.scenes import Scene, make_scene
+from ...data.scenes import Scene, random_labels
 from ...data.shard_format import SAMPLE_RATE
 from ...evaluate.items import ItemEntry, ItemObject, write_folder
 from .classifier import real_crops
-from .sounds import HELD_OUT, check_stream, held_out_pairs, held_out_scenes
+from .sounds import HELD_OUT, asked_scene, check_stream, held_out_pairs, held_out_scenes
 
 BACKGROUNDS = 200_000  # the first background's number; pairs begin at 100,000
 
@@ -69,14 +70,14 @@ def write_items(data: Path, out: Path, settings: ItemsSettings) -> Path:
         settings: which scenes.
 
     Raises:
-        ValueError: too few objects for pairs, or `out` holds something else.
+        ValueError: too few objects for pairs, none that leaves a background, or `out` holds something else.
     """
     source: dict[str, Any] = {"objects": content_digest(data), **asdict(settings)}
 
     def fill(folder: Path) -> list[ItemEntry]:
         objects = ObjectSet(data)
-        if settings.pairs and len(objects) < 2:
-            raise ValueError(f"{data} has {len(objects)} objects, but a pair needs two; give --pairs 0.")
+        if settings.backgrounds and len(objects.whole) == len(objects):
+            raise ValueError(f"All objects of {data} fill the image, so there is no background; give --backgrounds 0.")
         entries = []
         for number, entry, scene in _drawn(objects, settings):
             _write_item(folder, objects, settings, number, entry, scene)
@@ -89,14 +90,17 @@ def write_items(data: Path, out: Path, settings: ItemsSettings) -> Path:
 
 def _drawn(objects: ObjectSet, settings: ItemsSettings) -> Iterator[tuple[int, ItemEntry, Scene]]:
     """Number in the stream, description and scene of each item."""
-    stream = settings.stream
+    stream, whole = settings.stream, objects.whole
+    things = [label for label in range(len(objects)) if label not in whole]
     wanted: list[tuple[str, int, tuple[int, ...] | None]] = []
     wanted += [("object", *chosen) for chosen in held_out_scenes(objects, settings.per_object, stream)]
     wanted += [("pair", *chosen) for chosen in held_out_pairs(objects, settings.pairs, stream)]
     wanted += [("background", BACKGROUNDS + n, None) for n in range(settings.backgrounds)]
     first = {"object": 0, "pair": 100_000, "background": BACKGROUNDS}
     for kind, number, labels in wanted:
-        scene = make_scene(objects, np.random.default_rng([stream, number]), labels=labels)
+        rng = np.random.default_rng([stream, number])
+        chosen = labels or tuple(things[place] for place in random_labels(len(things), rng))
+        scene = asked_scene(objects, rng, chosen)
         entries = [objects.entries[label] for label in scene.labels]
         shown = tuple(
             ItemObject(entry.name, entry.caption, _box(mask)) for entry, mask in zip(entries, scene.masks, strict=True)

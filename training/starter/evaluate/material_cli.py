@@ -25,7 +25,7 @@ def judge(
 
         check_out(out)
         objects = ObjectSet(data)
-        write_classifier(out, open_judge(objects, folder).classifier, [entry.name for entry in objects.entries])
+        write_classifier(out, open_judge(objects, folder).classifier, [kind.name for kind, _ in objects.visible])
         typer.echo(out)
 
 

@@ -1,6 +1,7 @@
 """Objects whose names are known, and backgrounds that have none: what naming is calibrated on and measured with.
 
-Scenes show one to three stamps or cut-outs before a photograph, and each of them is one case. Half of the objects and
+Scenes show one to three objects or cut-outs before a photograph, and each of them is one case; what fills an image is
+none of them. Half of the objects and
 half of the photographs are for calibration, the others for testing. A cut-out that no label fits (`cutout_names.json`
 lacks it) belongs to neither half: it is neither a background nor something that could be named.
 """
@@ -59,14 +60,14 @@ def drawn_cases(stamps: ObjectSet, folder: Path, half: Half, count: int) -> Iter
 
 
 def _named_cutouts(stamps: ObjectSet, folder: Path, half: Half) -> tuple[Cutouts, list[tuple[str, ...]]]:
-    """Stamps and cut-outs of one half that labels fit, with their right names, and that half's photographs."""
+    """Objects and cut-outs of one half that labels fit, with their right names, and that half's photographs."""
     table = json.loads(CUTOUT_NAMES.read_text(encoding="utf-8"))
     vocabulary = class_names()
     found: list[tuple[str, Image.Image, tuple[str, ...]]] = []
     known = known_classes([entry.name for entry in stamps.entries])
-    for entry, cutout, classes in zip(stamps.entries, stamps.cutouts, known, strict=True):
+    for entry, images, classes in zip(stamps.entries, stamps.images, known, strict=True):
         names = {vocabulary.names[vocabulary.phrases[number][0]] for number in classes}
-        found.append((entry.caption, cutout, tuple(sorted(names))))
+        found += [(entry.caption, image, tuple(sorted(names))) for image in images if not entry.whole]
     rows = read_rows(folder)
     for row in rows:
         if row.kind == "object" and row.name in table:

@@ -47,7 +47,7 @@ class ClickOrder(str, Enum):
 
 
 ModelOption = Annotated[str, typer.Option(help="'starter' or a checkpoint.")]
-DataOption = Annotated[Path, typer.Option(help="Made by `python -m training starter stamps`.")]
+DataOption = Annotated[Path, typer.Option(help="Made by `python -m training starter stamps` or `starter data`.")]
 JudgeOption = Annotated[Path, typer.Option(help="Folder that the judge is kept in.")]
 SecondsOption = Annotated[float, typer.Option(help="Length of each sound.")]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps; without it the checkpoint's own.")]

@@ -8,7 +8,8 @@ mask (with `--by text` from its caption, with `--by whole` from the whole image)
 recordings ranks all objects. Beside it stands what the encoders alone make of the photograph: which object's caption is
 nearest to the masked patches. `--encoders-only` asks the encoders alone, in seconds.
 
-A photograph's `labels` are all objects that count as right: several where the data set has several of a kind.
+A photograph's `labels` are all objects that count as right: several where the data set has several of a kind. Names of
+stamps count for their kinds, where the data set has those.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from sounding.model import SoundingModel
 
 from ...data.object_set import ObjectSet
 from ...finetune.retrieval import sound_of
+from ..kinds import read_kinds
 from .judge import Judge, ranks_of
 
 log = logging.getLogger("training")
@@ -71,13 +73,18 @@ class PhotographSettings:
 def read_photographs(folder: Path, names: list[str]) -> list[Photograph]:
     """The photographs that `folder/index.json` lists; `names` are the data set's objects in the order of their labels.
 
+    A label that is no object, but a stamp of one of `kinds.json`, counts for that one.
+
     Raises:
         FileNotFoundError: no index, or a file that it names is missing.
         ValueError: a label that is no object, or a mask that does not fit its photograph or is empty.
     """
+    numbers = {name: number for number, name in enumerate(names)}
+    known = {stamp: numbers[kind.name] for kind in read_kinds() if kind.name in numbers for stamp in kind.stamp}
+    known |= numbers
     found = []
     for entry in json.loads((folder / "index.json").read_text(encoding="utf-8")):
-        unknown = [label for label in entry["labels"] if label not in names]
+        unknown = [label for label in entry["labels"] if label not in known]
         if unknown:
             raise ValueError(f"{entry['file']} counts for {unknown[0]!r}, but the data set has no such object.")
         image = np.asarray(open_image(folder / entry["file"]).convert("RGB")) / np.float32(255)
@@ -88,7 +95,7 @@ def read_photographs(folder: Path, names: list[str]) -> list[Photograph]:
         found.append(
             Photograph(
                 name=Path(entry["file"]).stem,
-                labels=tuple(names.index(label) for label in entry["labels"]),
+                labels=tuple(dict.fromkeys(known[label] for label in entry["labels"])),
                 image=torch.from_numpy(image)[None],
                 mask=torch.from_numpy(mask)[None],
                 click=(entry["click"][0], entry["click"][1]),
@@ -194,7 +201,7 @@ def evaluate(
     settings: PhotographSettings,
 ) -> dict[str, Any]:
     """All figures as one dictionary: chance, the encoders' own answer, and the judge's for each of `settings.by`."""
-    names, captions = [stamp.name for stamp in data.entries], [stamp.caption for stamp in data.entries]
+    names, captions = [kind.name for kind, _ in data.visible], [kind.caption for kind, _ in data.visible]
     figures: dict[str, Any] = {
         "chance": {f"top{first}": chance(photographs, len(names), min(first, len(names))) for first in (1, 5)},
         "encoders": marks(name_patches(model, photographs, captions), photographs, names),

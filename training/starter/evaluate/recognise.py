@@ -2,19 +2,20 @@
 
     python -m training starter evaluate recognise --model starter
 
-reports, over all objects of the data set and beside chance:
+reports, over all objects that the data set has images of and beside chance:
 
 (a) real: other cuts of the real recordings
 (b) copies: the same through VAE and vocoder
 (c) masked: generated from the object's mask in held-out scenes
 (d) pairs: in held-out scenes of two objects, how often the judge ranks the masked object above the other
 (e) background: generated from a mask of everything but the objects; how often that is taken for one of them
+    (in scenes without anything that fills the image)
 (f) lengths: (c) at other lengths, judged in windows of 2.56 s (with --lengths 2.5 --lengths 5)
 (g) checks: clicks, DC, clipping, silence and level of (c), as the vocoder gives them and leveled
 (h) demo: the rank (from 1) of each object of `sounding demo`, where the data set knows them
 (t) text: as (c), but grounded by the object's caption
 
-The same checkpoint and settings give the same figures.
+The judge ranks all kinds that can be learned by sight. The same checkpoint and settings give the same figures.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def real_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: 
     rng = np.random.default_rng(99)
     real = real_crops(data, every, round(settings.seconds * SAMPLE_RATE), rng, strong=False)
     through = torch.cat([copies(model, part) for part in real.split(16)])
+    kinds = len(data.visible)
     return {
-        "chance": {"top1": 1 / len(data), "top5": 5 / len(data)},
+        "chance": {"top1": 1 / kinds, "top5": 5 / kinds},
         "real": vars(score(judge(real), torch.tensor(every))),
         "copies": vars(score(judge(through), torch.tensor(every))),
         "copies_log_mel_l1": float((judge.to_mel(through) - judge.to_mel(real)).abs().mean()),
@@ -71,11 +73,12 @@ def pair_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: 
 
 
 def background_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
-    """(e). Chance is that of a guess among all objects, for as many as each scene has."""
-    scenes = held_out_scenes(data, settings.per_object)
+    """(e). Chance is that of a guess among all kinds, for as many as each scene has."""
+    whole, kinds = set(data.whole), len(data.visible)
+    scenes = [chosen for chosen in held_out_scenes(data, settings.per_object) if whole.isdisjoint(chosen[1])]
     guesses = judge(generated(model, data, scenes, settings, by="background")).argmax(dim=1).tolist()
     mistaken = [guess in labels for guess, (_, labels) in zip(guesses, scenes, strict=True)]
-    chance = float(np.mean([len(labels) / len(data) for _, labels in scenes]))
+    chance = float(np.mean([len(labels) / kinds for _, labels in scenes]))
     return {"taken_for_an_object": float(np.mean(mistaken)), "chance": chance, "count": len(scenes)}
 
 

@@ -2,10 +2,10 @@
 
     python -m training starter evaluate segment --cutouts data/cutouts --photographs tests/photographs
 
-on held-out scenes of the stamps before photographs, on scenes of objects and backgrounds that no training saw, and on
-real photographs with masks. The first click lies deepest inside the object, the second deepest inside the largest
-error, as is usual in interactive segmentation; `--clicks random` draws both, weighted to the inside, instead. On
-photographs the first click is where a person put it.
+on held-out scenes of what is cut out in the data set before photographs, on scenes of objects and backgrounds that no
+training saw, and on real photographs with masks. The first click lies deepest inside the object, the second deepest
+inside the largest error, as is usual in interactive segmentation; `--clicks random` draws both, weighted to the inside,
+instead. On photographs the first click is where a person put it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sounding.segment import Prompt, Segmenter, load_segmenter
 from ...data.object_set import ObjectSet
 from ...data.scenes import HasCutouts, background_photographs, make_scene, part_of, scene_rng
 from ...tasks.clicks import Click, first_click, next_click
-from ..cutouts import read_cutouts
+from ..cutouts import cutouts_of, read_cutouts
 from .grabcut import GrabCutSegmenter
 
 log = logging.getLogger("training")
@@ -147,7 +147,7 @@ def evaluate(
 
     Args:
         segmenter: "starter", a checkpoint, or a SAM file or folder.
-        data: the stamps, for held-out scenes.
+        data: folder of a set of objects, for held-out scenes.
         cutouts: of `python -m training starter cutouts`; also measures on objects that no training saw.
         photographs: a folder with an index.json of photographs, masks and clicks.
         objects: of scenes.
@@ -156,9 +156,9 @@ def evaluate(
     """
     first = load_segmenter(segmenter)
     segmenters = [first, *([GrabCutSegmenter(), GrabCutSegmenter(first)] if grabcut else [])]
-    sets: dict[str, list[Case]] = {
-        "held-out scenes": list(scene_cases(ObjectSet(data), background_photographs(), objects))
-    }
+    known = cutouts_of(ObjectSet(data))
+    photographed = [*known.photographs, *background_photographs()]
+    sets: dict[str, list[Case]] = {"held-out scenes": list(scene_cases(known, photographed, objects))}
     if cutouts:
         unseen = read_cutouts(cutouts, held_out=True)
         sets["unseen objects"] = list(scene_cases(unseen, unseen.photographs, objects))

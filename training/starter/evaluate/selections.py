@@ -37,10 +37,10 @@ from sounding.model import SoundingModel
 from sounding.naming.sentences import sentences
 
 from ...data.object_set import ObjectSet
-from ...data.scenes import as_tensors, make_scene, scene_rng
+from ...data.scenes import as_tensors, scene_rng
 from ...finetune.objects import TaughtObject
 from ...finetune.retrieval import MelRetrieval, sound_of
-from .sounds import Chosen, Settings, held_out_pairs
+from .sounds import Chosen, Settings, asked_scene, held_out_pairs
 
 log = logging.getLogger("training")
 Figures = dict[str, Any]
@@ -66,8 +66,9 @@ class Seen:
 
 def seen(model: SoundingModel, data: ObjectSet, chosen: Chosen) -> Seen:
     """Draw a scene and encode it."""
-    image, masks = as_tensors(make_scene(data, scene_rng("held-out", chosen[0]), labels=chosen[1]))
-    return Seen(image, model.see(image), masks, tuple(data.entries[label].caption for label in chosen[1]))
+    scene = asked_scene(data, scene_rng("held-out", chosen[0]), chosen[1])
+    image, masks = as_tensors(scene)
+    return Seen(image, model.see(image), masks, tuple(data.entries[label].caption for label in scene.labels))
 
 
 def look_alikes(model: SoundingModel, data: ObjectSet) -> list[int]:
@@ -103,13 +104,13 @@ def joined_figures(model: SoundingModel, data: ObjectSet, count: int) -> Figures
             cosines = own @ directions(model, [condition])[0]
             marks[situation][way].append(bool(cosines[0] > cosines[1:].max()))
 
-    alike = look_alikes(model, data)
+    alike, whole = look_alikes(model, data), set(data.whole)
     for number, (index, labels) in enumerate(held_out_pairs(data, count)):
-        first, second = labels
+        third = alike[labels[0]]
         scene = seen(model, data, (index, labels))
         note("pair", scene, scene.both, scene.captions[0])
-        if alike[first] != second:
-            scene = seen(model, data, (index, (*labels, alike[first])))
+        if third not in labels and len(whole.intersection((*labels, third))) < 2:  # one alone fills the image
+            scene = seen(model, data, (index, (*labels, third)))
             note("look-alike", scene, scene.both, scene.captions[0])
             note("manner", scene, scene.masks[:1], MANNERS[number % len(MANNERS)])
     return {
@@ -158,10 +159,11 @@ def negative_figures(model: SoundingModel, data: ObjectSet, settings: Settings, 
     """(negative) in `settings.pairs` scenes, at several guidance scales.
 
     Of each way: how often the sound is nearer to the first object's recordings than to the second's, and the mean
-    ranks of both among all objects.
+    ranks of both among all kinds that can be learned by sight.
     """
-    entries = zip(data.entries, data.recordings, strict=True)
-    objects = [TaughtObject(entry.name, (entry.caption,), (), (sound,), entry.licence) for entry, sound in entries]
+    objects = [
+        TaughtObject(kind.name, (kind.caption,), (), tuple(sounds), kind.licence) for kind, sounds in data.visible
+    ]
     retrieval = MelRetrieval(objects, settings.seconds)
     pairs = held_out_pairs(data, settings.pairs)
     figures: Figures = {"count": len(pairs), "recordings": retrieval.recordings()}

@@ -32,8 +32,8 @@ from sounding.model import SoundingModel
 from sounding.utils.fields import Checked, Range
 from sounding.utils.files import hidden_name, remove_abandoned
 
-from ...data.object_set import ObjectSet
-from ...data.scenes import as_tensors, make_scene, scene_caption, scene_rng, scene_sound
+from ...data.object_set import ObjectSet, any_of
+from ...data.scenes import as_tensors, draw_scene, scene_caption, scene_rng, scene_sound
 from ...data.shard_format import SAMPLE_RATE
 from ...data.waveforms import fill
 from ...engine.loader import Item
@@ -42,6 +42,7 @@ from ...engine.objective import Objective
 from ...engine.settings import LoopConfig
 from ...evaluate.baselines.retrieval import CAPTIONS
 from ...evaluate.baselines.separation import Separator, SeparatorConfig, spectrum_of, to_bands, visual_features
+from .sounds import asked_scene
 
 log = logging.getLogger("training")
 
@@ -66,7 +67,7 @@ def object_features(model: SoundingModel, data: ObjectSet, scenes: int) -> Tenso
             others = [i for i in range(len(data)) if i != label]
             count = min(int(rng.integers(0, 3)), len(others))
             labels = (label, *(int(i) for i in rng.choice(others, count, replace=False))) if count else (label,)
-            image, masks = as_tensors(make_scene(data, rng, labels=labels))
+            image, masks = as_tensors(asked_scene(data, rng, labels))
             rows.append(visual_features(model, image, masks[:1])[0])
     return torch.stack(rows).unflatten(0, (len(data), scenes))
 
@@ -84,7 +85,7 @@ class _Items:
         others = [i for i in range(len(self.data)) if i != index]
         count = min(int(rng.choice([0, 1, 2], p=[0.1, 0.6, 0.3])), len(others))
         labels = [index, *(int(i) for i in rng.choice(others, count, replace=False))] if count else [index]
-        clips = torch.stack([_at_one_level(fill(self.data.recordings[i], self.samples, rng)) for i in labels])
+        clips = torch.stack([_at_one_level(fill(any_of(self.data.sounds[i], rng), self.samples, rng)) for i in labels])
         clips = clips * torch.from_numpy(10 ** (rng.uniform(-6, 6, (len(labels), 1)) / 20)).float()
         clips = 0.5 * clips / clips.sum(dim=0).abs().max().clamp(min=1e-4)
         parts = to_bands(spectrum_of(clips).abs())
@@ -129,7 +130,7 @@ def train_separator(recipe: SeparatorRecipe, data: ObjectSet, model: SoundingMod
 def _content(recipe: SeparatorRecipe, data: ObjectSet, features: Tensor) -> str:
     """Names all that decides what is learned."""
     total = hashlib.sha256(repr(recipe).encode())
-    for tensor in (features, *data.recordings):
+    for tensor in (features, *(sound for sounds in data.sounds for sound in sounds)):
         total.update(f"{tuple(tensor.shape)} ".encode())
         total.update(tensor.float().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
@@ -153,9 +154,9 @@ def write_library(data: ObjectSet, out: Path, scenes: int, seconds: float = 2.56
         temporary.mkdir()
         for number in range(scenes):
             rng = scene_rng("train", 20_000_000 + number)
-            scene = make_scene(data, rng)
-            rows.writerow([f"{number:05}", scene_caption(data, scene, rng)])
-            sound = scene_sound(data, scene, round(seconds * SAMPLE_RATE), rng)
+            drawn, scene = draw_scene(data, rng)
+            rows.writerow([f"{number:05}", scene_caption(drawn, scene, rng)])
+            sound = scene_sound(drawn, scene, round(seconds * SAMPLE_RATE), rng)
             write_audio(temporary / f"{number:05}.wav", sound, SAMPLE_RATE)
         (temporary / CAPTIONS).write_bytes(text.getvalue().encode())
         os.replace(temporary, out)

@@ -26,11 +26,11 @@ from sounding.model import SoundingModel
 from sounding.utils.files import write_atomic
 
 from ...data.object_set import ObjectSet
-from ...data.scenes import as_tensors, make_scene, scene_rng
+from ...data.scenes import as_tensors, scene_rng
 from ...data.shard_format import SAMPLE_RATE
 from .classifier import real_crops
 from .judge import Judge, ranks_of
-from .sounds import Chosen, Settings, generated, held_out_scenes
+from .sounds import Chosen, Settings, asked_scene, generated, held_out_scenes
 
 log = logging.getLogger("training")
 
@@ -67,7 +67,7 @@ def make_entries(model: SoundingModel, data: ObjectSet, judge: Judge, settings: 
     labels = torch.tensor([chosen[0] for _, chosen in scenes])
     guesses = judge(sounds)
     ranks = (ranks_of(guesses, labels) + 1).view(len(data), -1).tolist()
-    every = list(range(len(data)))
+    every, kinds = list(range(len(data))), [kind for kind, _ in data.visible]
     real = real_crops(data, every, sounds.shape[1], np.random.default_rng(99), strong=False)
     entries = []
     for label in every:
@@ -80,7 +80,7 @@ def make_entries(model: SoundingModel, data: ObjectSet, judge: Judge, settings: 
                 real=level(real[label], SAMPLE_RATE),
                 made=level(sounds[first], SAMPLE_RATE),
                 ranks=tuple(ranks[label]),
-                heard=data.entries[int(guesses[first].argmax())].caption,
+                heard=kinds[int(guesses[first].argmax())].caption,
             )
         )
     return sorted(entries, key=lambda entry: (entry.rank, sum(entry.ranks), entry.caption))
@@ -88,7 +88,7 @@ def make_entries(model: SoundingModel, data: ObjectSet, judge: Judge, settings: 
 
 def asked_picture(data: ObjectSet, chosen: Chosen, size: int = PICTURE) -> Image.Image:
     """The scene with all but the masked object faded."""
-    image, masks = as_tensors(make_scene(data, scene_rng("held-out", chosen[0]), labels=chosen[1]))
+    image, masks = as_tensors(asked_scene(data, scene_rng("held-out", chosen[0]), chosen[1]))
     selected = masks[0][..., None]
     grey = image[0].mean(dim=-1, keepdim=True)
     faded = 0.66 + 0.27 * (0.3 * image[0] + 0.7 * grey)
@@ -138,8 +138,8 @@ def draw_sheets(data: ObjectSet, entries: list[Entry]) -> list[Image.Image]:
     return sheets
 
 
-def page(entries: list[Entry], pictures: list[str], command: str, seconds: float) -> str:
-    """The page's text."""
+def page(entries: list[Entry], kinds: int, pictures: list[str], command: str, seconds: float) -> str:
+    """The page's text; ranks are among so many kinds."""
     total = len(entries)
     first = sum(entry.rank == 1 for entry in entries)
     five = sum(entry.rank <= 5 for entry in entries)
@@ -149,10 +149,11 @@ def page(entries: list[Entry], pictures: list[str], command: str, seconds: float
         "",
         f"All {total} objects, from the best recognised to the worst. Each cell: a held-out scene, all but the masked",
         "object faded; the real recording (above) and the sound generated from the mask (below) as mel spectrograms of",
-        f"{seconds:g} s; and the rank among all {total} that a classifier, which heard only real recordings, gives the",
-        "right object: green is its first guess, amber one of its first five, red neither, with what it heard instead.",
+        f"{seconds:g} s; and the right one's rank among {kinds} kinds by a classifier that heard only real recordings:",
+        "green is its first guess, amber one of its first five, red neither, with what it heard instead.",
         "Those recordings are the ones that the generator learned, so this tells whether the right one is played.",
-        f"Here {first} of {total} are its first guess, {five} among its first five; guessing would make it 1 and 5.",
+        f"Here {first} of {total} are its first guess, {five} among its first five; guessing would make it "
+        f"{total / kinds:.2g} and {5 * total / kinds:.2g}.",
         "",
         *(f"![Objects, real and generated sounds, sheet {i}]({name})" for i, name in enumerate(pictures, 1)),
         "",
@@ -193,7 +194,7 @@ def write_sheet(
         sheet.save(buffer, "WEBP", quality=65, method=6)
         written.append(out.with_name(f"{out.stem}-{number}.webp"))
         write_atomic(written[-1], buffer.getvalue())
-    text = page(entries, [path.name for path in written], command, settings.seconds)
+    text = page(entries, len(data.visible), [path.name for path in written], command, settings.seconds)
     write_atomic(out, text.encode())
     return [out, *written]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from sounding.grounding import Condition
 from sounding.model import SoundingModel
 
 from ...data.object_set import ObjectSet
-from ...data.scenes import SPLIT_SEEDS, as_tensors, make_scene, scene_rng
+from ...data.scenes import SPLIT_SEEDS, Scene, as_tensors, draw_scene, scene_rng
 from ...data.shard_format import SAMPLE_RATE
 from ...finetune.retrieval import sound_of
 
@@ -56,7 +56,10 @@ def every_label(data: ObjectSet, per_object: int) -> list[int]:
 
 
 def held_out_scenes(data: ObjectSet, per_object: int, stream: int = HELD_OUT) -> list[Chosen]:
-    """Scenes of one to four objects, each object first in `per_object` of them; the others are drawn from `stream`."""
+    """Scenes of one to four objects, each object first in `per_object` of them; the others are drawn from `stream`.
+
+    Of those that fill the image, `asked_scene` shows the first alone.
+    """
     scenes: list[Chosen] = []
     for n, label in enumerate(every_label(data, per_object)):
         rng = _choice_rng(98, n, stream)
@@ -67,11 +70,23 @@ def held_out_scenes(data: ObjectSet, per_object: int, stream: int = HELD_OUT) ->
 
 
 def held_out_pairs(data: ObjectSet, count: int, stream: int = HELD_OUT) -> list[Chosen]:
-    """Scenes of two different objects, drawn from `stream`."""
+    """Scenes of two different objects, one of which may fill the image, drawn from `stream`.
+
+    Raises:
+        ValueError: there are no two objects, or all fill the image.
+    """
+    whole = set(data.whole)
+    if count and (len(data) < 2 or len(data) == len(whole)):
+        raise ValueError(
+            f"Of {len(data)} objects {len(whole)} fill the image, but a pair needs two objects, one of which does not; "
+            "take a set with more objects, or ask for no pairs."
+        )
     pairs: list[Chosen] = []
     for n in range(count):
         rng = _choice_rng(97, n, stream)
-        pairs.append((100_000 + n, tuple(int(i) for i in rng.choice(len(data), 2, replace=False))))
+        while whole.issuperset(pair := tuple(int(i) for i in rng.choice(len(data), 2, replace=False))):
+            pass  # a scene has one at most that fills it
+        pairs.append((100_000 + n, pair))
     return pairs
 
 
@@ -86,9 +101,24 @@ def copies(model: SoundingModel, waveform: Tensor) -> Tensor:
     return model.vocode(model.decode(model.encode(waveform)), waveform.shape[-1] / SAMPLE_RATE)[:, 0].cpu()
 
 
+def asked_scene(data: ObjectSet, rng: np.random.Generator, labels: tuple[int, ...]) -> Scene:
+    """A scene of the given objects as `draw_scene` draws it, with its objects in their order: first what is asked for.
+
+    Of several that fill the image, the first alone is in it.
+    """
+    _, scene = draw_scene(data, rng, labels=labels)
+    order = sorted(range(len(scene.labels)), key=lambda place: labels.index(scene.labels[place]))
+    return replace(
+        scene,
+        masks=scene.masks[order],
+        labels=tuple(scene.labels[place] for place in order),
+        sounding=tuple(order.index(place) for place in scene.sounding),
+    )
+
+
 def selection(model: SoundingModel, data: ObjectSet, chosen: Chosen, by: By, clamp: bool | None = None) -> Condition:
     """The condition of a scene's first object by its mask or caption, or of all that is no object at all."""
-    scene = make_scene(data, scene_rng("held-out", chosen[0]), labels=chosen[1])
+    scene = asked_scene(data, scene_rng("held-out", chosen[0]), chosen[1])
     image, masks = as_tensors(scene)
     patches = model.see(image)
     if by == "text":
