@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .starter.ablate.text_diffusion import TextDiffusionTask
+from .starter.conditions import StarterConditionsTask
 from .starter.encoders import EncodersTask
 from .starter.grounded import StarterGroundedTask
 from .starter.segmenter import SegmenterTask
@@ -23,6 +24,7 @@ TASKS: dict[str, AnyTask[Any]] = {
         VaeTask(),
         VocoderTask(),
         MatchingTask(),
+        StarterConditionsTask(),
         StarterGroundedTask(),
         EncodersTask(),
         SegmenterTask(),

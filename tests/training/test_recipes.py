@@ -89,7 +89,7 @@ def test_an_ablation_is_its_difference_alone(name: str, where: str, value: objec
 def test_the_starter_is_small_enough_and_its_stages_follow_each_other(tmp_path: Path) -> None:
     trained = [stage for stage in NEEDS if (RECIPES / "starter" / f"{stage}.yaml").is_file()]
     stages = {stage: stage_recipe(stage, Path("data/starter/train"), tmp_path) for stage in trained}
-    assert len(stages) == 6
+    assert len(stages) == 8
     results = {str(recipe.result) for recipe in stages.values()}
     for recipe in stages.values():
         assert set(recipe.start.values()) <= results

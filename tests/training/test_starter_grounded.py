@@ -18,9 +18,7 @@ from training.starter.calibrate import calibrate
 from training.starter.grounded import (
     StarterGroundedItems,
     StarterGroundedSettings,
-    pooled_patches,
     start_from_encoders,
-    start_whitened,
 )
 
 
@@ -60,6 +58,26 @@ def test_items_of_several_sounds_give_way_to_single_ones(tiny_checkpoint: Path, 
     assert np.mean([single[half.item(several, rng)["id"]] for rng in draws]) == pytest.approx(0.5, abs=0.2)
     kept = next(index for index in range(len(rows)) if single[rows[index]["id"]])
     assert always.item(kept, np.random.default_rng(0))["id"] == rows[kept]["id"]
+
+
+def test_items_can_be_cut(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    step = model.config.latent_frames(0.01)
+    whole, cut = (StarterGroundedItems(features, model, StarterGroundedSettings(cut=cut)) for cut in (0, step))
+    firsts = set()
+    for seed in range(20):
+        all_of_it, part = (items.item(0, np.random.default_rng(seed)) for items in (whole, cut))
+        places = range(all_of_it["latents"].shape[1] - step + 1)
+        same = [
+            all(torch.equal(all_of_it[name][:, first : first + step], part[name]) for name in ("latents", "noise"))
+            for first in places
+        ]
+        assert sum(same) == 1
+        firsts.add(same.index(True))
+    assert len(firsts) > 2
+    for wrong in (step + 1, 64 * step):
+        with pytest.raises(ValueError, match=f"cut is {wrong}, but a multiple of {step} up to"):
+            StarterGroundedItems(features, model, StarterGroundedSettings(cut=wrong))
 
 
 def test_a_backdrop_is_heard_with_any_items_sound(tiny_checkpoint: Path, features: Path) -> None:
@@ -110,34 +128,6 @@ def test_grounding_starts_with_the_encoders_attention(tiny_config: SoundingConfi
     query, patches = torch.randn(2, 16), torch.randn(2, 25, 16)
     expected = torch.einsum("bl,bpl->bp", query, patches).mul(sharpness / 4.0).softmax(-1)
     torch.testing.assert_close(grounding.attend(query, patches)[:, 0], expected)
-
-
-def test_values_can_begin_whitened(tiny_config: SoundingConfig) -> None:
-    """Conditions of objects have zero mean and unit variance, and a value is what whitening makes of a patch."""
-    grounding = Grounding(tiny_config.grounding, 16, 25)
-    generator = torch.Generator().manual_seed(0)
-    pooled = torch.randn(4000, 16, generator=generator) @ torch.randn(16, 16, generator=generator) + 5.0
-    start_whitened(grounding, pooled)
-    values = grounding.to_value(pooled - pooled.mean(dim=0)).detach()
-    variances = np.linalg.eigvalsh(np.cov(pooled.T.numpy(), bias=True))
-    ridge = 0.05 * variances.mean()
-    found = np.linalg.eigvalsh(np.cov(values.T.numpy(), bias=True))
-    np.testing.assert_allclose(np.sort(found), np.sort(variances / (variances + ridge)), rtol=1e-3)
-    conditions = grounding.mlp(grounding.to_value(pooled)).detach()
-    torch.testing.assert_close(conditions.mean(dim=0), torch.zeros(conditions.shape[1]), rtol=0, atol=1e-4)
-    assert float(conditions.std(dim=0).mean()) == pytest.approx(1.0, rel=1e-3)
-    narrow = Grounding(dataclasses.replace(tiny_config.grounding, key_width=8), 16, 25)
-    with pytest.raises(ValueError, match=r"patches of 16 numbers, but grounding\.key_width is 8"):
-        start_whitened(narrow, pooled)
-
-
-def test_what_sounds_is_pooled_by_its_mask(features: Path) -> None:
-    shards = Shards(features, ("frames", "coverage"))
-    rows = [shards[number] for number in range(len(shards))]
-    expected = [np.average(row["frames"][0].float().numpy(), axis=0, weights=row["coverage"].float()) for row in rows]
-    np.testing.assert_allclose(pooled_patches(shards), np.stack(expected), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="features with masks"):
-        pooled_patches(Shards(features, ("frames",)))
 
 
 def test_a_model_from_before_gets_the_usual_length_of_its_conditions(

@@ -23,9 +23,7 @@ from ..engine.loader import Item
 from ..engine.settings import Share
 from ..tasks.grounded import GroundedItems, Selected, feature_shards
 from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
-from ..tasks.task import Built, Context, Task
-
-RIDGE = 0.05  # of the mean variance, added to all before whitening
+from ..tasks.task import Context, Task
 
 
 @dataclass(frozen=True)
@@ -35,35 +33,42 @@ class StarterGroundedSettings(GroundedFinetuningSettings):
     Attributes:
         attention_start: attention begins with the dot product that the encoders were trained with, multiplied by this
             number, for encoders with one shared space; 0 begins with random weights.
-        whitened: values begin as the whitened patches that sounding objects have, and conditions with unit variance, so
-            that the U-Net can tell them apart from its first step on; for patches that are mostly alike.
         mix: up to this share of another item's patches is blended in (Zhang et al. 2018, of inputs alone): users'
             images are never as clearly one thing or the other as scenes of cut-outs are.
         alone: share of the items in which several objects sound that are replaced by an item in which one does: users
             mostly select one object.
         backdrop: share of items that get the mask of the background and another item's sound, since a background
             carries no information about the sound.
+        cut: a step sees a random cut of so many latent frames of each item, 0 all of it. What a kind sounds like is
+            learned in less time from short cuts, how a sound goes on from whole ones.
     """
 
     attention_start: Annotated[float, Range(0, 1000)] = 0.0
-    whitened: bool = False
     mix: Share = 0.0
     alone: Share = 0.0
     backdrop: Share = 0.0
+    cut: Annotated[int, Range(0, 4096)] = 0
 
 
 class StarterGroundedItems(GroundedItems):
     """`GroundedItems` with the starter's augmentations.
 
     Raises:
-        ValueError: see `GroundedItems`; or the features lack backgrounds or single objects that the settings ask for.
+        ValueError: see `GroundedItems`; or the features lack backgrounds or single objects that the settings ask for;
+            or cuts are of no length that the U-Net takes.
     """
 
     optional = ("coverage", "backdrop")
 
     def __init__(self, folder: Folders, model: SoundingModel, settings: StarterGroundedSettings):
         super().__init__(folder, model, settings)
-        self.mix, self.backdrop = settings.mix, settings.backdrop
+        self.mix, self.backdrop, self.cut = settings.mix, settings.backdrop, settings.cut
+        frames, step = model.config.latent_frames(model.config.train_seconds), model.config.latent_frames(0.01)
+        if self.cut > frames or self.cut % step:
+            raise ValueError(
+                f"starter_grounded.cut is {self.cut}, but a multiple of {step} up to the {frames} latent frames of the "
+                "features is expected; give one, or 0 for all of them."
+            )
         if settings.backdrop:
             self._check_backdrops()
         self.alone, self.sounding = settings.alone, _sounding(folder) if settings.alone else []
@@ -86,7 +91,12 @@ class StarterGroundedItems(GroundedItems):
         """See `GroundedItems`."""
         if self.alone and self.sounding[index] > 1 and rng.random() < self.alone:
             index = self.single[int(rng.integers(len(self.single)))]
-        return super().item(index, rng)
+        item = super().item(index, rng)
+        if self.cut:
+            first = int(rng.integers(item["latents"].shape[1] - self.cut + 1))
+            for name in ("latents", "noise"):
+                item[name] = item[name][:, first : first + self.cut]
+        return item
 
     def augment(self, selected: Selected, row: dict[str, Any], rng: np.random.Generator) -> None:
         """See `GroundedItems`."""
@@ -181,60 +191,6 @@ def start_from_encoders(grounding: Grounding, sharpness: float = 1.0) -> None:
     grounding.weight_count.zero_()
 
 
-@torch.no_grad()
-def start_whitened(grounding: Grounding, pooled: Tensor) -> None:
-    """Start with values that are whitened patches (ZCA), and an MLP whose conditions have zero mean and unit variance.
-
-    Layer-sequential initialisation by data (Mishkin & Matas 2016, "All you need is a good init"), for a network that
-    would begin with the mean patch in all of its conditions.
-
-    Args:
-        grounding: gets the weights in place.
-        pooled: [N, L], the mean patch of each of N objects.
-
-    Raises:
-        ValueError: values are of another width than patches are.
-    """
-    values, first, last = grounding.to_value, grounding.mlp[0], grounding.mlp[-1]
-    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)  # noqa: PT018
-    if values.in_features != values.out_features:
-        raise ValueError(
-            f"starter_grounded.whitened begins with patches of {values.in_features} numbers, but grounding.key_width "
-            f"is {values.out_features}; give both the same width, or set it to false."
-        )
-    mean = pooled.mean(dim=0)
-    covariance = pooled.T.cov(correction=0)
-    ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(mean))
-    variances, axes = torch.linalg.eigh(covariance + ridge)
-    white = axes @ torch.diag(variances.rsqrt()) @ axes.T
-    values.weight.copy_(white)
-    first.bias.sub_(first.weight @ (white @ mean))
-    made = grounding.mlp(pooled @ white.T)
-    scale = made.std(dim=0).mean()
-    last.weight.div_(scale)
-    last.bias.sub_(made.mean(dim=0)).div_(scale)
-
-
-def pooled_patches(shards: Shards, most: int = 2000) -> Tensor:
-    """The mean patch of what sounds in each of the first rows of features, every frame by itself: [N, L].
-
-    Raises:
-        ValueError: no row has a mask.
-    """
-    rows = []
-    for number in range(min(most, len(shards))):
-        row = shards[number]
-        if "coverage" not in row or not bool((cover := row["coverage"].float()).any()):
-            continue
-        for frame in range(len(row["frames"])):
-            rows.append(cover @ row["frames"][frame].float() / cover.sum())
-    if not rows:
-        raise ValueError(
-            "starter_grounded.whitened asks for features with masks, but these have none; set it to false."
-        )
-    return torch.stack(rows)
-
-
 class StarterGroundedTask(Task[StarterGroundedSettings]):
     """Features of scenes, made once by `python -m training prepare features`."""
 
@@ -253,16 +209,6 @@ class StarterGroundedTask(Task[StarterGroundedSettings]):
     ) -> StarterGroundedItems:
         """See `Task`."""
         return StarterGroundedItems(feature_shards(data), model, settings)
-
-    def build(
-        self, model: SoundingModel, settings: StarterGroundedSettings, data: DataSettings, fresh: frozenset[str]
-    ) -> Built:
-        """See `Task`; values that begin whitened know the features."""
-        built = super().build(model, settings, data, fresh)
-        if settings.whitened:
-            assert isinstance(built.items, StarterGroundedItems)
-            start_whitened(model.grounding, pooled_patches(built.items.shards))
-        return built
 
     def learns_grounding(self, settings: StarterGroundedSettings) -> bool:
         """See `Task`."""

@@ -6,7 +6,9 @@
 | vae, encoders | | the parts that learn by themselves |
 | vocoder | vae | what becomes of decoded spectrograms |
 | features | scenes, encoders, vae | what the frozen parts make of the scenes |
-| grounded | features | grounding and U-Net, and the statistics of conditions |
+| conditions | features | grounding, and the statistics of conditions |
+| cuts | conditions | the U-Net on short cuts of the sounds |
+| grounded | cuts | the U-Net on whole ones |
 | trajectories | grounded | the sampler's ways from noise to sounds |
 | segmenter | encoders | what a click selects |
 | starter | trajectories, vocoder, segmenter | few steps; the whole model in one file |
@@ -46,7 +48,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "encoders": (),
     "scenes": (),
     "features": ("scenes", "encoders", "vae"),
-    "grounded": ("features",),
+    "conditions": ("features",),
+    "cuts": ("conditions",),
+    "grounded": ("cuts",),
     "vocoder": ("vae",),
     "segmenter": ("encoders",),
     "trajectories": ("grounded",),
@@ -107,7 +111,7 @@ def run_stage(
         make_shards(scenes, out / "scenes")
         return
     if stage == "features":
-        model = initialize(stage_recipe("grounded", data, out, folder))  # of which only what stays frozen is used
+        model = initialize(stage_recipe("conditions", data, out, folder))  # of which only what stays frozen is used
         make_shards(ReplayedFeatures(out / "scenes", model, read_set(data).visible, given.frames), out / "features")
         return
     if stage == "trajectories":
@@ -117,7 +121,7 @@ def run_stage(
         return
     recipe = stage_recipe(stage, data, out, folder)
     run(recipe)  # which finds a finished run, and refuses one of other settings or data
-    if stage == "grounded" and not read_header(recipe.result).config.grounding.backdrops:
+    if stage == "conditions" and not read_header(recipe.result).config.grounding.backdrops:
         calibrate(recipe.result, out / "features", recipe.result, read_set(data).visible)
 
 

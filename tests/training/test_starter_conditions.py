@@ -1,0 +1,101 @@
+"""Grounding that learns to tell kinds apart before there is a U-Net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+import sounding
+from training.data.shards import Shards
+from training.starter.conditions import (
+    StarterConditionsItems,
+    StarterConditionsObjective,
+    StarterConditionsSettings,
+    StarterConditionsTask,
+)
+from training.tasks.task import Context
+
+
+def batch_of(items: StarterConditionsItems, seed: int) -> dict[str, object]:
+    rng = np.random.default_rng(seed)
+    collated: dict[str, object] = default_collate([items.item(index, rng) for index in range(len(items))])
+    return collated
+
+
+def test_items_say_which_kinds_sound(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    items = StarterConditionsItems(features, model, StarterConditionsSettings())
+    rows = Shards(features, ("labels", "sounding"))
+    for index in range(len(items)):
+        row, kinds = rows[index], items.item(index, np.random.default_rng(index))["kinds"]
+        heard = [row["labels"][place] for place in row["sounding"]]
+        assert kinds.tolist() == pytest.approx([heard.count(kind) / len(heard) for kind in range(items.kinds)])
+
+
+def test_losses_are_those_of_the_kinds_vectors(tiny_checkpoint: Path, features: Path) -> None:
+    """Against NumPy; a backdrop is of no kind, and its condition should be zero."""
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    settings = StarterConditionsSettings(attention_start=1.0, backdrop=0.5)
+    items = StarterConditionsItems(features, model, settings)
+    objective = StarterConditionsObjective(model, settings, items.kinds).eval()
+    batch = batch_of(items, 3) | {"by_mask": torch.ones(len(items), dtype=torch.bool)}
+    shown = np.asarray(batch["shown"], float)
+    assert 0 < shown.sum() < len(shown)
+    found = {name: float(value.detach()) for name, value in objective(batch).items()}
+
+    vectors, kinds = objective.vectors.double().numpy(), np.asarray(batch["kinds"], float) * shown[:, None]
+    tokens = [
+        model.grounding.gather(
+            sounding.grounding.shift_and_scale(
+                cover[None], model.grounding.weight_std.float(), clamp=model.config.grounding.clamp_weights
+            )[:, None],
+            patches[None],
+        )
+        for cover, patches in zip(batch["coverage"], batch["patches"], strict=True)
+    ]
+    condition = torch.cat(tokens)[:, 0].detach().double().numpy()
+    unit = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in (condition, vectors)]
+    logits = 20 * unit[0] @ unit[1].T
+    likely = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert found["kind"] == pytest.approx(-(kinds * likely).sum(axis=1).mean(), rel=1e-4)
+    assert found["distance"] == pytest.approx(np.square(condition - kinds @ vectors).mean(), rel=1e-4)
+    assert found["loss"] == pytest.approx(found["kind"] + 0.2 * found["distance"], rel=1e-5)
+    assert found["top1"] == pytest.approx((kinds[np.arange(len(kinds)), logits.argmax(axis=1)] > 0).mean())
+
+
+def test_conditions_come_to_tell_kinds_apart_and_attention_stays(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    settings = StarterConditionsSettings(attention_start=1.0)
+    items = StarterConditionsItems(features, model, settings)
+    objective = StarterConditionsObjective(model, settings, items.kinds)
+    kept = {
+        name: value.clone()
+        for name, value in model.grounding.named_parameters()
+        if not name.startswith(("to_value", "mlp"))
+    }
+    learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=1e-2)
+    surplus = []  # of the cross-entropy over the kinds' own entropy
+    for step in range(200):
+        batch = batch_of(items, step)
+        found = objective(batch)
+        kinds = batch["kinds"]
+        assert isinstance(kinds, torch.Tensor)
+        surplus.append(float(found["kind"].detach() - torch.special.entr(kinds).sum(dim=1).mean()))
+        optimizer.zero_grad()
+        found["loss"].backward()
+        optimizer.step()
+    assert min(surplus) > -1e-5
+    assert np.mean(surplus[-20:]) < 0.2 * np.mean(surplus[:2])
+    assert all(torch.equal(value, dict(model.grounding.named_parameters())[name]) for name, value in kept.items())
+
+
+def test_an_estimate_needs_no_data(tiny_checkpoint: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    task = StarterConditionsTask()
+    objective = task.objective(model, StarterConditionsSettings(), Context())
+    assert torch.isfinite(objective(objective.example(torch.device("cpu")))["loss"])

@@ -1,0 +1,136 @@
+"""Grounding before the U-Net: conditions learn to tell kinds apart, each toward a random vector of its own.
+
+Diffusion alone teaches grounding slowly which patches mean what: the error of a noisy prediction says little of the
+kind. Here the kind is known, so that a few minutes are enough, and the U-Net begins with conditions that mean
+something. What is no object has the zero vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sounding.model import SoundingModel
+
+from ..data.settings import DataSettings
+from ..data.shard_folders import Folders
+from ..engine.loader import Item
+from ..engine.objective import Objective
+from ..engine.settings import Weight
+from ..tasks.grounded import conditions, feature_shards
+from ..tasks.task import Built, Context, Task
+from .grounded import StarterGroundedItems, StarterGroundedSettings, start_from_encoders
+
+SEED = 3  # of the kinds' vectors
+SHARPNESS = 20.0  # by which cosines with the kinds' vectors are multiplied before the softmax
+
+
+@dataclass(frozen=True)
+class StarterConditionsSettings(StarterGroundedSettings):
+    """`StarterGroundedSettings`, of which those of diffusion say nothing here, and `distance`, the weight of the
+    squared distance from the kind's vector beside the cross-entropy.
+    """
+
+    distance: Weight = 0.2
+
+
+class StarterConditionsItems(StarterGroundedItems):
+    """`StarterGroundedItems` with the kinds that sound, as shares [kinds] that sum up to 1.
+
+    Raises:
+        ValueError: see `StarterGroundedItems`; or features that do not say what sounds.
+    """
+
+    fields = (*StarterGroundedItems.fields, "labels", "sounding")
+
+    def __init__(self, folder: Folders, model: SoundingModel, settings: StarterConditionsSettings):
+        super().__init__(folder, model, settings)
+        rows = self.shards.only("labels")
+        self.kinds = 1 + max(max(rows[index]["labels"], default=0) for index in range(len(rows)))
+
+    def more(self, row: dict[str, Any]) -> Item:
+        """See `GroundedItems`."""
+        labels = torch.tensor([row["labels"][place] for place in row["sounding"]])
+        return {"kinds": functional.one_hot(labels, self.kinds).float().mean(dim=0)}
+
+
+class StarterConditionsObjective(Objective):
+    """Teaches the values and the MLP of the model's grounding in place; attention stays as the encoders have it."""
+
+    vectors: Tensor  # [kinds, D], numbers of unit variance
+    ratios: ClassVar[Mapping[str, str]] = {"top1": "shown"}
+
+    def __init__(self, model: SoundingModel, settings: StarterConditionsSettings, kinds: int):
+        super().__init__()
+        self.grounding, self.distance, self.config = model.grounding, settings.distance, model.config
+        if settings.attention_start:
+            start_from_encoders(self.grounding, settings.attention_start)
+        for name, parameter in self.grounding.named_parameters():
+            parameter.requires_grad_(name.startswith(("to_value", "mlp")))
+        nn.init.eye_(self.grounding.to_value.weight)
+        width = model.config.grounding.condition_width
+        vectors = torch.randn(kinds, width, generator=torch.Generator().manual_seed(SEED))
+        self.register_buffer("vectors", vectors, persistent=False)
+
+    def example(self, device: torch.device) -> dict[str, Any]:
+        """See `Objective`."""
+        cells, width = self.config.patches.grid**2, self.config.patches.width
+        no = torch.zeros(1, dtype=torch.bool, device=device)
+        return {
+            "patches": torch.zeros(1, cells, width, device=device),
+            "query": torch.zeros(1, self.config.query.width, device=device),
+            "coverage": torch.ones(1, cells, device=device),
+            "kinds": torch.ones(1, len(self.vectors), device=device) / len(self.vectors),
+            "shown": ~no,
+            "by_mask": no,
+            "dropped": no,
+        }
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of `StarterConditionsItems`, scalars: "kind", the cross-entropy of the kinds by the cosine with their
+        vectors, "distance" from these, and "top1", the share of items whose likeliest kind sounds, over those in which
+        something does.
+        """
+        condition = conditions(self.grounding, {**batch, "dropped": torch.zeros_like(batch["dropped"])})[0][:, 0]
+        kinds = batch["kinds"] * batch["shown"][:, None]  # a backdrop is of no kind
+        cosines = functional.normalize(condition, dim=1) @ functional.normalize(self.vectors, dim=1).T
+        kind = -(kinds * (SHARPNESS * cosines).log_softmax(dim=1)).sum(dim=1).mean()
+        distance = functional.mse_loss(condition, kinds @ self.vectors)
+        right = kinds.gather(1, cosines.argmax(dim=1, keepdim=True)) > 0
+        losses = {"loss": kind + self.distance * distance, "kind": kind, "distance": distance}
+        return losses | {"top1": right.float().mean(), "shown": batch["shown"].float().mean()}
+
+
+class StarterConditionsTask(Task[StarterConditionsSettings]):
+    """Features of scenes, as `StarterGroundedTask` has them."""
+
+    name = "starter_conditions"
+    settings = StarterConditionsSettings
+
+    def objective(
+        self, model: SoundingModel, settings: StarterConditionsSettings, context: Context
+    ) -> StarterConditionsObjective:
+        """See `Task`."""
+        return StarterConditionsObjective(model, settings, max(1, len(context.captions)))
+
+    def build(
+        self, model: SoundingModel, settings: StarterConditionsSettings, data: DataSettings, fresh: frozenset[str]
+    ) -> Built:
+        """See `Task`; the features know how many kinds there are."""
+        items = self.items(model, settings, data)
+        return Built(StarterConditionsObjective(model, settings, items.kinds), items)
+
+    def items(
+        self, model: SoundingModel, settings: StarterConditionsSettings, data: DataSettings
+    ) -> StarterConditionsItems:
+        """See `Task`."""
+        return StarterConditionsItems(feature_shards(data), model, settings)
+
+    def learns_grounding(self, settings: StarterConditionsSettings) -> bool:
+        """See `Task`."""
+        return True
