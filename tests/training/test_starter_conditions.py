@@ -63,13 +63,13 @@ def test_losses_are_those_of_the_kinds_vectors(tiny_checkpoint: Path, features: 
     likely = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert found["kind"] == pytest.approx(-(kinds * likely).sum(axis=1).mean(), rel=1e-4)
     assert found["distance"] == pytest.approx(np.square(condition - kinds @ vectors).mean(), rel=1e-4)
-    assert found["loss"] == pytest.approx(found["kind"] + 0.2 * found["distance"], rel=1e-5)
+    assert found["loss"] == pytest.approx(found["kind"] + 20 * found["distance"], rel=1e-5)
     assert found["top1"] == pytest.approx((kinds[np.arange(len(kinds)), logits.argmax(axis=1)] > 0).mean())
 
 
 def test_conditions_come_to_tell_kinds_apart_and_attention_stays(tiny_checkpoint: Path, features: Path) -> None:
     model = sounding.load(tiny_checkpoint, device="cpu")
-    settings = StarterConditionsSettings(attention_start=1.0)
+    settings = StarterConditionsSettings(attention_start=1.0, distance=0.2)
     items = StarterConditionsItems(features, model, settings)
     objective = StarterConditionsObjective(model, settings, items.kinds)
     kept = {

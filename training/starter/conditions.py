@@ -36,7 +36,7 @@ class StarterConditionsSettings(StarterGroundedSettings):
     squared distance from the kind's vector beside the cross-entropy.
     """
 
-    distance: Weight = 0.2
+    distance: Weight = 20.0
 
 
 class StarterConditionsItems(StarterGroundedItems):
