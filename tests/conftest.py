@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def heed_ctrl_c() -> None:
     """For `preexec_fn`: what runs in the background of a shell ignores Ctrl-C, and so would its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def no_lazy_modules() -> Iterator[None]:
+    """SpeechBrain leaves modules that import what is not installed as soon as somebody looks at them, and Hypothesis
+    looks at all there are.
+    """
+    yield
+    if "speechbrain" in sys.modules:
+        for name, module in list(sys.modules.items()):
+            if type(module).__module__ == "speechbrain.utils.importutils":
+                del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
