@@ -158,6 +158,11 @@ class UnetConfig(Checked):
     few_steps: Annotated[int, Range(0, 64)] = 0
     few_steps_rank: Annotated[int, Range(1, 1024)] = 16
 
+    @property
+    def stride(self) -> int:
+        """Cells of the latents, in time, of which it takes whole multiples only."""
+        return 2 ** (len(self.channels) - 1) * self.patch_size
+
 
 @dataclass(frozen=True)
 class VocoderConfig(Checked):
@@ -314,8 +319,8 @@ class SoundingConfig(Checked):
         if not self.audio.hop / self.audio.sample_rate <= seconds < float("inf"):
             raise ValueError(f"seconds is {seconds}, but a positive length is expected; ask for 0.1 or more.")
         frames = seconds * self.audio.sample_rate / (self.audio.hop * self.vae.stride)
-        step = 2 ** (len(self.unet.channels) - 1) * self.unet.patch_size
-        return max(1, -int(-(frames - 1e-6) // step)) * step
+        stride = self.unet.stride
+        return max(1, -int(-(frames - 1e-6) // stride)) * stride
 
     def sampling(
         self, steps: int | None = None, cfg: float | None = None, sampler: str | None = None, *, plain: bool = True

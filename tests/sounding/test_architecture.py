@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,16 +13,13 @@ import torch
 from sounding.config import SoundingConfig
 from sounding.model import SoundingModel
 
+from ..doc_tools import DOCS, load_tool
+
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 
 
 def test_the_page_is_the_code() -> None:
-    spec = importlib.util.spec_from_file_location("architecture", DOCS / "tools" / "architecture.py")
-    assert spec is not None
-    assert spec.loader is not None
-    architecture = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(architecture)
+    architecture = load_tool("architecture")
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     assert architecture.with_tables(page) == page, "run python docs/tools/architecture.py"
     with torch.device("meta"):

@@ -57,7 +57,7 @@ def small_recipes(config: SoundingConfig, folder: Path) -> Path:
         if "loop" in recipe:
             recipe["loop"] |= {"steps": 3, "batch": 2, "log_every": 1, "warmup": 1, "precision": "fp32"}
         if file.stem == "cuts":
-            recipe["starter_grounded"]["cut"] = whole.latent_frames(0.01)
+            recipe["starter_grounded"]["cut"] = whole.unet.stride
         if file.stem == "vocoder":
             recipe["vocoder"] = {"frames": 24, "resolutions": [256]}
         (folder / "recipes" / file.name).write_text(yaml.safe_dump(recipe))

@@ -62,7 +62,7 @@ def test_items_of_several_sounds_give_way_to_single_ones(tiny_checkpoint: Path, 
 
 def test_items_can_be_cut(tiny_checkpoint: Path, features: Path) -> None:
     model = sounding.load(tiny_checkpoint, device="cpu")
-    step = model.config.latent_frames(0.01)
+    step = model.config.unet.stride
     whole, cut = (StarterGroundedItems(features, model, StarterGroundedSettings(cut=cut)) for cut in (0, step))
     firsts = set()
     for seed in range(20):

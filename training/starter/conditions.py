@@ -22,7 +22,7 @@ from ..data.shard_folders import Folders
 from ..engine.loader import Item
 from ..engine.objective import Objective
 from ..engine.settings import Weight
-from ..tasks.grounded import conditions, feature_shards
+from ..tasks.grounded import conditions, feature_shards, selection_example
 from ..tasks.task import Built, Context, Task
 from .grounded import StarterGroundedItems, StarterGroundedSettings, start_from_encoders
 
@@ -79,17 +79,8 @@ class StarterConditionsObjective(Objective):
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """See `Objective`."""
-        cells, width = self.config.patches.grid**2, self.config.patches.width
-        no = torch.zeros(1, dtype=torch.bool, device=device)
-        return {
-            "patches": torch.zeros(1, cells, width, device=device),
-            "query": torch.zeros(1, self.config.query.width, device=device),
-            "coverage": torch.ones(1, cells, device=device),
-            "kinds": torch.ones(1, len(self.vectors), device=device) / len(self.vectors),
-            "shown": ~no,
-            "by_mask": no,
-            "dropped": no,
-        }
+        kinds = torch.ones(1, len(self.vectors), device=device) / len(self.vectors)
+        return {**selection_example(self.config, device), "kinds": kinds}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of `StarterConditionsItems`, scalars: "kind", the cross-entropy of the kinds by the cosine with their

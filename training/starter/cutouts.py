@@ -119,8 +119,7 @@ def collect(source: Path, out: Path) -> list[Cutout]:
     for path in sorted((source / "usr/share/tuxpaint/stamps").rglob("*.png")):
         if path in sounding or {"symbols", "cartoon", "roadsigns"} & set(path.parts) or path.stem.endswith("_mirror"):
             continue
-        picture = Image.open(path).convert("RGBA")
-        picture = without_margin(picture)
+        picture = without_margin(Image.open(path).convert("RGBA"))
         if not _is_object(picture):
             continue
         picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)

@@ -63,11 +63,11 @@ class StarterGroundedItems(GroundedItems):
     def __init__(self, folder: Folders, model: SoundingModel, settings: StarterGroundedSettings):
         super().__init__(folder, model, settings)
         self.mix, self.backdrop, self.cut = settings.mix, settings.backdrop, settings.cut
-        frames, step = model.config.latent_frames(model.config.train_seconds), model.config.latent_frames(0.01)
-        if self.cut > frames or self.cut % step:
+        frames, stride = model.config.latent_frames(model.config.train_seconds), model.config.unet.stride
+        if self.cut > frames or self.cut % stride:
             raise ValueError(
-                f"starter_grounded.cut is {self.cut}, but a multiple of {step} up to the {frames} latent frames of the "
-                "features is expected; give one, or 0 for all of them."
+                f"starter_grounded.cut is {self.cut}, but a multiple of {stride} up to the {frames} latent frames of "
+                "the features is expected; give one, or 0 for all of them."
             )
         if settings.backdrop:
             self._check_backdrops()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sounding.config import SoundingConfig
 from sounding.diffusion import build_noise_schedule
 from sounding.grounding import Grounding, shift_and_scale
 from sounding.model import SoundingModel
@@ -165,19 +166,8 @@ class GroundedObjective(Objective):
         config = self.config
         frames = config.latent_frames(config.train_seconds)
         latents = torch.zeros(1, config.vae.latent_channels, frames, config.latent_bands, device=device)
-        cells = config.patches.grid**2
-        no = torch.zeros(1, dtype=torch.bool, device=device)
-        return {
-            "latents": latents,
-            "noise": latents,
-            "time": torch.zeros(1, dtype=torch.long, device=device),
-            "patches": torch.zeros(1, cells, config.patches.width, device=device),
-            "query": torch.zeros(1, config.query.width, device=device),
-            "coverage": torch.ones(1, cells, device=device),
-            "shown": no,
-            "by_mask": no,
-            "dropped": no,
-        }
+        time = torch.zeros(1, dtype=torch.long, device=device)
+        return {"latents": latents, "noise": latents, "time": time, **selection_example(config, device)}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch of `GroundedItems`, scalars: "loss" (equation 1, weighted by SNR where the settings ask for
@@ -214,6 +204,20 @@ class GroundedObjective(Objective):
     def errors(self, predicted: Tensor, target: Tensor, noisy: Tensor, batch: dict[str, Any]) -> Tensor:
         """Squared errors [B] of predictions from `noisy` latents."""
         return functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+
+
+def selection_example(config: SoundingConfig, device: torch.device) -> dict[str, Tensor]:
+    """Of a batch of one, what `conditions` takes, and whether the coverage is of what the caption names."""
+    cells = config.patches.grid**2
+    no = torch.zeros(1, dtype=torch.bool, device=device)
+    return {
+        "patches": torch.zeros(1, cells, config.patches.width, device=device),
+        "query": torch.zeros(1, config.query.width, device=device),
+        "coverage": torch.ones(1, cells, device=device),
+        "shown": no,
+        "by_mask": no,
+        "dropped": no,
+    }
 
 
 def clean_weights(snr: Tensor, *, velocity: bool) -> Tensor:

@@ -1,9 +1,9 @@
 """Objects whose names are known, and backgrounds that have none: what naming is calibrated on and measured with.
 
 Scenes show one to three objects or cut-outs before a photograph, and each of them is one case; what fills an image is
-none of them. Half of the objects and
-half of the photographs are for calibration, the others for testing. A cut-out that no label fits (`cutout_names.json`
-lacks it) belongs to neither half: it is neither a background nor something that could be named.
+none of them. Half of the objects and half of the photographs are for calibration, the others for testing. A cut-out
+that no label fits (`cutout_names.json` lacks it) belongs to neither half: it is neither a background nor something that
+could be named.
 """
 
 from __future__ import annotations
