@@ -145,6 +145,8 @@ class UnetConfig(Checked):
     `film_width` 0 is the paper's: the U-Net attends to the condition. Otherwise the condition, of that width, is
     added to the time embedding as in AudioLDM as published, and the second attention attends to the latents.
     `patch_size` cells of the latents, in time and in frequency, are one position (`networks.patched`); the paper has 1.
+    `modulated` adds the condition to the time embedding, too, and both shift and scale the normalised values of each
+    layer ("adaptive group normalization", Dhariwal & Nichol 2021); the paper has attention alone.
     """
 
     channels: Widths = (128, 256, 384, 640)
@@ -154,6 +156,7 @@ class UnetConfig(Checked):
     norm_groups: Groups = 32
     film_width: Annotated[int, Range(0, 8192)] = 0
     patch_size: Annotated[int, Range(1, 8)] = 1
+    modulated: bool = False
     # Evaluations that a student of it needs, whose weights are changes of that rank (`networks.few_steps`); 0 is none.
     few_steps: Annotated[int, Range(0, 64)] = 0
     few_steps_rank: Annotated[int, Range(1, 1024)] = 16

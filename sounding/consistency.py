@@ -31,10 +31,10 @@ def check_consistency(config: SoundingConfig) -> None:
             "per stage."
         )
     _check_audio(config.audio, config.vae, config.vocoder)
-    if film and config.unet.patch_size > 1:
+    if film and (config.unet.patch_size > 1 or config.unet.modulated):
         raise ValueError(
-            f"unet.film_width is {film} and patch_size {config.unet.patch_size}, but AudioLDM's own U-Net has patches "
-            "of 1; set one of them to its default."
+            f"unet.film_width is {film}, patch_size {config.unet.patch_size} and modulated {config.unet.modulated}, "
+            "but AudioLDM's own U-Net has neither patches nor modulation; give the defaults of one."
         )
     if config.latent_bands % config.unet.patch_size:
         raise ValueError(

@@ -51,10 +51,10 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         from .film import FilmUNet
 
         kind = FilmUNet
-    elif unet.patch_size > 1:
-        from .patched import PatchedUNet
+    elif unet.patch_size > 1 or unet.modulated:
+        from .variants import VariedUNet
 
-        kind = PatchedUNet
+        kind = VariedUNet
     values = config.vae.latent_channels * unet.patch_size**2  # per position
     network = kind(
         in_channels=values,
@@ -67,12 +67,13 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         cross_attention_dim=unet.channels if film else config.grounding.condition_width,
         # In diffusers `attention_head_dim` is the number of heads, as its own comment says; here heads have a width.
         attention_head_dim=unet.heads or tuple(channels // unet.head_width for channels in unet.channels),
-        class_embed_type="simple_projection" if film else None,
-        projection_class_embeddings_input_dim=unet.film_width or None,
+        class_embed_type="simple_projection" if film else "projection" if unet.modulated else None,
+        projection_class_embeddings_input_dim=config.grounding.condition_width if film or unet.modulated else None,
         class_embeddings_concat=film,
+        resnet_time_scale_shift="scale_shift" if unet.modulated else "default",
     )
-    if unet.patch_size > 1:
-        network.patch_size = unet.patch_size
+    if kind is not UNet2DConditionModel and not film:
+        network.patch_size, network.modulated = unet.patch_size, unet.modulated
     if unet.few_steps:
         network.few_steps = FewSteps(network, unet.few_steps_rank)
     return without_queries(network.eval())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import default_collate
 
 import sounding
 from sounding.config import SoundingConfig
@@ -17,9 +18,12 @@ from training.data.shards import Shards
 from training.starter.calibrate import calibrate
 from training.starter.grounded import (
     StarterGroundedItems,
+    StarterGroundedObjective,
     StarterGroundedSettings,
+    kind_vectors,
     start_from_encoders,
 )
+from training.tasks.grounded import GroundedObjective
 
 
 def test_patches_can_be_mixed_with_anothers(tiny_checkpoint: Path, features: Path) -> None:
@@ -78,6 +82,70 @@ def test_items_can_be_cut(tiny_checkpoint: Path, features: Path) -> None:
     for wrong in (step + 1, 64 * step):
         with pytest.raises(ValueError, match=f"cut is {wrong}, but a multiple of {step} up to"):
             StarterGroundedItems(features, model, StarterGroundedSettings(cut=wrong))
+
+
+def test_some_conditions_are_the_vectors_of_what_sounds(tiny_checkpoint: Path, features: Path) -> None:
+    """Those of several objects are means; backdrops and what is dropped never have them."""
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    settings = StarterGroundedSettings(vectors=0.5, backdrop=0.3)
+    items = StarterGroundedItems(features, model, settings)
+    rows = [Shards(features, ("id", "labels", "sounding"))[index] for index in range(len(items))]
+    heard = {row["id"]: [row["labels"][place] for place in row["sounding"]] for row in rows}
+    assert len({len(labels) for labels in heard.values()}) > 1
+    vectors = kind_vectors(items.kinds, model.config).double().numpy()
+    assert abs(vectors).max() > 1
+    rng = np.random.default_rng(0)
+    drawn = [items.item(int(index), rng) for index in rng.integers(len(items), size=200)]
+    assert np.mean([item["by_vector"] for item in drawn if item["shown"]]) == pytest.approx(0.5, abs=0.12)
+    assert not any(item["by_vector"] for item in drawn if not item["shown"])
+    objective = StarterGroundedObjective(model, settings).eval()
+    batch = default_collate(drawn)
+    with torch.no_grad():
+        plain, found = GroundedObjective.conditions(objective, batch)[0], objective.conditions(batch)[0]
+    for item, before, after in zip(drawn, plain, found, strict=True):
+        if item["by_vector"] and not item["dropped"]:
+            expected = vectors[heard[item["id"]]].mean(axis=0)
+            np.testing.assert_allclose(after[0].numpy(), expected, atol=1e-5)
+        else:
+            assert torch.equal(before, after)
+
+
+def test_noise_on_vectors_has_a_uniform_deviation(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    exact, noisy = (
+        StarterGroundedItems(features, model, StarterGroundedSettings(vectors=1.0, vector_noise=noise))
+        for noise in (0.0, 2.0)
+    )
+    added = torch.stack(
+        [
+            noisy.item(0, np.random.default_rng(seed))["vector"] - exact.item(0, np.random.default_rng(seed))["vector"]
+            for seed in range(400)
+        ]
+    )
+    assert float(added.mean()) == pytest.approx(0, abs=0.1)
+    # The deviation of u n with u uniform up to 2 and n normal: sqrt(E u^2) = 2 / sqrt(3).
+    assert float(added.std()) == pytest.approx(2 / 3**0.5, rel=0.15)
+
+
+def test_vectors_can_be_mixed_with_another_kinds(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    items = StarterGroundedItems(features, model, StarterGroundedSettings(vectors=1.0, vector_mix=0.4))
+    assert items.vectors is not None
+    row = Shards(features, ("labels", "sounding"))[0]
+    own = items.vectors[[row["labels"][place] for place in row["sounding"]]].mean(dim=0)
+    shares = []
+    for seed in range(60):
+        given = items.item(0, np.random.default_rng(seed))["vector"]
+        # The share at which the blend with each kind's vector lies nearest to what came.
+        toward = [float((given - own) @ (other - own) / (other - own).square().sum()) for other in items.vectors]
+        fits = [
+            float((given - own.lerp(other, share)).abs().max())
+            for other, share in zip(items.vectors, toward, strict=True)
+            if not torch.equal(other, own)
+        ]
+        assert min(fits) < 1e-4 or torch.allclose(given, own)
+        shares.append(max(toward))
+    assert 0 <= min(shares) < 0.1 < 0.3 < max(shares) <= 0.4 + 1e-5
 
 
 def test_a_backdrop_is_heard_with_any_items_sound(tiny_checkpoint: Path, features: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from .muon import Muon
 from .objective import Critic, Features, Objective
 from .settings import LoopConfig
 
@@ -24,15 +25,21 @@ def learning_rate(step: int, steps: int, loop: LoopConfig) -> float:
 
 
 class TrainedModule:
-    """A module with its optimiser; `model` is what processes share, `module` what it wraps."""
+    """A module with its optimisers; `model` is what processes share, `module` what it wraps."""
 
     def __init__(self, module: nn.Module, loop: LoopConfig, accelerator: Accelerator):
         self.module, self.loop, self.accelerator = module, loop, accelerator
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         fused = accelerator.device.type in ("cpu", "cuda")  # one pass over weights and moments instead of a dozen
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
-        )
+        matrices = [p for p in self.parameters if loop.optimizer == "muon" and p.ndim > 1]
+        chosen = set(matrices)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}  # by their names in states
+        if others := [p for p in self.parameters if p not in chosen]:
+            self.optimizers["optimizer"] = torch.optim.AdamW(
+                others, loop.lr, betas=loop.betas, eps=loop.eps, weight_decay=loop.weight_decay, fused=fused
+            )
+        if matrices:
+            self.optimizers["muon"] = Muon(matrices, loop.lr, loop.weight_decay)
         self.model = accelerator.prepare(module)
         if loop.compile:
             self.model = torch.compile(self.model)
@@ -41,18 +48,23 @@ class TrainedModule:
         """One step along the gradients that are there; returns their norm before clipping. Where it is not finite and
         there is a loss scaler (float16), the weights stay; its `update` is the caller's, once for all modules.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         scaler = self.accelerator.scaler
         # Not accelerate's clipping and optimiser, which unscale and update for all modules each time.
         if scaler is not None:
-            scaler.unscale_(self.optimizer)
+            for optimizer in self.optimizers.values():
+                scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.loop.clip or math.inf)
-        if scaler is not None:
-            scaler.step(self.optimizer)
-        else:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        # The scaler knows of each optimiser's own gradients only, but no weight may move where those of any overflow.
+        finite = scaler is None or bool(norm.isfinite())
+        for optimizer in self.optimizers.values():
+            if scaler is None:
+                optimizer.step()
+            elif finite:
+                scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
         if self.accelerator.num_processes > 1:  # running statistics, of which every process saw its share
             for buffer in self.module.buffers():
                 if buffer.is_floating_point():
@@ -61,12 +73,14 @@ class TrainedModule:
 
     def state(self) -> dict[str, Any]:
         """Weights and the optimiser's moments."""
-        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return {"module": self.module.state_dict(), **optimizers}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
 
 
 def backward(

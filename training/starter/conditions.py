@@ -18,15 +18,19 @@ from torch.nn import functional
 from sounding.model import SoundingModel
 
 from ..data.settings import DataSettings
-from ..data.shard_folders import Folders
 from ..engine.loader import Item
 from ..engine.objective import Objective
 from ..engine.settings import Weight
 from ..tasks.grounded import conditions, feature_shards, selection_example
 from ..tasks.task import Built, Context, Task
-from .grounded import StarterGroundedItems, StarterGroundedSettings, start_from_encoders
+from .grounded import (
+    StarterGroundedItems,
+    StarterGroundedSettings,
+    kind_vectors,
+    sounding_labels,
+    start_from_encoders,
+)
 
-SEED = 3  # of the kinds' vectors
 SHARPNESS = 20.0  # by which cosines with the kinds' vectors are multiplied before the softmax
 
 
@@ -48,15 +52,10 @@ class StarterConditionsItems(StarterGroundedItems):
 
     fields = (*StarterGroundedItems.fields, "labels", "sounding")
 
-    def __init__(self, folder: Folders, model: SoundingModel, settings: StarterConditionsSettings):
-        super().__init__(folder, model, settings)
-        rows = self.shards.only("labels")
-        self.kinds = 1 + max(max(rows[index]["labels"], default=0) for index in range(len(rows)))
-
     def more(self, row: dict[str, Any]) -> Item:
         """See `GroundedItems`."""
-        labels = torch.tensor([row["labels"][place] for place in row["sounding"]])
-        return {"kinds": functional.one_hot(labels, self.kinds).float().mean(dim=0)}
+        shares = functional.one_hot(torch.tensor(sounding_labels(row)), self.kinds).float().mean(dim=0)
+        return {**super().more(row), "kinds": shares}
 
 
 class StarterConditionsObjective(Objective):
@@ -73,9 +72,7 @@ class StarterConditionsObjective(Objective):
         for name, parameter in self.grounding.named_parameters():
             parameter.requires_grad_(name.startswith(("to_value", "mlp")))
         nn.init.eye_(self.grounding.to_value.weight)
-        width = model.config.grounding.condition_width
-        vectors = torch.randn(kinds, width, generator=torch.Generator().manual_seed(SEED))
-        self.register_buffer("vectors", vectors, persistent=False)
+        self.register_buffer("vectors", kind_vectors(kinds, model.config), persistent=False)
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """See `Objective`."""

@@ -1,4 +1,4 @@
-"""The U-Net over patches of the latents."""
+"""The U-Net over patches of the latents, and the one that the condition modulates."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ def test_it_is_diffusers_own_between_a_rearrangement_and_its_inverse(tiny_config
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_modulation_is_diffusers_own_class_embedding_of_the_mean_token(tiny_config: SoundingConfig) -> None:
+    torch.manual_seed(0)
+    unet = dataclasses.replace(tiny_config.unet, modulated=True)
+    network = build_unet(dataclasses.replace(tiny_config, unet=unet))
+    own = UNet2DConditionModel.from_config(network.config).eval()
+    own.load_state_dict(network.state_dict())
+    sample = torch.randn(2, tiny_config.vae.latent_channels, 16, tiny_config.latent_bands)
+    tokens = torch.randn(2, 3, tiny_config.grounding.condition_width)
+    others = tokens.roll(1, dims=0)
+    with torch.no_grad():
+        found = network(sample, torch.tensor(7), tokens).sample
+        made = own(sample, torch.tensor(7), tokens, class_labels=tokens.sum(dim=1) / 3).sample
+        elsewhere = own(sample, torch.tensor(7), tokens, class_labels=others.sum(dim=1) / 3).sample
+    torch.testing.assert_close(found, made, rtol=1e-4, atol=1e-5)
+    assert (made - elsewhere).abs().mean() > 1e-3  # the class alone makes a difference
+    scales = [layer.time_embedding_norm for layer in network.modules() if hasattr(layer, "time_embedding_norm")]
+    assert set(scales) == {"scale_shift"}
+
+
 def test_sounds_have_whole_patches(tiny_config: SoundingConfig) -> None:
     config = patched(tiny_config)
     stride = 2 ** (len(config.unet.channels) - 1) * 2
@@ -58,5 +77,7 @@ def test_patches_that_do_not_fit_are_refused(tiny_config: SoundingConfig) -> Non
     with pytest.raises(ValueError, match="patch_size is 5, but a divisor"):
         patched(tiny_config, 5)
     film = UnetConfig(channels=(16, 16), film_width=tiny_config.grounding.condition_width, patch_size=2)
-    with pytest.raises(ValueError, match="own U-Net has patches of 1"):
+    with pytest.raises(ValueError, match="own U-Net has neither patches nor modulation"):
         dataclasses.replace(tiny_config, unet=film)
+    with pytest.raises(ValueError, match="patch_size 1 and modulated True"):
+        dataclasses.replace(tiny_config, unet=dataclasses.replace(film, patch_size=1, modulated=True))
