@@ -103,6 +103,8 @@ class GroundingConfig(Checked):
     positions: bool = True
     key_width: Width = 512  # d_k, over all heads
     mlp_width: Width = 1024
+    # Between the MLP's layers. After "softmax" a condition is a weighted mean of the second layer's columns.
+    activation: Literal["gelu", "softmax"] = "gelu"
     condition_width: Width = 512  # D
     mask_training: Annotated[float, Range(0, 1)] = 0.0  # share of training items whose weights come from the mask
     clamp_weights: bool = False  # matched weights below 0 are cut off and the rest renormalised

@@ -239,7 +239,7 @@ class Grounding(nn.Module):
             self.score = nn.Linear(config.key_width // config.heads, 1, bias=False)
         self.mlp = nn.Sequential(
             nn.Linear(config.key_width, config.mlp_width),
-            nn.GELU(),
+            nn.Softmax(dim=-1) if config.activation == "softmax" else nn.GELU(),
             nn.Linear(config.mlp_width, config.condition_width),
         )
         self.null = nn.Parameter(torch.randn(1, config.condition_width) * 0.02)  # the dropped condition, eq. 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import default_collate
 
 import sounding
+from sounding.model import SoundingModel
 from training.data.shards import Shards
 from training.starter.conditions import (
     StarterConditionsItems,
@@ -92,6 +94,29 @@ def test_conditions_come_to_tell_kinds_apart_and_attention_stays(tiny_checkpoint
     assert min(surplus) > -1e-5
     assert np.mean(surplus[-20:]) < 0.2 * np.mean(surplus[:2])
     assert all(torch.equal(value, dict(model.grounding.named_parameters())[name]) for name, value in kept.items())
+
+
+def softmaxed(checkpoint: Path, units: int) -> SoundingModel:
+    like = sounding.load(checkpoint, device="cpu").config
+    grounding = dataclasses.replace(like.grounding, activation="softmax", mlp_width=units)
+    return SoundingModel(dataclasses.replace(like, grounding=grounding))
+
+
+def test_after_a_softmax_conditions_are_means_of_the_kinds_vectors(tiny_checkpoint: Path, features: Path) -> None:
+    model, settings = softmaxed(tiny_checkpoint, 40), StarterConditionsSettings(attention_start=1.0)
+    objective = StarterConditionsObjective(model, settings, 7)
+    first, last = model.grounding.mlp[0], model.grounding.mlp[2]
+    assert [name for name, p in model.grounding.mlp.named_parameters() if p.requires_grad] == ["0.weight", "0.bias"]
+    values = torch.randn(5, model.config.grounding.key_width)
+    shares = (values.double() @ first.weight.double().T + first.bias.double()).softmax(dim=1)[:, :7]
+    expected = shares @ objective.vectors.double()
+    torch.testing.assert_close(model.grounding.mlp(values).double(), expected, rtol=1e-4, atol=1e-5)
+    assert float(last.weight[:, 7:].abs().max()) == 0
+
+
+def test_a_softmax_has_a_unit_for_what_is_of_no_kind(tiny_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="mlp_width is 7, but one more than the 7 kinds"):
+        StarterConditionsObjective(softmaxed(tiny_checkpoint, 7), StarterConditionsSettings(), 7)
 
 
 def test_an_estimate_needs_no_data(tiny_checkpoint: Path) -> None:

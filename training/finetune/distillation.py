@@ -18,10 +18,9 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from ..engine.loader import Item
-from ..tasks.grounded import GroundedItems, conditions
+from ..tasks.grounded import GroundedItems, conditions, sounding_labels
 from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
 from ..tasks.low_rank import change_by_low_rank, fold
-from .grounding import sounding_labels
 
 Before = tuple[Grounding, Any]  # the former grounding and U-Net
 

@@ -22,16 +22,11 @@ from sounding.model import SoundingModel
 from ..data.shards import Shards
 from ..engine.loader import Item
 from ..engine.objective import Objective
-from ..tasks.grounded import conditions_of, mask_weights
+from ..tasks.grounded import conditions_of, mask_weights, sounding_labels
 
 NEAR = 0.3  # distance within which two conditions count as the same, in usual distances from the mean
 KEPT = 15.0  # weight of the change of rehearsal objects' conditions
 GAP = 1.0  # least distance of new objects' conditions from all others, likewise
-
-
-def sounding_labels(row: dict[str, Any]) -> list[int]:
-    """Labels of the objects that sound in a row of shards with labels and sounding."""
-    return [int(row["labels"][place]) for place in row["sounding"]]
 
 
 class GroundingAdaptationItems:

@@ -140,7 +140,7 @@ def train(
     stage: Annotated[str | None, typer.Option(help="Run this stage alone, in this process.")] = None,
     at_once: Annotated[int, typer.Option(min=1, max=64, help="Stages beside each other, which share the cores.")] = 2,
     recipes: Annotated[Path | None, typer.Option(help="Folder of recipes of the same names.")] = None,
-    scenes: Annotated[int, typer.Option(min=1, help="Scenes of objects.")] = 9000,
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes of objects.")] = 6000,
     captions: Annotated[int, typer.Option(min=1, help="Captions per scene.")] = 3,
     frames: Annotated[int, typer.Option(min=1, help="Frames per scene in which an object looks as a class does.")] = 2,
     trajectories: Annotated[int, typer.Option(min=1, help="Trajectories per scene.")] = 1,

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from ..data.settings import DataSettings
 from ..engine.loader import Item
 from ..engine.objective import Objective
 from ..engine.settings import Weight
-from ..tasks.grounded import conditions, feature_shards, selection_example
+from ..tasks.grounded import conditions, feature_shards, selection_example, sounding_labels
 from ..tasks.task import Built, Context, Task
 from .grounded import (
     StarterGroundedItems,
     StarterGroundedSettings,
     kind_vectors,
-    sounding_labels,
     start_from_encoders,
 )
 
@@ -72,6 +72,8 @@ class StarterConditionsObjective(Objective):
         for name, parameter in self.grounding.named_parameters():
             parameter.requires_grad_(name.startswith(("to_value", "mlp")))
         nn.init.eye_(self.grounding.to_value.weight)
+        if model.config.grounding.activation == "softmax":
+            start_from_vectors(self.grounding, kind_vectors(kinds, model.config))
         self.register_buffer("vectors", kind_vectors(kinds, model.config), persistent=False)
 
     def example(self, device: torch.device) -> dict[str, Any]:
@@ -92,6 +94,26 @@ class StarterConditionsObjective(Objective):
         right = kinds.gather(1, cosines.argmax(dim=1, keepdim=True)) > 0
         losses = {"loss": kind + self.distance * distance, "kind": kind, "distance": distance}
         return losses | {"top1": right.float().mean(), "shown": batch["shown"].float().mean()}
+
+
+@torch.no_grad()
+def start_from_vectors(grounding: Grounding, vectors: Tensor) -> None:
+    """Make an MLP with a softmax one that says how likely each kind is, and gives the mean of their vectors [kinds, D]
+    by that. What is of no kind has the units that are left, and the zero vector. The vectors learn no more.
+
+    Raises:
+        ValueError: the MLP has no unit more than there are kinds.
+    """
+    last = cast(nn.Linear, grounding.mlp[2])
+    if last.in_features <= len(vectors):
+        raise ValueError(
+            f"model.grounding.mlp_width is {last.in_features}, but one more than the {len(vectors)} kinds are expected "
+            "at least; give more."
+        )
+    last.weight.zero_()
+    last.bias.zero_()
+    last.weight[:, : len(vectors)] = vectors.T
+    last.requires_grad_(False)
 
 
 class StarterConditionsTask(Task[StarterConditionsSettings]):

@@ -22,7 +22,7 @@ from ..data.shard_folders import Folders
 from ..data.shards import Shards
 from ..engine.loader import Item
 from ..engine.settings import Share
-from ..tasks.grounded import GroundedItems, Selected, feature_shards
+from ..tasks.grounded import GroundedItems, Selected, feature_shards, sounding_labels
 from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
 from ..tasks.task import Context, Task
 
@@ -179,11 +179,6 @@ def kinds_in(shards: Shards) -> int:
     """One more than the largest label in features."""
     rows = shards.only("labels")
     return 1 + max(max(rows[index]["labels"], default=0) for index in range(len(rows)))
-
-
-def sounding_labels(row: dict[str, Any]) -> list[int]:
-    """The labels of what sounds in an item."""
-    return [row["labels"][place] for place in row["sounding"]]
 
 
 def _sounding(folder: Folders) -> list[int]:

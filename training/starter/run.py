@@ -62,7 +62,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 class Amounts:
     """How much the stages that prepare data make."""
 
-    scenes: int = 9000
+    scenes: int = 6000
     captions: int = 3  # per scene
     frames: int = 2  # further ones, of ImageNet's classes
     trajectories: int = 1  # per scene
@@ -116,7 +116,7 @@ def run_stage(
         return
     if stage == "trajectories":
         model = SoundingModel.from_pretrained(out / "grounded" / "grounded.safetensors")
-        settings = TrajectorySettings(per_clip=given.trajectories)
+        settings = TrajectorySettings(steps=12, points=4, per_clip=given.trajectories)  # for a student of 4
         make_shards(TrajectorySource(out / "features", model, settings), out / "trajectories")
         return
     recipe = stage_recipe(stage, data, out, folder)

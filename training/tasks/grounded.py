@@ -257,6 +257,11 @@ def conditions(grounding: Grounding, batch: dict[str, Any]) -> tuple[Tensor, Ten
     return torch.where(batch["dropped"][:, None, None], null, condition), attended.weights
 
 
+def sounding_labels(row: dict[str, Any]) -> list[int]:
+    """Labels of the objects that sound in a row of shards with labels and sounding."""
+    return [int(row["labels"][place]) for place in row["sounding"]]
+
+
 def feature_shards(data: DataSettings) -> Folders:
     """The folders of features that grounded training reads.
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.evaluate.theory.lipschitz import GELU_SLOPE, local_slope, mlp_limit
+from training.evaluate.theory.lipschitz import GELU_SLOPE, SOFTMAX_SLOPE, local_slope, mlp_limit
 
 
 def test_the_slope_of_a_linear_map_is_its_spectral_norm() -> None:
@@ -38,13 +38,19 @@ def test_slopes_that_are_not_finite_are_refused() -> None:
         local_slope(lambda x: x * float("inf"), torch.randn(3))
 
 
-def test_an_mlp_stays_below_its_limit() -> None:
-    mlp = nn.Sequential(nn.Linear(4, 9), nn.GELU(), nn.Linear(9, 3)).requires_grad_(False)
+@pytest.mark.parametrize(("between", "slope"), [(nn.GELU(), GELU_SLOPE), (nn.Softmax(dim=-1), 0.5)])
+def test_an_mlp_stays_below_its_limit(between: nn.Module, slope: float) -> None:
+    mlp = nn.Sequential(nn.Linear(4, 9), between, nn.Linear(9, 3)).requires_grad_(False)
     norms = [float(torch.linalg.svdvals(mlp[i].weight)[0]) for i in (0, 2)]
-    assert mlp_limit(mlp) == pytest.approx(norms[0] * norms[1] * GELU_SLOPE, rel=1e-6)
+    assert mlp_limit(mlp) == pytest.approx(norms[0] * norms[1] * slope, rel=1e-6)
     assert max(local_slope(mlp, torch.randn(1, 4) * 3) for _ in range(5)) <= mlp_limit(mlp)
     with pytest.raises(ValueError, match="ReLU"):
         mlp_limit(nn.Sequential(nn.ReLU()))
+
+
+def test_the_slope_of_a_softmax_is_reached_at_two_halves() -> None:
+    halves = torch.tensor([2.0, 2.0, -30.0])
+    assert local_slope(lambda x: x.softmax(dim=-1), halves) == pytest.approx(SOFTMAX_SLOPE, rel=1e-3)
 
 
 def test_no_slope_of_gelu_is_greater() -> None:

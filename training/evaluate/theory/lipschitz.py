@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 GELU_SLOPE = 1.1290  # the greatest derivative of GELU, at sqrt(2); rounded up
+SOFTMAX_SLOPE = 0.5  # the greatest spectral norm of its Jacobian diag(p) - p p^T, at two equal halves
 REACH = 1e-3  # of the point's norm, to both sides: far above float32's rounding, and short beside what f bends on
 
 
@@ -57,7 +58,7 @@ def local_slope(f: Callable[[Tensor], Tensor], point: Tensor, *, iterations: int
 
 
 def mlp_limit(mlp: nn.Sequential) -> float:
-    """A Lipschitz constant of linear layers with GELU between them: the product of spectral norms (exact) and slopes.
+    """A Lipschitz constant of linear layers, GELU and softmax: the product of spectral norms (exact) and slopes.
 
     Raises:
         ValueError: layers of another kind.
@@ -68,6 +69,8 @@ def mlp_limit(mlp: nn.Sequential) -> float:
             limit *= float(torch.linalg.matrix_norm(layer.weight.double(), 2))
         elif isinstance(layer, nn.GELU):
             limit *= GELU_SLOPE
+        elif isinstance(layer, nn.Softmax):
+            limit *= SOFTMAX_SLOPE
         else:
-            raise ValueError(f"The MLP has a {type(layer).__name__}, but Linear and GELU are expected.")
+            raise ValueError(f"The MLP has a {type(layer).__name__}, but Linear, GELU and Softmax are expected.")
     return limit
