@@ -116,7 +116,7 @@ def run_stage(
         return
     if stage == "trajectories":
         model = SoundingModel.from_pretrained(out / "grounded" / "grounded.safetensors")
-        settings = TrajectorySettings(steps=12, points=4, per_clip=given.trajectories)  # for a student of 4
+        settings = TrajectorySettings(steps=8, points=4, per_clip=given.trajectories)  # for a student of 4
         make_shards(TrajectorySource(out / "features", model, settings), out / "trajectories")
         return
     recipe = stage_recipe(stage, data, out, folder)
