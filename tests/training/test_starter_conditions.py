@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import default_collate
 
 import sounding
 from sounding.model import SoundingModel
 from training.data.shards import Shards
+from training.starter import conditions
 from training.starter.conditions import (
     StarterConditionsItems,
     StarterConditionsObjective,
@@ -36,6 +38,49 @@ def test_items_say_which_kinds_sound(tiny_checkpoint: Path, features: Path) -> N
         row, kinds = rows[index], items.item(index, np.random.default_rng(index))["kinds"]
         heard = [row["labels"][place] for place in row["sounding"]]
         assert kinds.tolist() == pytest.approx([heard.count(kind) / len(heard) for kind in range(items.kinds)])
+
+
+def test_what_is_selected_can_look_as_a_class_does(
+    tiny_checkpoint: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinds by the root of their classes' number; the patches of the selection alone, along the class's vector."""
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    width = model.config.patches.width
+    classes = [[0], [1, 2, 3, 4], []]
+    vectors = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(conditions, "_classes", lambda *_: (classes, np.array([1, 2, 0]) / 3))
+    monkeypatch.setattr(conditions, "class_vectors", lambda projection: vectors)
+    items = StarterConditionsItems(features, model, StarterConditionsSettings(replay=0.9))
+    plain = StarterConditionsItems(features, model, StarterConditionsSettings())
+    drawn = [items.item(0, np.random.default_rng(seed)) for seed in range(300)]
+    before = [plain.item(0, np.random.default_rng(seed)) for seed in range(300)]
+    replayed = [
+        (new, old) for new, old in zip(drawn, before, strict=True) if not torch.equal(new["patches"], old["patches"])
+    ]
+    assert len(replayed) / 300 == pytest.approx(0.9, abs=0.06)
+    assert np.mean([int(new["kinds"][1]) for new, _ in replayed]) == pytest.approx(2 / 3, abs=0.08)
+    along = []
+    for new, old in replayed:
+        assert new["by_mask"]
+        assert new["shown"]
+        assert float(new["kinds"].sum()) == 1
+        outside = old["coverage"] < 1e-5
+        torch.testing.assert_close(new["patches"][outside], old["patches"][outside], rtol=0, atol=1e-4)
+        if new["kinds"][0]:
+            moved = (new["patches"] - items.mean)[new["coverage"] > 0.99]
+            along.append(float((moved @ vectors[0]).mean()))
+    assert np.mean(along) == pytest.approx(8, rel=0.2)  # logits: half-way between 4 and 12
+
+
+def test_classes_to_replay_are_those_of_the_features(tiny_checkpoint: Path, features: Path) -> None:
+    model = sounding.load(tiny_checkpoint, device="cpu")
+    with pytest.raises(ValueError, match=r"replay draws ImageNet's classes, but .* names none"):
+        StarterConditionsItems(features, model, StarterConditionsSettings(replay=0.5))
+    shards = Shards(features, ("labels",))
+    next(iter(shards.indices.values())).settings["classes"] = [[5], [], [1, 2, 3, 4]]
+    found, likely = conditions._classes(shards, features)
+    assert found == [[5], [], [1, 2, 3, 4]]
+    np.testing.assert_allclose(likely, [1 / 3, 0, 2 / 3])
 
 
 def test_losses_are_those_of_the_kinds_vectors(tiny_checkpoint: Path, features: Path) -> None:
@@ -106,6 +151,8 @@ def test_after_a_softmax_conditions_are_means_of_the_kinds_vectors(tiny_checkpoi
     model, settings = softmaxed(tiny_checkpoint, 40), StarterConditionsSettings(attention_start=1.0)
     objective = StarterConditionsObjective(model, settings, 7)
     first, last = model.grounding.mlp[0], model.grounding.mlp[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
     assert [name for name, p in model.grounding.mlp.named_parameters() if p.requires_grad] == ["0.weight", "0.bias"]
     values = torch.randn(5, model.config.grounding.key_width)
     shares = (values.double() @ first.weight.double().T + first.bias.double()).softmax(dim=1)[:, :7]

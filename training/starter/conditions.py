@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,9 +20,11 @@ from sounding.grounding import Grounding
 from sounding.model import SoundingModel
 
 from ..data.settings import DataSettings
+from ..data.shard_folders import Folders
+from ..data.shards import Shards
 from ..engine.loader import Item
 from ..engine.objective import Objective
-from ..engine.settings import Weight
+from ..engine.settings import Share, Weight
 from ..tasks.grounded import conditions, feature_shards, selection_example, sounding_labels
 from ..tasks.task import Built, Context, Task
 from .grounded import (
@@ -30,17 +33,25 @@ from .grounded import (
     kind_vectors,
     start_from_encoders,
 )
+from .imagenet import class_vectors, draw_features
+from .replayed import OBSERVED, patch_statistics, spread_over
 
 SHARPNESS = 20.0  # by which cosines with the kinds' vectors are multiplied before the softmax
 
 
 @dataclass(frozen=True)
 class StarterConditionsSettings(StarterGroundedSettings):
-    """`StarterGroundedSettings`, of which those of diffusion say nothing here, and `distance`, the weight of the
-    squared distance from the kind's vector beside the cross-entropy.
+    """`StarterGroundedSettings`, of which those of diffusion say nothing here, and two more.
+
+    Attributes:
+        distance: weight of the squared distance from the kind's vector beside the cross-entropy.
+        replay: share of items in which what is selected by a mask looks as one of ImageNet's classes does
+            (`imagenet.draw_features`), drawn anew each time: a kind may have a hundred classes, and features have a
+            frame or two per scene.
     """
 
     distance: Weight = 20.0
+    replay: Share = 0.0
 
 
 class StarterConditionsItems(StarterGroundedItems):
@@ -51,6 +62,31 @@ class StarterConditionsItems(StarterGroundedItems):
     """
 
     fields = (*StarterGroundedItems.fields, "labels", "sounding")
+
+    def __init__(self, folder: Folders, model: SoundingModel, settings: StarterConditionsSettings):
+        super().__init__(folder, model, settings)
+        self.replay = settings.replay
+        if self.replay:
+            self.classes, self.likely = _classes(self.shards, folder)
+            self.directions = class_vectors(model.patches.tower.head.proj.weight.detach().float())
+            self.mean, self.covariance = patch_statistics(
+                [self.shards.only("frames")[place]["frames"][0] for place in spread_over(len(self), OBSERVED)]
+            )
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """See `StarterGroundedItems`, and `kinds` [kinds]."""
+        item = super().item(index, rng)
+        if self.replay and rng.random() < self.replay:
+            kind = int(rng.choice(len(self.classes), p=self.likely))
+            number = self.classes[kind][int(rng.integers(len(self.classes[kind])))]
+            generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+            cells = draw_features(
+                self.directions[[number]], self.mean, self.covariance, len(item["coverage"]), generator
+            )[0]
+            item["patches"] = item["patches"].lerp(cells, item["coverage"][:, None])
+            item["kinds"] = functional.one_hot(torch.tensor(kind), self.kinds).float()
+            item["by_mask"], item["shown"] = True, True
+        return item
 
     def more(self, row: dict[str, Any]) -> Item:
         """See `GroundedItems`."""
@@ -94,6 +130,23 @@ class StarterConditionsObjective(Objective):
         right = kinds.gather(1, cosines.argmax(dim=1, keepdim=True)) > 0
         losses = {"loss": kind + self.distance * distance, "kind": kind, "distance": distance}
         return losses | {"top1": right.float().mean(), "shown": batch["shown"].float().mean()}
+
+
+def _classes(shards: Shards, folder: Folders) -> tuple[list[list[int]], np.ndarray]:
+    """ImageNet's classes of each kind that features were made for, and how likely a kind is drawn: by the root of the
+    number of its classes, so that kinds of many are seen in most of their looks and do not crowd out the others.
+
+    Raises:
+        ValueError: the features name no classes.
+    """
+    found = next(iter(shards.indices.values())).settings.get("classes")
+    if not isinstance(found, list) or not any(found):
+        raise ValueError(
+            f"starter_conditions.replay draws ImageNet's classes, but {folder} names none; make the features by "
+            "`python -m training starter train`, or set it to 0."
+        )
+    likely = np.sqrt([len(classes) for classes in found])
+    return found, likely / likely.sum()
 
 
 @torch.no_grad()

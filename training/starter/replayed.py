@@ -25,6 +25,17 @@ from .imagenet import class_vectors, draw_features
 OBSERVED = 256  # scenes from which the statistics of patches are taken
 
 
+def spread_over(count: int, most: int) -> range:
+    """At most so many places out of `count`, evenly spaced."""
+    return range(0, count, -(-count // most))
+
+
+def patch_statistics(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean [L] and covariance [L, L] of the patches of images [P, L]."""
+    patches = torch.cat([patches.float() for patches in images])
+    return patches.mean(dim=0), patches.T.cov(correction=0)
+
+
 class ReplayedFeatures(FeatureSource):
     """`FeatureSource` of scenes of `objects`, numbered by their labels.
 
@@ -42,12 +53,10 @@ class ReplayedFeatures(FeatureSource):
         self.objects, self.frames = objects, frames
         self.vectors = class_vectors(model.patches.tower.head.proj.weight.detach().float())
         pictures = Shards(raw, ("images",))
-        places = range(0, len(pictures), -(-len(pictures) // OBSERVED))
+        places = spread_over(len(pictures), OBSERVED)
         with torch.inference_mode():
-            rows = [model.patches(pictures[place]["images"][:1] / 255.0).flatten(0, 1).float() for place in places]
-        patches = torch.cat(rows)
-        self.mean = patches.mean(dim=0)
-        self.covariance = patches.T.cov(correction=0)
+            seen = [model.patches(pictures[place]["images"][:1] / 255.0)[0] for place in places]
+        self.mean, self.covariance = patch_statistics(seen)
 
     def settings(self) -> dict[str, Any]:
         """See Source."""
