@@ -22,13 +22,21 @@ class Vocabulary:
 
     def __init__(self, names: Sequence[str]):
         self.names = tuple(names)
-        self._nouns = tuple(noun_of(name) for name in self.names)
+        self._words = tuple(_without_article(words_of(name)) for name in self.names)
         self._known: Tensor | None = None  # [names, L]
 
     def knows(self, text: str) -> str | None:
-        """The first known name whose noun is among the words of a text, or None: "white cat" -> "a cat"."""
+        """The known name that is in a text, or else the first whose noun is, or None: "white cat" -> "a cat".
+
+        Of several names in it the longest counts, since "fire truck" names no truck of another kind; and "lion" names a
+        lion rather than a sea lion, wherever both are known.
+        """
         words = words_of(text)
-        return next((name for name, noun in zip(self.names, self._nouns, strict=True) if noun in words), None)
+        whole = [place for place, name in enumerate(self._words) if _is_within(name, words)]
+        if whole:
+            return self.names[max(whole, key=lambda place: len(self._words[place]))]
+        named = zip(self.names, self._words, strict=True)
+        return next((name for name, own in named if own and own[-1] in words), None)
 
     def nearest_of(self, likely: Sequence[str], top: int) -> list[str]:
         """The known names of what an object may be, at most `top` of them.
@@ -73,6 +81,15 @@ def noun_of(name: str) -> str | None:
 def words_of(text: str) -> list[str]:
     """The words of a text, in small letters."""
     return re.findall(r"\w+", text.casefold())
+
+
+def _without_article(words: list[str]) -> list[str]:
+    return words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words
+
+
+def _is_within(name: list[str], words: list[str]) -> bool:
+    """Whether all words of a name come in a text, one after the other."""
+    return bool(name) and any(words[at : at + len(name)] == name for at in range(len(words) - len(name) + 1))
 
 
 def _directions(queries: Tensor) -> Tensor:

@@ -28,6 +28,29 @@ def test_a_name_is_known_by_its_noun(text, name):
     assert ANIMALS.knows(text) == name
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("lion", "a lion"),
+        ("a sea lion barks", "a sea lion"),
+        ("California sea lion", "a sea lion"),
+        ("mountain lion", "a lion"),
+        ("truck", "a truck"),
+        ("A Fire Truck!", "a fire truck"),
+        ("white cow", "a white cow"),
+        ("brown cow", "a cow"),
+        ("sea", "the sea"),
+        ("horse-drawn carriage", "a horse-drawn carriage"),
+        ("carriage", "a horse-drawn carriage"),
+        ("kettle", "an electric kettle"),
+        ("the", None),
+    ],
+)
+def test_a_whole_name_comes_before_a_noun(text, name):
+    names = ("a sea lion", "a lion", "a fire truck", "a truck", "a cow", "a white cow", "the sea")
+    assert Vocabulary((*names, "a horse-drawn carriage", "an electric kettle")).knows(text) == name
+
+
 def test_lookalikes_are_the_known_ones_of_the_likely_names_in_their_order():
     likely = ["cat", "red fox", "tiger", "arctic fox", "hen", "dog"]
     assert ANIMALS.nearest_of(likely, 3) == ["a fox", "a tiger", "a brown hen"]

@@ -50,7 +50,7 @@ def test_a_dry_run_of_the_papers_recipe_shows_the_papers_settings_alone() -> Non
     assert shown["data"] == {"shards": "shards/features", "workers": 8}
     assert shown["grounded"] == {"drop": 0.1}
     assert shown["model"]["generation"] == {"steps": 200, "cfg": 2.0, "sampler": "ddim"}
-    grounding = {"heads", "scoring", "query", "positions", "key_width", "mlp_width", "condition_width"}
+    grounding = {"heads", "scoring", "query", "positions", "key_width", "mlp_width", "activation", "condition_width"}
     assert shown["model"]["grounding"].keys() == grounding
     starter = yaml.safe_load(settings_in_use(read_recipe(RECIPES / "starter" / "grounded.yaml")))
     assert starter["model"]["grounding"].keys() > grounding
@@ -94,10 +94,16 @@ def test_the_starter_is_small_enough_and_its_stages_follow_each_other(tmp_path: 
     for recipe in stages.values():
         assert set(recipe.start.values()) <= results
         assert all(Path(folder).parent == tmp_path for folder in [recipe.data.shards] if folder)
-    whole = dataclasses.replace(stages["starter"].model, segmenter=stages["segmenter"].model.segmenter)
+    last = stages["starter"]
+    student = {"few_steps": last.settings.evaluations, "few_steps_rank": last.settings.rank}
+    unet = dataclasses.replace(last.model.unet, **student)
+    whole = dataclasses.replace(last.model, unet=unet, segmenter=stages["segmenter"].model.segmenter)
     with torch.device("meta"):
-        weights = sum(value.numel() for value in SoundingModel(whole).state_dict().values())
-    assert 2 * weights < 40e6
+        weights = SoundingModel(whole).state_dict()
+    assert any(name.startswith("unet.few_steps.") for name in weights)
+    assert last.dtype == "fp16"
+    header = 160_000  # bytes: the names and places of some 1,240 tensors, and the configuration
+    assert 2 * sum(value.numel() for value in weights.values()) + header < 40e6
     assert read_recipe(RECIPES / "starter" / "classifier.yaml", ClassifierRecipe).loop.steps > 0
 
 
