@@ -69,9 +69,9 @@ class StarterConditionsItems(StarterGroundedItems):
         if self.replay:
             self.classes, self.likely = _classes(self.shards, folder)
             self.directions = class_vectors(model.patches.tower.head.proj.weight.detach().float())
-            self.mean, self.covariance = patch_statistics(
-                [self.shards.only("frames")[place]["frames"][0] for place in spread_over(len(self), OBSERVED)]
-            )
+            frames = self.shards.only("frames")
+            seen = [frames[place]["frames"][0] for place in spread_over(len(self), OBSERVED)]
+            self.mean, self.covariance = patch_statistics(seen)
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """See `StarterGroundedItems`, and `kinds` [kinds]."""
@@ -80,10 +80,9 @@ class StarterConditionsItems(StarterGroundedItems):
             kind = int(rng.choice(len(self.classes), p=self.likely))
             number = self.classes[kind][int(rng.integers(len(self.classes[kind])))]
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-            cells = draw_features(
-                self.directions[[number]], self.mean, self.covariance, len(item["coverage"]), generator
-            )[0]
-            item["patches"] = item["patches"].lerp(cells, item["coverage"][:, None])
+            vector, coverage = self.directions[[number]], item["coverage"]
+            cells = draw_features(vector, self.mean, self.covariance, len(coverage), generator)[0]
+            item["patches"] = item["patches"].lerp(cells, coverage[:, None])
             item["kinds"] = functional.one_hot(torch.tensor(kind), self.kinds).float()
             item["by_mask"], item["shown"] = True, True
         return item
@@ -108,9 +107,10 @@ class StarterConditionsObjective(Objective):
         for name, parameter in self.grounding.named_parameters():
             parameter.requires_grad_(name.startswith(("to_value", "mlp")))
         nn.init.eye_(self.grounding.to_value.weight)
+        vectors = kind_vectors(kinds, model.config)
         if model.config.grounding.activation == "softmax":
-            start_from_vectors(self.grounding, kind_vectors(kinds, model.config))
-        self.register_buffer("vectors", kind_vectors(kinds, model.config), persistent=False)
+            start_from_vectors(self.grounding, vectors)
+        self.register_buffer("vectors", vectors, persistent=False)
 
     def example(self, device: torch.device) -> dict[str, Any]:
         """See `Objective`."""

@@ -26,7 +26,7 @@ from ..tasks.grounded import GroundedItems, Selected, feature_shards, sounding_l
 from ..tasks.grounded_finetuning import GroundedFinetuningObjective, GroundedFinetuningSettings
 from ..tasks.task import Context, Task
 
-VECTOR_SEED = 3
+VECTOR_SEED = 3  # of `kind_vectors`
 
 
 @dataclass(frozen=True)
