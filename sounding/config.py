@@ -146,7 +146,7 @@ class UnetConfig(Checked):
 
     `film_width` 0 is the paper's: the U-Net attends to the condition. Otherwise the condition, of that width, is
     added to the time embedding as in AudioLDM as published, and the second attention attends to the latents.
-    `patch_size` cells of the latents, in time and in frequency, are one position (`networks.patched`); the paper has 1.
+    `patch_size` cells of the latents, in time and frequency, are one position (`networks.variants`); the paper has 1.
     `modulated` adds the condition to the time embedding, too, and both shift and scale the normalised values of each
     layer ("adaptive group normalization", Dhariwal & Nichol 2021); the paper has attention alone.
     """

@@ -35,8 +35,7 @@ class Vocabulary:
         whole = [place for place, name in enumerate(self._words) if _is_within(name, words)]
         if whole:
             return self.names[max(whole, key=lambda place: len(self._words[place]))]
-        named = zip(self.names, self._words, strict=True)
-        return next((name for name, own in named if own and own[-1] in words), None)
+        return next((name for name in self.names if names_it(text, name)), None)
 
     def nearest_of(self, likely: Sequence[str], top: int) -> list[str]:
         """The known names of what an object may be, at most `top` of them.

@@ -72,8 +72,8 @@ def build_unet(config: SoundingConfig) -> UNet2DConditionModel:
         class_embeddings_concat=film,
         resnet_time_scale_shift="scale_shift" if unet.modulated else "default",
     )
-    if kind is not UNet2DConditionModel and not film:
-        network.patch_size, network.modulated = unet.patch_size, unet.modulated
+    if unet.patch_size > 1:
+        network.patch_size = unet.patch_size
     if unet.few_steps:
         network.few_steps = FewSteps(network, unet.few_steps_rank)
     return without_queries(network.eval())

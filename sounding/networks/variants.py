@@ -23,16 +23,15 @@ with importing("diffusers"):
 
 class VariedUNet(UNet2DConditionModel):
     """`diffusers.UNet2DConditionModel` between a rearrangement of `patch_size` x `patch_size` cells as channels and
-    its inverse; it has `patch_size`^2 times the latents' channels. Where it is `modulated`, the mean of the condition's
-    tokens is the embedding of a class.
+    its inverse; it has `patch_size`^2 times the latents' channels. Where it embeds a class, that is the mean of the
+    condition's tokens.
     """
 
     patch_size = 1
-    modulated = False
 
     def forward(self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, **options: Any) -> Any:
         """Noisy latents [B, C, T, F], a step, condition [B, N, D] -> an object with `.sample` [B, C, T, F]."""
-        if self.modulated:
+        if self.class_embedding is not None:
             options["class_labels"] = encoder_hidden_states.mean(dim=1)
         patches = functional.pixel_unshuffle(sample, self.patch_size)
         found = super().forward(patches, timestep, encoder_hidden_states, **options)

@@ -14,7 +14,7 @@ from sounding.encoders.patches import PatchEncoder
 from sounding.model import SoundingModel
 from training.data.object_set import ObjectEntry
 from training.starter.encoders import StarterEncodersObjective, StarterEncodersSettings
-from training.starter.imagenet import class_vectors, draw_features, known_classes, load_imagenet, published_head
+from training.starter.imagenet import PatchFeatures, class_vectors, known_classes, load_imagenet, published_head
 
 CAPTIONS = ["a cow", "a bull", "a saw", "a dog"]
 COFFEE = {504, 967, 968}  # coffee mug, espresso, cup
@@ -82,7 +82,7 @@ def test_drawn_features_are_what_the_head_takes_them_for(patches: PatchEncoder) 
     rows = torch.randn(4000, 64, generator=generator) @ torch.randn(64, 64, generator=generator) / 8 + 1.0
     mean, covariance = rows.mean(dim=0), rows.T.cov(correction=0)
     chosen = torch.arange(0, 1000, 10)
-    drawn = draw_features(vectors[chosen], mean, covariance, 9, generator)
+    drawn = PatchFeatures(mean, covariance).draw(vectors[chosen], 9, generator)
     assert drawn.shape == (100, 9, 64)
     margin = ((drawn - mean) * vectors[chosen][:, None]).sum(-1)  # logits above the mean
     assert 4.0 < float(margin.mean()) < 12.0

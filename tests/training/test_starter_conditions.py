@@ -67,7 +67,7 @@ def test_what_is_selected_can_look_as_a_class_does(
         outside = old["coverage"] < 1e-5
         torch.testing.assert_close(new["patches"][outside], old["patches"][outside], rtol=0, atol=1e-4)
         if new["kinds"][0]:
-            moved = (new["patches"] - items.mean)[new["coverage"] > 0.99]
+            moved = (new["patches"] - items.like.mean)[new["coverage"] > 0.99]
             along.append(float((moved @ vectors[0]).mean()))
     assert np.mean(along) == pytest.approx(8, rel=0.2)  # logits: half-way between 4 and 12
 

@@ -45,7 +45,7 @@ class Estimate:
     parts: tuple[Part, ...]
     weights: int  # parameters and buffers
     gradients: int
-    moments: int  # AdamW's two; Muon has one of them
+    moments: int  # AdamW's two, also of weights of which Muon keeps one
     average: int  # the running average (EMA)
     activations: int  # kept for the backward pass, with casts of weights to half precision
     flops: int

@@ -33,8 +33,8 @@ from .grounded import (
     kind_vectors,
     start_from_encoders,
 )
-from .imagenet import class_vectors, draw_features
-from .replayed import OBSERVED, patch_statistics, spread_over
+from .imagenet import PatchFeatures, class_vectors
+from .replayed import OBSERVED, spread_over
 
 SHARPNESS = 20.0  # by which cosines with the kinds' vectors are multiplied before the softmax
 
@@ -46,7 +46,7 @@ class StarterConditionsSettings(StarterGroundedSettings):
     Attributes:
         distance: weight of the squared distance from the kind's vector beside the cross-entropy.
         replay: share of items in which what is selected by a mask looks as one of ImageNet's classes does
-            (`imagenet.draw_features`), drawn anew each time: a kind may have a hundred classes, and features have a
+            (`imagenet.PatchFeatures`), drawn anew each time: a kind may have a hundred classes, and features have a
             frame or two per scene.
     """
 
@@ -71,7 +71,7 @@ class StarterConditionsItems(StarterGroundedItems):
             self.directions = class_vectors(model.patches.tower.head.proj.weight.detach().float())
             frames = self.shards.only("frames")
             seen = [frames[place]["frames"][0] for place in spread_over(len(self), OBSERVED)]
-            self.mean, self.covariance = patch_statistics(seen)
+            self.like = PatchFeatures.of(seen)
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """See `StarterGroundedItems`, and `kinds` [kinds]."""
@@ -81,7 +81,7 @@ class StarterConditionsItems(StarterGroundedItems):
             number = self.classes[kind][int(rng.integers(len(self.classes[kind])))]
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
             vector, coverage = self.directions[[number]], item["coverage"]
-            cells = draw_features(vector, self.mean, self.covariance, len(coverage), generator)[0]
+            cells = self.like.draw(vector, len(coverage), generator)[0]
             item["patches"] = item["patches"].lerp(cells, coverage[:, None])
             item["kinds"] = functional.one_hot(torch.tensor(kind), self.kinds).float()
             item["by_mask"], item["shown"] = True, True

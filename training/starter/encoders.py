@@ -26,7 +26,7 @@ from ..engine.loader import Item, Items
 from ..engine.settings import Weight
 from ..tasks.encoders import MOST_OBJECTS, EncodersObjective, EncodersSettings, Seen
 from ..tasks.task import Built, Context, Task
-from .imagenet import class_vectors, draw_features, load_imagenet
+from .imagenet import PatchFeatures, class_vectors, load_imagenet
 
 REPLAYED = 64  # features of classes per step
 MOMENTUM = 0.98  # of the statistics of patches
@@ -167,7 +167,7 @@ class StarterEncodersObjective(EncodersObjective):
         known = self.right.any(dim=1).nonzero()[:, 0]
         chosen = known[torch.randint(len(known), (REPLAYED,), generator=generator, device=device)]
         drawn = torch.multinomial(self.right[chosen], 1, generator=generator)[:, 0]
-        made = draw_features(self.vectors[drawn], self.mean, self.covariance, 1, generator)[:, 0]
+        made = PatchFeatures(self.mean, self.covariance).draw(self.vectors[drawn], 1, generator)[:, 0]
         return made, self.right[:, drawn].T
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, cast
 
 import numpy as np
@@ -76,19 +77,23 @@ class StarterGroundedItems(GroundedItems):
             self.fields = tuple(dict.fromkeys((*self.fields, "labels", "sounding")))
         super().__init__(folder, model, settings)
         self.settings = settings
-        self.kinds = kinds_in(self.shards) if "labels" in self.fields else 0
         self.vectors = kind_vectors(self.kinds, model.config) if settings.vectors else None
-        self.mix, self.backdrop, self.cut = settings.mix, settings.backdrop, settings.cut
         frames, stride = model.config.latent_frames(model.config.train_seconds), model.config.unet.stride
-        if self.cut > frames or self.cut % stride:
+        if settings.cut > frames or settings.cut % stride:
             raise ValueError(
-                f"starter_grounded.cut is {self.cut}, but a multiple of {stride} up to the {frames} latent frames of "
-                "the features is expected; give one, or 0 for all of them."
+                f"starter_grounded.cut is {settings.cut}, but a multiple of {stride} up to the {frames} latent frames "
+                "of the features is expected; give one, or 0 for all of them."
             )
         if settings.backdrop:
             self._check_backdrops()
-        self.alone, self.sounding = settings.alone, _sounding(folder) if settings.alone else []
+        self.sounding = _sounding(folder) if settings.alone else []
         self.single = [index for index, count in enumerate(self.sounding) if count == 1]
+
+    @cached_property
+    def kinds(self) -> int:
+        """One more than the largest label of the features, which need labels for it."""
+        rows = self.shards.only("labels")
+        return 1 + max(max(rows[index]["labels"], default=0) for index in range(len(rows)))
 
     def ids(self) -> Sequence[str]:
         """See `NamedItems`.
@@ -96,7 +101,7 @@ class StarterGroundedItems(GroundedItems):
         Raises:
             ValueError: items take patches or sounds of other clips.
         """
-        if self.mix or self.alone or self.backdrop:
+        if self.settings.mix or self.settings.alone or self.settings.backdrop:
             raise ValueError(
                 "validation.share holds clips out, but starter_grounded.mix, alone and backdrop take parts of others; "
                 "give validation.shards instead, or set those to 0."
@@ -105,13 +110,13 @@ class StarterGroundedItems(GroundedItems):
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """See `GroundedItems`."""
-        if self.alone and self.sounding[index] > 1 and rng.random() < self.alone:
+        if self.sounding and self.sounding[index] > 1 and rng.random() < self.settings.alone:
             index = self.single[int(rng.integers(len(self.single)))]
         item = super().item(index, rng)
-        if self.cut:
-            first = int(rng.integers(item["latents"].shape[1] - self.cut + 1))
+        if cut := self.settings.cut:
+            first = int(rng.integers(item["latents"].shape[1] - cut + 1))
             for name in ("latents", "noise"):
-                item[name] = item[name][:, first : first + self.cut]
+                item[name] = item[name][:, first : first + cut]
         if self.vectors is not None:
             other, noise = self.vectors[int(rng.integers(self.kinds))], rng.standard_normal(len(item["vector"]))
             mixed = item["vector"].lerp(other, self.settings.vector_mix * float(rng.random()))
@@ -126,11 +131,11 @@ class StarterGroundedItems(GroundedItems):
 
     def augment(self, selected: Selected, row: dict[str, Any], rng: np.random.Generator) -> None:
         """See `GroundedItems`."""
-        if self.mix:
+        if self.settings.mix:
             others = self.shards.only("frames")[int(rng.integers(len(self)))]["frames"]
             other = others[int(rng.integers(len(others)))].float()
-            selected.patches = selected.patches.lerp(other, self.mix * float(rng.random()))
-        if self.backdrop and rng.random() < self.backdrop:
+            selected.patches = selected.patches.lerp(other, self.settings.mix * float(rng.random()))
+        if self.settings.backdrop and rng.random() < self.settings.backdrop:
             other_sound = self.shards.only("mean", "std")[int(rng.integers(len(self)))]
             selected.mean, selected.std = other_sound["mean"], other_sound["std"]
             behind = self._backdrop(row)
@@ -173,12 +178,6 @@ def kind_vectors(kinds: int, config: SoundingConfig) -> Tensor:
     """What conditions of each kind are to be: random numbers of unit variance, [kinds, D]."""
     generator = torch.Generator().manual_seed(VECTOR_SEED)
     return torch.randn(kinds, config.grounding.condition_width, generator=generator)
-
-
-def kinds_in(shards: Shards) -> int:
-    """One more than the largest label in features."""
-    rows = shards.only("labels")
-    return 1 + max(max(rows[index]["labels"], default=0) for index in range(len(rows)))
 
 
 def _sounding(folder: Folders) -> list[int]:

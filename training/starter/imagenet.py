@@ -2,7 +2,7 @@
 
 EfficientNet-Lite0 was trained on a million photographs, which some hundred images of objects would make it forget if it
 learned from them. So it stays as it was published, and what is learned from scenes of cut-outs is told of the classes
-besides, by features that its own head would take for them (`draw_features`).
+besides, by features that its own head would take for them (`PatchFeatures`).
 """
 
 from __future__ import annotations
@@ -102,30 +102,39 @@ def class_vectors(projection: Tensor) -> Tensor:
     return ((weight - weight.mean(dim=0)) @ projection.double().T).to(projection.dtype)
 
 
-def draw_features(vectors: Tensor, mean: Tensor, covariance: Tensor, cells: int, generator: torch.Generator) -> Tensor:
-    """Patch embeddings of objects: [N, cells, L].
+class PatchFeatures:
+    """What embeddings of patches are like: about normal, with `mean` [L] and `covariance` [L, L]."""
 
-    Features of a class are about normal around a mean that lies from the mean of all features along the covariance
-    times the class's vector (linear discriminants). How clearly an object is one of its class, and what else it looks
-    like, is drawn.
+    def __init__(self, mean: Tensor, covariance: Tensor):
+        self.mean, self.covariance = mean, covariance
+        ridge = 1e-4 * covariance.diagonal().mean() * torch.eye(len(mean), device=mean.device)
+        self.spread = torch.linalg.cholesky(covariance + ridge)
 
-    Args:
-        vectors: [N, L] of the classes, from `class_vectors`.
-        mean: [L] of the embeddings of patches.
-        covariance: [L, L] of them.
-        cells: patches of an object.
-        generator: draws.
-    """
-    count, width = vectors.shape
-    device = vectors.device
-    along = vectors @ covariance
-    along = along / (along * vectors).sum(dim=-1, keepdim=True).clamp(min=1e-6)  # one logit
-    low, high = CLARITY
-    clear = low + (high - low) * torch.rand(count, 1, generator=generator, device=device)
-    ridge = 1e-4 * covariance.diagonal().mean() * torch.eye(width, device=device)
-    spread = torch.linalg.cholesky(covariance + ridge)
-    shape = (count, cells + 1, width)
-    noise = torch.randn(shape, generator=generator, device=device) @ spread.T
-    own, each = noise[:, :1], noise[:, 1:]
-    varied = VARIETY * (ALIKE**0.5 * own + (1 - ALIKE) ** 0.5 * each)
-    return mean + (clear * along)[:, None] + varied
+    @classmethod
+    def of(cls, images: Sequence[Tensor]) -> PatchFeatures:
+        """Of the patches of images [P, L]."""
+        patches = torch.cat([patches.float() for patches in images])
+        return cls(patches.mean(dim=0), patches.T.cov(correction=0))
+
+    def draw(self, vectors: Tensor, cells: int, generator: torch.Generator) -> Tensor:
+        """Patch embeddings of objects: [N, cells, L].
+
+        Features of a class are about normal around a mean that lies from the mean of all features along the covariance
+        times the class's vector (linear discriminants). How clearly an object is one of its class, and what else it
+        looks like, is drawn.
+
+        Args:
+            vectors: [N, L] of the classes, from `class_vectors`.
+            cells: patches of an object.
+            generator: draws.
+        """
+        count, width = vectors.shape
+        device = vectors.device
+        along = vectors @ self.covariance
+        along = along / (along * vectors).sum(dim=-1, keepdim=True).clamp(min=1e-6)  # one logit
+        low, high = CLARITY
+        clear = low + (high - low) * torch.rand(count, 1, generator=generator, device=device)
+        noise = torch.randn((count, cells + 1, width), generator=generator, device=device) @ self.spread.T
+        own, each = noise[:, :1], noise[:, 1:]
+        varied = VARIETY * (ALIKE**0.5 * own + (1 - ALIKE) ** 0.5 * each)
+        return self.mean + (clear * along)[:, None] + varied

@@ -1,7 +1,7 @@
 """Features of scenes in which some objects look as ImageNet's classes do, instead of as their images.
 
 Scenes show one or a few images of an object, photographs show any. So a scene in which one object sounds has further
-frames, in which that object's patches are drawn of one of its classes (`imagenet.draw_features`); an object that there
+frames, in which that object's patches are drawn of one of its classes (`imagenet.PatchFeatures`); an object that there
 is no image of has such frames alone.
 """
 
@@ -20,7 +20,7 @@ from ..data.features import FeatureSource
 from ..data.object_set import ObjectEntry
 from ..data.shard_folders import Folders
 from ..data.shards import Shards
-from .imagenet import class_vectors, draw_features
+from .imagenet import PatchFeatures, class_vectors
 
 OBSERVED = 256  # scenes from which the statistics of patches are taken
 
@@ -28,12 +28,6 @@ OBSERVED = 256  # scenes from which the statistics of patches are taken
 def spread_over(count: int, most: int) -> range:
     """At most so many places out of `count`, evenly spaced."""
     return range(0, count, -(-count // most))
-
-
-def patch_statistics(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean [L] and covariance [L, L] of the patches of images [P, L]."""
-    patches = torch.cat([patches.float() for patches in images])
-    return patches.mean(dim=0), patches.T.cov(correction=0)
 
 
 class ReplayedFeatures(FeatureSource):
@@ -56,7 +50,7 @@ class ReplayedFeatures(FeatureSource):
         places = spread_over(len(pictures), OBSERVED)
         with torch.inference_mode():
             seen = [model.patches(pictures[place]["images"][:1] / 255.0)[0] for place in places]
-        self.mean, self.covariance = patch_statistics(seen)
+        self.like = PatchFeatures.of(seen)
 
     def settings(self) -> dict[str, Any]:
         """See Source."""
@@ -80,5 +74,5 @@ class ReplayedFeatures(FeatureSource):
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         chosen = torch.randint(len(entry.classes), (self.frames,), generator=generator)
         vectors = self.vectors[torch.tensor(entry.classes)[chosen]]
-        cells = draw_features(vectors, self.mean, self.covariance, len(coverage), generator)
+        cells = self.like.draw(vectors, len(coverage), generator)
         return patches.lerp(cells, coverage[:, None])
