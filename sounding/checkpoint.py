@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from .config import SoundingConfig
-from .migrations import with_companion
 from .networks.meta import finite
 from .utils.files import replacing
 from .utils.libraries import importing
@@ -122,7 +121,6 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         config = SoundingConfig.from_json(metadata[CONFIG_KEY])
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    config = with_companion(config, path, metadata.get(HASH))
     return Header(path, config, metadata, shapes, dtypes, stamp)
 
 

@@ -1,22 +1,13 @@
-"""Configurations written by earlier versions, brought to today's: checkpoint headers, recipes, the starter's companion.
+"""Configurations written by earlier versions, brought to today's: checkpoint headers and recipes.
 
 Each function takes and returns plain JSON data, and leaves alone what it does not know; the checks come after it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from .utils.fields import from_dict
-
-if TYPE_CHECKING:
-    from .config import SoundingConfig
+from typing import Any
 
 CONFIG_VERSION = 3
-MOST_COMPANION = 2**20  # bytes
 # Until version 2 each threshold was a key of its own; these were their defaults.
 SINGLE_THRESHOLDS = {
     "backdrop_cosine": {"backdrop": 0.6, "object": 0.5},
@@ -59,25 +50,3 @@ def with_generation(data: dict[str, Any]) -> dict[str, Any]:
         return data
     thresholds = {"norm_ratio": [0.3, 0.4], "backdrop_cosine": [0.6, 0.5]}
     return data | {"generation": {"steps": 25, "cfg": 7.0, "sampler": "dpm++", **thresholds}}
-
-
-def with_companion(config: SoundingConfig, checkpoint: Path, weights_hash: str | None) -> SoundingConfig:
-    """The configuration of the starter, whose header was written before checkpoints listed the names that they know.
-
-    The list, and the thresholds measured with it, lie in `starter.json` beside the file. They count only for weights
-    of the hash that it states; checkpoints trained from the starter carry them in their own header.
-    """
-    companion = checkpoint.with_suffix(".json")
-    if config.vocabulary or weights_hash is None or not companion.is_file():
-        return config
-    try:
-        if companion.stat().st_size > MOST_COMPANION:
-            return config
-        stated = json.loads(companion.read_text(encoding="utf-8"))
-        if not isinstance(stated, dict) or stated.get("modelspec.hash_sha256") != weights_hash:
-            return config
-        merged = with_paired_thresholds(dataclasses.asdict(config.generation) | stated["generation"])
-        generation = from_dict(type(config.generation), merged)
-        return dataclasses.replace(config, generation=generation, vocabulary=tuple(stated["vocabulary"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return config  # a file of somebody else's, even if it looks like ours

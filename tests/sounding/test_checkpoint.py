@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,28 +21,6 @@ from sounding.model import SoundingModel
 def metadata_of(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata())
-
-
-def test_names_come_from_a_file_beside_weights_that_it_was_made_for(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    path, beside = tmp_path / "old.safetensors", tmp_path / "old.json"
-    shutil.copyfile(tiny_checkpoint, path)
-    header = read_header(path)
-    said = {"modelspec.hash_sha256": header.metadata["modelspec.hash_sha256"], "vocabulary": ["a dog", "a cow"]}
-    beside.write_text(json.dumps(said | {"generation": {"familiar": 0.7, "patch_cosine": [0.7, 0.5]}}))
-    found = read_header(path).config
-    assert found.vocabulary == ("a dog", "a cow")
-    assert found.generation == dataclasses.replace(
-        header.config.generation, name_cosine=(0.84, 0.7), patch_cosine=(0.7, 0.5)
-    )
-    assert sounding.load(path, device="cpu").config == found
-    copy = tmp_path / "copy.safetensors"
-    sounding.load(path, device="cpu").save_pretrained(copy)
-    assert read_header(copy).config.vocabulary == ("a dog", "a cow")  # from now on in its own header
-    others = [said | {"modelspec.hash_sha256": "0x12", "generation": {}}, said, [], "text", said | {"generation": 5}]
-    others += [said | {"generation": {"familiar": 7.0}}, said | {"generation": {}, "vocabulary": [5]}]
-    for other in (*map(json.dumps, others), "{", "[" * 100_000, "\0"):
-        beside.write_text(other)
-        assert read_header(path).config == header.config
 
 
 def test_round_trip_is_bit_exact(tiny_model: SoundingModel, tiny_checkpoint: Path) -> None:
