@@ -28,6 +28,9 @@ DEPENDS_ON = {
     "segmenter": ("patches.tower", "patches.model"),
     "naming": ("patches.width",),
 }
+# Thresholds of sureness among the settings of generation: measured by a grounding, whichever U-Net it comes with.
+SURENESS = ("backdrop_cosine", "backdrop_share", "norm_ratio", "norm_ratio_beside_cosine", "patch_cosine",
+            "name_cosine")  # fmt: skip
 FRESH = ("condition_mean", "condition_length")  # statistics that `grounding.norm_matching` adds
 
 
@@ -101,6 +104,10 @@ def resolve_config(recipe: Recipe, taken: dict[str, tuple[str, SoundingConfig]])
             values[item.name] = old
         elif old != new:
             _warn_of_conflict(item.name, new, old, name, recipes=True)
+    if "grounding" in taken:
+        measured = taken["grounding"][1].generation
+        thresholds = {key: getattr(measured, key) for key in SURENESS if f"generation.{key}" not in explicit}
+        values["generation"] = dataclasses.replace(values.get("generation", mine.generation), **thresholds)
     try:
         config = dataclasses.replace(mine, **values)
     except ValueError as error:

@@ -37,6 +37,7 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.pop("VIRTUAL_ENV_PROMPT", None)  # of an activated environment; pdoc warns of constants with its value
 
     import pdoc
     import pdoc.web

@@ -32,7 +32,7 @@ from training.finetune import rehearsal as known_data
 from training.finetune.distillation import DistillationItems
 from training.finetune.grounding import GroundingAdaptationObjective
 from training.finetune.objects import read_objects
-from training.finetune.plan import FinetuneRecipe, known_objects
+from training.finetune.plan import FinetuneRecipe, known_objects, unlike
 from training.finetune.run import finetune
 from training.finetune.scenes import ObjectSceneSource
 from training.finetune.text_encoder import TextEncoderItems, TextEncoderObjective
@@ -265,6 +265,15 @@ def test_what_is_kept_is_named(folder: Path, stamps_folder: Path, tmp_path: Path
     assert sorted(names) == ["bar", "bird", "disc", "sea", "square"]
     with pytest.raises(ValueError, match="check --rehearse"):
         known_objects([str(tmp_path)], tmp_path)
+
+
+def test_what_is_taught_by_a_known_name_takes_its_place(folder: Path, stamps_folder: Path, tmp_path: Path) -> None:
+    known, (new, _) = known_objects([str(stamps_folder), str(folder)], tmp_path), read_objects(folder)
+    assert [thing.name for thing in unlike(known, new[:1])] == [
+        thing.name for thing in known if thing.name != new[0].name
+    ]
+    shouted = dataclasses.replace(new[1], captions=tuple(caption.upper() for caption in new[1].captions))
+    assert len(unlike(known, [shouted])) == len(known) - 1
 
 
 def test_names_are_learnt_and_known_sentences_keep_their_meaning(

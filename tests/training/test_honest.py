@@ -27,7 +27,7 @@ from training.data.scenes import draw_scene
 from training.data.waveforms import fill
 from training.starter.evaluate import honest
 from training.starter.evaluate.honest import HonestJudge, HonestSettings, check_apart, over_kinds, selections, shares
-from training.starter.evaluate.retrieval import Gallery, MelStatistics, gallery_of
+from training.starter.evaluate.retrieval import Gallery, MelStatistics, NearestRecording, gallery_of
 from training.starter.evaluate.sounds import check_stream
 from training.starter.evaluate.variety import distance, recording_distances
 
@@ -122,6 +122,12 @@ def test_retrieval_ranks_the_right_kind_first() -> None:
     cuts = embedding(torch.stack([fill(sounds[-1], SAMPLES, rng) for sounds in recordings]))
     assert gallery.ranks(cuts, torch.arange(3)).tolist() == [0, 0, 0]
     assert gallery.ranks(cuts, torch.tensor([1, 2, 0])).min() >= 1
+
+    judge = NearestRecording(recordings, SAMPLES, embedding)
+    scores = judge(torch.stack([fill(sounds[-1], SAMPLES, rng) for sounds in recordings]))
+    assert scores.shape == (3, 3)
+    assert scores.argmax(dim=1).tolist() == [0, 1, 2]
+    assert judge.described == "the recording that statistics of log-mels finds nearest"
 
 
 def test_the_judge_names_recordings_that_it_never_heard() -> None:

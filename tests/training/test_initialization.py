@@ -84,6 +84,21 @@ def test_a_recipe_decides_how_parts_are_used_and_a_checkpoint_what_they_are(
         assert ("the checkpoint's is taken" if kept else "the recipe's is taken") in line
 
 
+def test_thresholds_of_sureness_come_with_the_grounding_that_they_were_measured_of(
+    tiny_config: SoundingConfig, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """And steps and guidance with the U-Net; what a recipe sets goes before both."""
+    measured = dataclasses.replace(
+        tiny_config.generation, steps=3, backdrop_cosine=(0.4, 0.3), patch_cosine=(0.7, 0.5), name_cosine=(0.7, 0.8)
+    )
+    SoundingModel(dataclasses.replace(tiny_config, generation=measured)).save_pretrained(tmp_path / "other.safetensors")
+    start = {"all": str(tiny_checkpoint), "grounding": str(tmp_path / "other.safetensors")}
+    for given in (start, start | {"unet": "random"}):
+        recipe = recipe_of("grounded", tiny_config, tmp_path, start=given)
+        found = initialize(written(recipe, "generation.name_cosine")).config.generation
+        assert found == dataclasses.replace(measured, steps=tiny_config.generation.steps, name_cosine=(0.84, 0.9))
+
+
 def test_names_travel_and_give_way_to_a_trained_grounding(tiny_config: SoundingConfig, tmp_path: Path) -> None:
     theirs = dataclasses.replace(
         tiny_config,

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -64,7 +65,10 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_keeps_a_state_and_resume_is_exact(tmp_path: Path, processes: int) -> None:
-    """No state but that of the signal is written: a resumed run can have come from nowhere else."""
+    """No state but that of the signal is written: a resumed run can have come from nowhere else.
+
+    As a scheduler does, all processes are sent it; a launcher, which is one of them, passes it on once more.
+    """
     whole = Line()
     train(whole, Numbers(), dataclasses.replace(LOOP, accumulate=2), tmp_path / "whole")
     pause = 0.4 * processes**2  # a launcher passes the signal on, which takes it a while
@@ -73,7 +77,8 @@ def test_sigterm_keeps_a_state_and_resume_is_exact(tmp_path: Path, processes: in
     environment = os.environ | ALONE
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     wait_for(Path(f"{file}.{processes - 1}.6"), process)
-    process.send_signal(signal.SIGTERM)
+    for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        each.terminate()
     said = process.communicate(timeout=300)[1].decode()
     Path(f"{file}.told").touch()
     assert process.returncode, said

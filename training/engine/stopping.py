@@ -26,8 +26,10 @@ class Stopped(SystemExit):
 class Termination:
     """Notices SIGTERM while it is entered; a second one ends the process at once, as it would without this.
 
-    Several processes stop behind the same step, whichever of them the signal reaches: what each has noticed is summed
-    with the step's figures (`mark`), and read one step later, so that no step waits for the device (`asked`).
+    One of several processes does not end so: a scheduler sends the signal to all of a job, and their launcher, which is
+    one of them, sends it on to the others, and ends those by SIGKILL that take too long. Several processes stop behind
+    the same step, whichever of them the signal reaches: what each has noticed is summed with the step's figures
+    (`mark`), and read one step later, so that no step waits for the device (`asked`).
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -50,7 +52,8 @@ class Termination:
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._noticed = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self._alone:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def mark(self, like: Tensor) -> Tensor:
         """1 where this process noticed the signal, to be summed (or averaged) over processes; else 0."""

@@ -106,8 +106,16 @@ def prepare(
             "--rehearse with the folder that it was fine-tuned on earlier (both may be given), or --rehearse none to "
             "let it forget."
         )
-    known = known_objects(rehearse or [STARTER], folder)
-    return new, known, problems
+    return new, unlike(known_objects(rehearse or [STARTER], folder), new), problems
+
+
+def unlike(known: Sequence[TaughtObject], new: Objects) -> list[TaughtObject]:
+    """The known objects that no new one is called as: what is taught by a known name takes its place."""
+    names = {thing.captions[0].lower() for thing in new}
+    kept = [thing for thing in known if thing.captions[0].lower() not in names]
+    if len(kept) < len(known):
+        log.info("%d known objects make room for new ones of their names", len(known) - len(kept))
+    return kept
 
 
 def known_objects(rehearse: Sequence[str], folder: Path) -> list[TaughtObject]:

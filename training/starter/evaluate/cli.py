@@ -32,6 +32,7 @@ from .options import (
     Selection,
     StepsOption,
     Way,
+    YamnetOption,
     check_out,
     check_sampler,
     report,
@@ -49,6 +50,7 @@ def recognise(
     model: ModelOption = "starter",
     data: DataOption = Path("data/stamps"),
     folder: JudgeOption = Path("runs/evaluate"),
+    yamnet: YamnetOption = None,
     parts: Annotated[list[Part] | None, typer.Option(help="Measure this part alone; several may be given.")] = None,
     per_object: PerObjectOption = 3,
     pairs: Annotated[int, typer.Option(min=0, help="Scenes of two objects.")] = 150,
@@ -73,7 +75,7 @@ def recognise(
         from sounding.model import load
 
         from ...data.object_set import ObjectSet
-        from .judge import open_judge
+        from .judge import open_ear
         from .recognise import PARTS, evaluate
         from .sounds import Settings
 
@@ -92,7 +94,7 @@ def recognise(
         )
         check_out(out)
         objects = ObjectSet(data)
-        judge = open_judge(objects, folder)
+        judge = open_ear(objects, folder, seconds, yamnet)
         measured = tuple(part.value for part in parts) if parts else PARTS
         report(evaluate(load(model), objects, judge, settings, measured), out)
 
@@ -102,6 +104,7 @@ def photographs(
     model: ModelOption = "starter",
     data: DataOption = Path("data/stamps"),
     folder: JudgeOption = Path("runs/evaluate"),
+    yamnet: YamnetOption = None,
     photographs: Annotated[
         Path | None, typer.Option(help="Folder with an index.json; without it tests/photographs.")
     ] = None,
@@ -126,7 +129,7 @@ def photographs(
         from sounding.utils.files import replacing
 
         from ...data.object_set import ObjectSet
-        from .judge import open_judge
+        from .judge import open_ear
         from .photographs import PHOTOGRAPHS, WAYS, PhotographSettings, draw_sheet, evaluate, read_photographs, table
 
         if encoders_only and by:
@@ -138,7 +141,7 @@ def photographs(
         check_out(out, sheet)
         objects = ObjectSet(data)
         shown = read_photographs(photographs or PHOTOGRAPHS, [kind.name for kind, _ in objects.visible])
-        judge = open_judge(objects, folder) if ways else None
+        judge = open_ear(objects, folder, seconds, yamnet) if ways else None
         figures = evaluate(load(model), objects, shown, judge, settings)
         write_figures(figures, out)
         if sheet:
@@ -264,6 +267,7 @@ def sheet(
     model: ModelOption = "starter",
     data: DataOption = Path("data/stamps"),
     folder: JudgeOption = Path("runs/evaluate"),
+    yamnet: YamnetOption = None,
     per_object: PerObjectOption = 3,
     seconds: SecondsOption = 2.56,
     steps: StepsOption = None,
@@ -278,7 +282,7 @@ def sheet(
         from sounding.model import load
 
         from ...data.object_set import ObjectSet
-        from .judge import open_judge
+        from .judge import open_ear
         from .sheet import write_sheet
         from .sounds import Settings
 
@@ -288,9 +292,10 @@ def sheet(
         )
         check_out(out)
         command = f"python -m training starter evaluate sheet --model {model} --per-object {per_object}"
-        given = {"--steps": steps, "--cfg": None if cfg is None else f"{cfg:g}", "--out": out.name}
+        given = {"--yamnet": yamnet and "YAMNET", "--steps": steps}
+        given |= {"--cfg": None if cfg is None else f"{cfg:g}", "--out": out.name}
         command += "".join(f" {option} {value}" for option, value in given.items() if value is not None)
         objects = ObjectSet(data)
-        judge = open_judge(objects, folder)
+        judge = open_ear(objects, folder, seconds, yamnet)
         for path in write_sheet(load(model), objects, judge, settings, out, command=command):
             log.info("%s, %d bytes", path, path.stat().st_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig
 
 from ...data.object_set import ObjectSet
+from ...data.shard_format import SAMPLE_RATE
 from ...evaluate.models.classifier import Classifier
 from ...recipe import RECIPES, read_recipe
 from .classifier import ClassifierRecipe, train_classifier
@@ -26,8 +28,19 @@ class Score:
     count: int
 
 
+class Ear(Protocol):
+    """Whatever ranks all kinds for a sound: waveforms [B, samples] at 16 kHz -> scores [B, kinds]."""
+
+    described: str  # as in "ranked by ..."
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        """See above."""
+
+
 class Judge:
     """The classifier with what it needs to hear: waveforms [B, samples] at 16 kHz -> log-probabilities."""
+
+    described = "a classifier that heard only real recordings"
 
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
@@ -44,6 +57,23 @@ def open_judge(data: ObjectSet, folder: Path) -> Judge:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = read_recipe(RECIPES / "starter" / "classifier.yaml", ClassifierRecipe)
     return Judge(train_classifier(recipe, data, folder))
+
+
+def open_ear(data: ObjectSet, folder: Path, seconds: float, yamnet: Path | None) -> Ear:
+    """The judge of `data`, or without any training the recording of `data` that a published model finds nearest.
+
+    Args:
+        data, folder: see `open_judge`.
+        seconds: that sounds have.
+        yamnet: YAMNet's model.onnx, its folder, or another model of sounds.
+    """
+    if yamnet is None:
+        return open_judge(data, folder)
+    from ...evaluate.features import open_features
+    from .retrieval import NearestRecording, PublishedEmbedding  # which ranks by what is in this file
+
+    embedding = PublishedEmbedding(open_features(yamnet))
+    return NearestRecording([sounds for _, sounds in data.visible], round(seconds * SAMPLE_RATE), embedding)
 
 
 def ranks_of(logits: Tensor, labels: Tensor) -> Tensor:

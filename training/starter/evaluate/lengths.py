@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...data.shard_format import SAMPLE_RATE
-from .judge import Judge, ranks_of, score, score_ranks
+from .judge import Ear, ranks_of, score, score_ranks
 
 WINDOW = round(2.56 * SAMPLE_RATE)  # what the judge was trained on
 QUIET = -40.0  # dB
@@ -18,7 +18,7 @@ def window_starts(samples: int) -> list[int]:
     return [*range(0, last, WINDOW), last]
 
 
-def judged(judge: Judge, sounds: Tensor) -> Tensor:
+def judged(judge: Ear, sounds: Tensor) -> Tensor:
     """[N, samples] -> log-probabilities of each window [N, windows, classes]."""
     return torch.stack([judge(sounds[:, start : start + WINDOW]) for start in window_starts(sounds.shape[1])], dim=1)
 
@@ -29,7 +29,7 @@ def fading(sounds: Tensor) -> Tensor:
     return 20 * (levels.amin(dim=1) / levels.amax(dim=1).clamp(min=1e-9)).clamp(min=1e-9).log10()
 
 
-def score_length(judge: Judge, sounds: Tensor, labels: Tensor) -> dict[str, object]:
+def score_length(judge: Ear, sounds: Tensor, labels: Tensor) -> dict[str, object]:
     """What the judge says of sounds [N, samples] of any length, of objects [N].
 
     `mean` is the guess from the mean log-probabilities of all windows; `last` that from the last window, where

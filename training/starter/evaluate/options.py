@@ -49,6 +49,10 @@ class ClickOrder(str, Enum):
 ModelOption = Annotated[str, typer.Option(help="'starter' or a checkpoint.")]
 DataOption = Annotated[Path, typer.Option(help="Made by `python -m training starter stamps` or `starter data`.")]
 JudgeOption = Annotated[Path, typer.Option(help="Folder that the judge is kept in.")]
+YamnetOption = Annotated[
+    Path | None,
+    typer.Option(help="Instead of that judge: YAMNet's model.onnx, its folder, or another model of sounds."),
+]
 SecondsOption = Annotated[float, typer.Option(help="Length of each sound.")]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps; without it the checkpoint's own.")]
 CfgOption = Annotated[float | None, typer.Option(help="Guidance scale; without it the checkpoint's own.")]

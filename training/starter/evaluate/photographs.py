@@ -36,7 +36,7 @@ from sounding.model import SoundingModel
 from ...data.object_set import ObjectSet
 from ...finetune.retrieval import sound_of
 from ..kinds import read_kinds
-from .judge import Judge, ranks_of
+from .judge import Ear, ranks_of
 
 log = logging.getLogger("training")
 
@@ -197,7 +197,7 @@ def evaluate(
     model: SoundingModel,
     data: ObjectSet,
     photographs: list[Photograph],
-    judge: Judge | None,
+    judge: Ear | None,
     settings: PhotographSettings,
 ) -> dict[str, Any]:
     """All figures as one dictionary: chance, the encoders' own answer, and the judge's for each of `settings.by`."""

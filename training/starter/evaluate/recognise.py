@@ -32,14 +32,16 @@ from torch import Tensor
 
 from sounding.audio.files import read_audio
 from sounding.audio.loudness import level
+from sounding.audio.mel import MelSpectrogram
 from sounding.cli.demo import OBJECTS, write_demo
+from sounding.config import AudioConfig
 from sounding.model import SoundingModel
 
 from ...data.object_set import ObjectSet
 from ...data.shard_format import SAMPLE_RATE
 from .audio_quality import CHECKS, check_sound
 from .classifier import real_crops
-from .judge import Judge, ranks_of, score
+from .judge import Ear, ranks_of, score
 from .lengths import judged, score_length
 from .sounds import Settings, copies, every_label, generated, held_out_pairs, held_out_scenes
 
@@ -48,22 +50,22 @@ Figures = dict[str, Any]
 PARTS = ("real", "masked", "text", "pairs", "background", "lengths", "checks", "demo")
 
 
-def real_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
+def real_figures(model: SoundingModel, data: ObjectSet, judge: Ear, settings: Settings) -> Figures:
     """(a) and (b)."""
     every = every_label(data, settings.per_object)
     rng = np.random.default_rng(99)
     real = real_crops(data, every, round(settings.seconds * SAMPLE_RATE), rng, strong=False)
     through = torch.cat([copies(model, part) for part in real.split(16)])
-    kinds = len(data.visible)
+    kinds, to_mel = len(data.visible), MelSpectrogram(AudioConfig())
     return {
         "chance": {"top1": 1 / kinds, "top5": 5 / kinds},
         "real": vars(score(judge(real), torch.tensor(every))),
         "copies": vars(score(judge(through), torch.tensor(every))),
-        "copies_log_mel_l1": float((judge.to_mel(through) - judge.to_mel(real)).abs().mean()),
+        "copies_log_mel_l1": float((to_mel(through) - to_mel(real)).abs().mean()),
     }
 
 
-def pair_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
+def pair_figures(model: SoundingModel, data: ObjectSet, judge: Ear, settings: Settings) -> Figures:
     """(d)."""
     pairs = held_out_pairs(data, settings.pairs)
     logits = judge(generated(model, data, pairs, settings, by="mask"))
@@ -72,7 +74,7 @@ def pair_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: 
     return {"masked_wins": float(wins.float().mean()), "count": len(pairs), "chance": 0.5}
 
 
-def background_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
+def background_figures(model: SoundingModel, data: ObjectSet, judge: Ear, settings: Settings) -> Figures:
     """(e). Chance is that of a guess among all kinds, for as many as each scene has."""
     whole, kinds = set(data.whole), len(data.visible)
     scenes = [chosen for chosen in held_out_scenes(data, settings.per_object) if whole.isdisjoint(chosen[1])]
@@ -82,7 +84,7 @@ def background_figures(model: SoundingModel, data: ObjectSet, judge: Judge, sett
     return {"taken_for_an_object": float(np.mean(mistaken)), "chance": chance, "count": len(scenes)}
 
 
-def length_figures(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> Figures:
+def length_figures(model: SoundingModel, data: ObjectSet, judge: Ear, settings: Settings) -> Figures:
     """(f), beside real recordings of the same lengths."""
     scenes = held_out_scenes(data, settings.per_object)
     labels = [chosen[0] for _, chosen in scenes]
@@ -108,7 +110,7 @@ def check_figures(sounds: Tensor) -> Figures:
     return figures
 
 
-def demo_figures(model: SoundingModel, data: ObjectSet, judge: Judge) -> Figures:
+def demo_figures(model: SoundingModel, data: ObjectSet, judge: Ear) -> Figures:
     """(h)."""
     labels = {stamp.name: stamp.label for stamp in data.entries}
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +121,7 @@ def demo_figures(model: SoundingModel, data: ObjectSet, judge: Judge) -> Figures
 
 
 def evaluate(
-    model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings, parts: tuple[str, ...] = PARTS
+    model: SoundingModel, data: ObjectSet, judge: Ear, settings: Settings, parts: tuple[str, ...] = PARTS
 ) -> Figures:
     """The figures of `parts` as one dictionary."""
     figures: Figures = {}

@@ -22,6 +22,7 @@ from ...data.shard_format import SAMPLE_RATE
 from ...data.waveforms import fill
 from ...evaluate.features import FeatureModel
 from ...finetune.retrieval import mel_statistics
+from .judge import ranks_of
 
 CUTS = 6  # of each recording
 
@@ -72,16 +73,31 @@ class Gallery:
     mean: Tensor
     spread: Tensor
 
+    def nearness(self, embedded: Tensor) -> Tensor:
+        """Cosines of [B, D] with the nearest recording of each kind: [B, kinds]."""
+        near = functional.normalize((embedded - self.mean) / self.spread, dim=1) @ self.centres.T
+        best = near.new_full((len(near), int(self.kinds.max()) + 1), -2.0)  # below any cosine
+        return best.scatter_reduce(1, self.kinds.expand(len(near), -1), near, "amax")
+
     def ranks(self, embedded: Tensor, kinds: Tensor) -> Tensor:
         """How many kinds have a recording that is nearer, by cosine, to each of [B, D] than all of its kind [B].
 
         Returns:
             [B], from 0.
         """
-        near = functional.normalize((embedded - self.mean) / self.spread, dim=1) @ self.centres.T
-        best = near.new_full((len(near), int(self.kinds.max()) + 1), -2.0)  # below any cosine
-        best = best.scatter_reduce(1, self.kinds.expand(len(near), -1), near, "amax")
-        return (best > best.gather(1, kinds[:, None])).sum(dim=1)
+        return ranks_of(self.nearness(embedded), kinds)
+
+
+class NearestRecording:
+    """A judge without training: a sound is of the kind whose recordings are nearest to it."""
+
+    def __init__(self, recordings: Sequence[Sequence[Tensor]], samples: int, embedding: Embedding):
+        self.gallery, self.embedding = gallery_of(recordings, samples, embedding), embedding
+        self.described = f"the recording that {embedding.name} finds nearest"
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        """Sounds [B, samples] at 16 kHz -> nearness of each kind [B, kinds]."""
+        return self.gallery.nearness(self.embedding(waveform))
 
 
 def gallery_of(recordings: Sequence[Sequence[Tensor]], samples: int, embedding: Embedding) -> Gallery:

@@ -29,7 +29,7 @@ from ...data.object_set import ObjectSet
 from ...data.scenes import as_tensors, scene_rng
 from ...data.shard_format import SAMPLE_RATE
 from .classifier import real_crops
-from .judge import Judge, ranks_of
+from .judge import Ear, ranks_of
 from .sounds import Chosen, Settings, asked_scene, generated, held_out_scenes
 
 log = logging.getLogger("training")
@@ -60,7 +60,7 @@ class Entry:
         return self.ranks[0]
 
 
-def make_entries(model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings) -> list[Entry]:
+def make_entries(model: SoundingModel, data: ObjectSet, judge: Ear, settings: Settings) -> list[Entry]:
     """Every object, in held-out scenes that are those of `recognise`'s (c)."""
     scenes = held_out_scenes(data, settings.per_object)
     sounds = generated(model, data, scenes, settings, by="mask")
@@ -138,8 +138,8 @@ def draw_sheets(data: ObjectSet, entries: list[Entry]) -> list[Image.Image]:
     return sheets
 
 
-def page(entries: list[Entry], kinds: int, pictures: list[str], command: str, seconds: float) -> str:
-    """The page's text; ranks are among so many kinds."""
+def page(entries: list[Entry], kinds: int, judge: str, pictures: list[str], command: str, seconds: float) -> str:
+    """The page's text; ranks are among so many kinds, by a judge that is so described."""
     total = len(entries)
     first = sum(entry.rank == 1 for entry in entries)
     five = sum(entry.rank <= 5 for entry in entries)
@@ -149,7 +149,7 @@ def page(entries: list[Entry], kinds: int, pictures: list[str], command: str, se
         "",
         f"All {total} objects, from the best recognised to the worst. Each cell: a held-out scene, all but the masked",
         "object faded; the real recording (above) and the sound generated from the mask (below) as mel spectrograms of",
-        f"{seconds:g} s; and the right one's rank among {kinds} kinds by a classifier that heard only real recordings:",
+        f"{seconds:g} s; and the right one's rank among {kinds} kinds by {judge}:",
         "green is its first guess, amber one of its first five, red neither, with what it heard instead.",
         "Those recordings are the ones that the generator learned, so this tells whether the right one is played.",
         f"Here {first} of {total} are its first guess, {five} among its first five; guessing would make it "
@@ -184,7 +184,7 @@ def page(entries: list[Entry], kinds: int, pictures: list[str], command: str, se
 
 
 def write_sheet(
-    model: SoundingModel, data: ObjectSet, judge: Judge, settings: Settings, out: Path, *, command: str = ""
+    model: SoundingModel, data: ObjectSet, judge: Ear, settings: Settings, out: Path, *, command: str = ""
 ) -> list[Path]:
     """Write the page `out` and its images beside it; returns all paths, the page first."""
     entries = make_entries(model, data, judge, settings)
@@ -194,7 +194,8 @@ def write_sheet(
         sheet.save(buffer, "WEBP", quality=65, method=6)
         written.append(out.with_name(f"{out.stem}-{number}.webp"))
         write_atomic(written[-1], buffer.getvalue())
-    text = page(entries, len(data.visible), [path.name for path in written], command, settings.seconds)
+    names = [path.name for path in written]
+    text = page(entries, len(data.visible), judge.described, names, command, settings.seconds)
     write_atomic(out, text.encode())
     return [out, *written]
 
