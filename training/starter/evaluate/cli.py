@@ -75,8 +75,8 @@ def recognise(
         from sounding.model import load
 
         from ...data.object_set import ObjectSet
-        from .judge import open_ear
         from .recognise import PARTS, evaluate
+        from .retrieval import open_ear
         from .sounds import Settings
 
         check_sampler(sampler)
@@ -129,8 +129,8 @@ def photographs(
         from sounding.utils.files import replacing
 
         from ...data.object_set import ObjectSet
-        from .judge import open_ear
         from .photographs import PHOTOGRAPHS, WAYS, PhotographSettings, draw_sheet, evaluate, read_photographs, table
+        from .retrieval import open_ear
 
         if encoders_only and by:
             raise ValueError(f"--encoders-only makes no sound, but --by {by[0].value} asks for one; give one of them.")
@@ -282,7 +282,7 @@ def sheet(
         from sounding.model import load
 
         from ...data.object_set import ObjectSet
-        from .judge import open_ear
+        from .retrieval import open_ear
         from .sheet import write_sheet
         from .sounds import Settings
 

@@ -13,7 +13,6 @@ from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig
 
 from ...data.object_set import ObjectSet
-from ...data.shard_format import SAMPLE_RATE
 from ...evaluate.models.classifier import Classifier
 from ...recipe import RECIPES, read_recipe
 from .classifier import ClassifierRecipe, train_classifier
@@ -57,23 +56,6 @@ def open_judge(data: ObjectSet, folder: Path) -> Judge:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = read_recipe(RECIPES / "starter" / "classifier.yaml", ClassifierRecipe)
     return Judge(train_classifier(recipe, data, folder))
-
-
-def open_ear(data: ObjectSet, folder: Path, seconds: float, yamnet: Path | None) -> Ear:
-    """The judge of `data`, or without any training the recording of `data` that a published model finds nearest.
-
-    Args:
-        data, folder: see `open_judge`.
-        seconds: that sounds have.
-        yamnet: YAMNet's model.onnx, its folder, or another model of sounds.
-    """
-    if yamnet is None:
-        return open_judge(data, folder)
-    from ...evaluate.features import open_features
-    from .retrieval import NearestRecording, PublishedEmbedding  # which ranks by what is in this file
-
-    embedding = PublishedEmbedding(open_features(yamnet))
-    return NearestRecording([sounds for _, sounds in data.visible], round(seconds * SAMPLE_RATE), embedding)
 
 
 def ranks_of(logits: Tensor, labels: Tensor) -> Tensor:

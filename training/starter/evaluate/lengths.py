@@ -19,7 +19,7 @@ def window_starts(samples: int) -> list[int]:
 
 
 def judged(judge: Ear, sounds: Tensor) -> Tensor:
-    """[N, samples] -> log-probabilities of each window [N, windows, classes]."""
+    """[N, samples] -> the judge's scores of each window [N, windows, classes]."""
     return torch.stack([judge(sounds[:, start : start + WINDOW]) for start in window_starts(sounds.shape[1])], dim=1)
 
 
@@ -32,7 +32,7 @@ def fading(sounds: Tensor) -> Tensor:
 def score_length(judge: Ear, sounds: Tensor, labels: Tensor) -> dict[str, object]:
     """What the judge says of sounds [N, samples] of any length, of objects [N].
 
-    `mean` is the guess from the mean log-probabilities of all windows; `last` that from the last window, where
+    `mean` is the guess from the mean scores of all windows; `last` that from the last window, where
     silence or noise would come late; `each` counts all windows one by one, and `worst` a sound's worst window only.
     `quiet_quarters` is the share of sounds with a quarter more than 40 dB below the loudest.
     """

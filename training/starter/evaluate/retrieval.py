@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,11 +19,12 @@ from torch.nn import functional
 from sounding.audio.mel import MelSpectrogram
 from sounding.config import AudioConfig
 
+from ...data.object_set import ObjectSet
 from ...data.shard_format import SAMPLE_RATE
 from ...data.waveforms import fill
-from ...evaluate.features import FeatureModel
+from ...evaluate.features import FeatureModel, open_features
 from ...finetune.retrieval import mel_statistics
-from .judge import ranks_of
+from .judge import Ear, open_judge, ranks_of
 
 CUTS = 6  # of each recording
 
@@ -109,3 +111,17 @@ def gallery_of(recordings: Sequence[Sequence[Tensor]], samples: int, embedding: 
     centred = functional.normalize((cuts - mean) / spread, dim=1).unflatten(0, (-1, CUTS)).mean(dim=1)
     kinds = torch.tensor([kind for kind, sounds in enumerate(recordings) for _ in sounds])
     return Gallery(functional.normalize(centred, dim=1), kinds, mean, spread)
+
+
+def open_ear(data: ObjectSet, folder: Path, seconds: float, yamnet: Path | None) -> Ear:
+    """The judge of `data`, or without any training the recording of `data` that a published model finds nearest.
+
+    Args:
+        data, folder: see `open_judge`.
+        seconds: that sounds have.
+        yamnet: YAMNet's model.onnx, its folder, or another model of sounds.
+    """
+    if yamnet is None:
+        return open_judge(data, folder)
+    embedding = PublishedEmbedding(open_features(yamnet))
+    return NearestRecording([sounds for _, sounds in data.visible], round(seconds * SAMPLE_RATE), embedding)
